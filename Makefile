@@ -1,0 +1,51 @@
+# The commands that people and CI run. `make help` lists them.
+SHELL := /bin/bash
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.PHONY: help install demo test unit lint types protos protos-check format clean
+help: ## Show this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## /\1\t/' | expand -t 14
+
+install: $(STAMP) ## Make .venv and install everything into it
+
+$(STAMP): pyproject.toml
+	python3 -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check 'torch>=2.13,<2.14'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
+	touch $@
+
+demo: install ## Start the whole system, ask about a drawn scene, print what was saved
+	$(BIN)/python -m benchmarks.demo
+
+test: install ## Every test
+	$(BIN)/python -m pytest tests
+
+unit: install ## Only the tests that start no server
+	$(BIN)/python -m pytest tests/unit
+
+lint: install ## Style, and the proto files
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/buf lint
+
+types: install ## Static types
+	$(BIN)/mypy
+
+PROTOC = $(BIN)/python -m grpc_tools.protoc -I protos --plugin=protoc-gen-mypy=$(BIN)/protoc-gen-mypy \
+	--python_out=$(1) --grpc_python_out=$(1) --mypy_out=quiet:$(1) protos/fsr/v1/*.proto
+
+protos: install ## Generate the stubs from the proto files
+	$(call PROTOC,protos)
+
+protos-check: install ## Fail if the committed stubs are not what the proto files give
+	@out=$$(mktemp -d) && $(call PROTOC,$$out) && for f in $$out/fsr/v1/*; do \
+		diff -q $$f protos/fsr/v1/$$(basename $$f) || { echo "stub drift: run make protos"; exit 1; }; done; rm -r $$out
+
+format: install ## Format the code
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+clean: ## Remove what was built
+	rm -rf $(VENV) build dist *.egg-info

@@ -1,0 +1,35 @@
+"""Focus-Scan-Refine (arXiv 2602.05809) and what it needs, on tensors and Hugging Face models.
+
+Names are loaded on first use, so that drawing a scene, say, does not import torch.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from fsr_core.budget import Budget
+    from fsr_core.compressor import Compressor, create, methods
+    from fsr_core.fsr import FSR
+    from fsr_core.tokens import FOCUS, SCAN, CompressedTokens, VisualTokens
+
+__all__ = ["FOCUS", "FSR", "SCAN", "Budget", "CompressedTokens", "Compressor", "VisualTokens", "create", "methods"]
+
+_HOMES = {
+    "Budget": "budget",
+    "Compressor": "compressor",
+    "create": "compressor",
+    "methods": "compressor",
+    "FSR": "fsr",
+    "CompressedTokens": "tokens",
+    "FOCUS": "tokens",
+    "SCAN": "tokens",
+    "VisualTokens": "tokens",
+}
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)

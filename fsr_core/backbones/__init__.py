@@ -1,0 +1,35 @@
+"""Model families: images and an instruction in, visual tokens out; kept tokens in, a laid-out prompt out."""
+
+from fsr_core.backbones.base import LanguageDecoder, VisualEncoder
+from fsr_core.backbones.checkpoint import fingerprint, resolve
+from fsr_core.backbones.data import (
+    ImageFeatures,
+    ImagePart,
+    KeptImage,
+    Message,
+    ModelInfo,
+    PreparedImage,
+    Prompt,
+    TextPart,
+    Tile,
+)
+from fsr_core.backbones.registry import FAMILIES, load_decoder, load_encoder
+
+__all__ = [
+    "FAMILIES",
+    "ImageFeatures",
+    "ImagePart",
+    "KeptImage",
+    "LanguageDecoder",
+    "Message",
+    "ModelInfo",
+    "PreparedImage",
+    "Prompt",
+    "TextPart",
+    "Tile",
+    "VisualEncoder",
+    "fingerprint",
+    "load_decoder",
+    "load_encoder",
+    "resolve",
+]

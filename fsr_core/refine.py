@@ -1,0 +1,42 @@
+"""Refine (arXiv 2602.05809, eqs. 8-9): scan anchors absorb the dropped tokens that resemble them most."""
+
+from __future__ import annotations
+
+from math import inf
+
+import torch
+from torch import Tensor
+
+__all__ = ["absorbed", "merge"]
+
+
+def absorbed(kept: Tensor, anchor: Tensor, similarity: Tensor, scan_counts: Tensor, kappa: float) -> Tensor:
+    """Which anchor takes in which dropped token: int64 [B, N], the anchor's index, or -1.
+
+    The floor(kappa * |S|) dropped tokens most similar to their anchor are taken (ties by index). kept bool [B, N];
+    anchor, similarity [B, N] as `Scan` gives them; scan_counts int64 [B], |S|.
+    """
+    quota = (scan_counts.double() * kappa).floor().long()
+    score = similarity.masked_fill(kept, -inf)
+    order = torch.argsort(score, dim=1, descending=True, stable=True)
+    rank = torch.empty_like(order).scatter_(1, order, torch.arange(kept.shape[1], device=kept.device).expand_as(order))
+    taken = (rank < quota.unsqueeze(1)) & ~kept & (scan_counts > 0).unsqueeze(1)
+    return torch.where(taken, anchor, -1)
+
+
+def merge(features: Tensor, merged_into: Tensor, phi: Tensor) -> tuple[Tensor, Tensor]:
+    """New values of the anchors that absorbed something: phi-weighted means, summed in fp32.
+
+    features [N, D]; merged_into int64 [N]; phi [N]. Returns the anchors' indices [A], ascending, and their features
+    [A, D] in the dtype of `features`. Where the weights sum to zero an anchor stays as it was.
+    """
+    source = (merged_into >= 0).nonzero().squeeze(1)
+    anchors, slot = merged_into[source].unique(return_inverse=True)
+    own = features[anchors]
+    weight = phi[anchors].clone()
+    total = own.float() * weight.unsqueeze(1)
+    total.index_add_(0, slot, features[source].float() * phi[source].unsqueeze(1))
+    weight.index_add_(0, slot, phi[source])
+    some = (weight > 0).unsqueeze(1)
+    mean = total / torch.where(some, weight.unsqueeze(1), 1.0)
+    return anchors, torch.where(some, mean.to(features.dtype), own)

@@ -1,0 +1,174 @@
+"""Draws the scenes that the embedded model is trained and tested on: coloured shapes, some with a digit.
+
+A scene is a 3 x 3 board of cells on a noisy background. An occupied cell holds one shape, jittered in place and
+size. Everything follows from one integer seed, so a set of scenes is its seeds and `GENERATOR_VERSION`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+from dataclasses import dataclass
+from functools import lru_cache
+from math import cos, pi, sin
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFilter, ImageFont
+
+GENERATOR_VERSION = 1
+CANVAS = 432  # pixels; the checkpoint's processor scales it down to 144
+CELL = CANVAS // 3
+COLOURS = {
+    "red": (214, 40, 40),
+    "green": (42, 157, 60),
+    "blue": (40, 80, 220),
+    "yellow": (240, 210, 40),
+    "purple": (140, 50, 170),
+    "cyan": (60, 200, 220),
+}
+SHAPES = ("circle", "square", "triangle", "diamond", "star")
+ROWS = ("top", "middle", "bottom")
+COLUMNS = ("left", "centre", "right")
+MAX_DIGIT = 9
+
+# Disjoint seed ranges: [start, stop).
+SEEDS = {"train": (0, 1_000_000), "validation": (1_000_000, 1_100_000), "test": (1_100_000, 1_200_000)}
+
+
+@dataclass(frozen=True)
+class Thing:
+    """One shape of a scene. `centre` and `radius` are in canvas pixels; `digit` is None or 0..9."""
+
+    shape: str
+    colour: str
+    row: int
+    column: int
+    centre: tuple[float, float]
+    radius: float
+    digit: int | None
+
+    @property
+    def name(self) -> str:
+        return f"{self.colour} {self.shape}"
+
+    @property
+    def place(self) -> str:
+        return f"{ROWS[self.row]} {COLUMNS[self.column]}"
+
+
+@dataclass(frozen=True)
+class Scene:
+    """Three to six things on a board, in reading order."""
+
+    seed: int
+    things: tuple[Thing, ...]
+
+
+def make_scene(seed: int) -> Scene:
+    """The scene of a seed. Two things may share a colour or a shape, and may be look-alikes."""
+    rng = random.Random(f"scene-{GENERATOR_VERSION}-{seed}")
+    cells = sorted(rng.sample(range(9), rng.randint(3, 6)))
+    # A random sub-palette makes repeats common enough for counts of two, three and four.
+    shapes = rng.sample(SHAPES, rng.randint(2, len(SHAPES)))
+    colours = rng.sample(tuple(COLOURS), rng.randint(2, len(COLOURS)))
+    things = []
+    for cell in cells:
+        row, column = divmod(cell, 3)
+        radius = rng.uniform(38, 58)
+        slack = CELL / 2 - radius - 4
+        centre = (
+            (column + 0.5) * CELL + rng.uniform(-slack, slack),
+            (row + 0.5) * CELL + rng.uniform(-slack, slack),
+        )
+        digit = rng.randint(0, MAX_DIGIT) if rng.random() < 0.5 else None
+        things.append(Thing(rng.choice(shapes), rng.choice(colours), row, column, centre, radius, digit))
+    return Scene(seed, tuple(things))
+
+
+def _outline(thing: Thing) -> list[tuple[float, float]]:
+    """Corners of a shape that is not a circle, in canvas pixels."""
+    (x, y), r = thing.centre, thing.radius
+    if thing.shape == "square":
+        half = 0.84 * r
+        return [(x - half, y - half), (x + half, y - half), (x + half, y + half), (x - half, y + half)]
+    if thing.shape == "diamond":
+        return [(x, y - r), (x + r, y), (x, y + r), (x - r, y)]
+    if thing.shape == "triangle":
+        return [(x + r * sin(2 * pi * k / 3), y - r * cos(2 * pi * k / 3)) for k in range(3)]
+    radii = (r, 0.5 * r)
+    return [(x + radii[k % 2] * sin(pi * k / 5), y - radii[k % 2] * cos(pi * k / 5)) for k in range(10)]
+
+
+@lru_cache(maxsize=64)
+def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    return ImageFont.load_default(size=size)
+
+
+def draw(scene: Scene) -> Image.Image:
+    """The scene as an RGB picture of `CANVAS` x `CANVAS` pixels, the same for the same seed."""
+    noise = np.random.default_rng(scene.seed)
+    base = noise.integers(70, 190)
+    coarse = base + noise.normal(0, 22, (27, 27, 3))
+    image = Image.fromarray(coarse.clip(0, 255).astype(np.uint8)).resize((CANVAS, CANVAS), Image.Resampling.BICUBIC)
+    pen = ImageDraw.Draw(image)
+    for thing in scene.things:
+        shade = tuple(int(c) for c in np.clip(np.array(COLOURS[thing.colour]) + noise.normal(0, 9, 3), 0, 255))
+        (x, y), r = thing.centre, thing.radius
+        if thing.shape == "circle":
+            pen.ellipse((x - r, y - r, x + r, y + r), fill=shade)
+        else:
+            pen.polygon(_outline(thing), fill=shade)
+        if thing.digit is not None:
+            ink = (0, 0, 0) if thing.colour in ("yellow", "cyan") else (255, 255, 255)
+            font = _font(round(1.05 * r))
+            pen.text((x, y + (0.12 * r if thing.shape == "triangle" else 0)), str(thing.digit), ink, font, anchor="mm")
+    return image.filter(ImageFilter.GaussianBlur(0.6))
+
+
+def patch_owner(scene: Scene, grid: int = 12) -> np.ndarray:
+    """Which thing covers each patch: int array [grid, grid], -1 for background, else an index into `things`."""
+    owner = np.full((grid, grid), -1, dtype=np.int64)
+    size = CANVAS / grid
+    middles = (np.arange(grid) + 0.5) * size
+    for index, thing in enumerate(scene.things):
+        (x, y), reach = thing.centre, 0.85 * thing.radius
+        near = (middles[None, :] - x) ** 2 + (middles[:, None] - y) ** 2 <= reach**2
+        owner[near] = index
+    return owner
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Writes a scene as a picture and prints questions about it with their answers."""
+    # Imported here because the questions are about scenes and so import this module.
+    from fsr_core.tiny.questions import KINDS
+
+    parser = argparse.ArgumentParser(
+        prog="python -m fsr_core.tiny.scenes",
+        description="Draws a scene and prints a question of each kind it can answer, with the answer.",
+    )
+    parser.add_argument("-o", "--output", type=Path, required=True, help="picture to write; its ending is its format")
+    parser.add_argument("--seed", type=int, default=SEEDS["test"][0], help="which scene; below 1000000: training data")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    options = parser.parse_args(arguments)
+    if options.seed < 0:
+        parser.error(f"--seed: {options.seed} is negative; give 0 or more")
+    scene = make_scene(options.seed)
+    try:
+        draw(scene).save(options.output)
+    except (OSError, ValueError) as error:
+        parser.error(f"--output: cannot write {options.output} ({error}); give a writable path ending in .png or .jpg")
+    rng = random.Random(f"question-{options.seed}")
+    asked = [question for make in KINDS.values() if (question := make(scene, rng)) is not None]
+    if options.json:
+        rows = [{"kind": q.kind, "question": q.text, "answer": q.answer} for q in asked]
+        print(json.dumps({"path": str(options.output), "seed": options.seed, "questions": rows}))
+        return
+    print(f"{options.output}: scene {options.seed}")
+    for question in asked:
+        print(f"  {question.text}  {question.answer}")
+
+
+if __name__ == "__main__":
+    main()

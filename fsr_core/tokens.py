@@ -1,0 +1,84 @@
+"""What goes into a compressor and what comes out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+__all__ = ["FOCUS", "SCAN", "CompressedTokens", "VisualTokens"]
+
+FOCUS, SCAN = 0, 1
+
+
+@dataclass(frozen=True)
+class VisualTokens:
+    """The visual tokens of one sample, and what is known about them.
+
+    features   [N, D]  as the language model would receive them; fp32, fp16 or bf16
+    keys       [N, Dk] the space in which similarity is measured; None: `features`
+    saliency   [N]     >= 0, how much the vision encoder looks at each token
+    relevance  [N]     of each token to the instruction; None: not used
+
+    Raises ValueError, naming the argument, for wrong ranks, lengths that differ, NaN or infinity, negative
+    saliency, an empty sample, or tensors on different devices.
+    """
+
+    features: Tensor
+    saliency: Tensor
+    relevance: Tensor | None = None
+    keys: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        ranks = {"features": 2, "keys": 2, "saliency": 1, "relevance": 1}
+        for name, rank in ranks.items():
+            tensor = getattr(self, name)
+            if tensor is None and name in ("keys", "relevance"):
+                continue
+            if not isinstance(tensor, Tensor):
+                raise ValueError(f"{name}: expected a torch.Tensor, got {type(tensor).__name__}; convert it first")
+            if tensor.dim() != rank:
+                shape = "[N, D]" if rank == 2 else "[N]"
+                raise ValueError(f"{name}: expected shape {shape}, got {list(tensor.shape)}; pass one sample at a time")
+            if not tensor.is_floating_point():
+                raise ValueError(f"{name}: expected a floating dtype, got {tensor.dtype}; convert it with .float()")
+            if len(tensor) != len(self.features):
+                raise ValueError(
+                    f"{name}: has {len(tensor)} tokens but features has {len(self.features)}; pass one row a token"
+                )
+            if tensor.numel() == 0:
+                raise ValueError(f"{name}: is empty; a sample needs at least one token of at least one dimension")
+            if tensor.device != self.features.device:
+                raise ValueError(f"{name}: is on {tensor.device} but features on {self.features.device}; move it")
+            if not bool(torch.isfinite(tensor).all()):
+                raise ValueError(f"{name}: has NaN or infinity; check the vision encoder's output and its dtype")
+        if bool((self.saliency < 0).any()):
+            raise ValueError("saliency: has negative values; pass attention weights or another score >= 0")
+
+    def __len__(self) -> int:
+        return len(self.features)
+
+
+@dataclass(frozen=True)
+class CompressedTokens:
+    """The K tokens that were kept of N, in raster order, and why.
+
+    features     [K, D]  dtype of the input
+    index        [K]     int64, ascending source index
+    stage        [K]     int64, FOCUS (0) or SCAN (1)
+    merged_into  [N]     int64, source index of the anchor that absorbed this dropped token, else -1
+    priority     [N]     fp32, phi of eq. 3
+    focus_count  K_F after its clamp to 1..K; focus_wanted: before it
+    """
+
+    features: Tensor
+    index: Tensor
+    stage: Tensor
+    merged_into: Tensor
+    priority: Tensor
+    focus_count: int
+    focus_wanted: int
+
+    def __len__(self) -> int:
+        return len(self.index)

@@ -1,0 +1,231 @@
+import sys
+from itertools import combinations
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fsr_core import FSR, Budget, CompressedTokens, VisualTokens, create, methods
+
+sys.path.insert(0, str(Path(__file__).parent))
+import reference
+
+
+def sample(seed: int, n: int, d: int = 6, *, dk: int | None = None, relevance: bool = True) -> VisualTokens:
+    g = torch.Generator().manual_seed(seed)
+    return VisualTokens(
+        features=torch.randn(n, d, generator=g),
+        saliency=torch.rand(n, generator=g),
+        relevance=torch.randn(n, generator=g) if relevance else None,
+        keys=None if dk is None else torch.randn(n, dk, generator=g),
+    )
+
+
+def same(a: CompressedTokens, b: CompressedTokens) -> bool:
+    tensors = ("features", "index", "stage", "merged_into", "priority")
+    return all(torch.equal(getattr(a, t), getattr(b, t)) for t in tensors) and (
+        (a.focus_count, a.focus_wanted) == (b.focus_count, b.focus_wanted)
+    )
+
+
+sizes = st.tuples(st.integers(0, 10_000), st.integers(1, 24), st.integers(1, 26), st.booleans(), st.booleans())
+
+
+@settings(max_examples=120, deadline=None)
+@given(sizes, st.sampled_from([0.3, 0.9, 1.0]), st.sampled_from([0.0, 1.0, 2.5]))
+def test_equals_plain_loops(size, rho, kappa):
+    seed, n, budget, relevance, own_keys = size
+    s = sample(seed, n, dk=5 if own_keys else None, relevance=relevance)
+    keys = s.features if s.keys is None else s.keys
+    as_list = None if s.relevance is None else s.relevance.double().tolist()
+    want = reference.fsr(
+        s.features.double().tolist(), keys.double().tolist(), s.saliency.double().tolist(), as_list, budget,
+        rho=rho, kappa=kappa,
+    )  # fmt: skip
+    got = FSR(rho=rho, kappa=kappa).compress(s, budget)
+    assert (got.index.tolist(), got.stage.tolist(), got.merged_into.tolist()) == want[:3]
+    assert torch.allclose(got.features, torch.tensor(want[3]), atol=1e-5)
+    assert (got.focus_count, got.focus_wanted) == want[4:]
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(
+        st.tuples(st.integers(0, 99), st.sampled_from([1, 7, 7, 30]), st.integers(1, 32), st.booleans()), max_size=6
+    )
+)
+def test_a_batch_gives_what_each_gives_alone(rows):
+    samples = [sample(seed, n, relevance=relevance) for seed, n, _, relevance in rows]
+    budgets = [Budget(auto=True, radius=0.8) if k % 5 == 0 else k for _, _, k, _ in rows]
+    together = FSR().compress_batch(samples, budgets)
+    assert all(same(a, FSR().compress(s, k)) for a, s, k in zip(together, samples, budgets, strict=True))
+
+
+def test_a_batch_of_real_sizes_gives_what_each_gives_alone():
+    samples = [sample(i, 576, 256) for i in range(4)]
+    budgets = [16, 64, 192, 576]
+    together = FSR().compress_batch(samples, budgets)
+    assert all(same(a, FSR().compress(s, k)) for a, s, k in zip(together, samples, budgets, strict=True))
+
+
+@settings(max_examples=60, deadline=None)
+@given(sizes)
+def test_exactly_k_and_focus_untouched(size):
+    seed, n, budget, relevance, _ = size
+    s = sample(seed, n, relevance=relevance)
+    kept = FSR(kappa=5.0).compress(s, budget)
+    assert len(kept) == len(kept.features) == min(budget, n)
+    assert torch.equal(kept.index, kept.index.unique(sorted=True))
+    focus = kept.stage == 0
+    assert int(focus.sum()) == kept.focus_count
+    assert torch.equal(kept.features[focus], s.features[kept.index[focus]])
+    assert set(kept.merged_into[kept.merged_into >= 0].tolist()) <= set(kept.index[~focus].tolist())
+    assert (kept.merged_into[kept.index] == -1).all()
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 10_000), st.integers(2, 20), st.integers(1, 20))
+def test_order_of_tokens_does_not_matter(seed, n, budget):
+    s = sample(seed, n)
+    p = torch.randperm(n, generator=torch.Generator().manual_seed(seed))
+    shuffled = VisualTokens(s.features[p], s.saliency[p], s.relevance[p])
+    assert set(p[FSR().compress(shuffled, budget).index].tolist()) == set(FSR().compress(s, budget).index.tolist())
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(0, 10_000), st.integers(4, 9), st.integers(2, 4))
+def test_scan_covers_at_most_twice_the_best_radius(seed, n, budget):
+    s = sample(seed, n, 3)
+    kept = FSR(rho=0.3).compress(s, budget)
+    # The chord on the unit sphere is a metric that orders pairs as cosine distance does.
+    units = torch.nn.functional.normalize(s.features.double(), dim=1)
+    distance = torch.cdist(units, units)
+    focus = kept.index[kept.stage == 0].tolist()
+    rest = [i for i in range(n) if i not in focus]
+    radius = distance[:, kept.index].min(1).values.max()
+    best = min(distance[:, [*focus, *extra]].min(1).values.max() for extra in combinations(rest, budget - len(focus)))
+    assert radius <= 2 * best + 1e-5
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_dtypes(dtype):
+    s = sample(3, 40, 16)
+    low = VisualTokens(s.features.to(dtype), s.saliency.to(dtype), s.relevance.to(dtype))
+    kept = FSR().compress(low, 12)
+    assert kept.features.dtype == dtype
+    assert kept.priority.dtype == torch.float32
+    same_values = VisualTokens(low.features.float(), low.saliency.float(), low.relevance.float())
+    assert torch.equal(kept.index, FSR().compress(same_values, 12).index)
+
+
+def test_budget_of_all_returns_everything_unchanged():
+    s = sample(1, 9)
+    for budget in (9, 10, Budget(keep_ratio=1.0)):
+        kept = FSR().compress(s, budget)
+        assert torch.equal(kept.features, s.features)
+        assert kept.index.tolist() == list(range(9))
+        assert (kept.merged_into == -1).all()
+
+
+def test_degenerate_scores_and_duplicates():
+    zeros = FSR().compress(
+        VisualTokens(torch.eye(5), torch.tensor([0.0, 0, 0, 0, 1]), torch.tensor([1.0, 1, 1, 1, 0])), 2
+    )
+    assert zeros.priority.tolist() == [0.0] * 5
+    assert zeros.index.tolist()[0] == 0
+    constant = FSR().compress(VisualTokens(torch.eye(4), torch.full((4,), 0.5)), 2)
+    assert constant.priority.tolist() == [1.0] * 4
+    assert (constant.focus_wanted, constant.focus_count, constant.index.tolist()) == (4, 2, [0, 1])
+    twins = FSR(rho=0.2).compress(VisualTokens(torch.ones(6, 3), torch.rand(6)), 4)
+    assert len(twins.index.unique()) == 4
+
+
+def test_sign_of_relevance_and_centring_change_the_choice():
+    s = sample(5, 60, 8)
+    plus, minus = FSR().compress(s, 8), FSR(relevance_sign="-").compress(s, 8)
+    negated = FSR().compress(VisualTokens(s.features, s.saliency, -s.relevance), 8)
+    assert same(minus, negated) and not same(plus, minus)
+    shifted = VisualTokens(s.features + 50, s.saliency, s.relevance)
+    centred = FSR(centre_keys=True, kappa=0.0)
+    assert torch.equal(centred.compress(shifted, 20).index, centred.compress(s, 20).index)
+
+
+def test_auto_budget_stops_at_the_radius_and_keeps_its_bounds():
+    s = sample(2, 80, 4)
+    counts = [len(FSR(rho=0.2).compress(s, Budget(auto=True, radius=r))) for r in (0.0, 0.1, 0.5, 2.0)]
+    assert counts == sorted(counts, reverse=True) and counts[0] > counts[2]
+    bounded = FSR().compress(s, Budget(auto=True, radius=0.0, min_tokens=3, max_tokens=7))
+    assert len(bounded) == 7
+    assert len(FSR(rho=0.01).compress(s, Budget(auto=True, radius=2.0, min_tokens=9))) == 9
+
+
+def test_memory_is_linear_in_tokens():
+    n, biggest = 3000, 0
+
+    class Spy(torch.overrides.TorchFunctionMode):
+        def __torch_function__(self, func, types, args=(), kwargs=None):
+            nonlocal biggest
+            out = func(*args, **(kwargs or {}))
+            if isinstance(out, torch.Tensor):
+                biggest = max(biggest, out.numel())
+            return out
+
+    with Spy():
+        FSR().compress(sample(0, n, 8), 32)
+    assert 8 * n <= biggest < n * n / 20
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"features": torch.ones(3)}, "features: expected shape"),
+        ({"saliency": torch.ones(4)}, "saliency: has 4 tokens"),
+        ({"relevance": torch.tensor([1.0, float("nan"), 0])}, "relevance: has NaN"),
+        ({"keys": torch.full((3, 2), float("inf"))}, "keys: has NaN or infinity"),
+        ({"saliency": torch.tensor([1.0, -1, 0])}, "saliency: has negative"),
+        ({"features": torch.ones(3, 2, dtype=torch.int64)}, "features: expected a floating"),
+        ({"features": [[1.0]]}, "features: expected a torch.Tensor"),
+        ({"features": torch.ones(0, 2), "saliency": torch.ones(0)}, "features: is empty"),
+    ],
+)
+def test_bad_samples_are_named(change, says):
+    fields = {"features": torch.ones(3, 2), "saliency": torch.ones(3)} | change
+    with pytest.raises(ValueError, match=says):
+        VisualTokens(**fields)
+
+
+@pytest.mark.parametrize("budget", [0, -1, 1.5, True, float("nan")])
+def test_bad_budgets_are_named(budget):
+    with pytest.raises(ValueError, match=r"budget\.tokens"):
+        FSR().compress(sample(0, 4), budget)
+
+
+@pytest.mark.parametrize("ratio", [0, -0.1, 1.1, float("nan"), float("inf")])
+def test_bad_ratios_are_named(ratio):
+    with pytest.raises(ValueError, match=r"budget\.keep_ratio"):
+        Budget(keep_ratio=ratio)
+
+
+@pytest.mark.parametrize("options", [{"alpha": -1}, {"rho": 0}, {"kappa": float("nan")}, {"relevance_sign": "*"}])
+def test_bad_options_are_named(options):
+    with pytest.raises(ValueError, match=next(iter(options))):
+        FSR(**options)
+
+
+@pytest.mark.parametrize("name", methods())
+def test_every_method_keeps_k_and_is_the_same_in_a_batch(name):
+    method, samples = create(name), [sample(i, 30) for i in range(3)]
+    together = method.compress_batch(samples, [5, 30, 1])
+    assert [len(kept) for kept in together] == [5, 30, 1]
+    assert all(same(a, method.compress(s, k)) for a, s, k in zip(together, samples, [5, 30, 1], strict=True))
+
+
+def test_unknown_methods_and_options_are_refused_with_the_list():
+    with pytest.raises(ValueError, match="fsr, random"):
+        create("magic")
+    with pytest.raises(ValueError, match="alpha, beta"):
+        create("fsr", gamma=1)
+    with pytest.raises(ValueError, match="1 given for 2 samples"):
+        FSR().compress_batch([sample(0, 3)] * 2, [1])

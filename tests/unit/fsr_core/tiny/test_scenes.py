@@ -1,0 +1,90 @@
+"""Scenes: one seed, one picture; what is drawn is what the description says."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from fsr_core.tiny import scenes
+from fsr_core.tiny.scenes import CANVAS, CELL, COLOURS, SEEDS, draw, make_scene, patch_owner
+
+SOME = range(40)
+
+
+def test_splits_share_no_seed() -> None:
+    ranges = sorted(SEEDS.values())
+    assert set(SEEDS) == {"train", "validation", "test"}
+    assert all(start < stop for start, stop in ranges)
+    assert all(before[1] <= after[0] for before, after in pairwise(ranges))
+
+
+def test_a_seed_is_one_picture() -> None:
+    assert make_scene(7) == make_scene(7)
+    assert draw(make_scene(7)).tobytes() == draw(make_scene(7)).tobytes()
+    assert draw(make_scene(7)).tobytes() != draw(make_scene(8)).tobytes()
+
+
+@pytest.mark.parametrize("seed", SOME)
+def test_things_lie_in_their_cells(seed: int) -> None:
+    things = make_scene(seed).things
+    assert 3 <= len(things) <= 6
+    assert len({(t.row, t.column) for t in things}) == len(things)
+    for thing in things:
+        x, y = thing.centre
+        assert thing.column * CELL <= x - thing.radius < x + thing.radius <= (thing.column + 1) * CELL
+        assert thing.row * CELL <= y - thing.radius < y + thing.radius <= (thing.row + 1) * CELL
+
+
+@pytest.mark.parametrize("seed", SOME)
+def test_a_thing_has_its_colour_on_the_canvas(seed: int) -> None:
+    scene = make_scene(seed)
+    pixels = np.asarray(draw(scene)).astype(int)
+    assert pixels.shape == (CANVAS, CANVAS, 3)
+    palette = np.array(list(COLOURS.values()))
+    for thing in scene.things:
+        # Half a radius beside the middle is inside every shape, and mostly beside the digit.
+        x, y = thing.centre
+        spots = [pixels[int(y + dy), int(x + dx)] for dx in (-15, 15) for dy in (-6, 0, 6)]
+        nearest = [list(COLOURS)[int(((palette - spot) ** 2).sum(1).argmin())] for spot in spots]
+        assert nearest.count(thing.colour) >= 2
+
+
+@pytest.mark.parametrize("seed", SOME)
+def test_patch_owner_points_at_things(seed: int) -> None:
+    scene = make_scene(seed)
+    owner = patch_owner(scene)
+    assert owner.shape == (12, 12)
+    assert set(owner.flatten()) == {-1, *range(len(scene.things))}
+    for index, thing in enumerate(scene.things):
+        rows, columns = np.nonzero(owner == index)
+        assert set(rows // 4) == {thing.row}
+        assert set(columns // 4) == {thing.column}
+
+
+def test_module_loads_no_torch() -> None:
+    code = "import sys, fsr_core.tiny.scenes, fsr_core.tiny.questions; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_command_writes_the_scene(tmp_path, capsys: pytest.CaptureFixture[str]) -> None:
+    target = tmp_path / "scene.png"
+    scenes.main(["-o", str(target), "--seed", "1100003", "--json"])
+    told = json.loads(capsys.readouterr().out)
+    with Image.open(target) as image:
+        assert image.tobytes() == draw(make_scene(1_100_003)).tobytes()
+    assert told["seed"] == 1_100_003
+    assert {"kind", "question", "answer"} == set(told["questions"][0])
+
+
+@pytest.mark.parametrize("wrong", [["-o", "x.png", "--seed", "-1"], ["-o", "/no/such/folder/x.png"], []])
+def test_command_refuses(wrong: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        scenes.main(wrong)
+    assert stop.value.code != 0
+    assert "error" in capsys.readouterr().err

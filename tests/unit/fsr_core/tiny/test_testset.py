@@ -1,0 +1,40 @@
+"""The frozen test set is the one on which the published figures were measured."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import pytest
+
+from fsr_core.tiny.scenes import GENERATOR_VERSION, SEEDS
+from fsr_core.tiny.testset import RECORD, SIZE, digest, test_set, verify
+
+STORED = json.loads(RECORD.read_text())
+
+
+def test_first_questions_are_the_stored_ones() -> None:
+    assert digest(test_set(64)) == STORED["sha256_first_64"]
+
+
+def test_whole_set_verifies() -> None:
+    items = test_set()
+    verify(items)
+    assert len(items) == SIZE == STORED["questions"] >= 2000
+    assert STORED["generator_version"] == GENERATOR_VERSION
+    start, stop = SEEDS["test"]
+    assert all(start <= scene.seed < stop for scene, _ in items)
+
+
+def test_a_changed_question_is_found() -> None:
+    items = test_set()
+    scene, question = items[100]
+    items[100] = (scene, replace(question, answer="mauve"))
+    with pytest.raises(ValueError, match="sha256"):
+        verify(items)
+
+
+@pytest.mark.parametrize("limit", [0, -3, SIZE + 1])
+def test_limit_out_of_range(limit: int) -> None:
+    with pytest.raises(ValueError, match="limit"):
+        test_set(limit)
