@@ -1,0 +1,116 @@
+"""A picture of what was kept, and why: `python -m fsr_core.overlay IMAGE --plan plan.json -o out.png`.
+
+Focus patches stay clear in an orange frame, scan patches in a blue one; patches that were merged into a scan patch
+are dimmed and tied to it by a line; dropped ones are dark. The colours are told apart by colour-blind eyes too.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from PIL import Image, ImageDraw, ImageFont
+
+__all__ = ["Plan", "draw"]
+
+FOCUS_INK, SCAN_INK, PALE = (230, 120, 0), (0, 114, 205), (235, 235, 235)
+_WIDTH, _BAR = 720, 76
+
+
+@dataclass(frozen=True)
+class Plan:
+    """`index` and `stage` (0 focus, 1 scan) of kept patches, `merged_into` of all, on a `rows` x `columns` grid that
+    covers `crop` (left, top, right, bottom in pixels) of the picture."""
+
+    rows: int
+    columns: int
+    index: Sequence[int]
+    stage: Sequence[int]
+    merged_into: Sequence[int]
+    crop: tuple[float, float, float, float]
+    question: str = ""
+
+    def __post_init__(self) -> None:
+        n = self.rows * self.columns
+        if len(self.merged_into) != n:
+            raise ValueError(f"merged_into: has {len(self.merged_into)} entries for a grid of {n} patches")
+        if len(self.index) != len(self.stage) or any(not 0 <= i < n for i in self.index):
+            raise ValueError("index, stage: need one entry a kept patch, within the grid")
+
+
+def draw(image: Image.Image, plan: Plan) -> Image.Image:
+    """The picture with its patches marked and a legend below. RGB, 720 pixels wide."""
+    scale = _WIDTH / image.width
+    base = image.convert("RGB").resize((_WIDTH, max(1, round(image.height * scale))), Image.Resampling.LANCZOS)
+    left, top, right, bottom = (edge * scale for edge in plan.crop)
+    across, down = (right - left) / plan.columns, (bottom - top) / plan.rows
+
+    def box(i: int) -> tuple[float, float, float, float]:
+        row, column = divmod(i, plan.columns)
+        x, y = left + column * across, top + row * down
+        return x, y, x + across, y + down
+
+    def middle(i: int) -> tuple[float, float]:
+        x0, y0, x1, y1 = box(i)
+        return (x0 + x1) / 2, (y0 + y1) / 2
+
+    shade = Image.new("L", base.size, 205)
+    dim = ImageDraw.Draw(shade)
+    for i, anchor in enumerate(plan.merged_into):
+        if anchor >= 0:
+            dim.rectangle(box(i), fill=120)
+    for i in plan.index:
+        dim.rectangle(box(i), fill=0)
+    out = Image.composite(Image.new("RGB", base.size, (12, 12, 16)), base, shade)
+    canvas = Image.new("RGB", (_WIDTH, base.height + _BAR), (24, 24, 28))
+    canvas.paste(out, (0, 0))
+    pen = ImageDraw.Draw(canvas)
+    for i, anchor in enumerate(plan.merged_into):
+        if anchor >= 0:
+            pen.line((middle(i), middle(anchor)), fill=(120, 190, 240), width=2)
+            x, y = middle(i)
+            pen.ellipse((x - 4, y - 4, x + 4, y + 4), fill=(120, 190, 240))
+    for i, stage in zip(plan.index, plan.stage, strict=True):
+        x0, y0, x1, y1 = box(i)
+        pen.rectangle((x0 + 1, y0 + 1, x1 - 2, y1 - 2), outline=FOCUS_INK if stage == 0 else SCAN_INK, width=4)
+    _legend(pen, plan, base.height)
+    return canvas
+
+
+def _legend(pen: ImageDraw.ImageDraw, plan: Plan, top: int) -> None:
+    focus = sum(stage == 0 for stage in plan.stage)
+    merged = sum(anchor >= 0 for anchor in plan.merged_into)
+    kept = len(plan.index)
+    entries = [
+        (f"focus {focus}", FOCUS_INK),
+        (f"scan {kept - focus}", SCAN_INK),
+        (f"merged {merged}", (120, 190, 240)),
+        (f"dropped {len(plan.merged_into) - kept - merged}", (90, 90, 96)),
+    ]
+    font, x = ImageFont.load_default(size=18), 14.0
+    pen.text((x, top + 10), f"{plan.question}  ({len(plan.merged_into)} -> {kept} tokens)", PALE, font)
+    for text, ink in entries:
+        pen.rectangle((x, top + 46, x + 16, top + 62), fill=ink)
+        pen.text((x + 24, top + 43), text, PALE, font)
+        x += 24 + pen.textlength(text, font) + 28
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m fsr_core.overlay", description=__doc__)
+    parser.add_argument("image", type=Path)
+    parser.add_argument("--plan", required=True, help="JSON with the fields of Plan; - reads standard input")
+    parser.add_argument("-o", "--output", type=Path, required=True, help="PNG to write")
+    options = parser.parse_args()
+    try:
+        plan = Plan(**json.loads(sys.stdin.read() if options.plan == "-" else Path(options.plan).read_text()))
+        draw(Image.open(options.image), plan).save(options.output)
+    except (OSError, ValueError, TypeError) as error:
+        raise SystemExit(f"error: {error}") from error
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""The services: encoder, gateway, decoder, and the client that calls them."""

@@ -1,0 +1,37 @@
+"""The Python SDK: ask a gateway about pictures, or have their visual tokens compressed.
+
+with Client("127.0.0.1:50050") as client:
+    answer = client.ask("scene.png", "What colour is the star?", budget=16)
+    print(answer.text, answer.usage.visual_tokens_kept)
+"""
+
+from services.client.aio import AsyncClient
+from services.client.errors import (
+    ClientError,
+    DeadlineExceeded,
+    InvalidRequestError,
+    NotFoundError,
+    OverloadedError,
+    ServerError,
+    UnavailableError,
+)
+from services.client.sync import Client
+from services.client.types import Answer, Chunk, Compression, Explanation, ImageTokens, Usage
+
+__all__ = [
+    "Answer",
+    "AsyncClient",
+    "Chunk",
+    "Client",
+    "ClientError",
+    "Compression",
+    "DeadlineExceeded",
+    "Explanation",
+    "ImageTokens",
+    "InvalidRequestError",
+    "NotFoundError",
+    "OverloadedError",
+    "ServerError",
+    "UnavailableError",
+    "Usage",
+]

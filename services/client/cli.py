@@ -1,0 +1,209 @@
+"""The `fsr` command."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import tempfile
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from services.client.errors import ClientError
+from services.client.sync import Client
+from services.client.types import Usage
+from services.client.up import StartFailed, running
+
+__all__ = ["main"]
+
+app = typer.Typer(
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+    help="Ask about pictures from a tenth of their visual tokens.\n\n"
+    "example: fsr up & fsr scene -o scene.png && fsr ask scene.png 'What colour is the star?' --budget 16",
+)
+Gateway = Annotated[str, typer.Option(help="address of the gateway", envvar="FSR_GATEWAY")]
+BudgetText = Annotated[str, typer.Option(help="tokens (16), a share (0.11) or auto")]
+AsJson = Annotated[bool, typer.Option("--json", help="print one JSON object")]
+MethodName = Annotated[str, typer.Option(help="compression method")]
+
+
+def _fail(message: object) -> NoReturn:
+    print(f"error: {message}", file=sys.stderr)
+    raise typer.Exit(1)
+
+
+def _budget(text: str) -> Any:
+    if text == "auto":
+        return text
+    try:
+        return float(text) if "." in text or "e" in text.lower() else int(text)
+    except ValueError:
+        _fail(f"--budget: {text!r} is neither tokens (16) nor a share (0.11) nor auto")
+
+
+def _size(count: float) -> str:
+    for unit in ("B", "KiB", "MiB"):
+        if count < 1024:
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1024
+    return f"{count:.1f} GiB"
+
+
+def savings_table(usage: Usage) -> Table:
+    """What an answer took, in four lines."""
+    share = usage.visual_tokens_kept / usage.visual_tokens_in if usage.visual_tokens_in else 1
+    table = Table(show_header=False, box=None, pad_edge=False)
+    table.add_row("visual tokens", f"{usage.visual_tokens_in} -> {usage.visual_tokens_kept}  ({share:.1%} kept)")
+    table.add_row("time to first token", f"{usage.seconds['ttft'] * 1000:.0f} ms")
+    table.add_row("KV cache saved", _size(usage.kv_bytes_saved))
+    table.add_row("on the wire", f"{_size(usage.wire_bytes)} sent, {_size(usage.wire_bytes_saved)} saved")
+    table.add_row("prefill saved", f"{usage.prefill_flops_saved / 1e9:.2f} GFLOP")
+    return table
+
+
+@app.command()
+def up(
+    model: Annotated[str, typer.Option(help="fsr-tiny, a checkpoint folder, or a hub id")] = "fsr-tiny",
+    decoders: Annotated[int, typer.Option(min=1, max=8, help="decoder replicas")] = 1,
+    port: Annotated[int, typer.Option(min=1024, max=65000, help="gateway port; the others follow it")] = 50050,
+    logs: Annotated[Path | None, typer.Option(help="folder for the services' logs")] = None,
+) -> None:
+    """Start encoder, decoders and gateway on this machine; Ctrl-C stops them all.
+
+    example: fsr up --decoders 2
+    """
+    folder = logs or Path(tempfile.mkdtemp(prefix="fsr-logs-"))
+    console = Console()
+    try:
+        with console.status(f"starting {model} (logs in {folder})"):
+            context = running(model, decoders, port, folder)
+            addresses = context.__enter__()
+    except StartFailed as error:
+        _fail(error)
+    except KeyboardInterrupt:
+        raise typer.Exit(130) from None
+    try:
+        for name, address in addresses.items():
+            console.print(f"{name:12} {address}", highlight=False)
+        console.print("ready; Ctrl-C stops everything", highlight=False)
+        signal.pause()
+    except KeyboardInterrupt:
+        console.print("stopping")
+    finally:
+        context.__exit__(None, None, None)
+
+
+@app.command()
+def ask(
+    image: Path,
+    question: str,
+    budget: BudgetText = "auto",
+    method: MethodName = "fsr",
+    max_tokens: Annotated[int, typer.Option(min=1, help="longest answer")] = 64,
+    temperature: Annotated[float, typer.Option(help="0 is greedy")] = 0.0,
+    gateway: Gateway = "127.0.0.1:50050",
+    timeout: Annotated[float, typer.Option(help="seconds")] = 60.0,
+    as_json: AsJson = False,
+) -> None:
+    """Ask a question about a picture; the answer streams, then what was saved.
+
+    example: fsr ask scene.png "What colour is the star?" --budget 16
+    """
+    wanted = {"budget": _budget(budget), "method": method, "max_tokens": max_tokens, "temperature": temperature}
+    text, usage = [], None
+    try:
+        with Client(gateway) as client:
+            for chunk in client.stream(image, question, timeout=timeout, **wanted):
+                text.append(chunk.text)
+                usage = chunk.usage
+                if not as_json:
+                    print(chunk.text.lstrip() if len(text) == 1 else chunk.text, end="", flush=True)
+    except ClientError as error:
+        _fail(error)
+    if usage is None:
+        _fail("the gateway ended its stream early; see its logs")
+    if as_json:
+        print(json.dumps({"answer": "".join(text).strip(), "usage": asdict(usage)}))
+    else:
+        print("\n")
+        Console().print(savings_table(usage))
+
+
+@app.command()
+def explain(
+    image: Path,
+    question: str,
+    output: Annotated[Path, typer.Option("-o", "--output", help="PNG to write")],
+    budget: BudgetText = "auto",
+    method: MethodName = "fsr",
+    gateway: Gateway = "127.0.0.1:50050",
+    timeout: Annotated[float, typer.Option(help="seconds")] = 60.0,
+    as_json: AsJson = False,
+) -> None:
+    """Draw which patches were kept, merged and dropped for a question.
+
+    example: fsr explain scene.png "What colour is the star?" --budget 16 -o why.png
+    """
+    try:
+        with Client(gateway) as client:
+            told = client.compress(
+                image, question, budget=_budget(budget), method=method, explain=True, timeout=timeout
+            ).images[0]
+    except ClientError as error:
+        _fail(error)
+    if told.explanation is None:
+        _fail("the gateway sent no explanation; is it of the same version?")
+    why = told.explanation
+    plan = {
+        "rows": why.rows,
+        "columns": why.columns,
+        "index": told.index,
+        "stage": why.stage,
+        "merged_into": why.merged_into,
+        "crop": why.crop,
+        "question": question,
+    }
+    _run_core(["fsr_core.overlay", str(image), "--plan", "-", "-o", str(output)], json.dumps(plan))
+    summary = {"output": str(output), "tokens": told.source_tokens, "kept": len(told.index), "focus": told.focus_count}
+    summary |= {"scan": len(told.index) - told.focus_count, "merged": told.merged_count}
+    print(json.dumps(summary) if as_json else f"{output}: kept {len(told.index)} of {told.source_tokens} tokens")
+
+
+@app.command()
+def scene(
+    output: Annotated[Path, typer.Option("-o", "--output", help="PNG to write")],
+    seed: Annotated[int, typer.Option(min=0, help="which scene")] = 1_100_000,
+    as_json: AsJson = False,
+) -> None:
+    """Draw a test scene to ask about, and print questions with their answers.
+
+    example: fsr scene -o scene.png --seed 1100007
+    """
+    _run_core(["fsr_core.tiny.scenes", "-o", str(output), "--seed", str(seed), *(["--json"] if as_json else [])])
+
+
+def _run_core(command: list[str], given: str | None = None) -> None:
+    """Runs a tool of `fsr_core`: drawing needs Pillow, which the client alone does not install."""
+    done = subprocess.run([sys.executable, "-m", *command], input=given, text=True, stderr=subprocess.PIPE)
+    if done.returncode:
+        reason = (done.stderr.strip().splitlines() or ["no reason given"])[-1].removeprefix("error: ")
+        if "No module named" in reason:
+            reason += "; install the drawing parts: pip install 'fsr-gateway[core]'"
+        _fail(reason)
+
+
+def main() -> None:
+    """Entry point."""
+    app()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,61 @@
+"""The synchronous face of the client."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from fsr.v1 import gateway_pb2
+
+from services.client.aio import AsyncClient, ImageSource
+from services.client.types import Answer, Chunk, Compression
+
+__all__ = ["Client"]
+
+
+class Client:
+    """`AsyncClient`, call by call, for code without an event loop. Not for use from several threads at a time."""
+
+    def __init__(self, address: str = "127.0.0.1:50050") -> None:
+        self._runner = asyncio.Runner()
+        self._client = self._runner.run(self._open(address))
+
+    @staticmethod
+    async def _open(address: str) -> AsyncClient:
+        return AsyncClient(address)
+
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Closes the connection."""
+        self._runner.run(self._client.close())
+        self._runner.close()
+
+    def stream(self, images: ImageSource | Sequence[ImageSource], question: str, **options: Any) -> Iterator[Chunk]:
+        """See `AsyncClient.stream`. Leaving the loop early cancels the request."""
+        chunks = self._client.stream(images, question, **options)
+        try:
+            while True:
+                try:
+                    yield self._runner.run(anext(chunks))  # type: ignore[arg-type]
+                except StopAsyncIteration:
+                    return
+        finally:
+            self._runner.run(chunks.aclose())  # type: ignore[attr-defined]
+
+    def ask(self, images: ImageSource | Sequence[ImageSource], question: str, **options: Any) -> Answer:
+        """See `AsyncClient.ask`."""
+        return self._runner.run(self._client.ask(images, question, **options))
+
+    def compress(self, images: ImageSource | Sequence[ImageSource], instruction: str, **options: Any) -> Compression:
+        """See `AsyncClient.compress`."""
+        return self._runner.run(self._client.compress(images, instruction, **options))
+
+    def models(self, **options: Any) -> list[gateway_pb2.AvailableModel]:
+        """See `AsyncClient.models`."""
+        return self._runner.run(self._client.models(**options))

@@ -1,0 +1,113 @@
+"""What a call returns."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from fsr.v1 import gateway_pb2, types_pb2
+
+__all__ = ["Answer", "Chunk", "Compression", "Explanation", "ImageTokens", "Usage"]
+
+
+@dataclass(frozen=True)
+class Usage:
+    """What an answer took and what compression saved. Bytes, FLOPs and seconds; `seconds` by stage."""
+
+    request_id: str
+    prompt_tokens: int
+    completion_tokens: int
+    visual_tokens_in: int
+    visual_tokens_kept: int
+    kv_bytes_saved: int
+    prefill_flops_saved: float
+    wire_bytes: int
+    wire_bytes_saved: int
+    failovers: int
+    seconds: Mapping[str, float]
+
+    @classmethod
+    def of(cls, message: gateway_pb2.Usage) -> Usage:
+        names = [name for name in cls.__dataclass_fields__ if name != "seconds"]
+        return cls(**{name: getattr(message, name) for name in names}, seconds=dict(message.seconds))
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """A piece of an answer; `usage` and `finish_reason` ("stop" or "length") come with the last one."""
+
+    text: str
+    finish_reason: str | None = None
+    usage: Usage | None = None
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A whole answer."""
+
+    text: str
+    finish_reason: str
+    usage: Usage
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """Why tokens were kept, over a grid of `rows` x `columns` that covers `crop` (pixels) of the picture."""
+
+    stage: tuple[int, ...]
+    merged_into: tuple[int, ...]
+    priority: tuple[float, ...]
+    rows: int
+    columns: int
+    crop: tuple[float, float, float, float]
+
+
+@dataclass(frozen=True)
+class ImageTokens:
+    """Kept tokens of one image: `features` is raw little-endian bytes of `shape` [K, D] in `dtype`."""
+
+    features: bytes
+    scales: bytes
+    shape: tuple[int, ...]
+    dtype: str
+    index: tuple[int, ...]
+    source_tokens: int
+    focus_count: int
+    focus_wanted: int
+    merged_count: int
+    explanation: Explanation | None
+
+    @classmethod
+    def of(cls, message: types_pb2.CompressedImage) -> ImageTokens:
+        explanation = None
+        if message.HasField("explanation"):
+            told = message.explanation
+            explanation = Explanation(
+                tuple(told.stage),
+                tuple(told.merged_into),
+                tuple(told.priority),
+                told.rows,
+                told.columns,
+                (told.crop.left, told.crop.top, told.crop.right, told.crop.bottom),
+            )
+        return cls(
+            message.features.data,
+            message.features.scales,
+            tuple(message.features.shape),
+            types_pb2.Dtype.Name(message.features.dtype).removeprefix("DTYPE_").lower(),
+            tuple(message.index),
+            message.source_tokens,
+            message.focus_count,
+            message.focus_wanted,
+            message.merged_count,
+            explanation,
+        )
+
+
+@dataclass(frozen=True)
+class Compression:
+    """Compressed images of one request."""
+
+    request_id: str
+    fingerprint: str
+    images: tuple[ImageTokens, ...]

@@ -1,0 +1,103 @@
+"""`fsr up`: all services on one machine, each a process of its own, stopped together."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from types import FrameType
+
+from services.client.errors import ClientError
+from services.client.sync import Client
+
+__all__ = ["StartFailed", "running"]
+
+
+class StartFailed(Exception):
+    """A service did not come up; the message says which, and where its log is."""
+
+
+def _port_is_free(port: int) -> bool:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        return probe.connect_ex(("127.0.0.1", port)) != 0
+
+
+def _end(processes: dict[str, subprocess.Popen[bytes]], patience: float) -> None:
+    """SIGTERM, gateway first and encoder last; after `patience` seconds what is left is killed with its group."""
+    for process in reversed(processes.values()):
+        if process.poll() is None:
+            process.send_signal(signal.SIGTERM)
+    end = time.monotonic() + patience
+    for process in reversed(processes.values()):
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(max(0.1, end - time.monotonic()))
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+@contextlib.contextmanager
+def running(model: str, decoders: int, port: int, logs: Path, wait: float = 180.0) -> Iterator[dict[str, str]]:
+    """Starts an encoder, `decoders` decoders and a gateway, waits until a request could be answered, yields their
+    addresses, and on leaving stops every process. Raises StartFailed."""
+    logs.mkdir(parents=True, exist_ok=True)
+    ports = {"gateway": port, "encoder": port + 1, **{f"decoder-{i}": port + 11 + i for i in range(decoders)}}
+    ports["metrics"] = port + 5
+    for name, number in ports.items():
+        if not _port_is_free(number):
+            raise StartFailed(f"--port: {number} ({name}) is in use; choose another --port")
+    address = {name: f"127.0.0.1:{number}" for name, number in ports.items()}
+    commands = {
+        "encoder": ["services.encoder", "--model", model, "--served-name", Path(model).name, "--port", str(port + 1)],
+    }
+    for i in range(decoders):
+        name = f"decoder-{i}"
+        commands[name] = ["services.decoder", "--model", model, "--served-name", Path(model).name]
+        commands[name] += ["--port", str(ports[name])]
+    commands["gateway"] = ["services.gateway", "--port", str(port), "--metrics-port", str(ports["metrics"])]
+    commands["gateway"] += ["--encoders", address["encoder"], "--discovery-seconds", "0.5"]
+    commands["gateway"] += ["--decoders", ",".join(address[f"decoder-{i}"] for i in range(decoders))]
+    processes: dict[str, subprocess.Popen[bytes]] = {}
+
+    def interrupted(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    before = {number: signal.signal(number, interrupted) for number in (signal.SIGTERM, signal.SIGHUP)}
+    try:
+        for name, command in commands.items():
+            with (logs / f"{name}.log").open("wb") as log:
+                processes[name] = subprocess.Popen(
+                    [sys.executable, "-m", *command], stdout=log, stderr=log, start_new_session=True
+                )
+        _wait_until_ready(processes, address["gateway"], decoders, logs, wait)
+        yield address
+    finally:
+        for number in before:
+            signal.signal(number, signal.SIG_IGN)
+        _end(processes, patience=30.0)
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _wait_until_ready(
+    processes: dict[str, subprocess.Popen[bytes]], gateway: str, decoders: int, logs: Path, wait: float
+) -> None:
+    end = time.monotonic() + wait
+    with Client(gateway) as client:
+        while time.monotonic() < end:
+            for name, process in processes.items():
+                if process.poll() is not None:
+                    tail = (logs / f"{name}.log").read_text(errors="replace").strip().splitlines()[-1:]
+                    raise StartFailed(f"{name} stopped: {' '.join(tail)} (log: {logs / f'{name}.log'})")
+            with contextlib.suppress(ClientError):
+                if any(m.encoders and m.decoders == decoders for m in client.models(timeout=2)):
+                    return
+            time.sleep(0.3)
+    raise StartFailed(f"not ready within {wait:.0f} s; see the logs in {logs}")

@@ -1,0 +1,1 @@
+"""The decoder: a language model replica that answers from compressed tokens."""

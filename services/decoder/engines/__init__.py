@@ -1,0 +1,1 @@
+"""Engines that turn a prompt of embeddings into a stream of tokens."""

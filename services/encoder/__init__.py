@@ -1,0 +1,1 @@
+"""The encoder: pictures and a question in, the visual tokens that matter out, on Ray Serve."""

@@ -1,0 +1,66 @@
+"""`python -m services.encoder`"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import socket
+import threading
+
+import structlog
+
+from services.encoder.settings import EncoderSettings
+from services.telemetry import configure_logging
+
+log = structlog.get_logger()
+
+
+def _free_port(host: str) -> int:
+    """Serve's proxy insists on an HTTP port beside the gRPC one; nobody calls it, so any will do."""
+    with socket.socket() as probe:
+        probe.bind((host, 0))
+        return int(probe.getsockname()[1])
+
+
+def main() -> None:
+    settings = EncoderSettings.load()
+    configure_logging("encoder", settings.log_level)
+    stop = threading.Event()
+    # A local Ray learns of the end from us, in order; its own handlers would race with ours.
+    os.environ.setdefault("RAY_DISABLE_IMPORT_WARNING", "1")
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    import ray
+    from ray import serve
+    from ray.serve.config import gRPCOptions
+
+    from fsr_core.backbones import resolve
+    from services.encoder.app import build
+
+    try:
+        resolve(settings.model)
+    except ValueError as error:
+        raise SystemExit(f"error: --{error}") from error
+    ray.init(address=settings.ray_address, include_dashboard=False, logging_level=logging.WARNING, log_to_driver=True)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    try:
+        serve.start(
+            proxy_location="HeadOnly",
+            http_options={"host": settings.host, "port": _free_port(settings.host)},
+            grpc_options=gRPCOptions(
+                port=settings.port,
+                grpc_servicer_functions=["fsr.v1.encoder_pb2_grpc.add_EncoderServiceServicer_to_server"],
+            ),
+        )
+        serve.run(build(settings), name="encoder", route_prefix="/")
+        log.info("serving", address=f"{settings.host}:{settings.port}", model=settings.model)
+        stop.wait()
+        log.info("stopping")
+    finally:
+        serve.shutdown()
+        ray.shutdown()
+
+
+if __name__ == "__main__":
+    main()

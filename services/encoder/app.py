@@ -1,0 +1,128 @@
+"""The encoder as a Ray Serve deployment."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import Any
+
+import structlog
+import torch
+from fsr.v1 import encoder_pb2, types_pb2
+from ray import serve
+
+from fsr_core import methods
+from fsr_core.backbones import load_encoder
+from services.encoder.cache import FeatureCache
+from services.encoder.images import decode_image
+from services.encoder.pipeline import Job, compress, compressed_image, encode, plan_of
+from services.encoder.settings import EncoderSettings
+from services.errors import InvalidRequest, ServiceError, status_of
+from services.telemetry import configure_logging
+
+__all__ = ["build"]
+
+log = structlog.get_logger()
+_DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+
+
+@serve.deployment
+class Encoder:
+    """One replica: a vision tower, a text tower and the compressors. It never loads the language model."""
+
+    def __init__(self, settings: dict[str, Any]) -> None:
+        self._settings = options = EncoderSettings.model_construct(**settings)
+        configure_logging("encoder", options.log_level)
+        torch.set_num_threads(options.threads)
+        self._model = load_encoder(
+            options.model, clip=options.clip, device=options.device, dtype=_DTYPES[options.dtype]
+        )
+        self._cache = FeatureCache(int(options.cache_mb * 2**20))
+        self._run.set_max_batch_size(options.max_batch_size)  # type: ignore[attr-defined]
+        self._run.set_batch_wait_timeout_s(options.batch_wait_seconds)  # type: ignore[attr-defined]
+
+    async def DescribeEncoder(self, request: encoder_pb2.DescribeEncoderRequest) -> encoder_pb2.DescribeEncoderResponse:
+        info = self._model.info
+        return encoder_pb2.DescribeEncoderResponse(
+            model=types_pb2.ModelDescription(
+                model=self._settings.served_name or self._settings.model,
+                fingerprint=self._model.fingerprint,
+                feature_dim=info.feature_dim,
+                context_length=info.context_length,
+            ),
+            methods=methods(),
+        )
+
+    async def Encode(self, request: encoder_pb2.EncodeRequest, grpc_context: Any) -> encoder_pb2.EncodeResponse:
+        try:
+            return await self._encode(request)
+        except ServiceError as error:
+            grpc_context.set_code(status_of(error))
+            grpc_context.set_details(str(error))
+            raise
+
+    async def _encode(self, request: encoder_pb2.EncodeRequest) -> encoder_pb2.EncodeResponse:
+        began = time.monotonic()
+        plan = plan_of(request)
+        if not request.images:
+            raise InvalidRequest("images: is empty; send at least one JPEG, PNG or WebP file")
+        keys = [self._cache.key(image.data) for image in request.images]
+        known = [self._cache.get(key) for key in keys]
+        jobs = [
+            Job(plan, await asyncio.to_thread(self._prepare, image.data, i) if seen is None else None, seen)
+            for i, (image, seen) in enumerate(zip(request.images, known, strict=True))
+        ]
+        results = await asyncio.gather(*(self._run(job) for job in jobs))
+        for key, (features, _, _) in zip(keys, results, strict=True):
+            self._cache.put(key, features)
+        compressing = max(seconds for _, _, seconds in results)
+        images = [
+            compressed_image(f, kept, self._model.assemble(f, kept), request.wire_dtype, request.explain)
+            for f, kept, _ in results
+        ]
+        log.info(
+            "encoded",
+            request_id=request.request_id,
+            images=len(images),
+            tokens_in=sum(image.source_tokens for image in images),
+            tokens_kept=sum(len(image.index) for image in images),
+            cache_hits=sum(seen is not None for seen in known),
+        )
+        return encoder_pb2.EncodeResponse(
+            fingerprint=self._model.fingerprint,
+            images=images,
+            encode_seconds=time.monotonic() - began - compressing,
+            compress_seconds=compressing,
+            cache_hits=sum(seen is not None for seen in known),
+        )
+
+    def _prepare(self, data: bytes, number: int) -> Any:
+        return self._model.preprocess(decode_image(data, f"images[{number}]", self._settings.max_image_pixels))
+
+    @serve.batch(max_batch_size=16, batch_wait_timeout_s=0.005)
+    async def _run(self, jobs: list[Job]) -> list[tuple[Any, Any, float]]:
+        """Features, kept tokens and seconds of compression for each job of a batch that may mix everything."""
+        return await asyncio.to_thread(self._run_batch, jobs)
+
+    def _run_batch(self, jobs: list[Job]) -> list[tuple[Any, Any, float]]:
+        pairs = encode(self._model, jobs)
+        began = time.monotonic()
+        kept = compress(jobs, [sample for _, sample in pairs])
+        seconds = time.monotonic() - began
+        return [(features, k, seconds) for (features, _), k in zip(pairs, kept, strict=True)]
+
+
+def build(settings: EncoderSettings) -> serve.Application:
+    """The application with its resources, scaling bounds and queue limits."""
+    scaled = Encoder.options(  # type: ignore[attr-defined]
+        max_ongoing_requests=settings.max_ongoing_requests,
+        max_queued_requests=settings.max_queued_requests,
+        ray_actor_options={"num_cpus": settings.num_cpus, "num_gpus": settings.num_gpus},
+        autoscaling_config={
+            "min_replicas": settings.min_replicas,
+            "max_replicas": settings.max_replicas,
+            "target_ongoing_requests": settings.target_ongoing_requests,
+        },
+    )
+    application: serve.Application = scaled.bind(settings.model_dump())
+    return application

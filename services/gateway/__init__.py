@@ -1,0 +1,1 @@
+"""The gateway: the front door that routes compressed tokens and streams answers."""

@@ -1,0 +1,89 @@
+"""What is wrong with a request, found out before anything is spent on it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import isfinite
+
+from fsr.v1 import types_pb2
+
+from services.errors import InvalidRequest
+from services.gateway.settings import GatewaySettings
+
+__all__ = ["check_budget", "check_images", "check_messages", "check_method", "check_sampling"]
+
+
+def check_budget(budget: types_pb2.Budget) -> None:
+    """Raises InvalidRequest."""
+    kind = budget.WhichOneof("kind")
+    if kind is None:
+        raise InvalidRequest("budget: is not set; give tokens, keep_ratio or auto")
+    if kind == "tokens" and budget.tokens < 1:
+        raise InvalidRequest(f"budget.tokens: {budget.tokens} is below 1; keep at least one token")
+    if kind == "keep_ratio" and not (isfinite(budget.keep_ratio) and 0 < budget.keep_ratio <= 1):
+        raise InvalidRequest(f"budget.keep_ratio: {budget.keep_ratio} is outside (0, 1]; try 0.11")
+    if kind == "auto":
+        low, high = budget.auto.min_tokens, budget.auto.max_tokens
+        if low < 0 or high < 0 or (high and low > high):
+            raise InvalidRequest(f"budget.auto: {low}..{high} is no range of tokens; give min_tokens <= max_tokens")
+        radius = budget.auto.radius
+        if not (isfinite(radius) and 0 <= radius <= 2):
+            raise InvalidRequest(f"budget.auto.radius: {radius} is outside [0, 2], the range of a cosine distance")
+
+
+def check_images(images: Sequence[types_pb2.Image], settings: GatewaySettings) -> None:
+    """Raises InvalidRequest."""
+    if len(images) > settings.max_images:
+        raise InvalidRequest(f"images: {len(images)} are more than {settings.max_images}; send fewer")
+    for i, image in enumerate(images):
+        if not image.data:
+            raise InvalidRequest(f"images[{i}].data: is empty; send a JPEG, PNG or WebP file")
+        if len(image.data) > settings.max_image_bytes:
+            size = len(image.data)
+            raise InvalidRequest(f"images[{i}].data: {size} bytes exceed {settings.max_image_bytes}; scale it down")
+
+
+def check_method(method: types_pb2.Method, known: Sequence[str]) -> None:
+    """Raises InvalidRequest with the list of methods."""
+    if method.name and known and method.name not in known:
+        raise InvalidRequest(f"method.name: {method.name!r} is unknown; choose one of {', '.join(known)}")
+
+
+def check_messages(messages: Sequence[types_pb2.Message], images: int, settings: GatewaySettings) -> str:
+    """The instruction: text of the last user turn. Raises InvalidRequest."""
+    if not messages:
+        raise InvalidRequest("messages: is empty; send at least one user turn")
+    if messages[-1].role != types_pb2.ROLE_USER:
+        raise InvalidRequest(f"messages[{len(messages) - 1}].role: the last turn must be the user's")
+    size = sum(len(part.text.encode()) for message in messages for part in message.parts)
+    if size > settings.max_text_bytes:
+        raise InvalidRequest(f"messages: {size} bytes of text exceed {settings.max_text_bytes}; ask shorter")
+    seen = set()
+    for turn, message in enumerate(messages):
+        if message.role == types_pb2.ROLE_UNSPECIFIED:
+            raise InvalidRequest(f"messages[{turn}].role: is not set; use system, user or assistant")
+        for number, part in enumerate(message.parts):
+            kind = part.WhichOneof("kind")
+            if kind is None:
+                raise InvalidRequest(f"messages[{turn}].parts[{number}]: is empty; give text or an image's index")
+            if kind == "image":
+                seen.add(part.image)
+                if part.image >= images:
+                    raise InvalidRequest(f"messages[{turn}].parts[{number}].image: {part.image} of {images} images")
+    unused = sorted(set(range(images)) - seen)
+    if unused:
+        raise InvalidRequest(f"images[{unused[0]}]: no message shows it; refer to it in messages or leave it out")
+    instruction = "\n".join(part.text for part in messages[-1].parts if part.text)
+    if not instruction.strip():
+        raise InvalidRequest("messages: the last turn asks nothing; add a question")
+    return instruction
+
+
+def check_sampling(sampling: types_pb2.Sampling) -> None:
+    """Raises InvalidRequest."""
+    if sampling.max_tokens < 0:
+        raise InvalidRequest(f"sampling.max_tokens: {sampling.max_tokens} is negative; ask for at least 1")
+    if not isfinite(sampling.temperature) or not 0 <= sampling.temperature <= 10:
+        raise InvalidRequest(f"sampling.temperature: {sampling.temperature} is outside [0, 10]; 0 is greedy")
+    if not isfinite(sampling.top_p) or not 0 <= sampling.top_p <= 1:
+        raise InvalidRequest(f"sampling.top_p: {sampling.top_p} is outside (0, 1]; leave it unset for 1")

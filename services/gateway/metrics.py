@@ -1,0 +1,38 @@
+"""The gateway's Prometheus metrics."""
+
+from __future__ import annotations
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+__all__ = ["Metrics"]
+
+_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
+_RATIOS = (0.01, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1)
+STAGES = ("encode", "compress", "ship", "queue", "prefill", "decode", "ttft", "total")
+
+
+class Metrics:
+    """All of them, on a registry of their own. Labels hold names of ours, never a caller's data."""
+
+    def __init__(self) -> None:
+        self.registry = r = CollectorRegistry()
+        by = ("model", "method")
+        self.requests = Counter("fsr_requests", "Requests by rpc and gRPC code", ("rpc", "code"), registry=r)
+        self.in_flight = Gauge("fsr_requests_in_flight", "Requests being worked on", registry=r)
+        self.tokens_in = Counter("fsr_visual_tokens_in", "Visual tokens before compression", by, registry=r)
+        self.tokens_kept = Counter("fsr_visual_tokens_kept", "Visual tokens kept", (*by, "stage"), registry=r)
+        self.tokens_merged = Counter(
+            "fsr_visual_tokens_merged", "Dropped tokens merged into a kept one", by, registry=r
+        )
+        self.clamped = Counter("fsr_focus_clamped", "Images whose focus set was cut by the budget", by, registry=r)
+        self.ratio = Histogram("fsr_compression_ratio", "Kept by source tokens", by, buckets=_RATIOS, registry=r)
+        self.seconds = Histogram(
+            "fsr_stage_seconds", "Seconds by stage", ("model", "stage"), buckets=_SECONDS, registry=r
+        )
+        self.kv_saved = Counter("fsr_kv_bytes_saved", "KV cache bytes not needed", by, registry=r)
+        self.flops_saved = Counter("fsr_prefill_flops_saved", "Prefill FLOPs not needed", by, registry=r)
+        self.wire_saved = Counter("fsr_wire_bytes_saved", "Bytes of features that did not travel", by, registry=r)
+        self.cache_hits = Counter("fsr_feature_cache_hits", "Images whose features were cached", ("model",), registry=r)
+        self.failovers = Counter("fsr_failovers", "Answers moved to another replica", ("model",), registry=r)
+        self.refused = Counter("fsr_admission_refused", "Requests refused at once", ("reason",), registry=r)
+        self.replicas = Gauge("fsr_replicas_ready", "Replicas that answer", ("model", "role"), registry=r)

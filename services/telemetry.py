@@ -1,0 +1,50 @@
+"""Structured logs with the request id, and the gRPC server parts that every service shares."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+
+import grpc
+import structlog
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+__all__ = ["MESSAGE_BYTES", "add_health_and_reflection", "configure_logging", "stop_signal"]
+
+MESSAGE_BYTES = 64 * 1024 * 1024  # largest message that our servers and channels accept
+
+
+def configure_logging(service: str, level: str) -> None:
+    """One JSON object a line on standard error, with service, level, time and whatever the request bound."""
+    structlog.configure(
+        processors=[
+            structlog.contextvars.merge_contextvars,
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.processors.format_exc_info,
+            structlog.processors.JSONRenderer(),
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(getattr(logging, level.upper())),
+        logger_factory=structlog.WriteLoggerFactory(file=__import__("sys").stderr),
+    )
+    structlog.contextvars.bind_contextvars(service=service)
+
+
+def add_health_and_reflection(server: grpc.aio.Server, services: list[str]) -> health.aio.HealthServicer:
+    """Standard health (NOT_SERVING until told otherwise) and reflection for `services`."""
+    servicer = health.aio.HealthServicer()
+    health_pb2_grpc.add_HealthServicer_to_server(servicer, server)
+    reflection.enable_server_reflection(
+        [*services, health_pb2.DESCRIPTOR.services_by_name["Health"].full_name, reflection.SERVICE_NAME], server
+    )
+    return servicer
+
+
+def stop_signal() -> asyncio.Event:
+    """Set at the first SIGTERM or SIGINT."""
+    event, loop = asyncio.Event(), asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, event.set)
+    return event
