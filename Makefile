@@ -17,7 +17,7 @@ $(STAMP): pyproject.toml
 	touch $@
 
 demo: install ## Start the whole system, ask about a drawn scene, print what was saved
-	$(BIN)/python -m benchmarks.demo
+	$(BIN)/fsr demo
 
 test: install ## Every test
 	$(BIN)/python -m pytest tests

@@ -182,29 +182,27 @@ def train_layout(trainer: Trainer, steps: int, seconds: float, all_kinds_at: int
 
 
 @torch.no_grad()
-def features(llava: LlavaForConditionalGeneration, pool: Pool) -> Tensor:
-    """What the frozen vision tower gives the projector: float16 [n, 144, 128]."""
-    out = []
-    for start in tqdm(range(0, len(pool.scenes), 64), desc="features"):
-        pixels = pixel_values(pool.pixels[start : start + 64])
-        hidden = llava.model.vision_tower(pixels, output_hidden_states=True).hidden_states[-2]
-        out.append(hidden[:, 1:].half())
-    return torch.cat(out)
+def features(llava: LlavaForConditionalGeneration, pool: Pool, rows: list[int]) -> Tensor:
+    """What the frozen vision tower gives the projector: [n, 144, 128]."""
+    hidden: Tensor = llava.model.vision_tower(pixel_values(pool.pixels[rows]), output_hidden_states=True).hidden_states[
+        -2
+    ]
+    return hidden[:, 1:]
 
 
-def align_projector(trainer: Trainer, seen: Tensor, steps: int = 400) -> None:
+def align_projector(trainer: Trainer, steps: int = 200, batch: int = 32) -> None:
     """Regresses the projector onto the layout in words, which the language model already reads."""
-    labels, layouts = patch_labels(trainer.pool.scenes), Layouts(trainer.llava, trainer.turns)
+    layouts = Layouts(trainer.llava, trainer.turns)
     projector = trainer.llava.model.multi_modal_projector
-    optimiser = torch.optim.AdamW(projector.parameters(), lr=2e-3)
+    optimiser = torch.optim.AdamW(projector.parameters(), lr=3e-3)
     for step in tqdm(range(steps), desc="align"):
-        optimiser.param_groups[0]["lr"] = 2e-3 * (1 - step / steps)
-        rows = sorted(trainer.rng.sample(range(len(seen)), 64))
-        some = PatchLabels(*(getattr(labels, f)[rows] for f in ("colour", "shape", "digit", "cell", "owner")))
+        optimiser.param_groups[0]["lr"] = 3e-3 * (1 - step / steps)
+        rows = sorted(trainer.rng.sample(range(len(trainer.pool.scenes)), batch))
+        labels = patch_labels([trainer.pool.scenes[i] for i in rows])
         with torch.no_grad():
-            target = layouts(some)
-        weight = torch.where(some.owner >= 0, 1.0, 0.2).unsqueeze(-1)
-        loss = (weight * (projector(seen[rows].float()) - target) ** 2).mean() * 100
+            target = layouts(labels)
+        weight = torch.where(labels.owner >= 0, 1.0, 0.2).unsqueeze(-1)
+        loss = (weight * (projector(features(trainer.llava, trainer.pool, rows)) - target) ** 2).mean() * 100
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
         optimiser.step()
@@ -212,12 +210,11 @@ def align_projector(trainer: Trainer, seen: Tensor, steps: int = 400) -> None:
 
 def train_images(trainer: Trainer, steps: int, seconds: float) -> None:
     """Projector and language model together, on all 144 tokens of drawn scenes; the tower stays as it is."""
-    seen = features(trainer.llava, trainer.pool)
-    align_projector(trainer, seen)
+    align_projector(trainer)
     projector = trainer.llava.model.multi_modal_projector
     params = [*projector.parameters(), *trainer.llava.model.language_model.parameters()]
 
     def visual(rows: list[int]) -> list[Tensor]:
-        return list(projector(seen[rows].float()))
+        return list(projector(features(trainer.llava, trainer.pool, rows)))
 
     trainer.run("images", visual, params, steps, 24, 10, 5e-4, seconds, all_kinds_at=0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
@@ -23,19 +24,20 @@ from fsr_core.tiny.questions import KINDS, NUMBERS, ask
 from fsr_core.tiny.scenes import COLOURS, COLUMNS, ROWS, SHAPES, make_scene
 
 PATCH, GRID = 12, 12
+# Line breaks are written as expressions: the template engine drops a bare one that follows a block tag.
 CHAT_TEMPLATE = (
     "{% for message in messages %}"
     "{% if message['role'] == 'user' %}USER:"
     "{% elif message['role'] == 'system' %}SYSTEM:{% else %}ASSISTANT:{% endif %}"
     "{% if message['content'] is string %}"
-    "{% if message['role'] == 'assistant' %} {% else %}\n{% endif %}{{ message['content'] }}"
+    "{{ ' ' if message['role'] == 'assistant' else '\\n' }}{{ message['content'] }}"
     "{% else %}"
     "{% for part in message['content'] if part['type'] == 'image' %}<image>{% endfor %}"
     "{% for part in message['content'] if part['type'] == 'text' %}"
-    "{% if message['role'] == 'assistant' %} {% else %}\n{% endif %}{{ part['text'] }}"
+    "{{ ' ' if message['role'] == 'assistant' else '\\n' }}{{ part['text'] }}"
     "{% endfor %}"
     "{% endif %}"
-    "{% if message['role'] == 'assistant' %}</s>{% elif message['role'] == 'system' %}\n{% else %} {% endif %}"
+    "{{ '</s>' if message['role'] == 'assistant' else '\\n' if message['role'] == 'system' else ' ' }}"
     "{% endfor %}"
     "{% if add_generation_prompt %}ASSISTANT:{% endif %}"
 )
@@ -168,8 +170,12 @@ def image_processor() -> CLIPImageProcessorPil:
 
 
 def save(clip: CLIPModel, llava: LlavaForConditionalGeneration, folder: Path) -> None:
-    """Both checkpoints as the hub lays them out, in half precision: LLaVA in `folder`, CLIP in `folder/clip`."""
-    llava.model.vision_tower.load_state_dict(clip.vision_model.state_dict(), strict=False)
+    """Both checkpoints as the hub lays them out: LLaVA in `folder`, CLIP in `folder/clip`.
+
+    Tensors are stored in half precision, and load as fp32, which the configuration names. A checkpoint that is in
+    `folder` already is replaced file by file once the new one is complete.
+    """
+    llava.model.vision_tower.load_state_dict(clip.vision_model.state_dict())
     words = language_tokenizer()
     llava.generation_config.eos_token_id = words.eos_token_id
     llava.generation_config.pad_token_id = words.pad_token_id
@@ -182,10 +188,21 @@ def save(clip: CLIPModel, llava: LlavaForConditionalGeneration, folder: Path) ->
         image_token="<image>",
         num_additional_image_tokens=1,
     )
-    for model, where in ((llava, folder), (clip, folder / "clip")):
-        keep = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-        model.half().save_pretrained(where)
-        model.float().load_state_dict(keep)
-    processor.save_pretrained(folder)
-    clip_tokenizer().save_pretrained(folder / "clip")
-    image_processor().save_pretrained(folder / "clip")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as name:
+        fresh = Path(name)
+        for model, where in ((llava, fresh), (clip, fresh / "clip")):
+            # The output layer is tied to the embeddings; halved on its own it would be stored a second time.
+            half = {key: value.half() for key, value in model.state_dict().items() if key != "lm_head.weight"}
+            model.save_pretrained(where, state_dict=half)
+        processor.save_pretrained(fresh)
+        clip_tokenizer().save_pretrained(fresh / "clip")
+        image_processor().save_pretrained(fresh / "clip")
+        for path in sorted(fresh.rglob("*")):
+            target = folder / path.relative_to(fresh)
+            if path.is_dir():
+                target.mkdir(parents=True, exist_ok=True)
+            else:
+                target.parent.mkdir(parents=True, exist_ok=True)
+                path.chmod(0o644)
+                path.replace(target)

@@ -187,17 +187,53 @@ def scene(
 
     example: fsr scene -o scene.png --seed 1100007
     """
-    _run_core(["fsr_core.tiny.scenes", "-o", str(output), "--seed", str(seed), *(["--json"] if as_json else [])])
+    command = ["fsr_core.tiny.scenes", "-o", str(output), "--seed", str(seed)]
+    print(_run_core([*command, "--json"] if as_json else command), end="")
 
 
-def _run_core(command: list[str], given: str | None = None) -> None:
-    """Runs a tool of `fsr_core`: drawing needs Pillow, which the client alone does not install."""
-    done = subprocess.run([sys.executable, "-m", *command], input=given, text=True, stderr=subprocess.PIPE)
+@app.command()
+def demo(
+    budget: BudgetText = "16",
+    seed: Annotated[int, typer.Option(min=0, help="which scene")] = 1_100_003,
+    port: Annotated[int, typer.Option(min=1024, max=65000, help="gateway port; the others follow it")] = 50050,
+) -> None:
+    """Start everything, ask about a drawn scene with all tokens and with a few, and show what was saved.
+
+    example: fsr demo --budget 16
+    """
+    console, folder = Console(), Path(tempfile.mkdtemp(prefix="fsr-demo-"))
+    picture = folder / "scene.png"
+    drawn = json.loads(_run_core(["fsr_core.tiny.scenes", "-o", str(picture), "--seed", str(seed), "--json"]))
+    console.print(f"scene drawn: {picture}", highlight=False)
+    table = Table("question", "true answer", "all tokens", f"budget {budget}")
+    try:
+        with console.status("starting encoder, decoder and gateway"):
+            context = running("fsr-tiny", 1, port, folder)
+            addresses = context.__enter__()
+        try:
+            with Client(addresses["gateway"]) as client:
+                for row in drawn["questions"]:
+                    whole = client.ask(picture, row["question"], budget=1.0)
+                    few = client.ask(picture, row["question"], budget=_budget(budget))
+                    table.add_row(row["question"], row["answer"], whole.text.strip(), few.text.strip())
+        finally:
+            context.__exit__(None, None, None)
+    except (StartFailed, ClientError) as error:
+        _fail(error)
+    console.print(table)
+    console.print("saved on the last question:")
+    console.print(savings_table(few.usage))
+
+
+def _run_core(command: list[str], given: str | None = None) -> str:
+    """Output of a tool of `fsr_core`: drawing needs Pillow, which the client alone does not install."""
+    done = subprocess.run([sys.executable, "-m", *command], input=given, text=True, capture_output=True)
     if done.returncode:
         reason = (done.stderr.strip().splitlines() or ["no reason given"])[-1].removeprefix("error: ")
         if "No module named" in reason:
             reason += "; install the drawing parts: pip install 'fsr-gateway[core]'"
         _fail(reason)
+    return done.stdout
 
 
 def main() -> None:

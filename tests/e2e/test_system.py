@@ -1,0 +1,211 @@
+"""The whole system: real processes, real gRPC, real Ray Serve, the embedded model."""
+
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import urllib.request
+
+import grpc
+import psutil
+import pytest
+import torch
+from fsr.v1 import gateway_pb2, gateway_pb2_grpc, types_pb2
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from transformers import AutoProcessor, LlavaForConditionalGeneration
+
+from fsr_core.tiny import WEIGHTS
+from fsr_core.tiny.questions import frozen
+from fsr_core.tiny.scenes import draw, make_scene
+from services.client import Client, InvalidRequestError, NotFoundError, UnavailableError
+
+
+def png(seed: int) -> bytes:
+    out = io.BytesIO()
+    draw(make_scene(seed)).save(out, "PNG")
+    return out.getvalue()
+
+
+@pytest.fixture
+def client(system):
+    with Client(system["gateway"]) as client:
+        yield client
+
+
+def test_all_tokens_say_what_the_class_itself_says(client):
+    """Token for token, greedy, for a hundred test questions."""
+    whole = LlavaForConditionalGeneration.from_pretrained(WEIGHTS, dtype=torch.float32).eval()
+    processor = AutoProcessor.from_pretrained(WEIGHTS)
+    for scene, question in frozen("test", 100):
+        turn = {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": question.text}]}
+        prompt = processor.apply_chat_template([turn], add_generation_prompt=True)
+        inputs = processor(images=draw(scene), text=prompt, return_tensors="pt")
+        with torch.inference_mode():
+            ids = whole.generate(**inputs, max_new_tokens=8, do_sample=False)[0, inputs["input_ids"].shape[1] :]
+        answer = client.ask(png(scene.seed), question.text, budget=144, max_tokens=8)
+        assert answer.text == processor.tokenizer.decode(ids, skip_special_tokens=True)
+        assert answer.usage.visual_tokens_kept == 144
+
+
+def test_few_tokens_are_few_everywhere(client):
+    answer = client.ask(png(1_100_000), "What colour is the star?", budget=16)
+    usage = answer.usage
+    assert (usage.visual_tokens_in, usage.visual_tokens_kept) == (144, 16)
+    whole = client.ask(png(1_100_000), "What colour is the star?", budget=144).usage
+    assert whole.prompt_tokens - usage.prompt_tokens == 128
+    assert usage.wire_bytes * 9 == whole.wire_bytes == usage.wire_bytes + usage.wire_bytes_saved
+    assert usage.kv_bytes_saved == 128 * 4 * 2 * 160 * 4  # tokens, layers, keys and values, width, fp32
+    assert usage.prefill_flops_saved > 0 and set(usage.seconds) >= {"ttft", "encode", "prefill", "total"}
+
+
+@pytest.mark.parametrize(("budget", "kept"), [(0.1, 14), (7, 7), (1.0, 144)])
+def test_budgets(client, budget, kept):
+    told = client.compress(png(3), "Is there a red star?", budget=budget, explain=True).images[0]
+    assert (told.source_tokens, len(told.index), told.shape[0]) == (144, kept, kept)
+    assert list(told.index) == sorted(set(told.index))
+    assert len(told.explanation.stage) == kept and len(told.explanation.priority) == 144
+
+
+def test_auto_budget_and_several_pictures(client):
+    told = client.compress([png(1), png(2)], "Is there a red star?", budget="auto")
+    assert len(told.images) == 2 and all(1 <= len(image.index) <= 144 for image in told.images)
+    answer = client.ask([png(1), png(2)], "Is there a red star?", budget=16)
+    assert answer.usage.visual_tokens_kept == 32
+
+
+def test_methods_and_options_change_the_choice(client):
+    kept = {
+        name: client.compress(png(4), "Is there a red star?", budget=16, method=method, options=options).images[0].index
+        for name, method, options in (
+            ("fsr", "fsr", {}),
+            ("random", "random", {"seed": 1}),
+            ("minus", "fsr", {"relevance_sign": "-"}),
+        )
+    }
+    assert len(set(kept.values())) == 3
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "says"),
+    [
+        ({"images": b""}, InvalidRequestError, r"images\[0\]\.data"),
+        ({"images": b"no picture"}, InvalidRequestError, r"images\[0\]\.data"),
+        ({"images": png(1)[:-400]}, InvalidRequestError, r"truncated"),
+        ({"question": "  "}, InvalidRequestError, "question"),
+        ({"budget": 0}, InvalidRequestError, r"budget\.tokens"),
+        ({"budget": -4}, InvalidRequestError, r"budget\.tokens"),
+        ({"budget": float("nan")}, InvalidRequestError, r"budget\.keep_ratio"),
+        ({"method": "magic"}, InvalidRequestError, "fsr, random"),
+        ({"options": {"gamma": 1}}, InvalidRequestError, "gamma"),
+        ({"options": {"rho": 7}}, InvalidRequestError, "rho"),
+        ({"model": "other"}, NotFoundError, "fsr-tiny"),
+        ({"temperature": float("inf")}, InvalidRequestError, r"sampling\.temperature"),
+        ({"max_tokens": -1}, InvalidRequestError, r"sampling\.max_tokens"),
+    ],
+)
+def test_bad_input_is_named(client, arguments, error, says):
+    call = {"images": png(1), "question": "Is there a red star?", "budget": 16} | arguments
+    with pytest.raises(error, match=says):
+        client.ask(call.pop("images"), call.pop("question"), **call)
+
+
+def test_sampling_is_repeatable_and_stop_strings_stop(client):
+    warm = {"budget": 16, "temperature": 5.0, "max_tokens": 12}
+    one, two, other = (client.ask(png(5), "Is there a red star?", seed=s, **warm).text for s in (1, 1, 2))
+    assert one == two != other
+    first = client.ask(png(5), "Is there a red star?", budget=16).text
+    assert client.ask(png(5), "Is there a red star?", budget=16, stop=[first]).text == ""
+
+
+def test_health_and_metrics_tell_what_the_load_was(system, client):
+    with grpc.insecure_channel(system["gateway"]) as channel:
+        health = health_pb2_grpc.HealthStub(channel).Check(
+            health_pb2.HealthCheckRequest(service="fsr.v1.GatewayService")
+        )
+    assert health.status == health_pb2.HealthCheckResponse.SERVING
+
+    def value(name: str) -> float:
+        page = urllib.request.urlopen(f"http://{system['metrics']}/metrics").read().decode()
+        return sum(float(line.rsplit(" ", 1)[1]) for line in page.splitlines() if line.startswith(name))
+
+    names = (
+        "fsr_visual_tokens_in_total",
+        "fsr_visual_tokens_kept_total",
+        'fsr_requests_total{code="OK",rpc="Generate"}',
+    )
+    before = [value(name) for name in names]
+    for _ in range(3):
+        client.ask(png(6), "Is there a red star?", budget=16)
+    assert [value(name) - b for name, b in zip(names, before, strict=True)] == [432, 48, 3]
+
+
+def test_a_decoder_that_dies_is_replaced(system, client):
+    """Sends to the other replica what the first one refuses to take: nothing is lost for the caller."""
+    port = int(system["decoder-1"].rpartition(":")[2])
+    victim = next(c.pid for c in psutil.net_connections("tcp") if c.status == "LISTEN" and c.laddr.port == port)
+    os.kill(victim, signal.SIGKILL)
+    answers = {client.ask(png(7), "Is there a red star?", budget=16).text for _ in range(8)}
+    assert len(answers) == 1
+
+
+def test_nobody_there_is_one_clear_error(ports):
+    with Client(f"127.0.0.1:{ports()}") as client, pytest.raises(UnavailableError):
+        client.ask(png(1), "Is there a red star?", budget=16, timeout=10)
+
+
+def test_raw_requests_are_checked_too(system):
+    request = gateway_pb2.GenerateRequest(
+        images=[types_pb2.Image(data=png(1))], budget=types_pb2.Budget(tokens=3), messages=[types_pb2.Message()]
+    )
+    with grpc.insecure_channel(system["gateway"]) as channel, pytest.raises(grpc.RpcError) as caught:
+        list(gateway_pb2_grpc.GatewayServiceStub(channel).Generate(request))
+    assert caught.value.code() == grpc.StatusCode.INVALID_ARGUMENT
+    assert "messages[0].role" in caught.value.details()
+
+
+def fsr(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-m", "services.client.cli", *arguments], capture_output=True, text=True)
+
+
+def test_the_command(system, tmp_path):
+    picture, why = tmp_path / "scene.png", tmp_path / "why.png"
+    drawn = json.loads(fsr("scene", "-o", str(picture), "--json").stdout)
+    question = drawn["questions"][0]["question"]
+    at = ("--gateway", system["gateway"], "--budget", "16")
+    told = json.loads(fsr("ask", str(picture), question, *at, "--json").stdout)
+    assert told["usage"]["visual_tokens_kept"] == 16
+    table = fsr("ask", str(picture), question, *at).stdout
+    assert "144 -> 16" in table and told["answer"] in table
+    kept = json.loads(fsr("explain", str(picture), question, *at, "-o", str(why), "--json").stdout)
+    assert kept["kept"] == 16 and why.read_bytes().startswith(b"\x89PNG")
+    for wrong in (
+        ("ask", "missing.png", "x", *at),
+        ("ask", str(picture), " ", *at),
+        ("ask", str(picture), "x", "--budget", "a"),
+    ):
+        done = fsr(*wrong)
+        assert done.returncode != 0
+        assert done.stderr.startswith("error: ") and len(done.stderr.strip().splitlines()) == 1
+
+
+def test_up_leaves_nothing_behind(ports, tmp_path):
+    port = ports()
+    command = [sys.executable, "-m", "services.client.cli", "up", "--port", str(port), "--logs", str(tmp_path)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    try:
+        assert any("ready" in line for line in process.stdout)
+        family = psutil.Process(process.pid).children(recursive=True)
+        assert len(family) > 3
+    finally:
+        process.send_signal(signal.SIGTERM)
+        process.wait(90)
+        process.stdout.close()
+    end = time.monotonic() + 20
+    while time.monotonic() < end and any(child.is_running() for child in family):
+        time.sleep(0.2)
+    assert [child.name() for child in family if child.is_running()] == []
+    listening = {c.laddr.port for c in psutil.net_connections("tcp") if c.status == "LISTEN"}
+    assert not listening & set(range(port, port + 20))
