@@ -66,7 +66,8 @@ def scan(keys: Tensor, focus: Tensor, counts: Tensor, least: Tensor, most: Tenso
         near = torch.maximum(near, _rows(keys, some).amax(1))
     near.scatter_(1, focus, inf)
     block = 1 if keys.is_cuda else BLOCK  # on CUDA a row is cheap, and asking whether a block still holds is not
-    ahead, rows = None, None
+    ahead: Tensor | None = None
+    rows = near
     for step in range(steps):
         farthest, pick = near.min(1)
         have = counts + step

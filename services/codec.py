@@ -32,7 +32,7 @@ def _raw(tensor: torch.Tensor) -> bytes:
     return tensor.contiguous().view(torch.uint8).numpy().tobytes()
 
 
-def encode(tensor: torch.Tensor, wire: Dtype = DTYPE_UNSPECIFIED) -> Tensor:
+def encode(tensor: torch.Tensor, wire: Dtype.ValueType = DTYPE_UNSPECIFIED) -> Tensor:
     """A floating tensor [rows, ...] as a message; unspecified keeps its dtype, int8 adds one scale a row."""
     if wire not in (*_TORCH, DTYPE_UNSPECIFIED):
         raise InvalidRequest(f"wire_dtype: {wire} is unknown; use fp32, fp16, bf16 or int8")

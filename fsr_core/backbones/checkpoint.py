@@ -8,11 +8,12 @@ from collections.abc import Callable, Mapping
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import safe_open
-from torch import Tensor, nn
-from transformers import AutoConfig, PretrainedConfig
+from torch import Tensor
+from transformers import AutoConfig
 
 from fsr_core.tiny import WEIGHTS
 
@@ -87,7 +88,7 @@ class Checkpoint:
 
     name: str
     folder: Path
-    config: PretrainedConfig
+    config: Any  # one of the library's configuration classes; which one is the family's business
 
     @classmethod
     def open(cls, model: str) -> Checkpoint:
@@ -118,11 +119,11 @@ class Checkpoint:
 
 
 def materialise(
-    build: Callable[[PretrainedConfig], nn.Module],
-    config: PretrainedConfig,
+    build: Callable[[Any], Any],
+    config: Any,
     tensors: Mapping[str, Tensor],
     device: torch.device,
-) -> nn.Module:
+) -> Any:
     """A module whose parameters are `tensors` themselves: nothing is initialised that a file will overwrite.
 
     Raises ValueError where the tensors are not those that the configuration asks for.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -54,7 +55,7 @@ class ClipText:
             raise ValueError(f"clip: {model} lacks {lacking[0]}; name a whole CLIP checkpoint, not one tower")
         self.text_projection, self.visual_projection = (tensors.pop(name) for name in _PROJECTIONS)
         tensors.pop("embeddings.position_ids", None)
-        config = checkpoint.config.text_config
+        config: Any = checkpoint.config.text_config
         self.tower = materialise(CLIPTextModel, config, tensors, device)
         self.tokenizer = AutoTokenizer.from_pretrained(checkpoint.folder)
         self.room = config.max_position_embeddings - 2  # without BOS and EOS

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from PIL import Image
@@ -195,13 +196,13 @@ class LlavaDecoder(LanguageDecoder):
         tied = "lm_head.weight" not in tensors
         if tied:
             tensors["lm_head.weight"] = tensors["model.embed_tokens.weight"]
-        self.model = materialise(AutoModelForCausalLM.from_config, config, tensors, device)
+        self.model: Any = materialise(AutoModelForCausalLM.from_config, config, tensors, device)
         if tied:
             self.model.lm_head.weight = self.model.get_input_embeddings().weight
         self.processor = AutoProcessor.from_pretrained(checkpoint.folder)
         self.tokenizer = self.processor.tokenizer
         self.image_token_id: int = checkpoint.config.image_token_id
-        self.image_token: str = self.tokenizer.convert_ids_to_tokens(self.image_token_id)
+        self.image_token = str(self.tokenizer.convert_ids_to_tokens(self.image_token_id))
         ends = getattr(config, "eos_token_id", None)
         ends = self.tokenizer.eos_token_id if ends is None else ends
         self.eos_token_ids = tuple(ends) if isinstance(ends, list) else (ends,)

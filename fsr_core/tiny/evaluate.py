@@ -97,7 +97,8 @@ def answer(decoder: LanguageDecoder, questions: Sequence[str], images: Sequence[
     for row, prompt in enumerate(prompts):
         embeds[row, longest - len(prompt) :] = prompt
         mask[row, longest - len(prompt) :] = 1
-    ids: Tensor = decoder.model.generate(
+    model: Any = decoder.model
+    ids: Tensor = model.generate(
         inputs_embeds=embeds,
         attention_mask=mask,
         do_sample=False,
@@ -140,7 +141,7 @@ def evaluate(
     return scores
 
 
-def summary(scores: dict[Arm, Score]) -> list[dict[str, object]]:
+def summary(scores: dict[Arm, Score]) -> list[dict[str, Any]]:
     """One row a method and budget, means over seeds; accuracies are shares, 0..1."""
     groups: dict[tuple[str, int | None], list[Score]] = {}
     for arm, score in scores.items():

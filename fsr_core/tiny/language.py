@@ -156,7 +156,8 @@ class Trainer:
             nn.utils.clip_grad_norm_(params, 1.0)
             optimiser.step()
             for kind, right in hits.items():
-                self.running[kind] = 0.95 * self.running.get(kind, np.mean(right)) + 0.05 * np.mean(right)
+                now = float(np.mean(right))
+                self.running[kind] = 0.95 * self.running.get(kind, now) + 0.05 * now
             if step % 20 == 0:
                 shown = " ".join(f"{kind} {self.running[kind]:.2f}" for kind in KINDS if kind in self.running)
                 bar.set_postfix_str(f"loss {loss.item():.3f} {shown}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
@@ -127,7 +128,7 @@ def clip_config(tokenizer: CLIPTokenizer) -> CLIPConfig:
     )
 
 
-def llava_config(clip: CLIPConfig, tokenizer: PreTrainedTokenizerFast) -> LlavaConfig:
+def llava_config(clip: Any, tokenizer: Any) -> LlavaConfig:
     """LLaVA over that vision tower: features of its second-last block without CLS, two-layer projector, Llama."""
     return LlavaConfig(
         vision_config=clip.vision_config.to_dict(),
@@ -160,7 +161,8 @@ def new_models(seed: int = 0) -> tuple[CLIPModel, LlavaForConditionalGeneration]
     clip_words, words = clip_tokenizer(), language_tokenizer()
     clip = CLIPModel(clip_config(clip_words))
     llava = LlavaForConditionalGeneration(llava_config(clip.config, words))
-    torch.nn.init.normal_(llava.get_input_embeddings().weight, std=0.1)
+    embeddings: Any = llava.get_input_embeddings()
+    torch.nn.init.normal_(embeddings.weight, std=0.1)
     return clip, llava
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
@@ -100,7 +101,7 @@ def _digit(scene: Scene, rng: random.Random) -> Question | None:
     return Question("digit", f"Which digit is on the {thing.name}?", NUMBERS[thing.digit or 0], (i,))
 
 
-KINDS = {
+KINDS: dict[str, Callable[[Scene, random.Random], Question | None]] = {
     "existence": _existence,
     "shape": _shape,
     "colour": _colour,
@@ -124,7 +125,8 @@ def ask(scene: Scene, rng: random.Random, kinds: tuple[str, ...] = tuple(KINDS))
 def frozen(split: str, count: int) -> list[tuple[Scene, Question]]:
     """The first `count` questions of a split, one a scene, its kinds in turn so that each is asked equally often."""
     start, stop = SEEDS[split]
-    kinds, items = list(KINDS), []
+    kinds = list(KINDS)
+    items: list[tuple[Scene, Question]] = []
     for seed in range(start, stop):
         scene = make_scene(seed)
         rng = random.Random(f"question-{seed}")

@@ -6,6 +6,7 @@ import random
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -111,7 +112,8 @@ def train_vision(
 ) -> None:
     """Trains `clip` in place; stops after `steps` or `seconds`, whichever is first. Writes `folder/clip.pt`."""
     rng, words = random.Random(seed), clip_tokenizer()
-    heads = PatchHeads(clip.config.vision_config.hidden_size)
+    config: Any = clip.config.vision_config
+    heads = PatchHeads(config.hidden_size)
     params = [*clip.parameters(), *heads.parameters()]
     optimiser = torch.optim.AdamW(params, lr=1e-3, weight_decay=0.02, betas=(0.9, 0.98))
     begin, bar = time.monotonic(), tqdm(range(steps), desc="vision")

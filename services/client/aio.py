@@ -68,7 +68,7 @@ class AsyncClient:
 
     async def close(self) -> None:
         """Closes the connection."""
-        await self._channel.close()
+        await self._channel.close(None)
 
     async def stream(
         self,

@@ -60,8 +60,8 @@ class DecoderServicer(decoder_pb2_grpc.DecoderServiceServicer):
         if len(emitted) >= sampling.max_tokens:
             raise InvalidRequest("emitted_token_ids: already as long as sampling.max_tokens; nothing is left to say")
         text = TextStream(self._model.tokenizer, sampling.stop)
-        for token in emitted:
-            text.push(token)
+        for earlier in emitted:
+            text.push(earlier)
         first, count = None, len(emitted)
         async for token in self._engine.generate(prompt, sampling, emitted):
             first = first or time.monotonic()

@@ -54,8 +54,10 @@ def _budget(message: types_pb2.Budget) -> Budget:
         return Budget(keep_ratio=message.keep_ratio)
     if kind == "auto":
         auto = message.auto
-        bounds = {"min_tokens": auto.min_tokens or 1, "max_tokens": auto.max_tokens or None}
-        return Budget(auto=True, **bounds, **({"radius": auto.radius} if auto.HasField("radius") else {}))
+        low, high = auto.min_tokens or 1, auto.max_tokens or None
+        if not auto.HasField("radius"):
+            return Budget(auto=True, min_tokens=low, max_tokens=high)
+        return Budget(auto=True, min_tokens=low, max_tokens=high, radius=auto.radius)
     raise ValueError("budget: is not set; give tokens, keep_ratio or auto")
 
 
@@ -80,7 +82,7 @@ def compress(jobs: Sequence[Job], samples: Sequence[VisualTokens]) -> list[Compr
 
 
 def compressed_image(
-    features: ImageFeatures, kept: CompressedTokens, laid_out: KeptImage, wire: types_pb2.Dtype, explain: bool
+    features: ImageFeatures, kept: CompressedTokens, laid_out: KeptImage, wire: types_pb2.Dtype.ValueType, explain: bool
 ) -> types_pb2.CompressedImage:
     """The message of one compressed image."""
     message = types_pb2.CompressedImage(

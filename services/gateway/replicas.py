@@ -77,7 +77,7 @@ class Pools:
                 self._metrics.replicas.labels(name, role).set(len(self.of(role, name)))
 
     async def close(self) -> None:
-        await asyncio.gather(*(replica.channel.close() for replica in self._all))
+        await asyncio.gather(*(replica.channel.close(None) for replica in self._all))
 
     def models(self) -> list[str]:
         """Names of all models that some replica serves."""
