@@ -21,7 +21,7 @@ from tqdm import tqdm
 from fsr_core.backbones import ImagePart, KeptImage, Message, TextPart, load_decoder, load_encoder
 from fsr_core.backbones.base import LanguageDecoder, VisualEncoder
 from fsr_core.compressor import create, methods
-from fsr_core.tiny.questions import KINDS, Question, is_correct
+from fsr_core.tiny.questions import KINDS, Question, frozen, is_correct
 from fsr_core.tiny.scenes import Scene, draw
 from fsr_core.tiny.testset import SIZE, test_set, verify
 from fsr_core.tokens import VisualTokens
@@ -201,6 +201,9 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--budgets", type=_budgets, default=[48, 32, 16], help="kept tokens, comma-separated")
     parser.add_argument("--seeds", type=int, default=3, help="seeds of random selection")
     parser.add_argument("--limit", type=int, default=SIZE, help=f"ask the first questions only (at most {SIZE})")
+    parser.add_argument(
+        "--split", choices=("test", "validation"), default="test", help="tune on validation, report test"
+    )
     parser.add_argument("--threads", type=int, help="CPU threads; default: PyTorch's own choice")
     parser.add_argument("--json", action="store_true", help="print rows as JSON instead of a Markdown table")
     options = parser.parse_args(arguments)
@@ -210,8 +213,8 @@ def main(arguments: list[str] | None = None) -> None:
         torch.set_num_threads(options.threads)
     wanted = arms(options.methods, options.budgets, options.seeds)
     try:
-        items = test_set(options.limit)
-        if options.limit == SIZE:
+        items = test_set(options.limit) if options.split == "test" else frozen(options.split, options.limit)
+        if options.split == "test" and options.limit == SIZE:
             verify(items)
         with tqdm(total=len(items) * len(wanted), unit="answer", file=sys.stderr) as bar:
             rows = summary(evaluate(options.model, items, wanted, bar.update))

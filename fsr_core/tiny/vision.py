@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import random
-import time
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +12,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from tqdm import tqdm
-from transformers import CLIPModel
+from transformers import CLIPModel, CLIPTokenizer
 
 from fsr_core.tiny.model import GRID, clip_tokenizer, image_processor
+from fsr_core.tiny.optimise import Optimiser, read_checkpoint, write_checkpoint
 from fsr_core.tiny.pool import Pool
 from fsr_core.tiny.questions import ask
 from fsr_core.tiny.scenes import COLOURS, SHAPES, Scene, patch_owner
 
-IGNORE = -100
 NAMES = {"colour": list(COLOURS), "shape": list(SHAPES)}
 
 
@@ -33,6 +32,10 @@ class PatchLabels:
     digit: Tensor
     cell: Tensor
     owner: Tensor
+
+    def rows(self, which: list[int]) -> PatchLabels:
+        """The labels of some of the scenes."""
+        return PatchLabels(*(getattr(self, field.name)[which] for field in fields(self)))
 
 
 def patch_labels(scenes: list[Scene]) -> PatchLabels:
@@ -67,14 +70,17 @@ class PatchHeads(nn.Module):
         return {"colour": len(COLOURS) + 1, "shape": len(SHAPES) + 1, "digit": 11, "cell": 9}
 
     def forward(self, patches: Tensor, labels: PatchLabels) -> tuple[Tensor, dict[str, float]]:
-        """Sum of cross-entropies and the accuracy of each read-out on patches that lie on a thing."""
+        """Sum of cross-entropies and the accuracy of each read-out, on patches that lie on a thing.
+
+        Background counts half where it is a class; unweighted it would drown the things, being most of a picture.
+        """
         loss, accuracy = patches.new_zeros(()), {}
         on_thing = labels.owner >= 0
         for name, head in self.heads.items():
             target, logits = getattr(labels, name), head(patches)
-            if name in ("digit", "cell"):
-                target = torch.where(on_thing, target, IGNORE)
-            loss = loss + F.cross_entropy(logits.flatten(0, 1), target.flatten(), ignore_index=IGNORE)
+            loss = loss + F.cross_entropy(logits[on_thing], target[on_thing])
+            if name in ("colour", "shape"):
+                loss = loss + 0.5 * F.cross_entropy(logits[~on_thing], target[~on_thing])
             accuracy[name] = (logits.argmax(-1) == target)[on_thing].float().mean().item()
         return loss, accuracy
 
@@ -107,65 +113,72 @@ def _caption(scene: Scene) -> str:
     return ", ".join(f"a {t.name} {t.place}" for t in scene.things)
 
 
-def train_vision(
-    clip: CLIPModel, pool: Pool, steps: int, batch: int, folder: Path, seconds: float, seed: int = 0
-) -> None:
-    """Trains `clip` in place; stops after `steps` or `seconds`, whichever is first. Writes `folder/clip.pt`."""
+def place_positions(clip: CLIPModel, amplitude: float = 0.3) -> None:
+    """Starts the position embeddings as sines of row and column, so that attention finds neighbours from the start."""
+    width = clip.visual_projection.in_features
+    waves = torch.logspace(0.2, -1, width // 4)  # radians a patch
+    steps = torch.arange(GRID)[:, None] * waves
+    axis = torch.cat([steps.sin(), steps.cos()], dim=1)
+    rows, columns = axis.repeat_interleave(GRID, dim=0), axis.repeat(GRID, 1)
+    with torch.no_grad():
+        clip.vision_model.embeddings.position_embedding.weight[1:] = amplitude * torch.cat([rows, columns], dim=1)
+
+
+def text_losses(
+    clip: CLIPModel, words: CLIPTokenizer, rng: random.Random, scenes: list[Scene], owner: Tensor, out: Any
+) -> tuple[Tensor, dict[str, float]]:
+    """Picture against caption, and patches against phrases and questions."""
+
+    def embed(texts: list[str]) -> Tensor:
+        tokens = words(texts, padding=True, truncation=True, max_length=77, return_tensors="pt")
+        return F.normalize(clip.text_projection(clip.text_model(**tokens).pooler_output), dim=-1)
+
+    # Whole picture against whole caption. Captions are long, phrases short: padded apart, they cost half as much.
+    seen = F.normalize(clip.visual_projection(out.pooler_output), dim=-1)
+    logits = clip.logit_scale.exp().clamp(max=50) * seen @ embed([_caption(scene) for scene in scenes]).T
+    targets = torch.arange(len(scenes))
+    contrast = (F.cross_entropy(logits, targets) + F.cross_entropy(logits.T, targets)) / 2
+    # Patches against phrases, along exactly the path by which relevance is read later.
+    texts = [(i, *text) for i, scene in enumerate(scenes) for text in _texts(scene, rng, 4)]
+    texts = [text for text in texts if text[2]]
+    patches = out.hidden_states[-2][:, 1:]
+    joint = F.normalize(clip.visual_projection(clip.vision_model.post_layernorm(patches)), dim=-1)
+    of_image = torch.tensor([i for i, _, _ in texts])
+    named = torch.zeros(len(texts), 7)
+    for row, (_, _, things) in enumerate(texts):
+        named[row, list(things)] = 1
+    wanted = named.gather(1, owner[of_image].remainder(7))
+    cosine = torch.einsum("tnd,td->tn", joint[of_image], embed([text for _, text, _ in texts]))
+    phrase = -(wanted / wanted.sum(1, keepdim=True) * F.log_softmax(15 * cosine, dim=1)).sum(1).mean()
+    told = {
+        "hit": wanted.gather(1, cosine.argmax(1, keepdim=True)).mean().item(),
+        "caption": (logits.argmax(1) == targets).float().mean().item(),
+    }
+    return 0.5 * contrast + phrase, told
+
+
+def train_vision(clip: CLIPModel, pool: Pool, steps: int, batch: int, folder: Path, seed: int = 0) -> None:
+    """Trains `clip` in place: the read-outs alone for the first third, then the text side with them."""
     rng, words = random.Random(seed), clip_tokenizer()
-    config: Any = clip.config.vision_config
-    heads = PatchHeads(config.hidden_size)
-    params = [*clip.parameters(), *heads.parameters()]
-    optimiser = torch.optim.AdamW(params, lr=1e-3, weight_decay=0.02, betas=(0.9, 0.98))
-    begin, bar = time.monotonic(), tqdm(range(steps), desc="vision")
+    torch.manual_seed(seed)
+    place_positions(clip)
+    both = nn.ModuleDict({"clip": clip, "heads": PatchHeads(clip.visual_projection.in_features)})
+    optimiser = Optimiser([both], 4e-3, 2e-3)
+    state = read_checkpoint(folder / "vision.pt", both, optimiser, rng)
+    bar = tqdm(range(state["step"], steps), desc="vision", initial=state["step"], total=steps, mininterval=5)
+    shown: dict[str, float] = {}
     for step in bar:
-        done = max(step / steps, (time.monotonic() - begin) / seconds)
-        if done >= 1:
-            break
-        for group in optimiser.param_groups:
-            group["lr"] = 1e-3 * min(1.0, (step + 1) / 100) * max(0.03, min(1.0, 1.5 * (1 - done)))
         rows = sorted(rng.sample(range(len(pool.scenes)), batch))
         scenes = [pool.scenes[i] for i in rows]
         labels = patch_labels(scenes)
-        texts = [(i, *text) for i, scene in enumerate(scenes) for text in _texts(scene, rng, 4)]
-        # Captions are long and phrases short: padded apart, they cost half as much.
-        asked_texts = [text for _, text, _ in texts]
-        said, told = (
-            F.normalize(clip.text_projection(clip.text_model(**tokens).pooler_output), dim=-1)
-            for tokens in (
-                words(some, padding=True, truncation=True, max_length=77, return_tensors="pt")
-                for some in (asked_texts, [_caption(scene) for scene in scenes])
-            )
-        )
         out = clip.vision_model(pixel_values(pool.pixels[rows]), output_hidden_states=True)
-        patches = out.hidden_states[-2][:, 1:]
-        dense, accuracy = heads(patches, labels)
-        # Whole picture against whole caption.
-        seen = F.normalize(clip.visual_projection(out.pooler_output), dim=-1)
-        scale = clip.logit_scale.exp().clamp(max=50)
-        logits = scale * seen @ told.T
-        targets = torch.arange(batch)
-        contrast = (F.cross_entropy(logits, targets) + F.cross_entropy(logits.T, targets)) / 2
-        # Patches against phrases, along exactly the path by which relevance is read later.
-        joint = F.normalize(clip.visual_projection(clip.vision_model.post_layernorm(patches)), dim=-1)
-        of_image = torch.tensor([i for i, _, _ in texts])
-        named = torch.zeros(len(texts), 7)
-        for row, (_, _, things) in enumerate(texts):
-            named[row, list(things)] = 1
-        wanted = named.gather(1, labels.owner[of_image].remainder(7))
-        asked = wanted.sum(1) > 0
-        cosine = torch.einsum("tnd,td->tn", joint[of_image], said)[asked]
-        share = wanted[asked] / wanted[asked].sum(1, keepdim=True)
-        phrase = -(share * F.log_softmax(15 * cosine, dim=1)).sum(1).mean()
-        hit = wanted[asked].gather(1, cosine.argmax(1, keepdim=True)).mean().item()
-        loss = dense + 0.5 * contrast + phrase
-        optimiser.zero_grad(set_to_none=True)
-        loss.backward()
-        nn.utils.clip_grad_norm_(params, 1.0)
-        optimiser.step()
-        if step % 20 == 0:
-            shown = {**accuracy, "hit": hit, "caption": (logits.argmax(1) == targets).float().mean().item()}
+        loss, told = both["heads"](out.hidden_states[-2][:, 1:], labels)
+        if step >= steps // 3:
+            more, hits = text_losses(clip, words, rng, scenes, labels.owner, out)
+            loss, told = loss + more, {**told, **hits}
+        optimiser.step(loss, step, steps)
+        shown = {name: 0.9 * shown.get(name, value) + 0.1 * value for name, value in told.items()}
+        if step % 20 == 19:
             bar.set_postfix_str(f"loss {loss.item():.2f} " + " ".join(f"{k} {v:.2f}" for k, v in shown.items()))
-        if step % 100 == 99:
-            torch.save(clip.state_dict(), folder / "clip.part.pt")
-            (folder / "clip.part.pt").rename(folder / "clip.pt")
-    torch.save(clip.state_dict(), folder / "clip.pt")
+        if step % 100 == 99 or step == steps - 1:
+            write_checkpoint(folder / "vision.pt", step + 1, both, optimiser, rng)
