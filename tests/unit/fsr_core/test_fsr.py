@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from fsr_core import FSR, Budget, CompressedTokens, VisualTokens, create, methods
@@ -91,7 +91,9 @@ def test_order_of_tokens_does_not_matter(seed, n, budget):
     s = sample(seed, n)
     p = torch.randperm(n, generator=torch.Generator().manual_seed(seed))
     shuffled = VisualTokens(s.features[p], s.saliency[p], s.relevance[p])
-    assert set(p[FSR().compress(shuffled, budget).index].tolist()) == set(FSR().compress(s, budget).index.tolist())
+    kept = FSR().compress(s, budget)
+    assume(kept.priority.max() > 0)  # else all tie, and ties go by index
+    assert set(p[FSR().compress(shuffled, budget).index].tolist()) == set(kept.index.tolist())
 
 
 @settings(max_examples=25, deadline=None)
