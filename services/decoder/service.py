@@ -12,17 +12,15 @@ import structlog
 from fsr.v1 import decoder_pb2 as pb
 from fsr.v1 import decoder_pb2_grpc, types_pb2
 
-from fsr_core.backbones import ImagePart, KeptImage, LanguageDecoder, Message, Prompt, TextPart
-from services import codec
+from fsr_core.backbones import LanguageDecoder
 from services.decoder.engines.transformers import TransformersEngine
+from services.decoder.prompts import prompt_of
 from services.decoder.sampling import Sampling
 from services.decoder.settings import DecoderSettings
 from services.decoder.text import TextStream
-from services.errors import InvalidRequest, Mismatch, stream_errors
+from services.errors import InvalidRequest, stream_errors
 
 __all__ = ["DecoderServicer"]
-
-_ROLES = {types_pb2.ROLE_SYSTEM: "system", types_pb2.ROLE_USER: "user", types_pb2.ROLE_ASSISTANT: "assistant"}
 
 
 class DecoderServicer(decoder_pb2_grpc.DecoderServiceServicer):
@@ -55,7 +53,7 @@ class DecoderServicer(decoder_pb2_grpc.DecoderServiceServicer):
     ) -> AsyncIterator[pb.DecodeResponse]:
         structlog.contextvars.bind_contextvars(request_id=request.request_id)
         sampling = Sampling.of(request.sampling, self._settings.default_max_tokens, secrets.randbits(62))
-        prompt = await asyncio.to_thread(self._prompt, request)
+        prompt = await asyncio.to_thread(prompt_of, request, self._model)
         emitted = list(request.emitted_token_ids)
         if len(emitted) >= sampling.max_tokens:
             raise InvalidRequest("emitted_token_ids: already as long as sampling.max_tokens; nothing is left to say")
@@ -85,26 +83,3 @@ class DecoderServicer(decoder_pb2_grpc.DecoderServiceServicer):
                 ),
             )
             return
-
-    def _prompt(self, request: pb.DecodeRequest) -> Prompt:
-        if request.images and request.fingerprint != self._model.fingerprint:
-            raise Mismatch(
-                f"fingerprint: the visual tokens come from {request.fingerprint[:12] or 'an unnamed checkpoint'}, this"
-                f" replica holds {self._model.fingerprint[:12]}; serve both halves from the same checkpoint"
-            )
-        images = [
-            KeptImage(codec.decode(image.features, f"images[{i}].features")) for i, image in enumerate(request.images)
-        ]
-        messages = []
-        for turn, message in enumerate(request.messages):
-            if message.role not in _ROLES:
-                raise InvalidRequest(f"messages[{turn}].role: is not set; use system, user or assistant")
-            parts = [
-                ImagePart(part.image) if part.WhichOneof("kind") == "image" else TextPart(part.text)
-                for part in message.parts
-            ]
-            messages.append(Message(_ROLES[message.role], tuple(parts)))
-        try:
-            return self._model.prompt(messages, images)
-        except ValueError as error:
-            raise InvalidRequest(str(error)) from error

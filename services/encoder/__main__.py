@@ -41,7 +41,12 @@ def main() -> None:
         resolve(settings.model)
     except ValueError as error:
         raise SystemExit(f"error: --{error}") from error
-    ray.init(address=settings.ray_address, include_dashboard=False, logging_level=logging.WARNING, log_to_driver=True)
+    ray.init(
+        address=settings.ray_address or "local",
+        include_dashboard=False,
+        logging_level=logging.WARNING,
+        log_to_driver=True,
+    )
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
     try:

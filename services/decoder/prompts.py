@@ -1,0 +1,40 @@
+"""From a request's messages and compact tokens to a laid-out prompt."""
+
+from __future__ import annotations
+
+from fsr.v1 import decoder_pb2, types_pb2
+
+from fsr_core.backbones import ImagePart, KeptImage, LanguageDecoder, Message, Prompt, TextPart
+from services import codec
+from services.errors import InvalidRequest, Mismatch
+
+__all__ = ["prompt_of"]
+
+_ROLES = {types_pb2.ROLE_SYSTEM: "system", types_pb2.ROLE_USER: "user", types_pb2.ROLE_ASSISTANT: "assistant"}
+
+
+def prompt_of(request: decoder_pb2.DecodeRequest, model: LanguageDecoder) -> Prompt:
+    """Raises Mismatch where the tokens come from another checkpoint, InvalidRequest naming the field for the rest."""
+    if request.images and request.fingerprint != model.fingerprint:
+        raise Mismatch(
+            f"fingerprint: the visual tokens come from {request.fingerprint[:12] or 'an unnamed checkpoint'}, this"
+            f" replica holds {model.fingerprint[:12]}; serve both halves from the same checkpoint"
+        )
+    images = [_kept(image, f"images[{i}]") for i, image in enumerate(request.images)]
+    messages = []
+    for turn, message in enumerate(request.messages):
+        if message.role not in _ROLES:
+            raise InvalidRequest(f"messages[{turn}].role: is not set; use system, user or assistant")
+        parts = [
+            ImagePart(part.image) if part.WhichOneof("kind") == "image" else TextPart(part.text)
+            for part in message.parts
+        ]
+        messages.append(Message(_ROLES[message.role], tuple(parts)))
+    try:
+        return model.prompt(messages, images)
+    except ValueError as error:
+        raise InvalidRequest(str(error)) from error
+
+
+def _kept(image: types_pb2.CompressedImage, field: str) -> KeptImage:
+    return KeptImage(codec.decode(image.features, f"{field}.features"))
