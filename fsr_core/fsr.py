@@ -15,7 +15,7 @@ from fsr_core.budget import Budget, Limits
 from fsr_core.compressor import Compressor, check_batch
 from fsr_core.focus import focus_order, focus_wanted, priority
 from fsr_core.refine import absorbed, merge
-from fsr_core.scan import scan, unit
+from fsr_core.scan import Keys, scan
 from fsr_core.tokens import FOCUS, SCAN, CompressedTokens, VisualTokens
 
 __all__ = ["FSR"]
@@ -89,10 +89,11 @@ class FSR(Compressor):
         if all(limit.minimum == n for limit in limits):
             kept = torch.ones_like(kept)
         elif bool((counts < most).any()):
-            keys = torch.stack([_given(s.keys) if s.keys is not None else s.features for s in samples])
+            keys = [s.features if s.keys is None else s.keys for s in samples]
+            stacked = torch.stack(keys) if len(keys) > 1 else keys[0].unsqueeze(0)  # one sample's are not copied
             least = torch.tensor([limit.minimum for limit in limits], device=device)
             radius = torch.tensor([limit.radius for limit in limits], device=device)
-            found = scan(unit(keys, self.centre_keys), order[:, : int(counts.max())], counts, least, most, radius)
+            found = scan(Keys(stacked, self.centre_keys), order[:, : int(counts.max())], counts, least, most, radius)
             kept = focus | found.chosen
             scan_counts = found.chosen.sum(1)
             merged_into = absorbed(kept, found.anchor, found.similarity, scan_counts, self.kappa)

@@ -1,22 +1,28 @@
 """Scan (arXiv 2602.05809, eqs. 5-7): farthest-point sampling conditioned on the focus set.
 
-Only similarities to *chosen* tokens are needed, and a running maximum of them. Distances to the chosen set can only
-shrink, so the few farthest candidates are likely to be chosen soon: on CPU their rows are computed together, at the
-speed of a matrix product, and a fresh block is made when a choice falls outside it. The choices are those of the
-plain greedy algorithm; memory is linear in N.
+Only similarities to *chosen* tokens are needed, and a running maximum of them, so memory is linear in N. A row at a
+time is a matrix-vector product, bound by memory. But similarity to the chosen set only grows, so the tokens that are
+farthest now can be played out among themselves, from their own small Gram matrix, until one of the others may be
+farther; then the rows of all that was picked meanwhile are one matrix product. No row is computed that was not
+picked, and the picks are those of the plain greedy algorithm.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from math import inf
 
+import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["Scan", "scan", "unit"]
+__all__ = ["Keys", "Scan", "scan"]
 
-BLOCK = 16  # rows a matrix product computes at once on CPU
+# BLAS rounds narrower products in another way. At this width and above a similarity has the same bits in whatever
+# product it is computed, so that a sample's picks do not depend on what else is in its batch.
+NARROWEST = 16
+CHUNK = 16  # rows a time on CUDA
 
 
 @dataclass(frozen=True)
@@ -29,67 +35,141 @@ class Scan:
     similarity: Tensor
 
 
-def unit(keys: Tensor, centre: bool) -> Tensor:
-    """Keys at unit length in fp32, first centred on their mean if asked. A zero key stays zero. [B, N, Dk]."""
-    keys = keys.float()
-    if centre:
-        keys = keys - keys.mean(1, keepdim=True)
-    norm = keys.norm(dim=2, keepdim=True)
-    return keys / torch.where(norm > 0, norm, 1.0)
+class Keys:
+    """Where similarity is measured: keys [B, N, Dk] in fp32, first centred on their mean if asked.
+
+    They are not scaled to unit length, which would copy them all; the products are. A zero key resembles nothing.
+    """
+
+    def __init__(self, keys: Tensor, centre: bool = False) -> None:
+        keys = keys.float()
+        self.values = keys - keys.mean(1, keepdim=True) if centre else keys
+        norm = torch.linalg.vector_norm(self.values, dim=2)
+        self.scale = torch.where(norm > 0, 1 / norm, 0.0)
+
+    def cosine(self, index: Tensor) -> Tensor:
+        """Similarity of the tokens `index` [B, m] to all tokens: [B, m, N]."""
+        return self._products(index, self.values, self.scale)
+
+    def gram(self, index: Tensor) -> Tensor:
+        """Similarity of the tokens `index` [B, m] to one another: [B, m, m]."""
+        return self._products(index, None, self.scale.gather(1, index))
+
+    def _products(self, index: Tensor, others: Tensor | None, scale: Tensor) -> Tensor:
+        batch, n, width = self.values.shape
+        wide = index
+        if index.shape[1] < NARROWEST and not index.is_cuda:
+            wide = torch.cat([index, index[:, :1].expand(-1, NARROWEST - index.shape[1])], dim=1)
+        place = wide + n * torch.arange(batch, device=index.device).unsqueeze(1)
+        rows = self.values.reshape(-1, width).index_select(0, place.flatten()).view(batch, -1, width)
+        others = rows[:, : index.shape[1]] if others is None else others
+        # In this order the product is the faster one on CPU: its long side comes first.
+        products = torch.bmm(others, rows.transpose(1, 2)).transpose(1, 2)[:, : index.shape[1]]
+        return products * self.scale.gather(1, index).unsqueeze(2) * scale.unsqueeze(1)
 
 
-def _rows(keys: Tensor, index: Tensor) -> Tensor:
-    """Cosine of the tokens `index` [B, m] to all tokens: [B, m, N]."""
-    picked = keys.gather(1, index.unsqueeze(2).expand(-1, -1, keys.shape[2]))
-    return torch.bmm(picked, keys.transpose(1, 2))
+@dataclass
+class _Picks:
+    """Consecutive picks of each sample: `tokens` [B, c], `nearest` [B, c] their similarity to what was chosen before
+    them, `rows` [B, c, N] their similarity to all tokens."""
+
+    tokens: Tensor
+    nearest: Tensor
+    rows: Tensor
 
 
-def scan(keys: Tensor, focus: Tensor, counts: Tensor, least: Tensor, most: Tensor, radius: Tensor) -> Scan:
+def _row_by_row(keys: Keys, near: Tensor, steps: int) -> Iterator[_Picks]:
+    """The plain greedy algorithm. On CUDA a row is cheap, and the host is never asked for anything."""
+    for start in range(0, steps, CHUNK):
+        some = []
+        for _ in range(min(CHUNK, steps - start)):
+            nearest, token = near.min(1)
+            row = keys.cosine(token.unsqueeze(1))[:, 0]
+            torch.maximum(near, row, out=near)
+            near.scatter_(1, token.unsqueeze(1), inf)
+            some.append((token, nearest, row))
+        yield _Picks(*(torch.stack(values, 1) for values in zip(*some, strict=True)))
+
+
+def _play_size(n: int, width: int) -> int:
+    """How many of the farthest tokens are played out at a time.
+
+    More of them last longer, so all keys are read, and some thirty operations issued, less often; but their Gram matrix
+    grows with the square. The two costs meet at the root of a sum of both; the factors were measured on two cores.
+    """
+    return max(NARROWEST, round((4 * n + 4e6 / width) ** 0.5))
+
+
+def _played_out(keys: Keys, near: Tensor, left: list[int]) -> Iterator[_Picks]:
+    """The same picks on CPU. `left` is how many each sample may still pick; more than that may be picked for it."""
+    batch, n = near.shape
+    everyone, size = np.arange(batch), min(n, _play_size(n, keys.values.shape[2]))
+    remaining = np.array(left)
+    while (remaining > 0).any():
+        order = near.argsort(dim=1, stable=True)
+        block = order[:, :size].sort(dim=1).values  # by index, so that the first of equals is the right one
+        ids, among = block.numpy(), keys.gram(block).numpy()
+        local = near.gather(1, block).numpy()
+        if size < n:
+            rival = order[:, size]
+            rival_near, rival_id = near.gather(1, rival.unsqueeze(1))[:, 0].numpy(), rival.numpy()
+        else:
+            rival_near, rival_id = np.full(batch, np.inf, np.float32), np.full(batch, n)
+        picks, values = [], []
+        for step in range(int(remaining.max())):
+            slot = local.argmin(1)
+            value, token = local[everyone, slot], ids[everyone, slot]
+            beaten = (value > rival_near) | ((value == rival_near) & (token > rival_id))
+            if (beaten & (remaining > step)).any():
+                break
+            np.maximum(local, among[everyone, slot], out=local)
+            local[everyone, slot] = np.inf
+            picks.append(token)
+            values.append(value)
+        remaining -= len(picks)
+        tokens = torch.from_numpy(np.stack(picks, 1))
+        rows = keys.cosine(tokens)
+        torch.maximum(near, rows.amax(1), out=near)
+        near.scatter_(1, tokens, inf)
+        yield _Picks(tokens, torch.from_numpy(np.stack(values, 1)), rows)
+
+
+def scan(keys: Keys, focus: Tensor, counts: Tensor, least: Tensor, most: Tensor, radius: Tensor) -> Scan:
     """Adds the token farthest from everything chosen (eq. 6), ties by index, until a sample has enough.
 
-    keys [B, N, Dk] of unit length; focus int64 [B, F] the focus set of each sample, of which the first counts[b]
-    count; a sample stops at most[b] tokens, or from least[b] on once nothing is farther than radius[b].
+    keys [B, N, Dk]; focus int64 [B, F] the focus set of each sample, of which the first counts[b] count; a sample
+    stops at most[b] tokens, or from least[b] on once nothing is farther than radius[b].
     """
-    batch, n, _ = keys.shape
-    near = keys.new_full((batch, n), -inf)  # similarity to the closest chosen token
-    everyone = torch.arange(batch, device=keys.device)
-    steps = int((most - counts).max())
-    chosen = torch.zeros(batch, n, dtype=torch.bool, device=keys.device)
-    anchor = torch.zeros(batch, n, dtype=torch.int64, device=keys.device)
-    similarity = keys.new_full((batch, n), -inf)
-    if steps <= 0:
-        return Scan(chosen, anchor, similarity)
+    batch, n, _ = keys.values.shape
+    chosen = torch.zeros(batch, n, dtype=torch.bool, device=focus.device)
+    found = Scan(chosen, torch.zeros_like(chosen, dtype=torch.int64), keys.values.new_full((batch, n), -inf))
+    left = (most - counts).tolist()
+    if max(left) <= 0:
+        return found
     # Shorter focus sets are padded with their own first token, which changes no maximum.
-    place = torch.arange(focus.shape[1], device=keys.device)
-    focus = torch.where(place < counts.unsqueeze(1), focus, focus[:, :1])
+    focus = torch.where(torch.arange(focus.shape[1], device=focus.device) < counts.unsqueeze(1), focus, focus[:, :1])
+    near = torch.full_like(found.similarity, -inf)  # similarity to the closest chosen token
     for some in focus.split(64, dim=1):
-        near = torch.maximum(near, _rows(keys, some).amax(1))
+        near = torch.maximum(near, keys.cosine(some).amax(1))
     near.scatter_(1, focus, inf)
-    block = 1 if keys.is_cuda else BLOCK  # on CUDA a row is cheap, and asking whether a block still holds is not
-    ahead: Tensor | None = None
-    rows = near
-    for step in range(steps):
-        farthest, pick = near.min(1)
-        have = counts + step
-        active = (have < most) & ~((have >= least) & (1 - farthest <= radius))
-        if block > 1 and not bool(active.any()):
+    done = 0
+    for picks in _row_by_row(keys, near, max(left)) if near.is_cuda else _played_out(keys, near, left):
+        # A sample that has enough goes on beside the others; what it picks after that does not count.
+        have = counts.unsqueeze(1) + done + torch.arange(picks.tokens.shape[1], device=focus.device)
+        covered = (have >= least.unsqueeze(1)) & (1 - picks.nearest <= radius.unsqueeze(1))
+        active = (have < most.unsqueeze(1)) & ~covered
+        found = _add(found, picks, active)
+        done += picks.tokens.shape[1]
+        if not near.is_cuda and not bool(active[:, -1].any()):
             break
-        if block == 1:
-            row = _rows(keys, pick.unsqueeze(1))[:, 0]
-        else:
-            slot = None if ahead is None else ahead == pick.unsqueeze(1)
-            if slot is None or not bool((slot.any(1) | ~active).all()):
-                ahead = near.topk(min(block, n), dim=1, largest=False).indices
-                ahead = torch.where((ahead == pick.unsqueeze(1)).any(1, keepdim=True), ahead, pick.unsqueeze(1))
-                rows = _rows(keys, ahead)
-                slot = ahead == pick.unsqueeze(1)
-            row = rows[everyone, slot.int().argmax(1)]
-        # A stopped sample is left alone: its row counts as infinitely dissimilar.
-        row = torch.where(active.unsqueeze(1), row, -inf)
-        near = torch.maximum(near, row)
-        near[everyone, pick] = torch.where(active, inf, near[everyone, pick])
-        closer = row > similarity
-        anchor = torch.where(closer, pick.unsqueeze(1), anchor)
-        similarity = torch.where(closer, row, similarity)
-        chosen[everyone, pick] |= active
-    return Scan(chosen, anchor, similarity)
+    return found
+
+
+def _add(found: Scan, picks: _Picks, active: Tensor) -> Scan:
+    """The scan set with those of `picks` for which `active` [B, c] holds."""
+    best, which = picks.rows.masked_fill(~active.unsqueeze(2), -inf).max(1)
+    closer = best > found.similarity
+    anchor = torch.where(closer, picks.tokens.gather(1, which), found.anchor)
+    # Adding up, not scattering truth values: an inactive pick may name a token that an active one has chosen.
+    times = torch.zeros_like(anchor).scatter_add_(1, picks.tokens, active.long())
+    return Scan(found.chosen | (times > 0), anchor, torch.maximum(best, found.similarity))

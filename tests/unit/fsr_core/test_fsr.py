@@ -7,7 +7,7 @@ import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from fsr_core import FSR, Budget, CompressedTokens, VisualTokens, create, methods
+from fsr_core import FSR, Budget, CompressedTokens, VisualTokens, create, methods, scan
 
 sys.path.insert(0, str(Path(__file__).parent))
 import reference
@@ -161,6 +161,18 @@ def test_auto_budget_stops_at_the_radius_and_keeps_its_bounds():
     bounded = FSR().compress(s, Budget(auto=True, radius=0.0, min_tokens=3, max_tokens=7))
     assert len(bounded) == 7
     assert len(FSR(rho=0.01).compress(s, Budget(auto=True, radius=2.0, min_tokens=9))) == 9
+
+
+@pytest.mark.parametrize("shape", [(30, 5), (144, 160), (400, 40), (700, 3)])
+def test_both_ways_of_scanning_pick_the_same_and_a_batch_changes_nothing(shape, monkeypatch):
+    n, width = shape
+    some = [sample(seed, n, width) for seed in range(4)]
+    some[3] = VisualTokens(some[3].features.round(), some[3].saliency, some[3].relevance)  # many ties
+    method, budgets = FSR(rho=0.3), [n // 2, 5, n - 1, n // 3]
+    ahead = method.compress_batch(some, budgets)
+    assert all(same(a, method.compress(s, k)) for a, s, k in zip(ahead, some, budgets, strict=True))
+    monkeypatch.setattr(scan, "_played_out", lambda keys, near, left: scan._row_by_row(keys, near, max(left)))
+    assert all(same(a, b) for a, b in zip(ahead, method.compress_batch(some, budgets), strict=True))
 
 
 def test_memory_is_linear_in_tokens():

@@ -1,0 +1,111 @@
+"""What choosing tokens costs: FSR beside the way that builds the whole N x N Gram matrix first.
+
+Both choose the same tokens (checked on every row of the table). Nearly all of them are scan tokens here, which is the
+dear case: a focus token costs a sort. Medians over repeats in one run; the first ones are dropped.
+
+    python benchmarks/selection.py
+    python benchmarks/selection.py --shape 576,64,1024 --batch 8 --threads 2 --json
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from statistics import median
+from time import perf_counter
+
+import torch
+from torch.nn import functional as F
+
+from fsr_core import FSR, VisualTokens
+
+SHAPES = ((576, 64, 1024), (576, 192, 4096), (2880, 320, 1024), (2880, 320, 4096))
+WARM_UP = 3
+METHOD = FSR(rho=1e-6)  # Focus stops at its first token
+
+
+def samples(n: int, width: int, batch: int) -> list[VisualTokens]:
+    """Tokens in forty clusters with noise: neither all alike nor all different."""
+    made = torch.Generator().manual_seed(0)
+    found = []
+    for _ in range(batch):
+        centres = torch.randn(40, width, generator=made)
+        keys = centres[torch.randint(0, 40, (n,), generator=made)] + 0.7 * torch.randn(n, width, generator=made)
+        found.append(VisualTokens(keys, torch.rand(n, generator=made), torch.rand(n, generator=made)))
+    return found
+
+
+def gram_first(sample: VisualTokens, first: int, budget: int) -> list[int]:
+    """Farthest-point sampling on the finished Gram matrix, and each token's most similar pick, as Refine needs it."""
+    unit = F.normalize(sample.features, dim=1)
+    gram = unit @ unit.T
+    near, picks = gram[first].clone(), [first]
+    near[first] = torch.inf
+    while len(picks) < budget:
+        pick = int(near.argmin())
+        torch.maximum(near, gram[pick], out=near)
+        near[pick] = torch.inf
+        picks.append(pick)
+    gram[torch.tensor(picks[1:])].max(0)
+    return picks
+
+
+def milliseconds(work: object, repeats: int) -> float:
+    seconds = []
+    for _ in range(WARM_UP + repeats):
+        began = perf_counter()
+        work()  # type: ignore[operator]
+        seconds.append(perf_counter() - began)
+    return 1000 * median(seconds[WARM_UP:])
+
+
+def measure(n: int, budget: int, width: int, batch: int, repeats: int) -> dict[str, float]:
+    """Milliseconds a batch."""
+    some = samples(n, width, batch)
+    kept = METHOD.compress_batch(some, [budget] * batch)
+    firsts = [int(one.priority.argmax()) for one in kept]
+    for sample, one, first in zip(some, kept, firsts, strict=True):
+        if sorted(gram_first(sample, first, budget)) != one.index.tolist():
+            raise SystemExit(f"the two ways differ at N={n}, K={budget}, Dk={width}; one of them is wrong")
+    fsr = milliseconds(lambda: METHOD.compress_batch(some, [budget] * batch), repeats)
+    gram = milliseconds(
+        lambda: [gram_first(sample, first, budget) for sample, first in zip(some, firsts, strict=True)], repeats
+    )
+    return {"n": n, "k": budget, "dk": width, "batch": batch, "fsr_ms": fsr, "gram_ms": gram, "ratio": gram / fsr}
+
+
+def _shape(text: str) -> tuple[int, int, int]:
+    try:
+        n, budget, width = (int(part) for part in text.split(","))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is no N,K,Dk; write 576,64,1024") from None
+    if not 1 <= budget < n or width < 1:
+        raise argparse.ArgumentTypeError(f"{text!r}: needs 1 <= K < N and Dk >= 1")
+    return n, budget, width
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--shape", type=_shape, action="append", metavar="N,K,DK", help="may be given several times")
+    parser.add_argument("--batch", type=int, default=1, help="samples at a time")
+    parser.add_argument("--repeats", type=int, default=15)
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="CPU threads")
+    parser.add_argument("--json", action="store_true", help="print one JSON array")
+    options = parser.parse_args()
+    if min(options.batch, options.repeats, options.threads) < 1:
+        parser.error("--batch, --repeats, --threads: 1 is the least")
+    torch.set_num_threads(options.threads)
+    shapes = options.shape or SHAPES
+    rows = [measure(*shape, options.batch, options.repeats) for shape in shapes]
+    if options.json:
+        print(json.dumps(rows, indent=2))
+        return
+    print("| N | K | Dk | batch | FSR, ms | Gram first, ms | Gram first / FSR |")
+    print("| --: | --: | --: | --: | --: | --: | --: |")
+    for row in rows:
+        whole = " | ".join(str(row[key]) for key in ("n", "k", "dk", "batch"))
+        print(f"| {whole} | {row['fsr_ms']:.1f} | {row['gram_ms']:.1f} | {row['ratio']:.1f} |")
+
+
+if __name__ == "__main__":
+    main()
