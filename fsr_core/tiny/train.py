@@ -21,7 +21,7 @@ from fsr_core.tiny.model import language_tokenizer, new_models, save
 from fsr_core.tiny.pool import load_pool
 from fsr_core.tiny.vision import train_vision
 
-STEPS = {"vision": 3000, "layout": 1500, "images": 1500}  # what the shipped weights had
+STEPS = {"vision": 4000, "layout": 4000, "images": 1600}  # what the shipped weights had
 STAGES = (*STEPS, "export")
 
 
