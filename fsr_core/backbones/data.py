@@ -7,7 +7,7 @@ Nothing here knows a model family. ``N`` is the number of visual tokens before c
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import torch
@@ -67,17 +67,21 @@ class Tile:
 
 @dataclass(frozen=True, slots=True)
 class PreparedImage:
-    """One image as the checkpoint's own processor prepares it, on the CPU.
+    """One image or video as the checkpoint's own processor prepares it, on the CPU.
 
     Attributes:
         inputs: the processor's tensors by name (``pixel_values`` ``[C, H, W]`` for LLaVA), without batch axis.
-        tiles: the image's views in token order.
+        tiles: the image's views, as far as they are known before it is encoded.
         size: width and height of the source picture, pixels.
+        video: whether it is a video.
+        frame_seconds: as in :class:`ImageFeatures`.
     """
 
     inputs: Mapping[str, Tensor]
     tiles: tuple[Tile, ...]
     size: tuple[int, int]
+    video: bool = False
+    frame_seconds: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,12 +100,15 @@ class ImageFeatures:
         positions: ``[N, 3]`` int64 (t, h, w) for language models that want them, else None.
         tiles: the image's views in token order.
         size: width and height of the source picture, pixels.
-        groups: ``[N]`` int64, ascending from 0: tokens of one tile or frame, which an even spread gives an equal
-            share of the budget each; None where all belong together.
+        groups: ``[N]`` int64: tokens of one tile or frame, which an even spread gives an equal share of the budget
+            each (see ``spread.py``); None where all belong together.
+        lines: ``[N]`` int64: after the last kept token of each line the newline row follows; -1 for tokens that
+            none follows; None for families without newlines.
         deepstack: ``[J, N, D]`` what the language model adds to the outputs of its first ``J`` blocks at these
             tokens (Qwen3-VL), else None.
-        newline: ``[D]`` the row that ends a line of the last view, for families that lay one out; else None.
+        newline: ``[D]`` the row that ends a line, where there are ``lines``.
         grid: (t, h, w) extent in tokens, for language models that place what follows by it; else None.
+        video: whether it is a video; its tiles are its frames.
         frame_seconds: seconds of the source at which each of ``t`` steps of a video lies; empty for a picture.
     """
 
@@ -113,9 +120,11 @@ class ImageFeatures:
     tiles: tuple[Tile, ...]
     size: tuple[int, int]
     groups: Tensor | None = None
+    lines: Tensor | None = None
     deepstack: Tensor | None = None
     newline: Tensor | None = None
     grid: tuple[int, int, int] | None = None
+    video: bool = False
     frame_seconds: tuple[float, ...] = ()
 
     @property
@@ -123,6 +132,14 @@ class ImageFeatures:
         """Bytes that its tensors occupy."""
         values = (getattr(self, field.name) for field in fields(self))
         return sum(value.nbytes for value in values if isinstance(value, Tensor))
+
+    def owned(self) -> ImageFeatures:
+        """The same with tensors of its own: none is a view into a larger one, so `nbytes` is what it really holds."""
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        views: dict[str, Any] = {
+            n: v for n, v in values.items() if isinstance(v, Tensor) and v.untyped_storage().nbytes() > v.nbytes
+        }
+        return replace(self, **{name: value.clone() for name, value in views.items()})
 
 
 @dataclass(frozen=True, slots=True)
