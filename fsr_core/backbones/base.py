@@ -15,7 +15,8 @@ from PIL import Image
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from fsr_core.backbones.data import ImageFeatures, KeptImage, Message, ModelInfo, PreparedImage, Prompt
+from fsr_core.backbones.data import Box, ImageFeatures, ModelInfo, PreparedImage
+from fsr_core.backbones.prompts import KeptImage, Message, Prompt
 from fsr_core.tokens import CompressedTokens, VisualTokens
 
 
@@ -54,10 +55,14 @@ class VisualEncoder(ABC):
             f"video: {self.info.family} takes pictures only; send frames as pictures, or use a video model"
         )
 
+    def shown(self, size: tuple[int, int]) -> Box:
+        """The region of a picture of `size` (width, height) that preprocessing leaves; all of it by default."""
+        return (0.0, 0.0, float(size[0]), float(size[1]))
+
     @abstractmethod
     def unbatch(self, inputs: Mapping[str, Any]) -> tuple[list[PreparedImage], list[PreparedImage]]:
         """Pictures and videos of a batch that the checkpoint's own processor prepared, in the order of their
-        placeholders. The source size of a picture is not always known there; tiles are then left out.
+        placeholders. The source size of a picture is not always known there: it is then that of its pixels.
 
         Raises:
             ValueError: tensors that belong together are not both there.
@@ -122,6 +127,10 @@ class VisualEncoder(ABC):
             index = torch.full((len(laid),), -1, dtype=torch.int64, device=source.device)
             index[places] = source
         return KeptImage(rows, index, positions, image.grid, deepstack, image.video, image.frame_seconds)
+
+    def blocks(self, image: KeptImage) -> Sequence[KeptImage]:
+        """The stretches of visual rows that stand at an image's placeholders, one each; most families have one."""
+        return (image,)
 
 
 class LanguageDecoder(ABC):

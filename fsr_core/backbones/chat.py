@@ -10,7 +10,7 @@ from torch import Tensor
 from transformers import AutoTokenizer
 
 from fsr_core.backbones.checkpoint import Checkpoint, read_json
-from fsr_core.backbones.data import ImagePart, KeptImage, Message, TextPart
+from fsr_core.backbones.prompts import ImagePart, KeptImage, Message, TextPart
 
 __all__ = ["Chat", "stop_ids"]
 

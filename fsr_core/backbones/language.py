@@ -14,7 +14,8 @@ from transformers.modeling_outputs import CausalLMOutputWithPast
 from fsr_core.backbones.base import LanguageDecoder
 from fsr_core.backbones.chat import Chat, stop_ids
 from fsr_core.backbones.checkpoint import Checkpoint
-from fsr_core.backbones.data import KeptImage, Message, ModelInfo, Prompt, dtype_name
+from fsr_core.backbones.data import ModelInfo, dtype_name
+from fsr_core.backbones.prompts import KeptImage, Message, Prompt
 from fsr_core.backbones.splice import splice
 from fsr_core.backbones.weights import load_half, materialise
 from fsr_core.savings import DTYPE_BYTES, Geometry

@@ -12,7 +12,7 @@ from transformers.models.llava.modeling_llava import LlavaMultiModalProjector
 
 from fsr_core.backbones.checkpoint import Checkpoint
 from fsr_core.backbones.clip_text import ClipText, known_clip
-from fsr_core.backbones.data import ImageFeatures, PreparedImage, Tile
+from fsr_core.backbones.data import Box, ImageFeatures, PreparedImage, Tile
 from fsr_core.backbones.images import checked, image_processor, visible
 from fsr_core.backbones.language import HalfDecoder, config_info, model_info
 from fsr_core.backbones.patch_encoder import PatchEncoder, checkpoint_name, text_side
@@ -46,11 +46,14 @@ class LlavaEncoder(PatchEncoder):
         info = config_info(name, model.config, model.dtype, tower.side**2)
         return cls(tower, model.config, processor.image_processor, info, "")
 
+    def shown(self, size: tuple[int, int]) -> Box:
+        return visible(self.processor, size)
+
     def preprocess(self, image: Image.Image) -> PreparedImage:
         pixels = self.processor(images=checked(image), return_tensors="pt")["pixel_values"][0]
-        return PreparedImage({"pixel_values": pixels}, (self._tile(visible(self.processor, image.size)),), image.size)
+        return PreparedImage({"pixel_values": pixels}, (self._tile(self.shown(image.size)),), image.size)
 
-    def _tile(self, crop: tuple[float, float, float, float]) -> Tile:
+    def _tile(self, crop: Box) -> Tile:
         return Tile(0, self.vision.side, self.vision.side, crop)
 
     def unbatch(self, inputs: Mapping[str, Any]) -> tuple[list[PreparedImage], list[PreparedImage]]:

@@ -45,6 +45,10 @@ class Family:
 #: ``model_type`` in a checkpoint's config -> its family. One row per family.
 FAMILIES: Mapping[str, Family] = {
     "llava": Family("llava", "LlavaEncoder", "LlavaDecoder"),
+    "llava_next": Family("llava_next", "LlavaNextEncoder", "LlavaNextDecoder", ("layout",)),
+    "llava_onevision": Family("llava_onevision", "LlavaOnevisionEncoder", "LlavaOnevisionDecoder", ("video_newlines",)),
+    "qwen2_5_vl": Family("qwen2_5_vl", "Qwen25Encoder", "Qwen25Decoder", ("relevance",)),
+    "qwen3_vl": Family("qwen3_vl", "Qwen3Encoder", "Qwen3Decoder", ("relevance",)),
 }
 
 
