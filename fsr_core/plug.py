@@ -145,7 +145,7 @@ def compressed(
     if spread not in SPREADS:
         raise ValueError(f"spread: {spread!r} is unknown; use {' or '.join(SPREADS)}")
     compressor = create(method, **(method_options or {})) if isinstance(method, str) else method
-    if "generate" in vars(model):
+    if "generate" in getattr(model, "__dict__", {}):
         raise ValueError("model: its generate is replaced already; leave the other context first")
     encoder = wrap_encoder(model, processor, clip=clip, options=options)
     shorten = PromptShortener(model, processor, encoder, compressor, wanted, spread, instruction)

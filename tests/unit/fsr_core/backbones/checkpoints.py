@@ -301,3 +301,44 @@ CLASSES = {
 }
 VIDEO = ("llava_onevision", "qwen2_5_vl", "qwen3_vl")
 MULTI_AXIS = ("qwen2_5_vl", "qwen3_vl")
+
+
+def clip(tower, folder):
+    """A CLIP checkpoint whose vision tower is `tower`, in `folder`; its path."""
+    words = tf.CLIPTokenizer(vocab=clip_vocab(), merges=[])
+    text = {"vocab_size": len(words), "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2}
+    text |= {"num_attention_heads": 2, "max_position_embeddings": 77}
+    text |= {name: getattr(words, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
+    config = tf.CLIPConfig(text_config=text, vision_config=tower.config.to_dict(), projection_dim=24)
+    torch.manual_seed(5)
+    model = tf.CLIPModel(config)
+    for parameter in model.text_model.parameters():
+        if parameter.dim() > 1:
+            torch.nn.init.normal_(parameter, std=0.3)
+    model.vision_model.load_state_dict(tower.state_dict())
+    model.save_pretrained(folder)
+    words.save_pretrained(folder)
+    return str(folder)
+
+
+def clip_vocab():
+    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
+    pieces = [*letters, *(f"{letter}</w>" for letter in letters), "<|startoftext|>", "<|endoftext|>"]
+    return {piece: i for i, piece in enumerate(pieces)}
+
+
+def siglip(tower, folder):
+    """A SigLIP checkpoint whose vision tower has one block more than `tower`, in `folder`; its path."""
+    words = tokenizer(["<pad>", "</s>"], eos_token="</s>", pad_token="</s>")
+    text = {"vocab_size": len(words), "hidden_size": 48, "intermediate_size": 48, "num_hidden_layers": 2}
+    text |= {"num_attention_heads": 2, "max_position_embeddings": 16, "projection_size": 48}
+    text |= {"eos_token_id": words.eos_token_id, "pad_token_id": words.pad_token_id, "bos_token_id": None}
+    vision = tower.config.to_dict() | {"vision_use_head": True, "num_hidden_layers": 4}
+    torch.manual_seed(5)
+    model = tf.SiglipModel(tf.SiglipConfig(text_config=text, vision_config=vision))
+    for parameter in model.parameters():
+        if parameter.dim() > 1:
+            torch.nn.init.normal_(parameter, std=0.2)
+    model.save_pretrained(folder)
+    words.save_pretrained(folder)
+    return str(folder)
