@@ -84,6 +84,7 @@ class HalfDecoder(LanguageDecoder):
         self.tokenizer = self.chat.tokenizer
         config = checkpoint.config.text_config
         config._attn_implementation = attention
+        self.deepstack_layers = len(getattr(checkpoint.config.vision_config, "deepstack_visual_indexes", ()))
         self.eos_token_ids = stop_ids(checkpoint, config, self.tokenizer)
         parts = load_half(checkpoint.folder, ("language", "head"), dtype, self.device)
         tensors = {f"model.{name}": tensor for name, tensor in parts["language"].items()}
@@ -139,6 +140,15 @@ class HalfDecoder(LanguageDecoder):
             raise ValueError(f"{field}.positions: are missing; {self.info.family} places each token by (t, h, w)")
         if image.positions is not None and list(image.positions.shape) != [kept, 3]:
             raise ValueError(f"{field}.positions: expected [{kept}, 3], got {list(image.positions.shape)}")
+        layers = 0 if image.deepstack is None else len(image.deepstack)
+        if layers != self.deepstack_layers:
+            raise ValueError(
+                f"{field}.deepstack: has {layers} layers, {self.info.family} takes {self.deepstack_layers}"
+            )
+        if image.positions is not None and image.grid is not None and len(image.positions):
+            most = image.positions.amax(0).tolist()
+            if min(image.grid) < 1 or most[1] >= image.grid[1] or most[2] >= image.grid[2]:
+                raise ValueError(f"{field}.positions: reach {most}, outside the grid {list(image.grid)}")
         deepstack = image.deepstack
         if deepstack is not None:
             if list(deepstack.shape[1:]) != [kept, width]:

@@ -75,6 +75,8 @@ class Qwen3Decoder(HalfDecoder):
             raise ValueError(
                 f"images: a video of {image.grid[0]} steps has {len(image.frame_seconds)} times; send one a step"
             )
+        if image.positions is not None and int(image.positions[:, 0].max()) >= image.grid[0]:
+            raise ValueError(f"images: positions of a video reach beyond its {image.grid[0]} steps")
         token = self.chat.visual_tokens[1]
         block = f"<|vision_start|>{token}<|vision_end|>"
         return "".join(f"<{second:.1f} seconds>{block}" for second in image.frame_seconds)
