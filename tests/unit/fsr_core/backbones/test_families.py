@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import transformers
 from PIL import Image
 from transformers import DynamicCache
 
@@ -351,3 +352,51 @@ def test_bad_pictures_and_videos_are_named(bench, name):
             encoder.preprocess_video(given, fps)
     with pytest.raises(ValueError, match="has no option 'nonsense'"):
         load_encoder(str(bench(name).folder), clip="none", options={"nonsense": 1})
+
+
+@pytest.mark.parametrize("name", ["llava_next", "llava_onevision"])
+def test_relevance_is_the_text_towers_own_cosine(bench, name, tmp_path):
+    """Each patch in the joint space of the named checkpoint, against its classes' own modules."""
+    own, tower = bench(name), bench(name).whole.model.vision_tower
+    make, kind = {
+        "llava_next": (checkpoints.clip, "CLIPModel"),
+        "llava_onevision": (checkpoints.siglip, "SiglipModel"),
+    }[name]
+    encoder = load_encoder(str(own.folder), clip=make(tower, tmp_path))
+    joint = getattr(transformers, kind).from_pretrained(tmp_path, dtype=torch.float32).eval()
+    prepared = encoder.preprocess(picture((40, 40)))
+    image = encoder.encode_images([prepared])[0]
+    short, long = encoder.encode_instructions(["what is the star?", "star " * 200])
+    words = encoder.text.tokenizer
+    with torch.inference_mode():
+        states = tower(prepared.inputs["pixel_values"][:1], output_hidden_states=True).hidden_states
+        if name == "llava_next":
+            patches = joint.visual_projection(joint.vision_model.post_layernorm(states[-2][:, 1:]))[0]
+            ids = words("what is the star?", return_tensors="pt")
+            said = joint.text_projection(joint.text_model(**ids).pooler_output)
+        else:
+            vision = joint.vision_model
+            patches = vision.head(vision.post_layernorm(states[-1]).transpose(0, 1))
+            ids = words("what is the star?")["input_ids"] + [words.eos_token_id]
+            padded = torch.tensor([ids + [words.pad_token_id] * (16 - len(ids))])
+            said = joint.text_model(input_ids=padded).pooler_output
+    want = torch.nn.functional.cosine_similarity(patches, said)
+    base = encoder.visual_tokens(image, short).relevance[: len(want)]
+    assert torch.allclose(base, want, atol=1e-5)
+    assert len(short) == 1 < len(long)
+    with pytest.raises(ValueError, match="clip: .* is a"):
+        load_encoder(str(own.folder), clip=str(bench("qwen3_vl").folder))
+
+
+@pytest.mark.parametrize("name", checkpoints.MULTI_AXIS)
+def test_relevance_from_the_instructions_words(bench, name):
+    own = bench(name)
+    encoder = load_encoder(str(own.folder), options={"relevance": "instruction"})
+    image = encoder.encode_images([encoder.preprocess(picture(SIZES[0]))])[0]
+    text = encoder.encode_instructions([QUESTION])[0]
+    table = own.whole.get_input_embeddings().weight
+    mean = table[torch.tensor(own.processor.tokenizer(QUESTION)["input_ids"])].mean(0)
+    want = torch.nn.functional.cosine_similarity(image.features, mean[None])
+    assert torch.allclose(encoder.visual_tokens(image, text).relevance, want, atol=1e-5)
+    with pytest.raises(ValueError, match="relevance"):
+        load_encoder(str(own.folder), options={"relevance": "magic"})
