@@ -3,8 +3,8 @@
     python benchmarks/saliency_cost.py [--threads 1] [--rounds 5]
 
 Towers have the published shapes, random weights, and four of their blocks; a reading is made once a pass whatever the
-depth, so its share of a whole pass is that of the four blocks scaled to the full depth. Variants take turns within a
-round; medians over the rounds after one that warms up.
+depth, so its share of a whole pass is that of the four blocks scaled to the full depth. Variants take turns within a round; medians of CPU time over
+the rounds after one that warms up.
 """
 
 from __future__ import annotations
@@ -67,13 +67,13 @@ def qwen_tower(side: int) -> tuple[Any, Run, Run, Run]:
 
 
 def measure(runs: dict[str, Run], rounds: int) -> dict[str, float]:
-    """Median seconds of each."""
+    """Median CPU seconds of each: other load on the machine hardly counts."""
     taken: dict[str, list[float]] = {name: [] for name in runs}
     for _ in range(rounds + 1):
         for name, run in runs.items():
-            began = time.perf_counter()
+            began = time.process_time()
             run()
-            taken[name].append(time.perf_counter() - began)
+            taken[name].append(time.process_time() - began)
     return {name: statistics.median(times[1:]) for name, times in taken.items()}
 
 

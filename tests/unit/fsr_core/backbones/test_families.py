@@ -358,10 +358,8 @@ def test_bad_pictures_and_videos_are_named(bench, name):
 def test_relevance_is_the_text_towers_own_cosine(bench, name, tmp_path):
     """Each patch in the joint space of the named checkpoint, against its classes' own modules."""
     own, tower = bench(name), bench(name).whole.model.vision_tower
-    make, kind = {
-        "llava_next": (checkpoints.clip, "CLIPModel"),
-        "llava_onevision": (checkpoints.siglip, "SiglipModel"),
-    }[name]
+    make = {"llava_next": checkpoints.clip, "llava_onevision": checkpoints.siglip}[name]
+    kind = {"llava_next": "CLIPModel", "llava_onevision": "SiglipModel"}[name]
     encoder = load_encoder(str(own.folder), clip=make(tower, tmp_path))
     joint = getattr(transformers, kind).from_pretrained(tmp_path, dtype=torch.float32).eval()
     prepared = encoder.preprocess(picture((40, 40)))
@@ -384,7 +382,7 @@ def test_relevance_is_the_text_towers_own_cosine(bench, name, tmp_path):
     base = encoder.visual_tokens(image, short).relevance[: len(want)]
     assert torch.allclose(base, want, atol=1e-5)
     assert len(short) == 1 < len(long)
-    with pytest.raises(ValueError, match="clip: .* is a"):
+    with pytest.raises(ValueError, match=r"clip: .* is a"):
         load_encoder(str(own.folder), clip=str(bench("qwen3_vl").folder))
 
 
