@@ -1,12 +1,13 @@
 """The two halves of a LLaVA against the class's own model, on random weights in the hub's folder format."""
 
+import json
 import shutil
 from pathlib import Path
 
 import pytest
 import torch
 from PIL import Image
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from transformers import AutoProcessor, CLIPModel, LlavaForConditionalGeneration, LlavaImageProcessorPil
 
 from fsr_core.backbones import ImagePart, KeptImage, Message, TextPart, load_decoder, load_encoder
@@ -271,3 +272,28 @@ def test_bad_conversations_are_named(decoder, messages, images, says):
 def test_a_missing_checkpoint_is_named(model):
     with pytest.raises(ValueError, match="model"):
         load_decoder(model)
+
+
+def test_a_tokenizer_without_the_image_token_is_named(folder, tmp_path):
+    shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
+    config = json.loads((folder / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config | {"image_token_index": 100_000}))
+    with pytest.raises(ValueError, match="has no image token 100000"):
+        load_decoder(str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("load", "without", "says"),
+    [
+        (load_encoder, "vision_tower", "holds no vision tower"),
+        (load_encoder, "multi_modal_projector", "holds no projector"),
+        (load_decoder, "language_model", "holds no language model|language model lacks"),
+        (load_decoder, "layers.1.mlp", "language model lacks .*layers.1.mlp"),
+    ],
+)
+def test_a_checkpoint_without_the_needed_half_is_named(folder, tmp_path, load, without, says):
+    shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
+    stored = load_file(folder / "model.safetensors")
+    save_file({n: t for n, t in stored.items() if without not in n}, tmp_path / "model.safetensors")
+    with pytest.raises(ValueError, match=says):
+        load(str(tmp_path))
