@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from fsr_core.backbones.data import Box, ImageFeatures, PreparedImage, Tile
 from fsr_core.backbones.patches import Seen
@@ -60,7 +61,7 @@ def packed_features(
     return ImageFeatures(
         rows[evidence],
         place[:, 3].contiguous(),
-        place[:, 4:].contiguous() if seen.joint is not None else None,
+        F.normalize(place[:, 4:], dim=-1) if seen.joint is not None else None,
         None,
         None,
         tuple(views),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,12 +16,8 @@ __all__ = ["PatchEncoder", "checkpoint_name", "text_side"]
 
 
 class PatchEncoder(VisualEncoder):
-    """Families say how a picture's views become its features (`features_of`) and how it is prepared.
-
-    `views` is the name of the processor's tensor of views, one picture's `[T, C, H, W]` or `[C, H, W]`.
-    """
-
-    views: ClassVar[str] = "pixel_values"
+    """Families say how a picture is prepared, as `pixel_values` of its views (`[T, C, H, W]`, or `[C, H, W]` for one),
+    and how what the tower sees in them becomes its features (`features_of`)."""
 
     def __init__(self, tower: PatchTower, config: Any, processor: Any, info: ModelInfo, fingerprint: str) -> None:
         self.vision, self.config, self.processor = tower, config, processor
@@ -42,9 +38,9 @@ class PatchEncoder(VisualEncoder):
     def encode_images(self, images: Sequence[PreparedImage]) -> list[ImageFeatures]:
         if not images:
             return []
-        if any(self.views not in image.inputs for image in images):
+        if any("pixel_values" not in image.inputs for image in images):
             raise ValueError("images: prepared for another model; use this encoder's preprocess()")
-        pixels = [image.inputs[self.views] for image in images]
+        pixels = [image.inputs["pixel_values"] for image in images]
         pixels = [views if views.dim() == 4 else views.unsqueeze(0) for views in pixels]
         seen = self.vision.see(torch.cat(pixels).to(self.device, self.dtype))
         found, at = [], 0

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from copy import deepcopy
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -81,15 +82,15 @@ def _opened(path: Path) -> Iterator[tuple[Iterable[str], Callable[[str], Tensor]
         else:
             with safe_open(path, framework="pt") as file:
                 yield file.keys(), file.get_tensor
+    except torch.OutOfMemoryError:  # the device is too small; the file is sound
+        raise
+    except UnpicklingError as error:
+        raise ValueError(
+            f"model: {path.name} is damaged or holds more than tensors, which is not loaded for safety; download it"
+            " again, or convert it with save_pretrained where it is trusted"
+        ) from error
     except (SafetensorError, OSError, EOFError, RuntimeError, AttributeError, KeyError) as error:
         raise ValueError(f"model: {path.name} is damaged ({_first_line(error)}); download it again") from error
-    except Exception as error:
-        if type(error).__name__ == "UnpicklingError":
-            raise ValueError(
-                f"model: {path.name} holds more than tensors, which is not loaded for safety; convert it with"
-                " save_pretrained on a machine that trusts it"
-            ) from error
-        raise
 
 
 def _first_line(error: BaseException) -> str:
