@@ -17,8 +17,7 @@ from fsr.v1 import decoder_pb2, decoder_pb2_grpc, encoder_pb2, types_pb2
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "unit" / "fsr_core" / "backbones"))
 import checkpoints
-from conftest import Bench
-from test_families import picture
+from benches import Bench, picture
 
 import fsr_core
 from fsr_core.backbones import load_encoder

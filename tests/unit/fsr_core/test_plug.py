@@ -9,8 +9,7 @@ from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).parent / "backbones"))
 import checkpoints
-from conftest import *  # noqa: F403 - the families' checkpoints
-from test_families import QUESTION, SIZES, chat, continue_greedily, picture, shown
+from benches import QUESTION, SIZES, chat, continue_greedily, picture, shown
 
 import fsr_core
 from fsr_core.backbones import load_encoder

@@ -10,8 +10,7 @@ from fsr.v1 import decoder_pb2, encoder_pb2, types_pb2
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "fsr_core" / "backbones"))
 import checkpoints
-from conftest import *  # noqa: F403 - the families' checkpoints
-from test_families import QUESTION, SIZES, picture, shown
+from benches import QUESTION, SIZES, picture, shown
 
 from fsr_core.backbones import ImagePart, Message, TextPart
 from services.decoder.prompts import prompt_of
