@@ -12,13 +12,26 @@ if TYPE_CHECKING:
     from fsr_core.budget import Budget
     from fsr_core.compressor import Compressor, create, methods
     from fsr_core.fsr import FSR
+    from fsr_core.plug import compressed
     from fsr_core.tokens import FOCUS, SCAN, CompressedTokens, VisualTokens
 
-__all__ = ["FOCUS", "FSR", "SCAN", "Budget", "CompressedTokens", "Compressor", "VisualTokens", "create", "methods"]
+__all__ = [
+    "FOCUS",
+    "FSR",
+    "SCAN",
+    "Budget",
+    "CompressedTokens",
+    "Compressor",
+    "VisualTokens",
+    "compressed",
+    "create",
+    "methods",
+]
 
 _HOMES = {
     "Budget": "budget",
     "Compressor": "compressor",
+    "compressed": "plug",
     "create": "compressor",
     "methods": "compressor",
     "FSR": "fsr",

@@ -15,7 +15,11 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
-__all__ = ["Plan", "draw"]
+__all__ = ["ELSEWHERE", "Box", "Plan", "draw", "plans", "sheet"]
+
+Box = tuple[float, float, float, float]
+#: In `merged_into`: absorbed by a patch of another view.
+ELSEWHERE = -2
 
 FOCUS_INK, SCAN_INK, PALE = (230, 120, 0), (0, 114, 205), (235, 235, 235)
 _WIDTH, _BAR = 720, 76
@@ -23,15 +27,15 @@ _WIDTH, _BAR = 720, 76
 
 @dataclass(frozen=True)
 class Plan:
-    """`index` and `stage` (0 focus, 1 scan) of kept patches, `merged_into` of all, on a `rows` x `columns` grid that
-    covers `crop` (left, top, right, bottom in pixels) of the picture."""
+    """`index` and `stage` (0 focus, 1 scan) of kept patches, `merged_into` of all (-1 for none), on a `rows` x
+    `columns` grid that covers `crop` (left, top, right, bottom in pixels) of the picture."""
 
     rows: int
     columns: int
     index: Sequence[int]
     stage: Sequence[int]
     merged_into: Sequence[int]
-    crop: tuple[float, float, float, float]
+    crop: Box
     question: str = ""
 
     def __post_init__(self) -> None:
@@ -61,7 +65,7 @@ def draw(image: Image.Image, plan: Plan) -> Image.Image:
     shade = Image.new("L", base.size, 205)
     dim = ImageDraw.Draw(shade)
     for i, anchor in enumerate(plan.merged_into):
-        if anchor >= 0:
+        if anchor != -1:
             dim.rectangle(box(i), fill=120)
     for i in plan.index:
         dim.rectangle(box(i), fill=0)
@@ -81,9 +85,46 @@ def draw(image: Image.Image, plan: Plan) -> Image.Image:
     return canvas
 
 
+def plans(
+    views: Sequence[tuple[int, int, int, Box]],
+    index: Sequence[int],
+    stage: Sequence[int],
+    merged_into: Sequence[int],
+    question: str = "",
+) -> list[Plan]:
+    """One plan a view. A view is (index of its first token, rows, columns, crop); its tokens follow in raster order."""
+    found = []
+    for start, rows, columns, crop in views:
+        stop = start + rows * columns
+        own = [(i - start, s) for i, s in zip(index, stage, strict=True) if start <= i < stop]
+        anchors = merged_into[start:stop]
+        local = [a - start if start <= a < stop else (ELSEWHERE if a >= 0 else -1) for a in anchors]
+        found.append(Plan(rows, columns, [i for i, _ in own], [s for _, s in own], local, crop, question))
+    return found
+
+
+def sheet(pictures: Sequence[Image.Image], plans: Sequence[Plan]) -> Image.Image:
+    """Every view of a picture, or every frame of a video, side by side; a single view as `draw` makes it.
+
+    `pictures` is one picture for all views, or the frames of a video. Of frames that share a view, as families that
+    take two at a time have them, the first is shown.
+    """
+    if not pictures or not plans:
+        raise ValueError("pictures, plans: need at least one each")
+    drawn = [draw(pictures[i * len(pictures) // len(plans)], plan) for i, plan in enumerate(plans)]
+    if len(drawn) == 1:
+        return drawn[0]
+    small = [panel.resize((_WIDTH // 2, panel.height // 2), Image.Resampling.LANCZOS) for panel in drawn]
+    across, height = min(4, len(small)), max(panel.height for panel in small)
+    out = Image.new("RGB", (across * _WIDTH // 2, -(-len(small) // across) * height), (24, 24, 28))
+    for i, panel in enumerate(small):
+        out.paste(panel, (i % across * _WIDTH // 2, i // across * height))
+    return out
+
+
 def _legend(pen: ImageDraw.ImageDraw, plan: Plan, top: int) -> None:
     focus = sum(stage == 0 for stage in plan.stage)
-    merged = sum(anchor >= 0 for anchor in plan.merged_into)
+    merged = sum(anchor != -1 for anchor in plan.merged_into)
     kept = len(plan.index)
     entries = [
         (f"focus {focus}", FOCUS_INK),
@@ -102,12 +143,12 @@ def _legend(pen: ImageDraw.ImageDraw, plan: Plan, top: int) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m fsr_core.overlay", description=__doc__)
     parser.add_argument("image", type=Path)
-    parser.add_argument("--plan", required=True, help="JSON with the fields of Plan; - reads standard input")
+    parser.add_argument("--plan", required=True, help="JSON with the arguments of plans(); - reads standard input")
     parser.add_argument("-o", "--output", type=Path, required=True, help="PNG to write")
     options = parser.parse_args()
     try:
-        plan = Plan(**json.loads(sys.stdin.read() if options.plan == "-" else Path(options.plan).read_text()))
-        draw(Image.open(options.image), plan).save(options.output)
+        told = json.loads(sys.stdin.read() if options.plan == "-" else Path(options.plan).read_text())
+        sheet([Image.open(options.image)], plans(**told)).save(options.output)
     except (OSError, ValueError, TypeError) as error:
         raise SystemExit(f"error: {error}") from error
 

@@ -2,17 +2,8 @@
 
 from fsr_core.backbones.base import LanguageDecoder, VisualEncoder
 from fsr_core.backbones.checkpoint import fingerprint, resolve
-from fsr_core.backbones.data import (
-    ImageFeatures,
-    ImagePart,
-    KeptImage,
-    Message,
-    ModelInfo,
-    PreparedImage,
-    Prompt,
-    TextPart,
-    Tile,
-)
+from fsr_core.backbones.data import ImageFeatures, ModelInfo, PreparedImage, Tile
+from fsr_core.backbones.prompts import ImagePart, KeptImage, Message, Prompt, TextPart
 from fsr_core.backbones.registry import FAMILIES, load_decoder, load_encoder
 
 __all__ = [

@@ -7,7 +7,7 @@ checkpoint, never weights: an encoder process holds no language model, a decoder
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -15,7 +15,8 @@ from PIL import Image
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from fsr_core.backbones.data import ImageFeatures, KeptImage, Message, ModelInfo, PreparedImage, Prompt
+from fsr_core.backbones.data import Box, ImageFeatures, ModelInfo, PreparedImage
+from fsr_core.backbones.prompts import KeptImage, Message, Prompt
 from fsr_core.tokens import CompressedTokens, VisualTokens
 
 
@@ -43,6 +44,30 @@ class VisualEncoder(ABC):
             ValueError: ``image`` is no PIL image, or has a zero side.
         """
 
+    def preprocess_video(self, frames: Sequence[Image.Image], fps: float = 2.0) -> PreparedImage:
+        """Prepare a video, given as its frames in order, all of one size; ``fps`` is how many of them a second has.
+
+        Raises:
+            ValueError: the family takes pictures only; there are no frames; they differ in size; ``fps`` is not
+                positive.
+        """
+        raise ValueError(
+            f"video: {self.info.family} takes pictures only; send frames as pictures, or use a video model"
+        )
+
+    def shown(self, size: tuple[int, int]) -> Box:
+        """The region of a picture of `size` (width, height) that preprocessing leaves; all of it by default."""
+        return (0.0, 0.0, float(size[0]), float(size[1]))
+
+    @abstractmethod
+    def unbatch(self, inputs: Mapping[str, Any]) -> tuple[list[PreparedImage], list[PreparedImage]]:
+        """Pictures and videos of a batch that the checkpoint's own processor prepared, in the order of their
+        placeholders. The source size of a picture is not always known there: it is then that of its pixels.
+
+        Raises:
+            ValueError: tensors that belong together are not both there.
+        """
+
     @abstractmethod
     def encode_images(self, images: Sequence[PreparedImage]) -> list[ImageFeatures]:
         """Run the vision side on a batch; what one image gives does not depend on the others.
@@ -62,7 +87,11 @@ class VisualEncoder(ABC):
             ValueError: an instruction is blank.
         """
 
-    @abstractmethod
+    @property
+    def wants_instruction(self) -> bool:
+        """Whether the instruction has any influence on what is kept."""
+        return True
+
     def visual_tokens(self, image: ImageFeatures, instruction: Tensor | None) -> VisualTokens:
         """Join an image and an instruction into what a compressor takes.
 
@@ -73,16 +102,35 @@ class VisualEncoder(ABC):
         Raises:
             ValueError: the instruction is from another space than the image's joint embeddings.
         """
+        relevance = None
+        if instruction is not None:
+            if image.joint is None or image.joint.shape[1] != instruction.shape[1]:
+                raise ValueError("instruction: is from another joint space than the image; use one encoder for both")
+            relevance = (image.joint @ instruction.T).mean(1)
+        return VisualTokens(image.features, image.saliency, relevance, image.keys)
 
     def assemble(self, image: ImageFeatures, kept: CompressedTokens) -> KeptImage:
-        """Lay kept tokens out as the language model wants them.
-
-        The default sends the kept rows in raster order with their original positions. A family with layout
-        tokens (newlines) overrides this.
-        """
-        index = kept.index
+        """Lay kept tokens out as the language model wants them: in raster order, each with its own position and
+        DeepStack features, and a newline after the last kept token of each line."""
+        index, rows = kept.index, kept.features
         positions = None if image.positions is None else image.positions[index]
-        return KeptImage(features=kept.features, index=index, positions=positions)
+        deepstack = None if image.deepstack is None else image.deepstack[:, index]
+        if image.lines is not None and image.newline is not None:
+            lines = image.lines[index]
+            ends = lines >= 0
+            ends[:-1] &= lines[:-1] != lines[1:]
+            # Where each kept token goes once the newlines before it are counted.
+            places = torch.arange(len(index), device=index.device) + ends.cumsum(0) - ends.long()
+            laid = image.newline.to(rows).repeat(len(index) + int(ends.sum()), 1)
+            laid[places] = rows
+            rows, source = laid, index
+            index = torch.full((len(laid),), -1, dtype=torch.int64, device=source.device)
+            index[places] = source
+        return KeptImage(rows, index, positions, image.grid, deepstack, image.video, image.frame_seconds)
+
+    def blocks(self, image: KeptImage) -> Sequence[KeptImage]:
+        """The stretches of visual rows that stand at an image's placeholders, one each; most families have one."""
+        return (image,)
 
 
 class LanguageDecoder(ABC):

@@ -1,30 +1,29 @@
-"""A checkpoint in the hub's folder format: finding it, telling it from others, reading some of its tensors."""
+"""A checkpoint in the hub's folder format: finding it, and telling it from others."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
-from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-from safetensors import safe_open
-from torch import Tensor
 from transformers import AutoConfig
 
+from fsr_core.backbones.weights import weight_files
 from fsr_core.tiny import WEIGHTS
 
-__all__ = ["Checkpoint", "fingerprint", "materialise", "resolve"]
+__all__ = ["Checkpoint", "fingerprint", "read_json", "resolve"]
 
 ALIASES = {"fsr-tiny": WEIGHTS}
 _SAMPLE_BYTES = 4096
+_PATTERNS = ["*.json", "*.jinja", "*.model", "*.txt"]
 _SMALL_FILES = (
     "config.json",
     "preprocessor_config.json",
+    "video_preprocessor_config.json",
     "processor_config.json",
+    "generation_config.json",
     "tokenizer.json",
     "tokenizer.model",
     "tokenizer_config.json",
@@ -50,36 +49,68 @@ def resolve(model: str) -> Path:
     from huggingface_hub import snapshot_download  # only a hub id needs it
 
     try:
-        return Path(snapshot_download(model, allow_patterns=["*.json", "*.jinja", "*.model", "*.safetensors"]))
+        folder = Path(snapshot_download(model, allow_patterns=[*_PATTERNS, "*.safetensors"]))
+        if not any(folder.glob("*.safetensors")):  # older checkpoints are published in PyTorch's format alone
+            folder = Path(snapshot_download(model, allow_patterns=[*_PATTERNS, "pytorch_model*.bin"]))
     except Exception as error:  # the hub's client raises anything from HTTP errors to OSError
         raise ValueError(f"model: {model!r} cannot be fetched from the hub ({error}); use a local folder") from error
+    return folder
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object, or an empty one where there is no such file. Raises ValueError where it is damaged."""
+    if not path.is_file():
+        return {}
+    try:
+        return dict(json.loads(path.read_text()))
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"model: {path.name} is damaged ({error}); download it again") from error
 
 
 def fingerprint(folder: Path) -> str:
     """Hex sha256 that two processes compare to know that they hold halves of the same checkpoint.
 
     Over the small files in full, and of each tensor its name, dtype, shape and first 4 KiB; so it is cheap for any
-    size, and the same however the tensors are spread over files.
+    size, and the same however the tensors are spread over safetensors files. Of PyTorch's own format, the size and
+    both ends of each file: the last holds a checksum of every tensor. Raises ValueError where a file is damaged.
     """
     digest = hashlib.sha256()
     for name in _SMALL_FILES:
         if (folder / name).is_file():
             digest.update(name.encode() + b"\0" + (folder / name).read_bytes())
     tensors: dict[str, bytes] = {}
-    for path in sorted(folder.glob("*.safetensors")):
+    for path in weight_files(folder):
+        tensors.update(_ends(path) if path.suffix == ".bin" else _samples(path))
+    for name in sorted(tensors):
+        digest.update(tensors[name])
+    return digest.hexdigest()
+
+
+def _ends(path: Path) -> dict[str, bytes]:
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        first = file.read(_SAMPLE_BYTES)
+        file.seek(max(0, size - 16 * _SAMPLE_BYTES))
+        return {path.name: f"{path.name} {size}".encode() + first + file.read()}
+
+
+def _samples(path: Path) -> dict[str, bytes]:
+    samples = {}
+    try:
         with path.open("rb") as file:
             size = int.from_bytes(file.read(8), "little")
-            header = json.loads(file.read(size))
-            for name, entry in header.items():
+            if size > path.stat().st_size:
+                raise ValueError("its header is longer than the file")
+            for name, entry in json.loads(file.read(size)).items():
                 if name == "__metadata__":
                     continue
                 first, last = entry["data_offsets"]
                 file.seek(8 + size + first)
                 sample = file.read(min(_SAMPLE_BYTES, last - first))
-                tensors[name] = f"{name} {entry['dtype']} {entry['shape']}".encode() + sample
-    for name in sorted(tensors):
-        digest.update(tensors[name])
-    return digest.hexdigest()
+                samples[name] = f"{name} {entry['dtype']} {entry['shape']}".encode() + sample
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"model: {path.name} is damaged ({error}); download it again") from error
+    return samples
 
 
 @dataclass(frozen=True)
@@ -92,60 +123,14 @@ class Checkpoint:
 
     @classmethod
     def open(cls, model: str) -> Checkpoint:
+        """Raises ValueError where there is no such checkpoint or its config is damaged or of no known type."""
         folder = resolve(model)
-        return cls(model, folder, AutoConfig.from_pretrained(folder))
+        try:
+            return cls(model, folder, AutoConfig.from_pretrained(folder))
+        except Exception as error:  # the library raises OSError, ValueError, KeyError and validation errors here
+            reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+            raise ValueError(f"model: the config.json of {model} cannot be read ({reason}); fix it") from error
 
     @property
     def fingerprint(self) -> str:
         return fingerprint(self.folder)
-
-    def tensors(
-        self, rename: Callable[[str], str | None], dtype: torch.dtype, device: torch.device
-    ) -> dict[str, Tensor]:
-        """Reads only the tensors for which `rename` gives a name. Raises ValueError where there are no safetensors."""
-        found: dict[str, Tensor] = {}
-        paths = sorted(self.folder.glob("*.safetensors"))
-        if not paths:
-            raise ValueError(
-                f"model: {self.folder.name} holds no safetensors; save the checkpoint with save_pretrained"
-            )
-        for path in paths:
-            with safe_open(path, framework="pt") as file:
-                for stored in file.keys():  # noqa: SIM118 - safe_open is no mapping
-                    name = rename(stored)
-                    if name is not None:
-                        found[name] = file.get_tensor(stored).to(device=device, dtype=dtype)
-        return found
-
-
-def materialise(
-    build: Callable[[Any], Any],
-    config: Any,
-    tensors: Mapping[str, Tensor],
-    device: torch.device,
-) -> Any:
-    """A module whose parameters are `tensors` themselves: nothing is initialised that a file will overwrite.
-
-    Raises ValueError where the tensors are not those that the configuration asks for.
-    """
-    with torch.device("meta"):
-        module = build(config)
-    # Buffers such as rotary frequencies are in no file. They depend on neither depth nor vocabulary, so an empty
-    # model of the same configuration has them.
-    shallow = deepcopy(config)
-    shallow.num_hidden_layers = 0
-    if hasattr(shallow, "vocab_size"):
-        shallow.vocab_size, shallow.pad_token_id = 8, None
-    buffers = dict(build(shallow).named_buffers())
-    prefix = "vision_model." if any(name.startswith("vision_model.") for name, _ in module.named_parameters()) else ""
-    prefix = "text_model." if any(name.startswith("text_model.") for name, _ in module.named_parameters()) else prefix
-    state = {prefix + name: tensor for name, tensor in tensors.items()}
-    missing, unexpected = module.load_state_dict(state, strict=False, assign=True)
-    lacking = sorted(set(missing) - set(buffers))
-    if lacking or unexpected:
-        what = f"lacks {lacking[0]}" if lacking else f"has {unexpected[0]}, which the configuration does not know"
-        raise ValueError(f"model: the checkpoint {what}; download it again, or fix its config.json")
-    for name, buffer in buffers.items():
-        owner, _, leaf = name.rpartition(".")
-        module.get_submodule(owner).register_buffer(leaf, buffer.to(device), persistent=False)
-    return module.eval().requires_grad_(False)

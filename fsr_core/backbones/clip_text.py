@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -10,25 +11,34 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers import AutoTokenizer, CLIPConfig, CLIPTextModel
 
-from fsr_core.backbones.checkpoint import Checkpoint, materialise
+from fsr_core.backbones.checkpoint import Checkpoint
+from fsr_core.backbones.weights import materialise, read_tensors
 
 __all__ = ["ClipText", "known_clip"]
 
 _PROJECTIONS = ("text_projection.weight", "visual_projection.weight")
+_LARGE = "openai/clip-vit-large-patch14-336"
 _KNOWN = {
-    "llava-hf/llava-1.5-7b-hf": "openai/clip-vit-large-patch14-336",
-    "llava-hf/llava-1.5-13b-hf": "openai/clip-vit-large-patch14-336",
+    f"llava-hf/{name}-hf": _LARGE
+    for name in (
+        "llava-1.5-7b",
+        "llava-1.5-13b",
+        "llava-v1.6-vicuna-7b",
+        "llava-v1.6-vicuna-13b",
+        "llava-v1.6-mistral-7b",
+        "llava-v1.6-34b",
+    )
 }
 
 
-def known_clip(checkpoint: Checkpoint) -> str:
+def known_clip(name: str, folder: Path | None) -> str:
     """Where the CLIP checkpoint of a LLaVA lies: its own `clip` folder, else the one it is known to be made from."""
-    if (checkpoint.folder / "clip").is_dir():
-        return str(checkpoint.folder / "clip")
-    if checkpoint.name in _KNOWN:
-        return _KNOWN[checkpoint.name]
+    if folder is not None and (folder / "clip").is_dir():
+        return str(folder / "clip")
+    if name in _KNOWN:
+        return _KNOWN[name]
     raise ValueError(
-        f"clip: no CLIP text side is known for {checkpoint.name!r}; name the checkpoint its vision tower comes from,"
+        f"clip: no CLIP text side is known for {name!r}; name the checkpoint its vision tower comes from,"
         " or 'none' to go without relevance"
     )
 
@@ -49,17 +59,28 @@ class ClipText:
         checkpoint = Checkpoint.open(model)
         if not isinstance(checkpoint.config, CLIPConfig):
             raise ValueError(f"clip: {model} is a {checkpoint.config.model_type!r} checkpoint; name a CLIP one")
-        tensors = checkpoint.tensors(_rename, dtype, device)
+        tensors = read_tensors(checkpoint.folder, _rename, dtype, device)
         lacking = [name for name in _PROJECTIONS if name not in tensors]
         if lacking:
             raise ValueError(f"clip: {model} lacks {lacking[0]}; name a whole CLIP checkpoint, not one tower")
         self.text_projection, self.visual_projection = (tensors.pop(name) for name in _PROJECTIONS)
-        tensors.pop("embeddings.position_ids", None)
         config: Any = checkpoint.config.text_config
-        self.tower = materialise(CLIPTextModel, config, tensors, device)
-        self.tokenizer = AutoTokenizer.from_pretrained(checkpoint.folder)
+        self.tower = materialise(CLIPTextModel, config, tensors, device, "CLIP text tower")
+        try:
+            self.tokenizer: Any = AutoTokenizer.from_pretrained(checkpoint.folder)
+        except Exception as error:  # the library and its Rust parser raise all kinds on damaged files
+            raise ValueError(f"clip: the tokenizer of {model} cannot be read ({error})") from error
         self.room = config.max_position_embeddings - 2  # without BOS and EOS
         self.device = device
+
+    def patches(self, tower: Any, hidden: Tensor) -> Tensor:
+        """Patches [..., Dv] of the tower that belongs to this CLIP, before its last layer norm, in the joint space:
+        [..., P] fp32, rows of unit length."""
+        normed = getattr(tower, "vision_model", tower).post_layernorm(hidden)
+        if normed.shape[-1] != self.visual_projection.shape[1]:
+            widths = f"{self.visual_projection.shape[1]} wide, the model's {normed.shape[-1]}"
+            raise ValueError(f"clip: its vision tower is {widths}; name the CLIP that the model is made from")
+        return F.normalize((normed @ self.visual_projection.T).float(), dim=-1)
 
     @torch.inference_mode()
     def embed(self, texts: Sequence[str]) -> list[Tensor]:

@@ -1,13 +1,14 @@
-"""What goes through a backbone: messages, prepared images, features before compression, a laid-out prompt.
+"""What goes through the encoder half of a backbone: prepared images, features before compression.
 
 Nothing here knows a model family. ``N`` is the number of visual tokens before compression, ``K`` after it,
-``D`` the language model's width, ``P`` the width of the joint image-text space, ``L`` a prompt's length.
+``D`` the language model's width, ``P`` the width of the joint image-text space.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -45,7 +46,7 @@ class ModelInfo:
 
 @dataclass(frozen=True, slots=True)
 class Tile:
-    """One view of an image that is scored and compressed by itself; most families have exactly one.
+    """One view of an image, or one frame of a video: a grid of tokens over a region of the picture.
 
     Attributes:
         start: index of its first token among the image's ``N``; its ``rows * cols`` tokens follow in raster order.
@@ -66,27 +67,21 @@ class Tile:
 
 @dataclass(frozen=True, slots=True)
 class PreparedImage:
-    """One image as the checkpoint's own processor prepares it, on the CPU.
+    """One image or video as the checkpoint's own processor prepares it, on the CPU.
 
     Attributes:
         inputs: the processor's tensors by name (``pixel_values`` ``[C, H, W]`` for LLaVA), without batch axis.
-        tiles: the image's views in token order.
+        tiles: the image's views, as far as they are known before it is encoded.
         size: width and height of the source picture, pixels.
+        video: whether it is a video.
+        frame_seconds: as in :class:`ImageFeatures`.
     """
 
     inputs: Mapping[str, Tensor]
     tiles: tuple[Tile, ...]
     size: tuple[int, int]
-
-    @property
-    def crop(self) -> Box:
-        """Region of the source picture that the first view (the whole image, where there are more) covers."""
-        return self.tiles[0].crop
-
-    @property
-    def grid(self) -> tuple[int, int]:
-        """Rows and columns of the first view."""
-        return self.tiles[0].rows, self.tiles[0].cols
+    video: bool = False
+    frame_seconds: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +100,16 @@ class ImageFeatures:
         positions: ``[N, 3]`` int64 (t, h, w) for language models that want them, else None.
         tiles: the image's views in token order.
         size: width and height of the source picture, pixels.
+        groups: ``[N]`` int64: tokens of one tile or frame, which an even spread gives an equal share of the budget
+            each (see ``spread.py``); None where all belong together.
+        lines: ``[N]`` int64: after the last kept token of each line the newline row follows; -1 for tokens that
+            none follows; None for families without newlines.
+        deepstack: ``[J, N, D]`` what the language model adds to the outputs of its first ``J`` blocks at these
+            tokens (Qwen3-VL), else None.
+        newline: ``[D]`` the row that ends a line, where there are ``lines``.
+        grid: (t, h, w) extent in tokens, for language models that place what follows by it; else None.
+        video: whether it is a video; its tiles are its frames.
+        frame_seconds: seconds of the source at which each of ``t`` steps of a video lies; empty for a picture.
     """
 
     features: Tensor
@@ -114,6 +119,13 @@ class ImageFeatures:
     positions: Tensor | None
     tiles: tuple[Tile, ...]
     size: tuple[int, int]
+    groups: Tensor | None = None
+    lines: Tensor | None = None
+    deepstack: Tensor | None = None
+    newline: Tensor | None = None
+    grid: tuple[int, int, int] | None = None
+    video: bool = False
+    frame_seconds: tuple[float, ...] = ()
 
     @property
     def nbytes(self) -> int:
@@ -121,83 +133,13 @@ class ImageFeatures:
         values = (getattr(self, field.name) for field in fields(self))
         return sum(value.nbytes for value in values if isinstance(value, Tensor))
 
-    @property
-    def crop(self) -> Box:
-        """Region of the source picture that the first view covers."""
-        return self.tiles[0].crop
-
-    @property
-    def grid(self) -> tuple[int, int]:
-        """Rows and columns of the first view."""
-        return self.tiles[0].rows, self.tiles[0].cols
-
-
-@dataclass(frozen=True, slots=True)
-class TextPart:
-    """A stretch of text in a message."""
-
-    text: str
-
-
-@dataclass(frozen=True, slots=True)
-class ImagePart:
-    """The place of an image in a message: an index into the request's images."""
-
-    image: int
-
-
-@dataclass(frozen=True, slots=True)
-class Message:
-    """One turn of a conversation; ``role`` is ``system``, ``user`` or ``assistant``."""
-
-    role: str
-    parts: tuple[TextPart | ImagePart, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class KeptImage:
-    """The visual tokens of one image as they arrive at the language model.
-
-    Attributes:
-        features: ``[K, D]`` in layout order; any floating dtype, any device.
-        index: ``[K]`` source index of each row before compression, ascending, -1 for a row that is layout
-            rather than evidence (a newline); None where no language model of the family asks.
-        positions: ``[K, 3]`` (t, h, w), for families that place tokens so; else None.
-        grid: (t, h, w) extent of the image before compression, for families whose following text starts
-            after it; else None.
-    """
-
-    features: Tensor
-    index: Tensor | None = None
-    positions: Tensor | None = None
-    grid: tuple[int, int, int] | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Prompt:
-    """A whole prompt, ready to prefill.
-
-    Attributes:
-        inputs_embeds: ``[L, D]`` in the decoder's dtype, on its device.
-        token_ids: ``[L]`` int64 on the CPU; at visual places the checkpoint's image token id.
-        visual_mask: ``[L]`` bool on the CPU: which places are visual.
-        position_ids: ``[L]`` (or ``[3, L]`` for multi-axis positions) int64; None where they are ``0 .. L - 1``.
-    """
-
-    inputs_embeds: Tensor
-    token_ids: Tensor
-    visual_mask: Tensor
-    position_ids: Tensor | None
-
-    @property
-    def visual_tokens(self) -> int:
-        """Places held by visual tokens."""
-        return int(self.visual_mask.sum())
-
-    @property
-    def text_tokens(self) -> int:
-        """Places held by text, template included."""
-        return len(self.token_ids) - self.visual_tokens
+    def owned(self) -> ImageFeatures:
+        """The same with tensors of its own: none is a view into a larger one, so `nbytes` is what it really holds."""
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        views: dict[str, Any] = {
+            n: v for n, v in values.items() if isinstance(v, Tensor) and v.untyped_storage().nbytes() > v.nbytes
+        }
+        return replace(self, **{name: value.clone() for name, value in views.items()})
 
 
 DTYPE_NAMES: Mapping[torch.dtype, str] = {torch.float32: "fp32", torch.float16: "fp16", torch.bfloat16: "bf16"}

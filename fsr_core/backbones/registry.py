@@ -2,27 +2,53 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
+from importlib import import_module
+from typing import Any
 
 import torch
 
-from fsr_core.backbones import llava
 from fsr_core.backbones.base import LanguageDecoder, VisualEncoder
 from fsr_core.backbones.checkpoint import Checkpoint
+
+__all__ = ["FAMILIES", "Family", "load_decoder", "load_encoder", "wrap_encoder"]
 
 
 @dataclass(frozen=True, slots=True)
 class Family:
-    """How the two halves of one model family are loaded."""
+    """The file of a family under ``fsr_core/backbones``, and its two classes there.
 
-    load_encoder: Callable[..., VisualEncoder]
-    load_decoder: Callable[..., LanguageDecoder]
+    The encoder class has ``load(checkpoint, *, clip, device, dtype, attention, **options)`` and
+    ``of_model(model, processor, *, clip, **options)``; the decoder class is made with
+    ``(checkpoint, *, device, dtype, attention)``.
+    """
+
+    module: str
+    encoder: str
+    decoder: str
+    options: tuple[str, ...] = ()
+
+    def get(self, name: str) -> Any:
+        """One of its classes; the file is imported when it is asked for."""
+        return getattr(import_module(f"fsr_core.backbones.{self.module}"), name)
+
+    def checked(self, options: Mapping[str, Any]) -> dict[str, Any]:
+        """The options of the encoder. Raises ValueError for one that the family does not have."""
+        for name in options:
+            if name not in self.options:
+                known = f"its options are {', '.join(self.options)}" if self.options else "it has none"
+                raise ValueError(f"options: {self.module} has no option {name!r}; {known}")
+        return dict(options)
 
 
 #: ``model_type`` in a checkpoint's config -> its family. One row per family.
 FAMILIES: Mapping[str, Family] = {
-    "llava": Family(llava.LlavaEncoder.load, llava.LlavaDecoder.load),
+    "llava": Family("llava", "LlavaEncoder", "LlavaDecoder"),
+    "llava_next": Family("llava_next", "LlavaNextEncoder", "LlavaNextDecoder", ("layout",)),
+    "llava_onevision": Family("llava_onevision", "LlavaOnevisionEncoder", "LlavaOnevisionDecoder", ("video_newlines",)),
+    "qwen2_5_vl": Family("qwen2_5_vl", "Qwen25Encoder", "Qwen25Decoder", ("relevance",)),
+    "qwen3_vl": Family("qwen3_vl", "Qwen3Encoder", "Qwen3Decoder", ("relevance",)),
 }
 
 
@@ -33,23 +59,47 @@ def load_encoder(
     device: str | torch.device = "cpu",
     dtype: torch.dtype = torch.float32,
     attention: str = "sdpa",
+    options: Mapping[str, Any] | None = None,
 ) -> VisualEncoder:
     """Load the encoder half of a checkpoint: neither more blocks of the vision tower than needed, nor any of
     the language model.
 
     Args:
         model: ``fsr-tiny``, a checkpoint folder, or a hub id.
-        clip: folder or hub id of the CLIP checkpoint that gives the text side; by default ``<folder>/clip``,
-            else the one known to belong to the model; ``"none"`` goes without relevance.
+        clip: folder or hub id of the CLIP (or SigLIP) checkpoint that gives the text side; by default
+            ``<folder>/clip``, else the one known to belong to the model; ``"none"`` goes without relevance.
         device, dtype: where and in which dtype the weights go.
         attention: attention implementation of the vision tower, as the library names them.
+        options: of the family, by name; see its encoder class.
 
     Raises:
-        ValueError: the checkpoint cannot be had or is incomplete, its family is not supported, or no CLIP
-            text side is to be had and ``clip`` is not ``"none"``.
+        ValueError: the checkpoint cannot be had, is incomplete or damaged, its family is not supported or lacks an
+            option, or no text side is to be had and ``clip`` is not ``"none"``.
     """
     checkpoint = Checkpoint.open(model)
-    return _family(checkpoint).load_encoder(checkpoint, clip=clip, device=device, dtype=dtype, attention=attention)
+    family = _family(checkpoint.config, checkpoint.name)
+    given = family.checked(options or {})
+    encoder: VisualEncoder = family.get(family.encoder).load(
+        checkpoint, clip=clip, device=torch.device(device), dtype=dtype, attention=attention, **given
+    )
+    return encoder
+
+
+def wrap_encoder(
+    model: Any, processor: Any, *, clip: str | None = None, options: Mapping[str, Any] | None = None
+) -> VisualEncoder:
+    """The encoder half of a live model of the library: the same modules, nothing is copied.
+
+    Raises:
+        ValueError: as :func:`load_encoder`.
+    """
+    config = getattr(model, "config", None)
+    if config is None or not hasattr(model, "model"):
+        raise ValueError(f"model: {type(model).__name__} is no vision-language model of the transformers library")
+    family = _family(config, type(model).__name__)
+    given = family.checked(options or {})
+    encoder: VisualEncoder = family.get(family.encoder).of_model(model, processor, clip=clip, **given)
+    return encoder
 
 
 def load_decoder(
@@ -67,17 +117,21 @@ def load_decoder(
         attention: attention implementation of the language model, as the library names them.
 
     Raises:
-        ValueError: the checkpoint cannot be had or is incomplete, or its family is not supported.
+        ValueError: the checkpoint cannot be had, is incomplete or damaged, or its family is not supported.
     """
     checkpoint = Checkpoint.open(model)
-    return _family(checkpoint).load_decoder(checkpoint, device=device, dtype=dtype, attention=attention)
+    family = _family(checkpoint.config, checkpoint.name)
+    decoder: LanguageDecoder = family.get(family.decoder)(
+        checkpoint, device=torch.device(device), dtype=dtype, attention=attention
+    )
+    return decoder
 
 
-def _family(checkpoint: Checkpoint) -> Family:
-    family = FAMILIES.get(checkpoint.config.model_type)
+def _family(config: Any, name: str) -> Family:
+    family = FAMILIES.get(config.model_type)
     if family is None:
         raise ValueError(
-            f"model = {checkpoint.name!r} is of type {checkpoint.config.model_type!r}, which is not supported;"
+            f"model = {name!r} is of type {config.model_type!r}, which is not supported;"
             f" supported: {', '.join(sorted(FAMILIES))}"
         )
     return family

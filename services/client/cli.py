@@ -163,12 +163,10 @@ def explain(
         _fail("the gateway sent no explanation; is it of the same version?")
     why = told.explanation
     plan = {
-        "rows": why.rows,
-        "columns": why.columns,
+        "views": why.views,
         "index": told.index,
         "stage": why.stage,
         "merged_into": why.merged_into,
-        "crop": why.crop,
         "question": question,
     }
     _run_core(["fsr_core.overlay", str(image), "--plan", "-", "-o", str(output)], json.dumps(plan))

@@ -52,7 +52,10 @@ class Answer:
 
 @dataclass(frozen=True)
 class Explanation:
-    """Why tokens were kept, over a grid of `rows` x `columns` that covers `crop` (pixels) of the picture."""
+    """Why tokens were kept, over a grid of `rows` x `columns` that covers `crop` (pixels) of the picture.
+
+    `views` are all its grids (index of the first token, rows, columns, crop): tiles, or frames of a video.
+    """
 
     stage: tuple[int, ...]
     merged_into: tuple[int, ...]
@@ -60,6 +63,11 @@ class Explanation:
     rows: int
     columns: int
     crop: tuple[float, float, float, float]
+    views: tuple[tuple[int, int, int, tuple[float, float, float, float]], ...]
+
+
+def _box(crop: types_pb2.Crop) -> tuple[float, float, float, float]:
+    return (crop.left, crop.top, crop.right, crop.bottom)
 
 
 @dataclass(frozen=True)
@@ -88,7 +96,8 @@ class ImageTokens:
                 tuple(told.priority),
                 told.rows,
                 told.columns,
-                (told.crop.left, told.crop.top, told.crop.right, told.crop.bottom),
+                _box(told.crop),
+                tuple((view.start, view.rows, view.columns, _box(view.crop)) for view in told.views),
             )
         return cls(
             message.features.data,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from fsr.v1 import decoder_pb2, types_pb2
 
 from fsr_core.backbones import ImagePart, KeptImage, LanguageDecoder, Message, Prompt, TextPart
@@ -37,4 +38,17 @@ def prompt_of(request: decoder_pb2.DecodeRequest, model: LanguageDecoder) -> Pro
 
 
 def _kept(image: types_pb2.CompressedImage, field: str) -> KeptImage:
-    return KeptImage(codec.decode(image.features, f"{field}.features"))
+    features = codec.decode(image.features, f"{field}.features")
+    positions, grid, deepstack = None, None, None
+    if image.positions:
+        if len(image.positions) % 3:
+            raise InvalidRequest(f"{field}.positions: hold {len(image.positions)} numbers; send three a kept token")
+        positions = torch.tensor(list(image.positions), dtype=torch.int64).view(-1, 3)
+    if image.HasField("grid"):
+        grid = (image.grid.steps, image.grid.rows, image.grid.columns)
+    if image.deepstack:
+        layers = [codec.decode(layer, f"{field}.deepstack[{i}]") for i, layer in enumerate(image.deepstack)]
+        if any(layer.shape != features.shape for layer in layers):
+            raise InvalidRequest(f"{field}.deepstack: each needs the shape of features, {list(features.shape)}")
+        deepstack = torch.stack(layers)
+    return KeptImage(features, None, positions, grid, deepstack, image.video, tuple(image.step_seconds))

@@ -14,8 +14,7 @@ from ray import serve
 from fsr_core import methods
 from fsr_core.backbones import load_encoder
 from services.encoder.cache import FeatureCache
-from services.encoder.images import decode_image
-from services.encoder.pipeline import Job, compress, compressed_image, encode, plan_of
+from services.encoder.pipeline import Job, compress, compressed_image, content, encode, plan_of, prepare
 from services.encoder.settings import EncoderSettings
 from services.errors import InvalidRequest, ServiceError, status_of
 from services.telemetry import configure_logging
@@ -35,7 +34,11 @@ class Encoder:
         configure_logging("encoder", options.log_level)
         torch.set_num_threads(options.threads)
         self._model = load_encoder(
-            options.model, clip=options.clip, device=options.device, dtype=_DTYPES[options.dtype]
+            options.model,
+            clip=options.clip,
+            device=options.device,
+            dtype=_DTYPES[options.dtype],
+            options=options.family_options,
         )
         self._cache = FeatureCache(int(options.cache_mb * 2**20))
         self._run.set_max_batch_size(options.max_batch_size)  # type: ignore[attr-defined]
@@ -66,10 +69,10 @@ class Encoder:
         plan = plan_of(request)
         if not request.images:
             raise InvalidRequest("images: is empty; send at least one JPEG, PNG or WebP file")
-        keys = [self._cache.key(image.data) for image in request.images]
+        keys = [self._cache.key(content(image)) for image in request.images]
         known = [self._cache.get(key) for key in keys]
         jobs = [
-            Job(plan, await asyncio.to_thread(self._prepare, image.data, i) if seen is None else None, seen)
+            Job(plan, await asyncio.to_thread(self._prepare, image, i) if seen is None else None, seen)
             for i, (image, seen) in enumerate(zip(request.images, known, strict=True))
         ]
         results = await asyncio.gather(*(self._run(job) for job in jobs))
@@ -96,8 +99,8 @@ class Encoder:
             cache_hits=sum(seen is not None for seen in known),
         )
 
-    def _prepare(self, data: bytes, number: int) -> Any:
-        return self._model.preprocess(decode_image(data, f"images[{number}]", self._settings.max_image_pixels))
+    def _prepare(self, image: types_pb2.Image, number: int) -> Any:
+        return prepare(self._model, image, f"images[{number}]", self._settings.max_image_pixels)
 
     @serve.batch(max_batch_size=16, batch_wait_timeout_s=0.005)
     async def _run(self, jobs: list[Job]) -> list[tuple[Any, Any, float]]:
@@ -107,7 +110,7 @@ class Encoder:
     def _run_batch(self, jobs: list[Job]) -> list[tuple[Any, Any, float]]:
         pairs = encode(self._model, jobs)
         began = time.monotonic()
-        kept = compress(jobs, [sample for _, sample in pairs])
+        kept = compress(jobs, pairs)
         seconds = time.monotonic() - began
         return [(features, k, seconds) for (features, _), k in zip(pairs, kept, strict=True)]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -10,11 +10,15 @@ from fsr.v1 import encoder_pb2, types_pb2
 from google.protobuf.json_format import MessageToDict
 
 from fsr_core import Budget, CompressedTokens, Compressor, VisualTokens, create
-from fsr_core.backbones import ImageFeatures, KeptImage, PreparedImage, VisualEncoder
+from fsr_core.backbones import ImageFeatures, KeptImage, PreparedImage, Tile, VisualEncoder
+from fsr_core.backbones.spread import Spread, compress_images
 from services import codec
+from services.encoder.images import decode_image
 from services.errors import InvalidRequest
 
-__all__ = ["Job", "compress", "compressed_image", "plan_of"]
+__all__ = ["Job", "compress", "compressed_image", "content", "plan_of", "prepare"]
+
+_SPREADS: Mapping[int, Spread] = {types_pb2.SPREAD_EVEN: "even", types_pb2.SPREAD_FREE: "free"}
 
 
 @dataclass(frozen=True)
@@ -23,6 +27,7 @@ class Plan:
 
     compressor: Compressor
     budget: Budget
+    spread: Spread
     instruction: str
 
 
@@ -41,7 +46,8 @@ def plan_of(request: encoder_pb2.EncodeRequest) -> Plan:
         raise InvalidRequest("instruction: is blank; ask a question")
     try:
         options = MessageToDict(request.method.options)
-        return Plan(create(request.method.name or "fsr", **options), _budget(request.budget), request.instruction)
+        compressor, budget = create(request.method.name or "fsr", **options), _budget(request.budget)
+        return Plan(compressor, budget, _SPREADS.get(request.budget.spread, "even"), request.instruction)
     except (ValueError, TypeError) as error:
         raise InvalidRequest(str(error)) from error
 
@@ -61,6 +67,24 @@ def _budget(message: types_pb2.Budget) -> Budget:
     raise ValueError("budget: is not set; give tokens, keep_ratio or auto")
 
 
+def content(image: types_pb2.Image) -> bytes:
+    """What tells one picture or video from another: everything that its features depend on but the model."""
+    return image.data or image.SerializeToString(deterministic=True)
+
+
+def prepare(encoder: VisualEncoder, image: types_pb2.Image, field: str, max_pixels: int) -> PreparedImage:
+    """Decodes and prepares one picture or video. Raises InvalidRequest naming `field`."""
+    if not image.frames:
+        return encoder.preprocess(decode_image(image.data, field, max_pixels))
+    if image.data:
+        raise InvalidRequest(f"{field}: has both data and frames; send a picture or a video")
+    frames = [decode_image(f, f"{field}.frames[{i}]", max_pixels) for i, f in enumerate(image.frames)]
+    try:
+        return encoder.preprocess_video(frames, image.frames_per_second or 2.0)
+    except ValueError as error:
+        raise InvalidRequest(f"{field}: {error}") from error
+
+
 @torch.inference_mode()
 def encode(encoder: VisualEncoder, jobs: Sequence[Job]) -> list[tuple[ImageFeatures, VisualTokens]]:
     """Runs the vision tower once over all new images and the text tower once over all instructions."""
@@ -71,12 +95,13 @@ def encode(encoder: VisualEncoder, jobs: Sequence[Job]) -> list[tuple[ImageFeatu
 
 
 @torch.inference_mode()
-def compress(jobs: Sequence[Job], samples: Sequence[VisualTokens]) -> list[CompressedTokens]:
-    """Compresses a batch that may mix methods and budgets; each method runs once."""
+def compress(jobs: Sequence[Job], pairs: Sequence[tuple[ImageFeatures, VisualTokens]]) -> list[CompressedTokens]:
+    """Compresses a batch that may mix methods, budgets and spreads; each method runs once a spread."""
     kept: dict[int, CompressedTokens] = {}
-    for compressor in {job.plan.compressor for job in jobs}:
-        rows = [i for i, job in enumerate(jobs) if job.plan.compressor == compressor]
-        done = compressor.compress_batch([samples[i] for i in rows], [jobs[i].plan.budget for i in rows])
+    for compressor, spread in {(job.plan.compressor, job.plan.spread) for job in jobs}:
+        rows = [i for i, job in enumerate(jobs) if (job.plan.compressor, job.plan.spread) == (compressor, spread)]
+        images, samples = zip(*(pairs[i] for i in rows), strict=True)
+        done = compress_images(compressor, images, samples, [jobs[i].plan.budget for i in rows], spread)
         kept.update(zip(rows, done, strict=True))
     return [kept[i] for i in range(len(jobs))]
 
@@ -85,6 +110,7 @@ def compressed_image(
     features: ImageFeatures, kept: CompressedTokens, laid_out: KeptImage, wire: types_pb2.Dtype.ValueType, explain: bool
 ) -> types_pb2.CompressedImage:
     """The message of one compressed image."""
+    newlines = [] if laid_out.index is None else (laid_out.index < 0).nonzero().flatten().tolist()
     message = types_pb2.CompressedImage(
         features=codec.encode(laid_out.features, wire),
         index=kept.index.tolist(),
@@ -92,18 +118,32 @@ def compressed_image(
         focus_count=kept.focus_count,
         focus_wanted=kept.focus_wanted,
         merged_count=int((kept.merged_into >= 0).sum()),
+        newlines=newlines,
+        positions=[] if laid_out.positions is None else laid_out.positions.flatten().tolist(),
+        deepstack=[codec.encode(layer, wire) for layer in laid_out.deepstack] if laid_out.deepstack is not None else [],
+        video=laid_out.video,
+        step_seconds=laid_out.frame_seconds,
     )
+    if laid_out.grid is not None:
+        steps, rows, columns = laid_out.grid
+        message.grid.CopyFrom(types_pb2.Grid(steps=steps, rows=rows, columns=columns))
     if explain:
-        rows, columns = features.grid
-        left, top, right, bottom = features.crop
+        views = [_view(tile) for tile in features.tiles]
         message.explanation.CopyFrom(
             types_pb2.Explanation(
                 stage=kept.stage.tolist(),
                 merged_into=kept.merged_into.tolist(),
                 priority=kept.priority.tolist(),
-                rows=rows,
-                columns=columns,
-                crop=types_pb2.Crop(left=left, top=top, right=right, bottom=bottom),
+                rows=views[0].rows,
+                columns=views[0].columns,
+                crop=views[0].crop,
+                views=views,
             )
         )
     return message
+
+
+def _view(tile: Tile) -> types_pb2.View:
+    left, top, right, bottom = tile.crop
+    crop = types_pb2.Crop(left=left, top=top, right=right, bottom=bottom)
+    return types_pb2.View(start=tile.start, rows=tile.rows, columns=tile.cols, crop=crop)

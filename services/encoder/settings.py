@@ -21,6 +21,9 @@ class EncoderSettings(ServiceSettings):
     model: str = Field("fsr-tiny", description="fsr-tiny, a checkpoint folder, or a hub id")
     served_name: str | None = Field(None, description="name that callers ask for; default: --model")
     clip: str | None = Field(None, description="CLIP checkpoint that gives relevance; 'none' goes without")
+    family_options: dict[str, str] = Field(
+        default_factory=dict, description="options of the model's family as JSON: layout, video_newlines, relevance"
+    )
     port: int = Field(50051, ge=1, le=65535, description="gRPC port of Serve's ingress")
     device: str = Field("cpu", description="torch device")
     dtype: Literal["fp32", "fp16", "bf16"] = Field("fp32", description="dtype of the weights")

@@ -36,10 +36,12 @@ def check_images(images: Sequence[types_pb2.Image], settings: GatewaySettings) -
     if len(images) > settings.max_images:
         raise InvalidRequest(f"images: {len(images)} are more than {settings.max_images}; send fewer")
     for i, image in enumerate(images):
-        if not image.data:
+        if not image.data and not image.frames:
             raise InvalidRequest(f"images[{i}].data: is empty; send a JPEG, PNG or WebP file")
-        if len(image.data) > settings.max_image_bytes:
-            size = len(image.data)
+        if not (isfinite(image.frames_per_second) and image.frames_per_second >= 0):
+            raise InvalidRequest(f"images[{i}].frames_per_second: {image.frames_per_second} is no number of frames")
+        size = max(map(len, (image.data, *image.frames)))
+        if size > settings.max_image_bytes:
             raise InvalidRequest(f"images[{i}].data: {size} bytes exceed {settings.max_image_bytes}; scale it down")
 
 

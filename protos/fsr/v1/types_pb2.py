@@ -25,41 +25,47 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import struct_pb2 as google_dot_protobuf_dot_struct__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x12\x66sr/v1/types.proto\x12\x06\x66sr.v1\x1a\x1cgoogle/protobuf/struct.proto\"S\n\x06Tensor\x12\x1c\n\x05\x64type\x18\x01 \x01(\x0e\x32\r.fsr.v1.Dtype\x12\r\n\x05shape\x18\x02 \x03(\r\x12\x0c\n\x04\x64\x61ta\x18\x03 \x01(\x0c\x12\x0e\n\x06scales\x18\x04 \x01(\x0c\"\x15\n\x05Image\x12\x0c\n\x04\x64\x61ta\x18\x01 \x01(\x0c\"\\\n\x06\x42udget\x12\x10\n\x06tokens\x18\x01 \x01(\x05H\x00\x12\x14\n\nkeep_ratio\x18\x02 \x01(\x01H\x00\x12\"\n\x04\x61uto\x18\x03 \x01(\x0b\x32\x12.fsr.v1.AutoBudgetH\x00\x42\x06\n\x04kind\"T\n\nAutoBudget\x12\x12\n\nmin_tokens\x18\x01 \x01(\x05\x12\x12\n\nmax_tokens\x18\x02 \x01(\x05\x12\x13\n\x06radius\x18\x03 \x01(\x01H\x00\x88\x01\x01\x42\t\n\x07_radius\"@\n\x06Method\x12\x0c\n\x04name\x18\x01 \x01(\t\x12(\n\x07options\x18\x02 \x01(\x0b\x32\x17.google.protobuf.Struct\"/\n\x04Part\x12\x0e\n\x04text\x18\x01 \x01(\tH\x00\x12\x0f\n\x05image\x18\x02 \x01(\rH\x00\x42\x06\n\x04kind\"B\n\x07Message\x12\x1a\n\x04role\x18\x01 \x01(\x0e\x32\x0c.fsr.v1.Role\x12\x1b\n\x05parts\x18\x02 \x03(\x0b\x32\x0c.fsr.v1.Part\"l\n\x08Sampling\x12\x12\n\nmax_tokens\x18\x01 \x01(\x05\x12\x13\n\x0btemperature\x18\x02 \x01(\x02\x12\r\n\x05top_p\x18\x03 \x01(\x02\x12\x11\n\x04seed\x18\x04 \x01(\x04H\x00\x88\x01\x01\x12\x0c\n\x04stop\x18\x05 \x03(\tB\x07\n\x05_seed\"@\n\x04\x43rop\x12\x0c\n\x04left\x18\x01 \x01(\x02\x12\x0b\n\x03top\x18\x02 \x01(\x02\x12\r\n\x05right\x18\x03 \x01(\x02\x12\x0e\n\x06\x62ottom\x18\x04 \x01(\x02\"~\n\x0b\x45xplanation\x12\r\n\x05stage\x18\x01 \x03(\r\x12\x13\n\x0bmerged_into\x18\x02 \x03(\x05\x12\x10\n\x08priority\x18\x03 \x03(\x02\x12\x0c\n\x04rows\x18\x04 \x01(\r\x12\x0f\n\x07\x63olumns\x18\x05 \x01(\r\x12\x1a\n\x04\x63rop\x18\x06 \x01(\x0b\x32\x0c.fsr.v1.Crop\"\xc4\x01\n\x0f\x43ompressedImage\x12 \n\x08\x66\x65\x61tures\x18\x01 \x01(\x0b\x32\x0e.fsr.v1.Tensor\x12\r\n\x05index\x18\x02 \x03(\r\x12\x15\n\rsource_tokens\x18\x03 \x01(\r\x12\x13\n\x0b\x66ocus_count\x18\x04 \x01(\r\x12\x14\n\x0c\x66ocus_wanted\x18\x05 \x01(\r\x12\x14\n\x0cmerged_count\x18\x06 \x01(\r\x12(\n\x0b\x65xplanation\x18\x07 \x01(\x0b\x32\x13.fsr.v1.Explanation\"n\n\tCostModel\x12\x16\n\x0e\x66lops_constant\x18\x01 \x01(\x01\x12\x14\n\x0c\x66lops_linear\x18\x02 \x01(\x01\x12\x17\n\x0f\x66lops_quadratic\x18\x03 \x01(\x01\x12\x1a\n\x12kv_bytes_per_token\x18\x04 \x01(\x04\"c\n\x10ModelDescription\x12\r\n\x05model\x18\x01 \x01(\t\x12\x13\n\x0b\x66ingerprint\x18\x02 \x01(\t\x12\x13\n\x0b\x66\x65\x61ture_dim\x18\x03 \x01(\r\x12\x16\n\x0e\x63ontext_length\x18\x04 \x01(\r*^\n\x05\x44type\x12\x15\n\x11\x44TYPE_UNSPECIFIED\x10\x00\x12\x0e\n\nDTYPE_FP32\x10\x01\x12\x0e\n\nDTYPE_FP16\x10\x02\x12\x0e\n\nDTYPE_BF16\x10\x03\x12\x0e\n\nDTYPE_INT8\x10\x04*P\n\x04Role\x12\x14\n\x10ROLE_UNSPECIFIED\x10\x00\x12\x0f\n\x0bROLE_SYSTEM\x10\x01\x12\r\n\tROLE_USER\x10\x02\x12\x12\n\x0eROLE_ASSISTANT\x10\x03\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x12\x66sr/v1/types.proto\x12\x06\x66sr.v1\x1a\x1cgoogle/protobuf/struct.proto\"S\n\x06Tensor\x12\x1c\n\x05\x64type\x18\x01 \x01(\x0e\x32\r.fsr.v1.Dtype\x12\r\n\x05shape\x18\x02 \x03(\r\x12\x0c\n\x04\x64\x61ta\x18\x03 \x01(\x0c\x12\x0e\n\x06scales\x18\x04 \x01(\x0c\"@\n\x05Image\x12\x0c\n\x04\x64\x61ta\x18\x01 \x01(\x0c\x12\x0e\n\x06\x66rames\x18\x02 \x03(\x0c\x12\x19\n\x11\x66rames_per_second\x18\x03 \x01(\x01\"|\n\x06\x42udget\x12\x10\n\x06tokens\x18\x01 \x01(\x05H\x00\x12\x14\n\nkeep_ratio\x18\x02 \x01(\x01H\x00\x12\"\n\x04\x61uto\x18\x03 \x01(\x0b\x32\x12.fsr.v1.AutoBudgetH\x00\x12\x1e\n\x06spread\x18\x04 \x01(\x0e\x32\x0e.fsr.v1.SpreadB\x06\n\x04kind\"T\n\nAutoBudget\x12\x12\n\nmin_tokens\x18\x01 \x01(\x05\x12\x12\n\nmax_tokens\x18\x02 \x01(\x05\x12\x13\n\x06radius\x18\x03 \x01(\x01H\x00\x88\x01\x01\x42\t\n\x07_radius\"@\n\x06Method\x12\x0c\n\x04name\x18\x01 \x01(\t\x12(\n\x07options\x18\x02 \x01(\x0b\x32\x17.google.protobuf.Struct\"/\n\x04Part\x12\x0e\n\x04text\x18\x01 \x01(\tH\x00\x12\x0f\n\x05image\x18\x02 \x01(\rH\x00\x42\x06\n\x04kind\"B\n\x07Message\x12\x1a\n\x04role\x18\x01 \x01(\x0e\x32\x0c.fsr.v1.Role\x12\x1b\n\x05parts\x18\x02 \x03(\x0b\x32\x0c.fsr.v1.Part\"l\n\x08Sampling\x12\x12\n\nmax_tokens\x18\x01 \x01(\x05\x12\x13\n\x0btemperature\x18\x02 \x01(\x02\x12\r\n\x05top_p\x18\x03 \x01(\x02\x12\x11\n\x04seed\x18\x04 \x01(\x04H\x00\x88\x01\x01\x12\x0c\n\x04stop\x18\x05 \x03(\tB\x07\n\x05_seed\"@\n\x04\x43rop\x12\x0c\n\x04left\x18\x01 \x01(\x02\x12\x0b\n\x03top\x18\x02 \x01(\x02\x12\r\n\x05right\x18\x03 \x01(\x02\x12\x0e\n\x06\x62ottom\x18\x04 \x01(\x02\"\x9b\x01\n\x0b\x45xplanation\x12\r\n\x05stage\x18\x01 \x03(\r\x12\x13\n\x0bmerged_into\x18\x02 \x03(\x05\x12\x10\n\x08priority\x18\x03 \x03(\x02\x12\x0c\n\x04rows\x18\x04 \x01(\r\x12\x0f\n\x07\x63olumns\x18\x05 \x01(\r\x12\x1a\n\x04\x63rop\x18\x06 \x01(\x0b\x32\x0c.fsr.v1.Crop\x12\x1b\n\x05views\x18\x07 \x03(\x0b\x32\x0c.fsr.v1.View\"P\n\x04View\x12\r\n\x05start\x18\x01 \x01(\r\x12\x0c\n\x04rows\x18\x02 \x01(\r\x12\x0f\n\x07\x63olumns\x18\x03 \x01(\r\x12\x1a\n\x04\x63rop\x18\x04 \x01(\x0b\x32\x0c.fsr.v1.Crop\"4\n\x04Grid\x12\r\n\x05steps\x18\x01 \x01(\r\x12\x0c\n\x04rows\x18\x02 \x01(\r\x12\x0f\n\x07\x63olumns\x18\x03 \x01(\r\"\xcd\x02\n\x0f\x43ompressedImage\x12 \n\x08\x66\x65\x61tures\x18\x01 \x01(\x0b\x32\x0e.fsr.v1.Tensor\x12\r\n\x05index\x18\x02 \x03(\r\x12\x15\n\rsource_tokens\x18\x03 \x01(\r\x12\x13\n\x0b\x66ocus_count\x18\x04 \x01(\r\x12\x14\n\x0c\x66ocus_wanted\x18\x05 \x01(\r\x12\x14\n\x0cmerged_count\x18\x06 \x01(\r\x12(\n\x0b\x65xplanation\x18\x07 \x01(\x0b\x32\x13.fsr.v1.Explanation\x12\x10\n\x08newlines\x18\x08 \x03(\r\x12\x11\n\tpositions\x18\t \x03(\r\x12\x1a\n\x04grid\x18\n \x01(\x0b\x32\x0c.fsr.v1.Grid\x12!\n\tdeepstack\x18\x0b \x03(\x0b\x32\x0e.fsr.v1.Tensor\x12\r\n\x05video\x18\x0c \x01(\x08\x12\x14\n\x0cstep_seconds\x18\r \x03(\x01\"n\n\tCostModel\x12\x16\n\x0e\x66lops_constant\x18\x01 \x01(\x01\x12\x14\n\x0c\x66lops_linear\x18\x02 \x01(\x01\x12\x17\n\x0f\x66lops_quadratic\x18\x03 \x01(\x01\x12\x1a\n\x12kv_bytes_per_token\x18\x04 \x01(\x04\"c\n\x10ModelDescription\x12\r\n\x05model\x18\x01 \x01(\t\x12\x13\n\x0b\x66ingerprint\x18\x02 \x01(\t\x12\x13\n\x0b\x66\x65\x61ture_dim\x18\x03 \x01(\r\x12\x16\n\x0e\x63ontext_length\x18\x04 \x01(\r*^\n\x05\x44type\x12\x15\n\x11\x44TYPE_UNSPECIFIED\x10\x00\x12\x0e\n\nDTYPE_FP32\x10\x01\x12\x0e\n\nDTYPE_FP16\x10\x02\x12\x0e\n\nDTYPE_BF16\x10\x03\x12\x0e\n\nDTYPE_INT8\x10\x04*B\n\x06Spread\x12\x16\n\x12SPREAD_UNSPECIFIED\x10\x00\x12\x0f\n\x0bSPREAD_EVEN\x10\x01\x12\x0f\n\x0bSPREAD_FREE\x10\x02*P\n\x04Role\x12\x14\n\x10ROLE_UNSPECIFIED\x10\x00\x12\x0f\n\x0bROLE_SYSTEM\x10\x01\x12\r\n\tROLE_USER\x10\x02\x12\x12\n\x0eROLE_ASSISTANT\x10\x03\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'fsr.v1.types_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_DTYPE']._serialized_start=1247
-  _globals['_DTYPE']._serialized_end=1341
-  _globals['_ROLE']._serialized_start=1343
-  _globals['_ROLE']._serialized_end=1423
+  _globals['_DTYPE']._serialized_start=1625
+  _globals['_DTYPE']._serialized_end=1719
+  _globals['_SPREAD']._serialized_start=1721
+  _globals['_SPREAD']._serialized_end=1787
+  _globals['_ROLE']._serialized_start=1789
+  _globals['_ROLE']._serialized_end=1869
   _globals['_TENSOR']._serialized_start=60
   _globals['_TENSOR']._serialized_end=143
   _globals['_IMAGE']._serialized_start=145
-  _globals['_IMAGE']._serialized_end=166
-  _globals['_BUDGET']._serialized_start=168
-  _globals['_BUDGET']._serialized_end=260
-  _globals['_AUTOBUDGET']._serialized_start=262
-  _globals['_AUTOBUDGET']._serialized_end=346
-  _globals['_METHOD']._serialized_start=348
-  _globals['_METHOD']._serialized_end=412
-  _globals['_PART']._serialized_start=414
-  _globals['_PART']._serialized_end=461
-  _globals['_MESSAGE']._serialized_start=463
-  _globals['_MESSAGE']._serialized_end=529
-  _globals['_SAMPLING']._serialized_start=531
-  _globals['_SAMPLING']._serialized_end=639
-  _globals['_CROP']._serialized_start=641
-  _globals['_CROP']._serialized_end=705
-  _globals['_EXPLANATION']._serialized_start=707
-  _globals['_EXPLANATION']._serialized_end=833
-  _globals['_COMPRESSEDIMAGE']._serialized_start=836
-  _globals['_COMPRESSEDIMAGE']._serialized_end=1032
-  _globals['_COSTMODEL']._serialized_start=1034
-  _globals['_COSTMODEL']._serialized_end=1144
-  _globals['_MODELDESCRIPTION']._serialized_start=1146
-  _globals['_MODELDESCRIPTION']._serialized_end=1245
+  _globals['_IMAGE']._serialized_end=209
+  _globals['_BUDGET']._serialized_start=211
+  _globals['_BUDGET']._serialized_end=335
+  _globals['_AUTOBUDGET']._serialized_start=337
+  _globals['_AUTOBUDGET']._serialized_end=421
+  _globals['_METHOD']._serialized_start=423
+  _globals['_METHOD']._serialized_end=487
+  _globals['_PART']._serialized_start=489
+  _globals['_PART']._serialized_end=536
+  _globals['_MESSAGE']._serialized_start=538
+  _globals['_MESSAGE']._serialized_end=604
+  _globals['_SAMPLING']._serialized_start=606
+  _globals['_SAMPLING']._serialized_end=714
+  _globals['_CROP']._serialized_start=716
+  _globals['_CROP']._serialized_end=780
+  _globals['_EXPLANATION']._serialized_start=783
+  _globals['_EXPLANATION']._serialized_end=938
+  _globals['_VIEW']._serialized_start=940
+  _globals['_VIEW']._serialized_end=1020
+  _globals['_GRID']._serialized_start=1022
+  _globals['_GRID']._serialized_end=1074
+  _globals['_COMPRESSEDIMAGE']._serialized_start=1077
+  _globals['_COMPRESSEDIMAGE']._serialized_end=1410
+  _globals['_COSTMODEL']._serialized_start=1412
+  _globals['_COSTMODEL']._serialized_end=1522
+  _globals['_MODELDESCRIPTION']._serialized_start=1524
+  _globals['_MODELDESCRIPTION']._serialized_end=1623
 # @@protoc_insertion_point(module_scope)

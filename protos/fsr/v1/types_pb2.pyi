@@ -52,6 +52,30 @@ DTYPE_INT8: Dtype.ValueType  # 4
 """Signed bytes; each row is multiplied by its fp32 scale."""
 Global___Dtype: _TypeAlias = Dtype  # noqa: Y015
 
+class _Spread:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _SpreadEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Spread.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    SPREAD_UNSPECIFIED: _Spread.ValueType  # 0
+    """The same as even."""
+    SPREAD_EVEN: _Spread.ValueType  # 1
+    """Each tile or frame gets the same share and is scored by itself."""
+    SPREAD_FREE: _Spread.ValueType  # 2
+    """Tokens go where the evidence is."""
+
+class Spread(_Spread, metaclass=_SpreadEnumTypeWrapper):
+    """How a budget is spread over the tiles of a picture or the frames of a video."""
+
+SPREAD_UNSPECIFIED: Spread.ValueType  # 0
+"""The same as even."""
+SPREAD_EVEN: Spread.ValueType  # 1
+"""Each tile or frame gets the same share and is scored by itself."""
+SPREAD_FREE: Spread.ValueType  # 2
+"""Tokens go where the evidence is."""
+Global___Spread: _TypeAlias = Spread  # noqa: Y015
+
 class _Role:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -118,21 +142,31 @@ Global___Tensor: _TypeAlias = Tensor  # noqa: Y015
 
 @_typing.final
 class Image(_message.Message):
-    """A picture as its author encoded it: JPEG, PNG or WebP. It is never re-encoded on the way."""
+    """A picture as its author encoded it: JPEG, PNG or WebP. It is never re-encoded on the way. Or a video, as its frames."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     DATA_FIELD_NUMBER: _builtins.int
+    FRAMES_FIELD_NUMBER: _builtins.int
+    FRAMES_PER_SECOND_FIELD_NUMBER: _builtins.int
     data: _builtins.bytes
-    """The whole file."""
+    """The whole file. Leave it out for a video."""
+    frames_per_second: _builtins.float
+    """For a video: how many of its frames a second has; 0 means 2."""
+    @_builtins.property
+    def frames(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]:
+        """For a video: the files of its frames in order, all of one size. Models that take pictures only refuse it."""
+
     def __init__(
         self,
         *,
         data: _builtins.bytes = ...,
+        frames: _abc.Iterable[_builtins.bytes] | None = ...,
+        frames_per_second: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["data", b"data"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["data", b"data", "frames", b"frames", "frames_per_second", b"frames_per_second"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -147,10 +181,13 @@ class Budget(_message.Message):
     TOKENS_FIELD_NUMBER: _builtins.int
     KEEP_RATIO_FIELD_NUMBER: _builtins.int
     AUTO_FIELD_NUMBER: _builtins.int
+    SPREAD_FIELD_NUMBER: _builtins.int
     tokens: _builtins.int
     """Keep this many, at least 1."""
     keep_ratio: _builtins.float
     """Keep this share, in (0, 1]."""
+    spread: Global___Spread.ValueType
+    """For models that see a picture in tiles, and for videos."""
     @_builtins.property
     def auto(self) -> Global___AutoBudget:
         """Keep as many as the evidence asks for."""
@@ -161,10 +198,11 @@ class Budget(_message.Message):
         tokens: _builtins.int = ...,
         keep_ratio: _builtins.float = ...,
         auto: Global___AutoBudget | None = ...,
+        spread: Global___Spread.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["auto", b"auto", "keep_ratio", b"keep_ratio", "kind", b"kind", "tokens", b"tokens"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["auto", b"auto", "keep_ratio", b"keep_ratio", "kind", b"kind", "tokens", b"tokens"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["auto", b"auto", "keep_ratio", b"keep_ratio", "kind", b"kind", "spread", b"spread", "tokens", b"tokens"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["tokens", "keep_ratio", "auto"]  # noqa: Y015
     _WhichOneofArgType_kind: _TypeAlias = _typing.Literal["kind", b"kind"]  # noqa: Y015
@@ -376,6 +414,7 @@ class Explanation(_message.Message):
     ROWS_FIELD_NUMBER: _builtins.int
     COLUMNS_FIELD_NUMBER: _builtins.int
     CROP_FIELD_NUMBER: _builtins.int
+    VIEWS_FIELD_NUMBER: _builtins.int
     rows: _builtins.int
     """Rows of the grid of source tokens."""
     columns: _builtins.int
@@ -396,6 +435,12 @@ class Explanation(_message.Message):
     def crop(self) -> Global___Crop:
         """Region of the picture that the grid covers."""
 
+    @_builtins.property
+    def views(self) -> _containers.RepeatedCompositeFieldContainer[Global___View]:
+        """All grids of source tokens, one a view: the whole picture and its tiles, or the frames of a video. `rows`,
+        `columns` and `crop` are those of the first.
+        """
+
     def __init__(
         self,
         *,
@@ -405,14 +450,81 @@ class Explanation(_message.Message):
         rows: _builtins.int = ...,
         columns: _builtins.int = ...,
         crop: Global___Crop | None = ...,
+        views: _abc.Iterable[Global___View] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["crop", b"crop"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["columns", b"columns", "crop", b"crop", "merged_into", b"merged_into", "priority", b"priority", "rows", b"rows", "stage", b"stage"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["columns", b"columns", "crop", b"crop", "merged_into", b"merged_into", "priority", b"priority", "rows", b"rows", "stage", b"stage", "views", b"views"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Explanation: _TypeAlias = Explanation  # noqa: Y015
+
+@_typing.final
+class View(_message.Message):
+    """A grid of source tokens, in raster order."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    START_FIELD_NUMBER: _builtins.int
+    ROWS_FIELD_NUMBER: _builtins.int
+    COLUMNS_FIELD_NUMBER: _builtins.int
+    CROP_FIELD_NUMBER: _builtins.int
+    start: _builtins.int
+    """Source index of its first token."""
+    rows: _builtins.int
+    """Its rows."""
+    columns: _builtins.int
+    """Its columns."""
+    @_builtins.property
+    def crop(self) -> Global___Crop:
+        """Region of the picture that it covers."""
+
+    def __init__(
+        self,
+        *,
+        start: _builtins.int = ...,
+        rows: _builtins.int = ...,
+        columns: _builtins.int = ...,
+        crop: Global___Crop | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["crop", b"crop"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["columns", b"columns", "crop", b"crop", "rows", b"rows", "start", b"start"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___View: _TypeAlias = View  # noqa: Y015
+
+@_typing.final
+class Grid(_message.Message):
+    """Extent of a picture or video in tokens, before compression."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STEPS_FIELD_NUMBER: _builtins.int
+    ROWS_FIELD_NUMBER: _builtins.int
+    COLUMNS_FIELD_NUMBER: _builtins.int
+    steps: _builtins.int
+    """Steps of time; 1 for a picture."""
+    rows: _builtins.int
+    """Rows."""
+    columns: _builtins.int
+    """Columns."""
+    def __init__(
+        self,
+        *,
+        steps: _builtins.int = ...,
+        rows: _builtins.int = ...,
+        columns: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["columns", b"columns", "rows", b"rows", "steps", b"steps"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Grid: _TypeAlias = Grid  # noqa: Y015
 
 @_typing.final
 class CompressedImage(_message.Message):
@@ -427,6 +539,12 @@ class CompressedImage(_message.Message):
     FOCUS_WANTED_FIELD_NUMBER: _builtins.int
     MERGED_COUNT_FIELD_NUMBER: _builtins.int
     EXPLANATION_FIELD_NUMBER: _builtins.int
+    NEWLINES_FIELD_NUMBER: _builtins.int
+    POSITIONS_FIELD_NUMBER: _builtins.int
+    GRID_FIELD_NUMBER: _builtins.int
+    DEEPSTACK_FIELD_NUMBER: _builtins.int
+    VIDEO_FIELD_NUMBER: _builtins.int
+    STEP_SECONDS_FIELD_NUMBER: _builtins.int
     source_tokens: _builtins.int
     """Tokens before compression."""
     focus_count: _builtins.int
@@ -435,9 +553,11 @@ class CompressedImage(_message.Message):
     """Focus tokens that the evidence asked for, before the budget's clamp."""
     merged_count: _builtins.int
     """Dropped tokens that were merged into a kept one."""
+    video: _builtins.bool
+    """Whether it is a video."""
     @_builtins.property
     def features(self) -> Global___Tensor:
-        """Kept tokens, [K, D], in raster order."""
+        """Kept tokens in raster order, and newline tokens where the model's layout has them: [rows, D]."""
 
     @_builtins.property
     def index(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
@@ -446,6 +566,26 @@ class CompressedImage(_message.Message):
     @_builtins.property
     def explanation(self) -> Global___Explanation:
         """Present when it was asked for."""
+
+    @_builtins.property
+    def newlines(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Rows of `features` that are newlines; the others are the kept tokens, in the order of `index`."""
+
+    @_builtins.property
+    def positions(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """For models that place tokens by time, row and column: these three of each kept token, one token after the other."""
+
+    @_builtins.property
+    def grid(self) -> Global___Grid:
+        """For the same models: what follows the picture in a prompt stands past this whole extent."""
+
+    @_builtins.property
+    def deepstack(self) -> _containers.RepeatedCompositeFieldContainer[Global___Tensor]:
+        """For models whose first blocks take visual features too (DeepStack): one [K, D] tensor a block."""
+
+    @_builtins.property
+    def step_seconds(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
+        """For a video: seconds at which each of its steps lies."""
 
     def __init__(
         self,
@@ -457,10 +597,16 @@ class CompressedImage(_message.Message):
         focus_wanted: _builtins.int = ...,
         merged_count: _builtins.int = ...,
         explanation: Global___Explanation | None = ...,
+        newlines: _abc.Iterable[_builtins.int] | None = ...,
+        positions: _abc.Iterable[_builtins.int] | None = ...,
+        grid: Global___Grid | None = ...,
+        deepstack: _abc.Iterable[Global___Tensor] | None = ...,
+        video: _builtins.bool = ...,
+        step_seconds: _abc.Iterable[_builtins.float] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["explanation", b"explanation", "features", b"features"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["explanation", b"explanation", "features", b"features", "grid", b"grid"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["explanation", b"explanation", "features", b"features", "focus_count", b"focus_count", "focus_wanted", b"focus_wanted", "index", b"index", "merged_count", b"merged_count", "source_tokens", b"source_tokens"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["deepstack", b"deepstack", "explanation", b"explanation", "features", b"features", "focus_count", b"focus_count", "focus_wanted", b"focus_wanted", "grid", b"grid", "index", b"index", "merged_count", b"merged_count", "newlines", b"newlines", "positions", b"positions", "source_tokens", b"source_tokens", "step_seconds", b"step_seconds", "video", b"video"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

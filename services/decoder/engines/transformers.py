@@ -12,9 +12,11 @@ import time
 from collections import deque
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
+from typing import Any
 
 import structlog
 import torch
+from torch.nn import functional
 from transformers import DynamicCache
 
 from fsr_core.backbones import LanguageDecoder, Prompt
@@ -140,15 +142,14 @@ class TransformersEngine:
         model, began = self._model.model, time.monotonic()
         if job.cache is None:
             job.started, job.cache = began, DynamicCache(config=model.config)
-            embeds = job.prompt.inputs_embeds
-            if job.tokens:  # another replica had said this much
-                embeds = torch.cat([embeds, self._model.embed(torch.tensor(job.tokens))])
-            out = model(inputs_embeds=embeds.unsqueeze(0), past_key_values=job.cache, use_cache=True, logits_to_keep=1)
+            inputs = self._prefill(job)
+            out = model(**inputs, past_key_values=job.cache, use_cache=True, logits_to_keep=1)
             logits = out.logits[0, -1]
             job.prefill_seconds = time.monotonic() - began
         else:
             last = torch.tensor([[job.tokens[-1]]], device=self._model.device)
-            logits = model(input_ids=last, past_key_values=job.cache, use_cache=True).logits[0, -1]
+            inputs = {"input_ids": last, "position_ids": job.prompt.step_positions(len(job.tokens) - 1)}
+            logits = model(**inputs, past_key_values=job.cache, use_cache=True).logits[0, -1]
         token = choose(logits, job.sampling, len(job.tokens))
         job.tokens.append(token)
         ended = token in self._model.eos_token_ids
@@ -157,3 +158,16 @@ class TransformersEngine:
         job.send(Token(token, ended or full, full and not ended, job.started - job.arrived, job.prefill_seconds))
         if ended or full:
             job.cancelled = True
+
+    def _prefill(self, job: _Job) -> dict[str, Any]:
+        """The prompt, and what another replica had already said."""
+        inputs = job.prompt.model_inputs()
+        if job.tokens:
+            said = self._model.embed(torch.tensor(job.tokens)).unsqueeze(0)
+            inputs["inputs_embeds"] = torch.cat([inputs["inputs_embeds"], said], dim=1)
+            positions = job.prompt.step_positions(0, len(job.tokens))
+            if positions is not None:
+                inputs["position_ids"] = torch.cat([inputs["position_ids"], positions], dim=2)
+            if "visual_pos_masks" in inputs:
+                inputs["visual_pos_masks"] = functional.pad(inputs["visual_pos_masks"], (0, len(job.tokens)))
+        return inputs

@@ -1,12 +1,19 @@
 """The two halves of a LLaVA against the class's own model, on random weights in the hub's folder format."""
 
+import json
+import shutil
+from pathlib import Path
+
 import pytest
 import torch
 from PIL import Image
-from transformers import AutoProcessor, CLIPModel, LlavaForConditionalGeneration
+from safetensors.torch import load_file, save_file
+from transformers import AutoProcessor, CLIPModel, LlavaForConditionalGeneration, LlavaImageProcessorPil
 
 from fsr_core.backbones import ImagePart, KeptImage, Message, TextPart, load_decoder, load_encoder
-from fsr_core.tiny.model import new_models, save
+from fsr_core.backbones.images import image_processor, visible
+from fsr_core.backbones.saliency import cls_attention
+from fsr_core.tiny.model import CHAT_TEMPLATE, new_models, save
 from fsr_core.tiny.scenes import draw, make_scene
 
 
@@ -82,7 +89,113 @@ def test_pixels_are_the_processors_own(folder, encoder):
     own = AutoProcessor.from_pretrained(folder).image_processor(picture.convert("RGB"), return_tensors="pt")
     prepared = encoder.preprocess(picture)
     assert torch.equal(prepared.inputs["pixel_values"], own["pixel_values"][0])
-    assert prepared.crop == (52.0, 0.0, 149.0, 97.0)
+
+
+@pytest.mark.parametrize(
+    ("size", "left", "right"),
+    [
+        # 144 / 97 of 201 is 298 (truncated); 77 of them are cut off on the left.
+        ((201, 97), 77 * 201 / 298, 221 * 201 / 298),
+        # 191 columns, 23 cut off: 18 pixels further left than cutting the picture itself in its middle would be.
+        ((4001, 3001), 23 * 4001 / 191, 167 * 4001 / 191),
+    ],
+)
+def test_crop_is_what_the_processor_leaves(encoder, size, left, right):
+    picture = Image.new("L", size)
+    picture.paste(255, (0, 0, round(left + 0.75 * (right - left) / 144), size[1]))
+    prepared = encoder.preprocess(picture)
+    assert prepared.tiles[0].crop == pytest.approx((left, 0, right, size[1]))
+    columns = prepared.inputs["pixel_values"][0].mean(0)
+    assert columns[0] > columns[3]  # the white edge ends within the first column of the crop
+
+
+def test_padding_to_a_square_reaches_beyond_the_picture(tmp_path):
+    processor = LlavaImageProcessorPil(
+        do_pad=True, size={"shortest_edge": 144}, crop_size=dict.fromkeys(("height", "width"), 144)
+    )
+    processor.save_pretrained(tmp_path)
+    own = image_processor(tmp_path, "CLIPImageProcessor")
+    assert type(own) is LlavaImageProcessorPil
+    assert visible(own, (200, 100)) == (0.0, -50.0, 200.0, 150.0)
+
+
+def test_cached_features_own_their_memory(encoder):
+    """What a cache counts is what it keeps alive."""
+    for image in encoder.encode_images([encoder.preprocess(draw(make_scene(seed))) for seed in range(3)]):
+        tensors = (image.features, image.saliency, image.joint)
+        assert sum(t.untyped_storage().nbytes() for t in tensors) == image.nbytes == sum(t.nbytes for t in tensors)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_saliency_is_not_rounded_before_the_softmax(folder, dtype):
+    """Logits in half precision near 100 differ by steps of 0.06: many tokens would tie."""
+    half = load_encoder(str(folder), dtype=dtype)
+    block = half.vision.tower.encoder.layers[-1]
+    block.self_attn.q_proj.weight.mul_(50)
+    hidden = torch.randn(1, 145, 128, generator=torch.Generator().manual_seed(1)).to(dtype)
+    got = cls_attention(block, hidden)[0]
+    normed = block.layer_norm1(hidden)
+    q = block.self_attn.q_proj(normed[:, :1]).double().view(4, 1, 32)
+    k = block.self_attn.k_proj(normed).double().view(145, 4, 32).transpose(0, 1)
+    want = (q @ k.transpose(1, 2) * 32**-0.5).softmax(-1).mean(0)[0, 1:]
+    assert torch.allclose(got.double(), want, rtol=1e-4, atol=1e-7)
+
+
+def test_stop_ids_come_from_the_generation_config(folder, tmp_path):
+    shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
+    (tmp_path / "generation_config.json").write_text('{"eos_token_id": [2, 7]}')
+    assert load_decoder(str(tmp_path)).eos_token_ids == (2, 7)
+
+
+def test_a_template_that_writes_bos_does_not_get_two(folder, tmp_path, decoder):
+    shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
+    (tmp_path / "chat_template.jinja").write_text("<s>" + CHAT_TEMPLATE)
+    said = [Message("user", (TextPart("Hello?"),))]
+    assert torch.equal(load_decoder(str(tmp_path)).prompt(said).token_ids, decoder.prompt(said).token_ids)
+
+
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [
+        ("model.safetensors", b"\xff" * 64),
+        ("model.safetensors", b""),
+        ("config.json", b"{"),
+        ("generation_config.json", b"["),
+        ("tokenizer.json", b"{}"),
+    ],
+)
+def test_damaged_files_are_named(folder, tmp_path, file, content):
+    shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
+    (tmp_path / file).write_bytes(content)
+    with pytest.raises(ValueError, match=r"^model: .*(damaged|cannot be read)"):
+        load_decoder(str(tmp_path))
+
+
+def test_a_cut_off_weights_file_is_named(folder, tmp_path):
+    shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
+    whole = (folder / "model.safetensors").read_bytes()
+    (tmp_path / "model.safetensors").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(ValueError, match=r"model\.safetensors is damaged"):
+        load_decoder(str(tmp_path))
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_clip_may_be_in_pytorchs_own_format(folder, tmp_path, encoder, zipped):
+    shutil.copytree(folder / "clip", tmp_path, dirs_exist_ok=True)
+    weights = tmp_path / "model.safetensors"
+    torch.save(load_file(weights), tmp_path / "pytorch_model.bin", _use_new_zipfile_serialization=zipped)
+    weights.unlink()
+    loaded = load_encoder(str(folder), clip=str(tmp_path))
+    question = ["Is there a red star?"]
+    assert torch.equal(loaded.encode_instructions(question)[0], encoder.encode_instructions(question)[0])
+
+
+def test_a_pickle_that_could_run_code_is_refused(folder, tmp_path):
+    shutil.copytree(folder / "clip", tmp_path, dirs_exist_ok=True)
+    (tmp_path / "model.safetensors").unlink()
+    torch.save({"text_projection.weight": Path("x")}, tmp_path / "pytorch_model.bin")
+    with pytest.raises(ValueError, match="more than tensors"):
+        load_encoder(str(folder), clip=str(tmp_path))
 
 
 def test_saliency_is_the_cls_row_of_the_second_last_block(folder, encoder):
@@ -100,7 +213,7 @@ def test_relevance_is_clips_own_cosine(folder, encoder):
     short, long = encoder.encode_instructions([text, "red star " * 60])
     clip = CLIPModel.from_pretrained(folder / "clip", dtype=torch.float32)
     with torch.inference_mode():
-        ids = encoder.clip.tokenizer(text, return_tensors="pt")
+        ids = encoder.text.tokenizer(text, return_tensors="pt")
         said = torch.nn.functional.normalize(clip.text_projection(clip.text_model(**ids).pooler_output), dim=-1)
         states = clip.vision_model(prepared.inputs["pixel_values"][None], output_hidden_states=True).hidden_states
         patches = clip.visual_projection(clip.vision_model.post_layernorm(states[-2][:, 1:]))
@@ -125,9 +238,11 @@ def test_each_half_loads_only_its_half(encoder, decoder, whole):
     language = count(whole.model.language_model)
     vision = count(whole.model.vision_tower)
     assert count(decoder.model) == language
-    assert count(encoder.tower) < vision  # the last block is not read
-    assert not any(p.is_meta for m in (encoder.tower, encoder.projector, decoder.model) for p in m.parameters())
-    assert not any(b.is_meta for m in (encoder.tower, decoder.model) for b in m.buffers())
+    assert count(encoder.vision.tower) < vision  # the last block is not read
+    assert not any(
+        p.is_meta for m in (encoder.vision.tower, encoder.vision.projector, decoder.model) for p in m.parameters()
+    )
+    assert not any(b.is_meta for m in (encoder.vision.tower, decoder.model) for b in m.buffers())
     assert encoder.fingerprint == decoder.fingerprint
 
 
@@ -157,3 +272,28 @@ def test_bad_conversations_are_named(decoder, messages, images, says):
 def test_a_missing_checkpoint_is_named(model):
     with pytest.raises(ValueError, match="model"):
         load_decoder(model)
+
+
+def test_a_tokenizer_without_the_image_token_is_named(folder, tmp_path):
+    shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
+    config = json.loads((folder / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config | {"image_token_index": 100_000}))
+    with pytest.raises(ValueError, match="has no image token 100000"):
+        load_decoder(str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("load", "without", "says"),
+    [
+        (load_encoder, "vision_tower", "holds no vision tower"),
+        (load_encoder, "multi_modal_projector", "holds no projector"),
+        (load_decoder, "language_model", "holds no language model|language model lacks"),
+        (load_decoder, "layers.1.mlp", "language model lacks .*layers.1.mlp"),
+    ],
+)
+def test_a_checkpoint_without_the_needed_half_is_named(folder, tmp_path, load, without, says):
+    shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
+    stored = load_file(folder / "model.safetensors")
+    save_file({n: t for n, t in stored.items() if without not in n}, tmp_path / "model.safetensors")
+    with pytest.raises(ValueError, match=says):
+        load(str(tmp_path))

@@ -1,0 +1,131 @@
+"""A conversation as the checkpoint's own template and tokenizer write it, with one placeholder token a visual block."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import AutoTokenizer
+
+from fsr_core.backbones.checkpoint import Checkpoint, read_json
+from fsr_core.backbones.prompts import ImagePart, KeptImage, Message, TextPart
+
+__all__ = ["Chat", "stop_ids"]
+
+_ROLES = ("system", "user", "assistant")
+
+
+def stop_ids(checkpoint: Checkpoint, text_config: Any, tokenizer: Any) -> tuple[int, ...]:
+    """Token ids that end an answer: those of generation_config.json, else of the config, else of the tokenizer."""
+    told = read_json(checkpoint.folder / "generation_config.json").get("eos_token_id")
+    told = getattr(text_config, "eos_token_id", None) if told is None else told
+    told = tokenizer.eos_token_id if told is None else told
+    ends = tuple(told) if isinstance(told, list) else (told,)
+    if any(not isinstance(end, int) for end in ends):
+        raise ValueError("model: names no end-of-sequence token; add eos_token_id to its generation_config.json")
+    return ends
+
+
+def _template(checkpoint: Checkpoint, tokenizer: Any) -> str:
+    """The chat template: that of the processor, which knows pictures, before that of the tokenizer."""
+    jinja = checkpoint.folder / "chat_template.jinja"
+    template = jinja.read_text() if jinja.is_file() else None
+    for name in ("chat_template.json", "processor_config.json"):
+        template = template or read_json(checkpoint.folder / name).get("chat_template")
+    template = template or tokenizer.chat_template
+    if not isinstance(template, str):
+        raise ValueError(f"model: {checkpoint.name} has no chat template; add its chat_template.jinja")
+    return template
+
+
+class Chat:
+    """Tokenizer, chat template and the tokens that stand for pictures and videos."""
+
+    def __init__(self, checkpoint: Checkpoint) -> None:
+        try:
+            self.tokenizer: Any = AutoTokenizer.from_pretrained(checkpoint.folder)
+        except Exception as error:  # the library and its Rust parser raise all kinds on damaged files
+            raise ValueError(f"model: the tokenizer of {checkpoint.name} cannot be read ({error})") from error
+        self.template = _template(checkpoint, self.tokenizer)
+        config = checkpoint.config
+        self.visual_ids: tuple[int, ...] = tuple(
+            token
+            for token in (getattr(config, "image_token_id", None), getattr(config, "video_token_id", None))
+            if token is not None
+        )
+        self.visual_tokens = tuple(str(self.tokenizer.convert_ids_to_tokens(token)) for token in self.visual_ids)
+        for token_id, token in zip(self.visual_ids[:1], self.visual_tokens, strict=False):
+            if token == "None" or self.tokenizer.convert_tokens_to_ids(token) != token_id:
+                raise ValueError(
+                    f"model: the tokenizer of {checkpoint.name} has no image token {token_id}; use the tokenizer that"
+                    " belongs to the checkpoint"
+                )
+
+    def tokenise(
+        self, messages: Sequence[Message], images: Sequence[KeptImage], placeholder: Callable[[KeptImage], str | None]
+    ) -> tuple[Tensor, list[int]]:
+        """Token ids [n], and which image stands at each placeholder that the template wrote.
+
+        `placeholder` may write an image otherwise than the template's single placeholder token.
+
+        Raises ValueError naming the message or image that is wrong.
+        """
+        conversation, order = self._conversation(messages, images)
+        unused = sorted(set(range(len(images))) - set(order))
+        if unused:
+            raise ValueError(f"images[{unused[0]}]: no message refers to it; refer to it or leave it out")
+        try:
+            text = str(
+                self.tokenizer.apply_chat_template(
+                    conversation, chat_template=self.template, add_generation_prompt=True, tokenize=False
+                )
+            )
+        except Exception as error:  # templates refuse conversations by raising from within Jinja
+            raise ValueError(f"messages: the model's chat template refuses them ({error})") from error
+        return self._ids(self._placed(text, [images[i] for i in order], placeholder)), order
+
+    def _conversation(
+        self, messages: Sequence[Message], images: Sequence[KeptImage]
+    ) -> tuple[list[dict[str, Any]], list[int]]:
+        if not messages:
+            raise ValueError("messages: is empty; send at least one user turn")
+        conversation, order = [], []
+        for turn, message in enumerate(messages):
+            if message.role not in _ROLES:
+                raise ValueError(f"messages[{turn}].role: {message.role!r} is unknown; use system, user or assistant")
+            content: list[dict[str, str]] = []
+            for part in message.parts:
+                if isinstance(part, ImagePart):
+                    if not 0 <= part.image < len(images):
+                        raise ValueError(f"messages[{turn}]: image {part.image} is not among the {len(images)} sent")
+                    order.append(part.image)
+                    content.append({"type": "video" if images[part.image].video else "image"})
+                else:
+                    content.append({"type": "text", "text": self._checked(part, turn)})
+            conversation.append({"role": message.role, "content": content})
+        return conversation, order
+
+    def _checked(self, part: TextPart, turn: int) -> str:
+        for token in self.visual_tokens:
+            if token in part.text:
+                raise ValueError(f"messages[{turn}]: text holds {token}, which stands for an image or a video")
+        return part.text
+
+    def _placed(self, text: str, images: Sequence[KeptImage], placeholder: Callable[[KeptImage], str | None]) -> str:
+        pieces, rest = [], text
+        for image in images:
+            token = self.visual_tokens[-1 if image.video else 0]
+            before, found, rest = rest.partition(token)
+            if not found:
+                raise ValueError("messages: the model's chat template has no place for one of the images")
+            pieces += [before, placeholder(image) or token]
+        return "".join([*pieces, rest])
+
+    def _ids(self, text: str) -> Tensor:
+        # A template that writes the first token itself must not get a second one from the tokenizer.
+        first = self.tokenizer.bos_token
+        special = not (first and text.startswith(first))
+        ids: Tensor = self.tokenizer(text, add_special_tokens=special, return_tensors="pt")["input_ids"][0]
+        return ids.to(torch.int64)

@@ -1,0 +1,81 @@
+"""Pixels as a checkpoint's own image processor prepares them, and which part of the picture they show.
+
+The library has every image processor twice, on Pillow and on torchvision; they differ in the last bits. The Pillow
+one is used by name, so that what an encoder computes does not depend on whether torchvision happens to be there.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import transformers
+from PIL import Image
+
+from fsr_core.backbones.checkpoint import read_json
+from fsr_core.backbones.data import Box
+
+__all__ = ["checked", "image_processor", "visible"]
+
+
+def image_processor(folder: Path, default: str) -> Any:
+    """The Pillow image processor that a checkpoint names, or `default` (a class name of the library).
+
+    Raises ValueError where the checkpoint has no image processor or names one that the library lacks.
+    """
+    declared = read_json(folder / "processor_config.json").get("image_processor") or {}
+    declared = declared or read_json(folder / "preprocessor_config.json")
+    if not declared:
+        raise ValueError(f"model: {folder.name} has no preprocessor_config.json; copy it from the original checkpoint")
+    name = str(declared.get("image_processor_type") or default).removesuffix("Pil").removesuffix("Fast") + "Pil"
+    kind = getattr(transformers, name, None)
+    if kind is None:
+        raise ValueError(f"model: the image processor {name.removesuffix('Pil')} of {folder.name} is not known")
+    try:
+        return kind.from_pretrained(folder)
+    except (OSError, TypeError) as error:
+        raise ValueError(f"model: preprocessor_config.json of {folder.name} is damaged ({error})") from error
+
+
+def checked(image: Image.Image) -> Image.Image:
+    """The picture in RGB. Raises ValueError for no PIL image, or one without pixels."""
+    if not isinstance(image, Image.Image) or 0 in image.size:
+        raise ValueError("image: expected a PIL image with at least one pixel")
+    return image.convert("RGB")
+
+
+def _edges(size: Any) -> dict[str, int]:
+    """The set fields of a processor's size, which is a dict or an object of the library."""
+    fields = dict(size) if isinstance(size, dict) else {k: getattr(size, k, None) for k in ("height", "width")}
+    if not isinstance(size, dict):
+        fields["shortest_edge"] = getattr(size, "shortest_edge", None)
+    return {name: int(value) for name, value in fields.items() if value}
+
+
+def visible(processor: Any, size: tuple[int, int]) -> Box:
+    """What padding, resize and centre crop of a processor leave of a picture, in the picture's own pixels; beyond the
+    picture where the processor pads it."""
+    width, height = size
+    if not (hasattr(processor, "pad_to_square") and processor.do_pad):
+        return _cropped(processor, width, height)
+    side = max(width, height)
+    left, top = (side - width) // 2, (side - height) // 2
+    box = _cropped(processor, side, side)
+    return (box[0] - left, box[1] - top, box[2] - left, box[3] - top)
+
+
+def _cropped(processor: Any, width: int, height: int) -> Box:
+    across, down = width, height
+    edges = _edges(processor.size) if processor.do_resize else {}
+    if "shortest_edge" in edges:
+        short = edges["shortest_edge"]
+        # The longer side is truncated, as the library does.
+        across, down = (short, int(short * height / width)) if width <= height else (int(short * width / height), short)
+    elif edges:
+        across, down = edges["width"], edges["height"]
+    if not processor.do_center_crop:
+        return (0.0, 0.0, float(width), float(height))
+    crop = _edges(processor.crop_size)
+    left, top = (across - crop["width"]) // 2, (down - crop["height"]) // 2
+    x, y = width / across, height / down
+    return (left * x, top * y, (left + crop["width"]) * x, (top + crop["height"]) * y)

@@ -1,0 +1,128 @@
+"""LLaVA-NeXT (1.6): a base view and tiles of the picture, unpadded, each row of tiles' tokens ended by a newline."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from PIL import Image
+from transformers.image_processing_utils import select_best_resolution
+from transformers.models.llava_next.modeling_llava_next import LlavaNextModel, LlavaNextMultiModalProjector
+
+from fsr_core.backbones.anyres import packed_features, packer, tile_boxes, tiled_features
+from fsr_core.backbones.checkpoint import Checkpoint
+from fsr_core.backbones.clip_text import ClipText, known_clip
+from fsr_core.backbones.data import ImageFeatures, PreparedImage, Tile
+from fsr_core.backbones.images import checked, image_processor
+from fsr_core.backbones.language import HalfDecoder, config_info, model_info
+from fsr_core.backbones.patch_encoder import PatchEncoder, checkpoint_name, text_side
+from fsr_core.backbones.patches import PatchTower, Seen
+
+__all__ = ["LlavaNextDecoder", "LlavaNextEncoder"]
+
+Layout = Literal["stock", "tiles"]
+
+
+class LlavaNextEncoder(PatchEncoder):
+    """Option `layout`: "stock" prepares and lays out as the library does; "tiles" takes the setting in which papers
+    count 2880 tokens: always 2 x 2 tiles and the base view, padding kept, no newlines."""
+
+    layout: Layout = "stock"
+
+    @classmethod
+    def load(
+        cls,
+        checkpoint: Checkpoint,
+        *,
+        clip: str | None,
+        device: torch.device,
+        dtype: torch.dtype,
+        attention: str,
+        layout: Layout = "stock",
+    ) -> LlavaNextEncoder:
+        """From a checkpoint's folder. Raises ValueError."""
+        if layout not in ("stock", "tiles"):
+            raise ValueError(f"options.layout: {layout!r} is unknown; use stock or tiles")
+        processor = image_processor(checkpoint.folder, "LlavaNextImageProcessor")
+        text = text_side(ClipText, clip or known_clip(checkpoint.name, checkpoint.folder), device, dtype)
+        tower = PatchTower.load(
+            checkpoint, LlavaNextMultiModalProjector, text, device=device, dtype=dtype, attention=attention
+        )
+        if tower.newline is None:
+            raise ValueError("model: the checkpoint lacks image_newline; download it again")
+        tokens = 5 * tower.side**2 if layout == "tiles" else None
+        encoder = cls(
+            tower, checkpoint.config, processor, model_info(checkpoint, dtype, tokens), checkpoint.fingerprint
+        )
+        encoder.layout = layout
+        return encoder
+
+    @classmethod
+    def of_model(cls, model: Any, processor: Any, *, clip: str | None, layout: Layout = "stock") -> LlavaNextEncoder:
+        """Around the modules of a live model. Raises ValueError."""
+        if layout != "stock":
+            raise ValueError("options.layout: a live model gets its pictures from its own processor; use stock")
+        core, name = model.model, checkpoint_name(model)
+        text = text_side(ClipText, clip or known_clip(name, Path(name)), model.device, model.dtype)
+        tower = PatchTower(model.config, core.vision_tower, core.multi_modal_projector, core.image_newline, text)
+        info = config_info(name, model.config, model.dtype, None)
+        return cls(tower, model.config, processor.image_processor, info, "")
+
+    def _edge(self) -> int:
+        return int(self.config.vision_config.image_size)
+
+    def preprocess(self, image: Image.Image) -> PreparedImage:
+        edge = self._edge()
+        options = {"image_grid_pinpoints": [[2 * edge, 2 * edge]]} if self.layout == "tiles" else {}
+        pixels = self.processor(images=checked(image), return_tensors="pt", **options)["pixel_values"][0]
+        whole = (0.0, 0.0, float(image.width), float(image.height))
+        side = self.vision.side
+        boxes = tile_boxes(image.size, (2, 2), edge) if self.layout == "tiles" else []
+        tiles = tuple(Tile(i * side**2, side, side, box) for i, box in enumerate([whole, *boxes]))
+        return PreparedImage({"pixel_values": pixels}, tiles, image.size)
+
+    def unbatch(self, inputs: Mapping[str, Any]) -> tuple[list[PreparedImage], list[PreparedImage]]:
+        return unbatch_tiles(inputs, self.config, self._edge(), single=False), []
+
+    def features_of(self, image: PreparedImage, seen: Seen) -> ImageFeatures:
+        if self.layout == "tiles":
+            return tiled_features(image, seen)
+        columns = tile_grid(self.config, image.size, self._edge())[1]
+        strategy = self.config.vision_feature_select_strategy
+        pack = packer(LlavaNextModel, self.config, vision_feature_select_strategy=strategy)
+        newline = self.vision.newline
+        if newline is None:
+            raise ValueError("model: the checkpoint lacks image_newline; download it again")
+        return packed_features(image, seen, self.vision.side, columns, newline, pack)
+
+
+def tile_grid(config: Any, size: tuple[int, int], edge: int) -> tuple[int, int]:
+    """Rows and columns of tiles that a picture of `size` (width, height) is cut into."""
+    height, width = select_best_resolution((size[1], size[0]), config.image_grid_pinpoints)
+    return height // edge, width // edge
+
+
+def unbatch_tiles(inputs: Mapping[str, Any], config: Any, edge: int, single: bool) -> list[PreparedImage]:
+    """Pictures of a processor's batch without the empty tiles that it pads with; `single` takes one view of those
+    that come several to a prompt."""
+    pixels, sizes = inputs.get("pixel_values"), inputs.get("image_sizes")
+    if (pixels is None) != (sizes is None):
+        raise ValueError(
+            "inputs: pixel_values and image_sizes belong together; pass on all that the processor returned"
+        )
+    if pixels is None or sizes is None:
+        return []
+    counts = inputs.get("batch_num_images") if single else None
+    alone = [True] * len(sizes) if counts is None else [n == 1 for n in counts.tolist() for _ in range(n)]
+    found = []
+    for views, (height, width), tiled in zip(pixels, sizes.tolist(), alone, strict=True):
+        rows, columns = tile_grid(config, (width, height), edge)
+        used = views[: 1 + rows * columns] if tiled else views[:1]
+        found.append(PreparedImage({"pixel_values": used}, (), (width, height)))
+    return found
+
+
+class LlavaNextDecoder(HalfDecoder):
+    """The language model; kept tokens and newlines take contiguous positions, as the class's own do."""

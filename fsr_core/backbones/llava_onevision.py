@@ -1,0 +1,179 @@
+"""LLaVA-OneVision and LLaVA-Video: SigLIP without CLS; tiles as in LLaVA-NeXT, and videos pooled 2 x 2 a frame.
+
+Relevance needs the SigLIP checkpoint that the tower comes from, which is named, never guessed.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from types import SimpleNamespace
+from typing import Any, Literal
+
+import torch
+from PIL import Image
+from torch import Tensor
+from transformers import CLIPImageProcessorPil
+from transformers.models.llava_onevision.modeling_llava_onevision import (
+    LlavaOnevisionModel,
+    LlavaOnevisionMultiModalProjector,
+)
+
+from fsr_core.backbones.anyres import packed_features, packer
+from fsr_core.backbones.checkpoint import Checkpoint, read_json
+from fsr_core.backbones.data import ImageFeatures, ModelInfo, PreparedImage, Tile
+from fsr_core.backbones.images import checked, image_processor
+from fsr_core.backbones.language import HalfDecoder, config_info, model_info
+from fsr_core.backbones.llava_next import tile_grid, unbatch_tiles
+from fsr_core.backbones.patch_encoder import PatchEncoder, checkpoint_name, text_side
+from fsr_core.backbones.patches import PatchTower, Seen
+from fsr_core.backbones.siglip_text import SiglipText
+from fsr_core.backbones.video import checked_frames
+
+__all__ = ["LlavaOnevisionDecoder", "LlavaOnevisionEncoder"]
+
+Newlines = Literal["end", "frame", "row"]
+
+
+class LlavaOnevisionEncoder(PatchEncoder):
+    """Option `video_newlines`: where newline tokens stand in a video: at its "end", as the library's class has it,
+    after each "frame", or after each "row", as LLaVA-Video was trained. A line without kept tokens has none."""
+
+    def __init__(
+        self,
+        tower: PatchTower,
+        config: Any,
+        processor: Any,
+        info: ModelInfo,
+        fingerprint: str,
+        frames: Any,
+        video_newlines: Newlines,
+    ) -> None:
+        if video_newlines not in ("end", "frame", "row"):
+            raise ValueError(f"options.video_newlines: {video_newlines!r} is unknown; use end, frame or row")
+        super().__init__(tower, config, processor, info, fingerprint)
+        self.frames, self.video_newlines = frames, video_newlines
+        if tower.newline is None:
+            raise ValueError("model: the checkpoint lacks image_newline; download it again")
+        self.newline: Tensor = tower.newline
+
+    @classmethod
+    def load(
+        cls,
+        checkpoint: Checkpoint,
+        *,
+        clip: str | None,
+        device: torch.device,
+        dtype: torch.dtype,
+        attention: str,
+        video_newlines: Newlines = "end",
+    ) -> LlavaOnevisionEncoder:
+        """From a checkpoint's folder. Raises ValueError."""
+        processor = image_processor(checkpoint.folder, "LlavaOnevisionImageProcessor")
+        told = read_json(checkpoint.folder / "processor_config.json").get("video_processor")
+        told = told or read_json(checkpoint.folder / "video_preprocessor_config.json")
+        tower = PatchTower.load(
+            checkpoint,
+            LlavaOnevisionMultiModalProjector,
+            text_side(SiglipText, clip, device, dtype),
+            device=device,
+            dtype=dtype,
+            attention=attention,
+        )
+        info = model_info(checkpoint, dtype, None)
+        frames = _frame_processor(processor, told, checkpoint.config.vision_config.image_size)
+        return cls(tower, checkpoint.config, processor, info, checkpoint.fingerprint, frames, video_newlines)
+
+    @classmethod
+    def of_model(
+        cls, model: Any, processor: Any, *, clip: str | None, video_newlines: Newlines = "end"
+    ) -> LlavaOnevisionEncoder:
+        """Around the modules of a live model. Raises ValueError."""
+        core, name = model.model, checkpoint_name(model)
+        text = text_side(SiglipText, clip, model.device, model.dtype)
+        tower = PatchTower(model.config, core.vision_tower, core.multi_modal_projector, core.image_newline, text)
+        info, images = config_info(name, model.config, model.dtype, None), processor.image_processor
+        frames = _frame_processor(images, {}, model.config.vision_config.image_size)
+        return cls(tower, model.config, images, info, "", frames, video_newlines)
+
+    def _edge(self) -> int:
+        return int(self.config.vision_config.image_size)
+
+    def preprocess(self, image: Image.Image) -> PreparedImage:
+        pixels = self.processor(images=checked(image), return_tensors="pt")["pixel_values"][0]
+        whole = (0.0, 0.0, float(image.width), float(image.height))
+        return PreparedImage(
+            {"pixel_values": pixels}, (Tile(0, self.vision.side, self.vision.side, whole),), image.size
+        )
+
+    def preprocess_video(self, frames: Sequence[Image.Image], fps: float = 2.0) -> PreparedImage:
+        pictures = checked_frames(frames, fps)
+        pixels = self.frames(images=pictures, return_tensors="pt")["pixel_values"]
+        seconds = tuple(i / fps for i in range(len(pictures)))
+        size = pictures[0].size
+        return PreparedImage({"pixel_values": pixels}, self._frame_tiles(len(pictures), size), size, True, seconds)
+
+    def _frame_tiles(self, frames: int, size: tuple[int, int]) -> tuple[Tile, ...]:
+        side = math.ceil(self.vision.side / 2)
+        crop = (0.0, 0.0, float(size[0]), float(size[1]))
+        return tuple(Tile(i * side**2, side, side, crop) for i in range(frames))
+
+    def unbatch(self, inputs: Mapping[str, Any]) -> tuple[list[PreparedImage], list[PreparedImage]]:
+        edge, videos = self._edge(), inputs.get("pixel_values_videos")
+        clips = [
+            PreparedImage({"pixel_values": frames}, self._frame_tiles(len(frames), (edge, edge)), (edge, edge), True)
+            for frames in (() if videos is None else videos)
+        ]
+        return unbatch_tiles(inputs, self.config, edge, single=True), clips
+
+    def features_of(self, image: PreparedImage, seen: Seen) -> ImageFeatures:
+        if image.video:
+            return self._video(image, seen)
+        columns = tile_grid(self.config, image.size, self._edge())[1]
+        pack = packer(LlavaOnevisionModel, self.config, vision_aspect_ratio=self.config.vision_aspect_ratio)
+        return packed_features(image, seen, self.vision.side, columns, self.newline, pack)
+
+    def _video(self, image: PreparedImage, seen: Seen) -> ImageFeatures:
+        """Frames pooled by the class's own pooling, which treats every channel alike: what is known about the tokens
+        is pooled with the same weights."""
+        holder: Any = SimpleNamespace(config=self.config)
+
+        def pool(tokens: Tensor) -> Tensor:
+            pooled: Tensor = LlavaOnevisionModel.apply_pooling(holder, tokens)
+            return pooled
+
+        features = pool(seen.features)
+        frames, n, _ = features.shape
+        side = math.ceil(self.vision.side / 2)
+        token = torch.arange(frames * n, device=features.device)
+        lines = {"end": torch.zeros_like(token), "frame": token // n, "row": token // side}[self.video_newlines]
+        joint = None
+        if seen.joint is not None:
+            joint = torch.nn.functional.normalize(pool(seen.joint), dim=-1).flatten(0, 1)
+        return ImageFeatures(
+            features.flatten(0, 1),
+            pool(seen.saliency.unsqueeze(-1)).flatten(),
+            joint,
+            None,
+            None,
+            image.tiles,
+            image.size,
+            groups=token // n if frames > 1 else None,
+            lines=lines,
+            newline=self.newline,
+            video=True,
+            frame_seconds=image.frame_seconds,
+        )
+
+
+def _frame_processor(images: Any, told: Mapping[str, Any], edge: int) -> Any:
+    """Frames are scaled to the tower's square and normalised, never tiled."""
+    known = ("image_mean", "image_std", "resample", "rescale_factor", "do_rescale", "do_normalize")
+    settings = {name: told.get(name, getattr(images, name, None)) for name in known}
+    size = told.get("size") or {"height": edge, "width": edge}
+    given = {name: value for name, value in settings.items() if value is not None}
+    return CLIPImageProcessorPil(size=size, do_center_crop=False, **given)
+
+
+class LlavaOnevisionDecoder(HalfDecoder):
+    """The language model; kept tokens and newlines take contiguous positions, as the class's own do."""

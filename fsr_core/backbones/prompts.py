@@ -1,0 +1,121 @@
+"""What goes through the decoder half of a backbone: a conversation, kept tokens, the laid-out prompt.
+
+Nothing here knows a model family. ``K`` is the number of visual tokens after compression, ``D`` the language model's
+width, ``L`` a prompt's length.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+__all__ = ["ImagePart", "KeptImage", "Message", "Prompt", "TextPart"]
+
+
+@dataclass(frozen=True, slots=True)
+class TextPart:
+    """A stretch of text in a message."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class ImagePart:
+    """The place of an image in a message: an index into the request's images."""
+
+    image: int
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One turn of a conversation; ``role`` is ``system``, ``user`` or ``assistant``."""
+
+    role: str
+    parts: tuple[TextPart | ImagePart, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class KeptImage:
+    """The visual tokens of one image as they arrive at the language model.
+
+    Attributes:
+        features: ``[K, D]`` in layout order; any floating dtype, any device.
+        index: ``[K]`` source index of each row before compression, ascending, -1 for a row that is layout
+            rather than evidence (a newline); None where no language model of the family asks.
+        positions: ``[K, 3]`` (t, h, w), for families that place tokens so; else None.
+        grid: (t, h, w) extent of the image before compression, for families whose following text starts
+            after it; else None.
+        deepstack: ``[J, K, D]`` for families whose first blocks take features too, else None.
+        video: whether it is a video, which some templates announce in another way than a picture.
+        frame_seconds: as in :class:`ImageFeatures`.
+    """
+
+    features: Tensor
+    index: Tensor | None = None
+    positions: Tensor | None = None
+    grid: tuple[int, int, int] | None = None
+    deepstack: Tensor | None = None
+    video: bool = False
+    frame_seconds: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """A whole prompt, ready to prefill.
+
+    A decoder prefills ``model(**prompt.model_inputs(), past_key_values=cache)``. The ``n``-th generated token
+    (from 0) then stands at ``next_position + n``: pass :meth:`step_positions` as ``position_ids`` where
+    ``position_ids`` is not None, or leave it to the model, which counts from the cache's length, where it is.
+
+    Attributes:
+        inputs_embeds: ``[L, D]`` in the decoder's dtype, on its device.
+        token_ids: ``[L]`` int64 on the CPU; at visual places the checkpoint's image (or video) token id.
+        visual_mask: ``[L]`` bool on the CPU: which places are visual.
+        position_ids: ``[3, L]`` int64 (t, h, w) for multi-axis rotary positions; None where they are ``0 .. L - 1``.
+        deepstack: ``[J, visual places, D]`` what the first ``J`` blocks add at the visual places, else None.
+    """
+
+    inputs_embeds: Tensor
+    token_ids: Tensor
+    visual_mask: Tensor
+    position_ids: Tensor | None
+    deepstack: Tensor | None = None
+
+    @property
+    def next_position(self) -> int:
+        """Rotary position of the first generated token: one past the largest of the prompt, on every axis.
+
+        With tokens dropped it may be larger than ``L``: text keeps the place it had after the whole image.
+        """
+        return len(self.token_ids) if self.position_ids is None else int(self.position_ids.max()) + 1
+
+    def step_positions(self, generated: int, count: int = 1) -> Tensor | None:
+        """``[3, 1, count]`` positions of the tokens after ``generated`` ones, or None where the model counts itself."""
+        if self.position_ids is None:
+            return None
+        first = self.next_position + generated
+        steps = torch.arange(first, first + count, device=self.position_ids.device)
+        return steps.expand(3, 1, count)
+
+    def model_inputs(self) -> dict[str, Any]:
+        """Keyword arguments of the language model's forward pass for this prompt alone (batch of one)."""
+        inputs: dict[str, Any] = {"inputs_embeds": self.inputs_embeds.unsqueeze(0)}
+        if self.position_ids is not None:
+            inputs["position_ids"] = self.position_ids.unsqueeze(1)
+        if self.deepstack is not None:
+            inputs["visual_pos_masks"] = self.visual_mask.unsqueeze(0).to(self.inputs_embeds.device)
+            inputs["deepstack_visual_embeds"] = list(self.deepstack)
+        return inputs
+
+    @property
+    def visual_tokens(self) -> int:
+        """Places held by visual tokens."""
+        return int(self.visual_mask.sum())
+
+    @property
+    def text_tokens(self) -> int:
+        """Places held by text, template included."""
+        return len(self.token_ids) - self.visual_tokens

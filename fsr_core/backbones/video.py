@@ -1,0 +1,43 @@
+"""Frames of a video: checked, and thinned out evenly."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import isfinite
+from typing import TypeVar
+
+from PIL import Image
+
+from fsr_core.backbones.images import checked
+
+__all__ = ["checked_frames", "evenly"]
+
+Frame = TypeVar("Frame")
+
+
+def evenly(frames: Sequence[Frame], count: int = 32) -> list[Frame]:
+    """`count` of the frames at even distances, first and last among them; all of them where there are no more.
+
+    The papers take 32. Raises ValueError for no frames or a count below one.
+    """
+    if not frames:
+        raise ValueError("video: has no frames; send at least one")
+    if count < 1:
+        raise ValueError(f"count: expected at least one frame, got {count}")
+    if len(frames) <= count:
+        return list(frames)
+    last = len(frames) - 1
+    return [frames[round(i * last / max(1, count - 1))] for i in range(count)]
+
+
+def checked_frames(frames: Sequence[Image.Image], fps: float) -> list[Image.Image]:
+    """The frames in RGB. Raises ValueError for none, for different sizes, or an `fps` that is not positive."""
+    if not frames:
+        raise ValueError("video: has no frames; send at least one")
+    if not (isfinite(fps) and fps > 0):
+        raise ValueError(f"video: fps = {fps} is no positive number of frames a second")
+    pictures = [checked(frame) for frame in frames]
+    sizes = {picture.size for picture in pictures}
+    if len(sizes) > 1:
+        raise ValueError(f"video: its frames differ in size ({sorted(sizes)}); scale them alike")
+    return pictures

@@ -1,0 +1,184 @@
+"""Reading part of a checkpoint: only the tensors that one half needs, from safetensors or from PyTorch's own format."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from copy import deepcopy
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+__all__ = ["load_half", "materialise", "part_of", "weight_files"]
+
+# Checkpoints in the wild name the same tensors in several ways: with and without a leading "model.", the language
+# model's head inside or outside it, the vision tower with or without a wrapper.
+_PARTS = (
+    ("vision", re.compile(r"^(?:model\.)?(?:vision_tower|visual)\.(?:vision_model\.)?(.+)$")),
+    ("projector", re.compile(r"^(?:model\.)?multi_modal_projector\.(.+)$")),
+    ("newline", re.compile(r"^(?:model\.)?(image_newline)$")),
+    ("head", re.compile(r"^(?:language_model\.)?lm_head\.(.+)$")),
+    ("language", re.compile(r"^(?:model\.)?language_model\.(?:model\.)?(.+)$")),
+    ("language", re.compile(r"^model\.((?:embed_tokens|layers|norm)\..+)$")),
+)
+
+
+def part_of(stored: str) -> tuple[str, str] | None:
+    """Which part of a vision-language model a stored tensor belongs to, and its name there.
+
+    Parts are ``vision``, ``projector``, ``newline``, ``language`` and ``head``; None for anything else.
+    """
+    for part, pattern in _PARTS:
+        found = pattern.match(stored)
+        if found:
+            return part, found[1]
+    return None
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """The files that hold a checkpoint's tensors: those that an index names, else every safetensors file, else
+    PyTorch's ``pytorch_model*.bin``.
+
+    Raises ValueError where there are none, or where the index names one that is not there.
+    """
+    for kind in ("model.safetensors", "pytorch_model.bin"):
+        index = folder / f"{kind}.index.json"
+        if index.is_file():
+            names = sorted(set(_weight_map(index).values()))
+            lacking = [name for name in names if not (folder / name).is_file()]
+            if lacking:
+                raise ValueError(f"model: {folder.name} lacks {lacking[0]}, which its index names; download it again")
+            return [folder / name for name in names]
+    files = sorted(folder.glob("*.safetensors")) or sorted(folder.glob("pytorch_model*.bin"))
+    if not files:
+        raise ValueError(f"model: {folder.name} holds no weights; save the checkpoint with save_pretrained")
+    return files
+
+
+def _weight_map(index: Path) -> dict[str, str]:
+    try:
+        return dict(json.loads(index.read_text())["weight_map"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"model: {index.name} is damaged ({error}); download it again") from error
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[tuple[Iterable[str], Callable[[str], Tensor]]]:
+    """The names in a file and how to read one. Raises ValueError, naming the file, where it is damaged."""
+    try:
+        if path.suffix == ".bin":
+            # weights_only refuses everything but tensors and plain containers, so nothing in the file can run.
+            try:
+                state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+            except RuntimeError:  # written before PyTorch's zip format, which alone can be mapped
+                state = torch.load(path, map_location="cpu", weights_only=True)
+            yield state.keys(), state.__getitem__
+        else:
+            with safe_open(path, framework="pt") as file:
+                yield file.keys(), file.get_tensor
+    except torch.OutOfMemoryError:  # the device is too small; the file is sound
+        raise
+    except UnpicklingError as error:
+        raise ValueError(
+            f"model: {path.name} is damaged or holds more than tensors, which is not loaded for safety; download it"
+            " again, or convert it with save_pretrained where it is trusted"
+        ) from error
+    except (SafetensorError, OSError, EOFError, RuntimeError, AttributeError, KeyError) as error:
+        raise ValueError(f"model: {path.name} is damaged ({_first_line(error)}); download it again") from error
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def read_tensors(
+    folder: Path, rename: Callable[[str], str | None], dtype: torch.dtype, device: torch.device
+) -> dict[str, Tensor]:
+    """The tensors for which ``rename`` gives a name, by that name. Files that hold none of them stay closed where an
+    index tells so. Raises ValueError where there are no weights or a file is damaged."""
+    index = folder / "model.safetensors.index.json"
+    needed = None
+    if index.is_file():
+        needed = {file for stored, file in _weight_map(index).items() if rename(stored) is not None}
+    found: dict[str, Tensor] = {}
+    for path in weight_files(folder):
+        if needed is not None and path.name not in needed:
+            continue
+        with _opened(path) as (names, read):
+            for stored in names:
+                name = rename(stored)
+                if name is not None:
+                    found[name] = read(stored).to(device=device, dtype=dtype)
+    return found
+
+
+def load_half(folder: Path, parts: Iterable[str], dtype: torch.dtype, device: torch.device) -> dict[str, Any]:
+    """The tensors of the named parts (see :func:`part_of`), as one dict a part."""
+    wanted = set(parts)
+
+    def rename(stored: str) -> str | None:
+        found = part_of(stored)
+        return "/".join(found) if found and found[0] in wanted else None
+
+    halves: dict[str, dict[str, Tensor]] = {part: {} for part in wanted}
+    for name, tensor in read_tensors(folder, rename, dtype, device).items():
+        part, _, leaf = name.partition("/")
+        halves[part][leaf] = tensor
+    return halves
+
+
+def materialise(
+    build: Callable[[Any], Any], config: Any, tensors: Mapping[str, Tensor], device: torch.device, what: str = "half"
+) -> Any:
+    """A module whose parameters are `tensors` themselves: nothing is initialised that a file will overwrite.
+
+    Tensors of blocks beyond those that `config` asks for are left out. Raises ValueError, naming `what`, where the
+    tensors are not those that the configuration asks for.
+    """
+    if not tensors:
+        raise ValueError(f"model: the checkpoint holds no {what}; point at a whole vision-language checkpoint")
+    with torch.device("meta"):
+        module = build(config)
+    # Buffers such as rotary frequencies are in no file. They depend on neither depth nor vocabulary, so an empty
+    # model of the same configuration has them.
+    buffers = dict(build(_shallow(config)).named_buffers())
+    names = {name for name, _ in module.named_parameters()}
+    prefix = next((p for p in ("vision_model.", "text_model.") if any(n.startswith(p) for n in names)), "")
+    depth = len(next((m for m in module.modules() if isinstance(m, torch.nn.ModuleList)), ()))
+    state = {prefix + n: t for n, t in tensors.items() if _block(n) < depth and not n.endswith("position_ids")}
+    missing, unexpected = module.load_state_dict(state, strict=False, assign=True)
+    lacking = sorted(set(missing) - set(buffers))
+    if lacking or unexpected:
+        which = f"lacks {lacking[0]}" if lacking else f"has {unexpected[0]}, which the configuration does not know"
+        raise ValueError(f"model: the checkpoint's {what} {which}; download it again, or fix its config.json")
+    for name, tensor in module.state_dict().items():
+        if tensor.is_meta and name not in buffers:
+            raise ValueError(f"model: the checkpoint's {what} lacks {name}; download it again")
+    for name, buffer in buffers.items():
+        owner, _, leaf = name.rpartition(".")
+        module.get_submodule(owner).register_buffer(leaf, buffer.to(device), persistent=False)
+    return module.eval().requires_grad_(False)
+
+
+def _block(name: str) -> int:
+    found = re.match(r"(?:encoder\.)?(?:layers|blocks)\.(\d+)\.", name)
+    return int(found[1]) if found else -1
+
+
+def _shallow(config: Any) -> Any:
+    """The same configuration without blocks and with a tiny vocabulary."""
+    shallow = deepcopy(config)
+    for depth in ("num_hidden_layers", "depth"):
+        if hasattr(shallow, depth):
+            setattr(shallow, depth, 0)
+    if hasattr(shallow, "vocab_size"):
+        shallow.vocab_size, shallow.pad_token_id = 8, None
+    if hasattr(shallow, "deepstack_visual_indexes"):
+        shallow.deepstack_visual_indexes = []
+    return shallow

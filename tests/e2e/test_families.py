@@ -1,0 +1,112 @@
+"""Every family behind the services says what plug-and-play says, over gRPC.
+
+Two families run as the whole system, Ray Serve included. For the others, whose only difference is in the two halves,
+the encoder's pipeline runs here and a real decoder process answers: a start of Ray for each would take minutes.
+"""
+
+import contextlib
+import io
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import grpc
+import pytest
+from fsr.v1 import decoder_pb2, decoder_pb2_grpc, encoder_pb2, types_pb2
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "unit" / "fsr_core" / "backbones"))
+import checkpoints
+from benches import Bench, picture
+
+import fsr_core
+from fsr_core.backbones import load_encoder
+from services.client import Client
+from services.client.up import running
+from services.encoder.pipeline import Job, compress, compressed_image, encode, plan_of, prepare
+
+QUESTION = "what colour is the star?"
+WHOLE_SYSTEM = ("llava_next", "qwen2_5_vl")
+BUDGET = 9
+
+
+@pytest.fixture(scope="module")
+def family(tmp_path_factory):
+    def get(name):
+        folder = tmp_path_factory.mktemp(name)
+        own = Bench(name, folder, checkpoints.FAMILIES[name](folder))
+        if name in ("llava", "llava_next"):
+            checkpoints.clip(own.whole.model.vision_tower, folder / "clip")
+        return own
+
+    return get
+
+
+def png():
+    out = io.BytesIO()
+    picture((70, 50)).save(out, "PNG")
+    return out.getvalue()
+
+
+def plugged(own):
+    """What the model says in this process, with the same budget."""
+    turn = {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": QUESTION}]}
+    text = own.processor.apply_chat_template([turn], add_generation_prompt=True)
+    inputs = own.processor(images=[picture((70, 50))], text=[text], return_tensors="pt")
+    clip = str(own.folder / "clip") if (own.folder / "clip").is_dir() else None
+    with fsr_core.compressed(own.whole, own.processor, BUDGET, clip=clip) as vlm:
+        ids = vlm.generate(**inputs, max_new_tokens=8, do_sample=False)[0, inputs["input_ids"].shape[1] :]
+    return own.processor.tokenizer.decode(ids, skip_special_tokens=True)
+
+
+@contextlib.contextmanager
+def decoder(folder, port, log):
+    """A decoder process of its own; its channel once it serves."""
+    command = [sys.executable, "-m", "services.decoder", "--model", str(folder), "--port", str(port)]
+    with log.open("wb") as out:
+        process = subprocess.Popen(command, stdout=out, stderr=out)
+    try:
+        with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
+            grpc.channel_ready_future(channel).result(timeout=120)
+            yield channel
+    finally:
+        process.terminate()
+        process.wait(60)
+
+
+def asked(own, channel):
+    """The answer to the question, encoded here and decoded there."""
+    encoder = load_encoder(str(own.folder))
+    request = encoder_pb2.EncodeRequest(
+        images=[types_pb2.Image(data=png())], instruction=QUESTION, budget=types_pb2.Budget(tokens=BUDGET)
+    )
+    jobs = [Job(plan_of(request), prepare(encoder, request.images[0], "images[0]", 10**6), None)]
+    pairs = encode(encoder, jobs)
+    kept = compress(jobs, pairs)
+    sent = [compressed_image(f, k, encoder.assemble(f, k), 0, False) for (f, _), k in zip(pairs, kept, strict=True)]
+    parts = [types_pb2.Part(image=0), types_pb2.Part(text=QUESTION)]
+    call = decoder_pb2.DecodeRequest(
+        fingerprint=encoder.fingerprint,
+        messages=[types_pb2.Message(role=types_pb2.ROLE_USER, parts=parts)],
+        images=sent,
+        sampling=types_pb2.Sampling(max_tokens=8),
+    )
+    return "".join(message.text for message in decoder_pb2_grpc.DecoderServiceStub(channel).Decode(call, timeout=60))
+
+
+@pytest.mark.parametrize("name", [name for name in checkpoints.FAMILIES if name not in WHOLE_SYSTEM])
+def test_two_halves_in_two_processes(family, ports, tmp_path, name):
+    own = family(name)
+    with decoder(own.folder, ports(), tmp_path / "decoder.log") as channel:
+        assert asked(own, channel) == plugged(own)
+
+
+@pytest.mark.parametrize("name", WHOLE_SYSTEM)
+def test_the_whole_system(family, ports, tmp_path, name):
+    own = family(name)
+    began = time.monotonic()
+    with running(str(own.folder), 1, ports(), tmp_path) as addresses, Client(addresses["gateway"]) as client:
+        assert time.monotonic() - began < 180
+        answer = client.ask(png(), QUESTION, budget=BUDGET, max_tokens=8)
+    assert answer.text == plugged(own)
+    assert answer.usage.visual_tokens_kept == BUDGET

@@ -1,0 +1,104 @@
+"""One tiny checkpoint a family with everything that reads it, and conversations to try on it."""
+
+import sys
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from PIL import Image
+from transformers import DynamicCache
+
+sys.path.insert(0, str(Path(__file__).parent))
+import checkpoints
+
+from fsr_core import create
+from fsr_core.backbones import ImagePart, Message, TextPart, load_decoder, load_encoder
+from fsr_core.backbones.spread import compress_images
+
+SIZES = ((70, 50), (40, 90))
+QUESTION = "what colour is the star?"
+ALL = 10**6
+
+
+def picture(size, seed=0):
+    noise = torch.Generator().manual_seed(seed)
+    pixels = torch.randint(256, (size[1], size[0], 3), dtype=torch.uint8, generator=noise)
+    return Image.fromarray(pixels.numpy())
+
+
+def chat(bench, *turns):
+    """(role, text, picture number or frames) turns as ours, and as the library's processor prepares them."""
+    ours, theirs, pictures, videos = [], [], [], []
+    for role, *parts in turns:
+        own, content = [], []
+        for part in parts:
+            if isinstance(part, str):
+                own.append(TextPart(part))
+                content.append({"type": "text", "text": part})
+            else:
+                own.append(ImagePart(len(pictures) + len(videos)))
+                kind = "video" if isinstance(part, list) else "image"
+                content.append({"type": kind})
+                (videos if kind == "video" else pictures).append(part)
+        ours.append(Message(role, tuple(own)))
+        theirs.append({"role": role, "content": content})
+    text = bench.processor.apply_chat_template(theirs, add_generation_prompt=True)
+    films = {"videos": videos} if videos else {}
+    inputs = bench.processor(images=pictures or None, text=[text], return_tensors="pt", **films)
+    return ours, inputs, pictures, videos
+
+
+def shown(bench, pictures, videos=(), budget=ALL, spread="even"):
+    """Encoded and compressed by our encoder half: what was kept, and laid out."""
+    encoder = bench.encoder
+    prepared = [encoder.preprocess(p) for p in pictures] + [encoder.preprocess_video(v) for v in videos]
+    images = encoder.encode_images(prepared)
+    samples = [encoder.visual_tokens(image, None) for image in images]
+    kept = compress_images(create("fsr"), images, samples, [budget] * len(images), spread)
+    return images, kept, [encoder.assemble(image, k) for image, k in zip(images, kept, strict=True)]
+
+
+def continue_greedily(decoder, prompt, steps):
+    """The decoder half's answer, token by token from a cache, as an engine runs it."""
+    cache, ids = DynamicCache(config=decoder.model.config), []
+    inputs = prompt.model_inputs()
+    with torch.inference_mode():
+        for step in range(steps):
+            logits = decoder.model(**inputs, past_key_values=cache, use_cache=True, logits_to_keep=1).logits[0, -1]
+            ids.append(int(logits.argmax()))
+            if ids[-1] in decoder.eos_token_ids:
+                break
+            inputs = {"inputs_embeds": decoder.embed(torch.tensor([ids[-1:]]))}
+            if prompt.position_ids is not None:
+                inputs["position_ids"] = prompt.step_positions(step)
+    return ids
+
+
+@dataclass
+class Bench:
+    """A family's checkpoint, its two halves, the library's own model, and its processor."""
+
+    name: str
+    folder: Path
+    processor: Any
+    options: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def clip(self):
+        return "none" if self.name.startswith("llava") else None
+
+    @cached_property
+    def encoder(self):
+        return load_encoder(str(self.folder), clip=self.clip)
+
+    @cached_property
+    def decoder(self):
+        return load_decoder(str(self.folder))
+
+    @cached_property
+    def whole(self):
+        kind = getattr(transformers, checkpoints.CLASSES[self.name])
+        return kind.from_pretrained(self.folder, dtype=torch.float32).eval()

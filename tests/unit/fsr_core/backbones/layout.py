@@ -1,0 +1,95 @@
+"""An independent reading of how kept tokens lie in a prompt, straight from the library's own model.
+
+From the processor's inputs and the kept source indices: embeddings, positions and DeepStack rows as the class's own
+code makes them for all tokens, then the dropped places are cut out. A newline stays while its row keeps a token.
+"""
+
+import torch
+
+
+def newline_rows(bench, inputs, run, video):
+    """For each placeholder of one image: its row's number where it is a newline, else -1; and evidence numbers."""
+    name = bench.name
+    ends = torch.full((run,), -1)
+    if name == "llava_next" or (name == "llava_onevision" and not video):
+        side = 8 if name == "llava_next" else 6
+        base = side * side
+        width = packed_width(bench, inputs)
+        for row, at in enumerate(range(base + width, run, width + 1)):
+            ends[at] = row
+    elif name == "llava_onevision":
+        ends[-1] = 0
+    return ends
+
+
+def packed_width(bench, inputs):
+    """Width of the tiles' grid, found by packing tokens that know whether they are newlines."""
+    core, sizes = bench.whole.model, inputs["image_sizes"]
+    side = 8 if bench.name == "llava_next" else 6
+    marks = torch.zeros(len(inputs["pixel_values"][0]), side * side, 1)
+    extra = (
+        {"vision_feature_select_strategy": "default"}
+        if bench.name == "llava_next"
+        else {"vision_aspect_ratio": "anyres_max_4"}
+    )
+    packed, _ = core.pack_image_features([marks], sizes, image_newline=torch.ones(1), **extra)
+    places = packed[0][:, 0].nonzero().flatten()
+    return int(places[0]) - side * side
+
+
+def expected(bench, inputs, index, video=False):
+    """Embeddings [L, D], positions [3, L] or None, visual mask [L] and DeepStack rows after compression to `index`."""
+    model, ids = bench.whole, inputs["input_ids"][0]
+    token = model.config.video_token_id if video else model.config.image_token_id
+    with torch.inference_mode():
+        seen = {}
+        handle = model.model.language_model.register_forward_pre_hook(
+            lambda module, args, kwargs: seen.update(kwargs), with_kwargs=True
+        )
+        model(**inputs)
+        handle.remove()
+    places = (ids == token).nonzero().flatten()
+    ends = newline_rows(bench, inputs, len(places), video)
+    kept = set(index.tolist())
+    keep, evidence, row_kept = torch.ones(len(ids), dtype=torch.bool), -1, False
+    tiled = bench.name == "llava_next" or (bench.name == "llava_onevision" and not video)
+    first = {"llava_next": 64, "llava_onevision": 36}.get(bench.name, 0) if tiled else 0
+    deep = []
+    for place, end in zip(places.tolist(), ends.tolist(), strict=True):
+        if end >= 0:
+            keep[place] = row_kept
+            row_kept = False
+            continue
+        evidence += 1
+        keep[place] = evidence in kept
+        row_kept |= evidence in kept and evidence >= first
+        deep += [evidence] if evidence in kept else []
+    positions = seen.get("position_ids")
+    positions = positions[-3:, 0][:, keep] if bench.name.startswith("qwen") else None
+    layers = seen.get("deepstack_visual_embeds")
+    layers = None if layers is None else [layer[torch.tensor(deep)] for layer in layers]
+    return seen["inputs_embeds"][0][keep], positions, (ids == token)[keep], layers
+
+
+def greedy(model, embeds, positions, mask, layers, steps, ends):
+    """Greedy ids of the class's own language model and head, by running the whole sequence again for every token."""
+    out, rows, at = [], embeds.unsqueeze(0), positions
+    table = model.get_input_embeddings()
+    with torch.inference_mode():
+        for _ in range(steps):
+            extra = {}
+            if at is not None:
+                extra["position_ids"] = at.unsqueeze(1)
+            if layers is not None:
+                grown = torch.zeros(1, rows.shape[1], dtype=torch.bool)
+                grown[0, : len(mask)] = mask
+                extra |= {"visual_pos_masks": grown, "deepstack_visual_embeds": layers}
+            hidden = model.model.language_model(inputs_embeds=rows, use_cache=False, **extra).last_hidden_state
+            logits = model.lm_head(hidden[0, -1])
+            out.append(int(logits.argmax()))
+            if out[-1] in ends:
+                break
+            rows = torch.cat([rows, table(torch.tensor([[out[-1]]]))], dim=1)
+            if at is not None:
+                at = torch.cat([at, (at.max() + 1).expand(3, 1)], dim=1)
+    return out

@@ -1,0 +1,215 @@
+"""Plug-and-play: the model's own generate, with fewer visual tokens, on every family."""
+
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+sys.path.insert(0, str(Path(__file__).parent / "backbones"))
+import checkpoints
+from benches import QUESTION, SIZES, chat, continue_greedily, picture, shown
+
+import fsr_core
+from fsr_core.backbones import load_encoder
+
+NAMES = tuple(checkpoints.FAMILIES)
+GREEDY = {"max_new_tokens": 6, "do_sample": False}
+
+
+def batch(own, questions=(QUESTION, "what is the star, and the seconds?")):
+    texts = [
+        own.processor.apply_chat_template(
+            [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": q}]}], add_generation_prompt=True
+        )
+        for q in questions
+    ]
+    pictures = [picture(size, i) for i, size in enumerate(SIZES[: len(texts)])]
+    return own.processor(images=pictures, text=texts, return_tensors="pt", padding=True), pictures
+
+
+def plugged(own, budget, **options):
+    return fsr_core.compressed(own.whole, own.processor, budget, clip=own.clip, **options)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_all_tokens_equal_the_class_itself(bench, name):
+    own = bench(name)
+    inputs, _ = batch(own)
+    told = GREEDY | {"output_logits": True, "return_dict_in_generate": True}
+    want = own.whole.generate(**inputs, **told)
+    with plugged(own, 10**6):
+        got = own.whole.generate(**inputs, **told)
+    assert torch.equal(got.sequences, want.sequences)
+    assert all(torch.allclose(g, w, atol=1e-4) for g, w in zip(got.logits, want.logits, strict=True))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_few_tokens_equal_the_two_halves(bench, name):
+    """In a batch of two prompts of different length, each row says what encoder and decoder half say alone."""
+    own = bench(name)
+    inputs, pictures = batch(own)
+    with plugged(own, 9) as vlm:
+        rows = vlm.generate(**inputs, **GREEDY)[:, inputs["input_ids"].shape[1] :]
+    questions = (QUESTION, "what is the star, and the seconds?")
+    for row, image, question, told in zip(rows, pictures, questions, vlm.last, strict=True):
+        messages, _, _, _ = chat(own, ("user", image, question))
+        _, kept, laid = shown(own, [image], budget=9)
+        said = continue_greedily(own.decoder, own.decoder.prompt(messages, laid), 6)
+        assert row[: len(said)].tolist() == said
+        assert told.images[0].index.tolist() == kept[0].index.tolist()
+        assert told.saved.tokens_after == len(laid[0].features) < told.saved.tokens_before
+
+
+@pytest.mark.parametrize("name", checkpoints.VIDEO)
+def test_videos(bench, name):
+    own = bench(name)
+    frames = [picture((48, 32), i) for i in range(4)]
+    messages, inputs, _, _ = chat(own, ("user", frames, QUESTION))
+    want = own.whole.generate(**inputs, **GREEDY)
+    with plugged(own, 10**6) as vlm:
+        assert torch.equal(vlm.generate(**inputs, **GREEDY), want)
+    with plugged(own, 9) as vlm:
+        few = vlm.generate(**inputs, **GREEDY)[0, inputs["input_ids"].shape[1] :]
+        assert vlm.last[0].picture(frames).width > 700
+    _, _, laid = shown(own, (), [frames], budget=9)
+    said = continue_greedily(own.decoder, own.decoder.prompt(messages, laid), 6)
+    assert few[: len(said)].tolist() == said
+
+
+@pytest.mark.parametrize("name", ["llava", "qwen3_vl"])
+def test_beams_sampling_and_several_answers(bench, name):
+    own = bench(name)
+    inputs, _ = batch(own)
+    width = inputs["input_ids"].shape[1]
+    ways = {
+        "beams": {"num_beams": 3, "do_sample": False, "num_return_sequences": 2},
+        "sampling": {"do_sample": True, "num_return_sequences": 2},
+    }
+    for options in ways.values():
+        torch.manual_seed(1)
+        want = own.whole.generate(**inputs, max_new_tokens=5, **options)
+        with plugged(own, 10**6):
+            torch.manual_seed(1)
+            assert torch.equal(own.whole.generate(**inputs, max_new_tokens=5, **options), want)
+        with plugged(own, 4):
+            few = own.whole.generate(**inputs, max_new_tokens=5, **options)
+        assert len(few) == 4
+        assert torch.equal(few[:, :width], inputs["input_ids"].repeat_interleave(2, dim=0))
+
+
+def test_left_as_it_was_also_after_an_error(bench):
+    own = bench("qwen2_5_vl")
+    inputs, _ = batch(own)
+    before = own.whole.generate(**inputs, **GREEDY)
+    with pytest.raises(KeyError), plugged(own, 3) as vlm:
+        vlm.generate(**inputs, **GREEDY)
+        raise KeyError
+    assert torch.equal(own.whole.generate(**inputs, **GREEDY), before)
+    assert "generate" not in vars(own.whole)
+    assert not own.whole.model.language_model._forward_pre_hooks
+    with pytest.raises(RuntimeError, match="has been left"):
+        vlm.generate(**inputs)
+
+
+def test_two_models_at_a_time_and_text_alone(bench):
+    one, two = bench("llava"), bench("qwen2_5_vl")
+    with plugged(one, 3) as first, plugged(two, 5) as second:
+        for own, vlm, budget in ((one, first, 3), (two, second, 5)):
+            inputs, _ = batch(own)
+            vlm.generate(**inputs, **GREEDY)
+            assert [len(told.images[0]) for told in vlm.last] == [budget, budget]
+        with pytest.raises(ValueError, match="leave the other context first"), plugged(one, 3):
+            pass
+        plain = one.processor(text=["USER: what? ASSISTANT:"], return_tensors="pt")
+        first.generate(**plain, **GREEDY)
+        assert first.last == ()
+
+
+@pytest.mark.parametrize("name", ["llava", "llava_next"])
+def test_the_question_is_found_in_the_chat_or_given(bench, name, tmp_path):
+    """With a text side, what is kept depends on the last user turn; and it is the encoder half's own choice."""
+    own = bench(name)
+    clip = checkpoints.clip(own.whole.model.vision_tower, tmp_path)
+    encoder = load_encoder(str(own.folder), clip=clip)
+    inputs, pictures = batch(own)
+    with fsr_core.compressed(own.whole, own.processor, keep_ratio=0.2, clip=clip) as vlm:
+        vlm.generate(**inputs, **GREEDY)
+        found = vlm.last
+        vlm.generate(**inputs, **GREEDY, instruction="what is the star, and the seconds?")
+        given = vlm.last
+    assert [told.instruction for told in found] == [QUESTION, "what is the star, and the seconds?"]
+    assert found[1].images[0].priority.tolist() == given[1].images[0].priority.tolist()
+    assert found[0].images[0].priority.tolist() != given[0].images[0].priority.tolist()
+    image = encoder.encode_images([encoder.preprocess(pictures[1])])[0]
+    sample = encoder.visual_tokens(image, encoder.encode_instructions(["what is the star, and the seconds?"])[0])
+    assert sample.relevance is not None
+    turns = [
+        {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "and here?"}]},
+        {"role": "assistant", "content": [{"type": "text", "text": "seconds"}]},
+        {"role": "user", "content": [{"type": "text", "text": "what is  it?"}]},
+    ]
+    text = own.processor.apply_chat_template(turns, add_generation_prompt=True)
+    with fsr_core.compressed(own.whole, own.processor, 5, clip=clip) as vlm:
+        vlm.generate(**own.processor(images=pictures[:1], text=[text], return_tensors="pt"), **GREEDY)
+        assert vlm.last[0].instruction == "what is it?"
+        raw = own.processor(images=pictures[:1], text=["<image> describe"], return_tensors="pt")
+        with pytest.raises(ValueError, match="instruction: cannot be found"):
+            vlm.generate(**raw)
+
+
+def test_the_picture_shows_where(bench):
+    """Kept patches are clear and the rest is dimmed, in the source picture's own pixels."""
+    own = bench("llava")
+    inputs, _ = batch(own, (QUESTION,))
+    with plugged(own, 1) as vlm:
+        vlm.generate(**inputs, **GREEDY)
+    white = Image.new("RGB", SIZES[0], "white")
+    drawn = vlm.last[0].picture(white).convert("L")
+    row, column = divmod(int(vlm.last[0].images[0].index[0]), 4)
+    # 70 x 50 is scaled to 44 x 32 and cut to its middle 32 x 32: 4 x 4 patches between 9.5 and 60.5 pixels.
+    across = 720 / 70 * 32 * 70 / 44 / 4
+    left = 720 / 70 * 6 * 70 / 44
+    centre = (left + (column + 0.5) * across, (row + 0.5) * 720 / 70 * 50 / 4)
+    assert drawn.getpixel(tuple(round(c) for c in centre)) > 200
+    places = [(left + (c + 0.5) * across, (r + 0.5) * 128.6) for r in range(4) for c in range(4)]
+    dark = [drawn.getpixel((round(x), round(y))) for x, y in places]
+    assert sum(value < 200 for value in dark) == 15
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ({"budget": 0}, "budget.tokens"),
+        ({"budget": None}, "either budget or keep_ratio"),
+        ({"budget": 3, "keep_ratio": 0.5}, "either budget or keep_ratio"),
+        ({"budget": 3, "method": "magic"}, "choose one of"),
+        ({"budget": 3, "spread": "wide"}, "spread"),
+        ({"budget": 3, "options": {"relevance": "none"}}, "has no option"),
+    ],
+)
+def test_bad_arguments_are_named_before_anything_changes(bench, arguments, says):
+    own = bench("llava")
+    with pytest.raises(ValueError, match=says), fsr_core.compressed(own.whole, own.processor, clip="none", **arguments):
+        pass
+    assert "generate" not in vars(own.whole)
+
+
+def test_bad_inputs_are_named(bench):
+    own = bench("llava")
+    inputs, _ = batch(own)
+    cut = inputs["input_ids"].clone()
+    cut[0, (cut[0] == own.whole.config.image_token_id).nonzero()[0]] = 9
+    with plugged(own, 3) as vlm:
+        for wrong, says in (
+            ({"input_ids": None}, "input_ids: are missing"),
+            ({"input_ids": cut}, "do not fit the pictures|fewer placeholders"),
+            ({"pixel_values": inputs["pixel_values"][:1]}, "no picture or video"),
+            ({"past_key_values": object()}, "past_key_values"),
+            ({"instruction": ["one", "two", "three"]}, "3 given for 2 prompts"),
+        ):
+            with pytest.raises(ValueError, match=says):
+                vlm.generate(**(inputs | wrong))
+    with pytest.raises(ValueError, match="no vision-language model"), fsr_core.compressed(object(), own.processor, 3):
+        pass

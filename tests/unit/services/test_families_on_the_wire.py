@@ -1,0 +1,131 @@
+"""Encoder pipeline -> protobuf bytes -> decoder's prompt, for every family: nothing is lost or moved on the way."""
+
+import io
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from fsr.v1 import decoder_pb2, encoder_pb2, types_pb2
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "fsr_core" / "backbones"))
+import checkpoints
+from benches import QUESTION, SIZES, picture, shown
+
+from fsr_core.backbones import ImagePart, Message, TextPart
+from services.decoder.prompts import prompt_of
+from services.encoder.pipeline import Job, compress, compressed_image, content, encode, plan_of, prepare
+from services.errors import InvalidRequest
+
+NAMES = tuple(checkpoints.FAMILIES)
+FRAMES = [picture((48, 32), i) for i in range(4)]
+
+
+def png(image):
+    out = io.BytesIO()
+    image.save(out, "PNG")
+    return out.getvalue()
+
+
+def request_of(*images, budget=9, spread=types_pb2.SPREAD_UNSPECIFIED):
+    return encoder_pb2.EncodeRequest(
+        images=images, instruction=QUESTION, budget=types_pb2.Budget(tokens=budget, spread=spread)
+    )
+
+
+def answer(own, request, wire=types_pb2.DTYPE_UNSPECIFIED, explain=False):
+    plan = plan_of(request)
+    jobs = [
+        Job(plan, prepare(own.encoder, image, f"images[{i}]", 10**6), None) for i, image in enumerate(request.images)
+    ]
+    pairs = encode(own.encoder, jobs)
+    kept = compress(jobs, pairs)
+    return [
+        compressed_image(f, k, own.encoder.assemble(f, k), wire, explain) for (f, _), k in zip(pairs, kept, strict=True)
+    ]
+
+
+def decode(own, images):
+    parts = [types_pb2.Part(image=i) for i in range(len(images))]
+    message = types_pb2.Message(role=types_pb2.ROLE_USER, parts=[*parts, types_pb2.Part(text=QUESTION)])
+    request = decoder_pb2.DecodeRequest(fingerprint=own.encoder.fingerprint, messages=[message], images=images)
+    return prompt_of(decoder_pb2.DecodeRequest.FromString(request.SerializeToString()), own.decoder)
+
+
+def video_of(frames=FRAMES, fps=0.0):
+    return types_pb2.Image(frames=[png(frame) for frame in frames], frames_per_second=fps)
+
+
+@pytest.mark.parametrize("spread", ["even", "free"])
+@pytest.mark.parametrize(("name", "kind"), [(n, "picture") for n in NAMES] + [(n, "video") for n in checkpoints.VIDEO])
+def test_the_prompt_is_the_one_without_a_wire(bench, name, kind, spread):
+    own = bench(name)
+    images = [types_pb2.Image(data=png(picture(SIZES[0])))] if kind == "picture" else [video_of()]
+    wire = {"even": types_pb2.SPREAD_UNSPECIFIED, "free": types_pb2.SPREAD_FREE}[spread]
+    got = decode(own, answer(own, request_of(*images, spread=wire)))
+    pictures, videos = ([picture(SIZES[0])], []) if kind == "picture" else ([], [FRAMES])
+    _, _, laid = shown(own, pictures, videos, budget=9, spread=spread)
+    want = own.decoder.prompt([Message("user", (ImagePart(0), TextPart(QUESTION)))], laid)
+    assert torch.equal(got.inputs_embeds, want.inputs_embeds)
+    assert torch.equal(got.token_ids, want.token_ids)
+    for mine, theirs in ((got.position_ids, want.position_ids), (got.deepstack, want.deepstack)):
+        assert (mine is None) == (theirs is None)
+        assert mine is None or torch.equal(mine, theirs)
+
+
+def test_an_explanation_shows_every_view(bench):
+    own = bench("llava_next")
+    told = answer(own, request_of(types_pb2.Image(data=png(picture(SIZES[0])))), explain=True)[0]
+    views = told.explanation.views
+    assert (views[0].start, views[0].rows, views[0].columns) == (0, 8, 8)
+    assert sum(view.rows * view.columns for view in views) == told.source_tokens == len(told.explanation.priority)
+    assert len(told.newlines) + len(told.index) == told.features.shape[0]
+
+
+def test_videos_differ_by_frames_and_speed():
+    known = {content(image) for image in (video_of(), video_of(FRAMES[:2]), video_of(FRAMES[::-1]), video_of(fps=1.0))}
+    assert len(known) == 4
+
+
+@pytest.mark.parametrize(
+    ("name", "image", "says"),
+    [
+        ("llava", video_of(), r"images\[0\]: video: llava takes pictures only"),
+        ("qwen2_5_vl", types_pb2.Image(data=b"x", frames=[b"y"]), "both data and frames"),
+        ("qwen2_5_vl", video_of([*FRAMES, picture((32, 48))]), "differ in size"),
+        ("qwen2_5_vl", types_pb2.Image(frames=[b"no picture"]), r"images\[0\]\.frames\[0\]"),
+    ],
+)
+def test_bad_videos_are_named(bench, name, image, says):
+    with pytest.raises(InvalidRequest, match=says):
+        answer(bench(name), request_of(image))
+
+
+def spoilt(message, **changes):
+    for name, value in changes.items():
+        if value is None:
+            message.ClearField(name)
+        elif name == "grid":
+            message.grid.CopyFrom(value)
+        else:
+            del getattr(message, name)[:]
+            getattr(message, name).extend(value)
+    return message
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "says"),
+    [
+        ("qwen2_5_vl", {"positions": None}, r"images\[0\]\.positions: are missing"),
+        ("qwen2_5_vl", {"grid": None}, r"images\[0\]\.positions: are missing"),
+        ("qwen2_5_vl", {"positions": [0, 0]}, "three a kept token"),
+        ("qwen2_5_vl", {"positions": [0, 0, 0]}, r"expected \[9, 3\]"),
+        ("qwen2_5_vl", {"grid": types_pb2.Grid(steps=1, rows=1, columns=1)}, "outside the grid"),
+        ("qwen3_vl", {"deepstack": None}, "has 0 layers, qwen3_vl takes 2"),
+    ],
+)
+def test_bad_layouts_are_named(bench, name, changes, says):
+    own = bench(name)
+    message = answer(own, request_of(types_pb2.Image(data=png(picture(SIZES[0])))))[0]
+    with pytest.raises(InvalidRequest, match=says):
+        decode(own, [spoilt(message, **changes)])
