@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -85,19 +86,34 @@ def language_tokenizer() -> PreTrainedTokenizerFast:
     )
 
 
+def _in_order(model: dict[str, Any]) -> dict[str, Any]:
+    """Vocabulary and merges of a trained tokenizer, always in the same order.
+
+    The trainer numbers the letters that end a word as its hash map has them, differently in each process.
+    """
+    vocab = model["vocab"]
+    endings = sorted(piece for piece in vocab if len(piece) == 5 and piece.endswith("</w>"))
+    numbers = sorted(vocab[piece] for piece in endings)
+    return {
+        "vocab": vocab | dict(zip(endings, numbers, strict=True)),
+        "merges": [tuple(pair) for pair in model["merges"]],
+    }
+
+
 def clip_tokenizer() -> CLIPTokenizer:
     """CLIP's own tokenizer class (lower case, BOS and EOS, 77 positions) over the same words."""
     letters = sorted(pre_tokenizers.ByteLevel.alphabet())
     specials = ["<|startoftext|>", "<|endoftext|>"]
     vocab = {piece: i for i, piece in enumerate([*letters, *(f"{c}</w>" for c in letters), *specials])}
     base = CLIPTokenizer(vocab=vocab, merges=[])
-    trained = base.train_new_from_iterator(
+    learnt = base.train_new_from_iterator(
         [text.lower() for text in corpus()],
         1024,
         initial_alphabet=letters,
         show_progress=False,
         end_of_word_suffix="</w>",
     )
+    trained = CLIPTokenizer(**_in_order(json.loads(learnt.backend_tokenizer.to_str())["model"]))
     trained.model_max_length = 77
     return trained
 
