@@ -114,7 +114,8 @@ def status_of(error: ServiceError) -> grpc.StatusCode:
 
 def retry_after(error: grpc.aio.AioRpcError) -> float | None:
     """Seconds after which the peer says that it is worth trying again."""
-    value = dict(error.trailing_metadata() or ()).get(RETRY_AFTER)
+    trailing: Any = error.trailing_metadata() or ()
+    value = dict(trailing).get(RETRY_AFTER)
     try:
         return None if value is None else int(value) / 1000
     except ValueError:

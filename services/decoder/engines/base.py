@@ -118,7 +118,8 @@ def check_prompt(prompt: Prompt, model: LanguageDecoder) -> None:
         )
     if embeds.dtype != model.dtype:
         raise InvalidRequest(f"images: features are {embeds.dtype}, the model is {model.dtype}")
-    if not bool(torch.isfinite(embeds).all()):
+    visual = [embeds] if prompt.deepstack is None else [embeds, prompt.deepstack]
+    if not all(bool(torch.isfinite(one).all()) for one in visual):
         raise InvalidRequest(
             f"images: features hold NaN or infinity as {model.info.dtype}; serve the model in bf16 or fp32"
         )
