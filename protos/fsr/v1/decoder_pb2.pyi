@@ -56,10 +56,15 @@ class DecodeRequest(_message.Message):
     IMAGES_FIELD_NUMBER: _builtins.int
     SAMPLING_FIELD_NUMBER: _builtins.int
     EMITTED_TOKEN_IDS_FIELD_NUMBER: _builtins.int
+    CACHE_SALT_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """Follows the request through the logs of all services."""
     fingerprint: _builtins.str
     """Of the encoder that made the images; empty where there are none."""
+    cache_salt: _builtins.str
+    """Prompts share cached KV memory only with prompts of the same salt, so that no tenant learns from timing what
+    another one asked. Empty shares with every other empty one.
+    """
     @_builtins.property
     def messages(self) -> _containers.RepeatedCompositeFieldContainer[_types_pb2.Message]:
         """The conversation, ending with a user's turn."""
@@ -85,10 +90,11 @@ class DecodeRequest(_message.Message):
         images: _abc.Iterable[_types_pb2.CompressedImage] | None = ...,
         sampling: _types_pb2.Sampling | None = ...,
         emitted_token_ids: _abc.Iterable[_builtins.int] | None = ...,
+        cache_salt: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["sampling", b"sampling"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["emitted_token_ids", b"emitted_token_ids", "fingerprint", b"fingerprint", "images", b"images", "messages", b"messages", "request_id", b"request_id", "sampling", b"sampling"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cache_salt", b"cache_salt", "emitted_token_ids", b"emitted_token_ids", "fingerprint", b"fingerprint", "images", b"images", "messages", b"messages", "request_id", b"request_id", "sampling", b"sampling"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -104,6 +110,7 @@ class DecodeResponse(_message.Message):
     TOKEN_IDS_FIELD_NUMBER: _builtins.int
     FINISH_REASON_FIELD_NUMBER: _builtins.int
     STATS_FIELD_NUMBER: _builtins.int
+    LOGPROBS_FIELD_NUMBER: _builtins.int
     text: _builtins.str
     """Whole characters only."""
     finish_reason: Global___FinishReason.ValueType
@@ -116,6 +123,12 @@ class DecodeResponse(_message.Message):
     def stats(self) -> Global___DecodeStats:
         """Set in the last message."""
 
+    @_builtins.property
+    def logprobs(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
+        """For each of token_ids, the natural logarithm of the probability that the model gave it, before temperature,
+        penalty and truncation. Empty unless sampling.logprobs is set.
+        """
+
     def __init__(
         self,
         *,
@@ -123,10 +136,11 @@ class DecodeResponse(_message.Message):
         token_ids: _abc.Iterable[_builtins.int] | None = ...,
         finish_reason: Global___FinishReason.ValueType = ...,
         stats: Global___DecodeStats | None = ...,
+        logprobs: _abc.Iterable[_builtins.float] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["stats", b"stats"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["finish_reason", b"finish_reason", "stats", b"stats", "text", b"text", "token_ids", b"token_ids"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["finish_reason", b"finish_reason", "logprobs", b"logprobs", "stats", b"stats", "text", b"text", "token_ids", b"token_ids"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -144,6 +158,8 @@ class DecodeStats(_message.Message):
     QUEUE_SECONDS_FIELD_NUMBER: _builtins.int
     PREFILL_SECONDS_FIELD_NUMBER: _builtins.int
     DECODE_SECONDS_FIELD_NUMBER: _builtins.int
+    CACHED_TOKENS_FIELD_NUMBER: _builtins.int
+    LOAD_FIELD_NUMBER: _builtins.int
     prompt_tokens: _builtins.int
     """Places in the prompt, visual ones included."""
     visual_tokens: _builtins.int
@@ -156,6 +172,12 @@ class DecodeStats(_message.Message):
     """Seconds of prefill."""
     decode_seconds: _builtins.float
     """Seconds from the first token to the last."""
+    cached_tokens: _builtins.int
+    """Places of the prompt whose KV memory was there already from an earlier prompt."""
+    @_builtins.property
+    def load(self) -> Global___DecoderLoad:
+        """The replica's load when the answer ended."""
+
     def __init__(
         self,
         *,
@@ -165,14 +187,54 @@ class DecodeStats(_message.Message):
         queue_seconds: _builtins.float = ...,
         prefill_seconds: _builtins.float = ...,
         decode_seconds: _builtins.float = ...,
+        cached_tokens: _builtins.int = ...,
+        load: Global___DecoderLoad | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["load", b"load"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["completion_tokens", b"completion_tokens", "decode_seconds", b"decode_seconds", "prefill_seconds", b"prefill_seconds", "prompt_tokens", b"prompt_tokens", "queue_seconds", b"queue_seconds", "visual_tokens", b"visual_tokens"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cached_tokens", b"cached_tokens", "completion_tokens", b"completion_tokens", "decode_seconds", b"decode_seconds", "load", b"load", "prefill_seconds", b"prefill_seconds", "prompt_tokens", b"prompt_tokens", "queue_seconds", b"queue_seconds", "visual_tokens", b"visual_tokens"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___DecodeStats: _TypeAlias = DecodeStats  # noqa: Y015
+
+@_typing.final
+class DecoderLoad(_message.Message):
+    """How loaded a replica is."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RUNNING_FIELD_NUMBER: _builtins.int
+    WAITING_FIELD_NUMBER: _builtins.int
+    KV_BYTES_CAPACITY_FIELD_NUMBER: _builtins.int
+    KV_BYTES_FREE_FIELD_NUMBER: _builtins.int
+    MAX_WAITING_FIELD_NUMBER: _builtins.int
+    running: _builtins.int
+    """Requests being answered."""
+    waiting: _builtins.int
+    """Requests waiting for KV memory or a slot."""
+    kv_bytes_capacity: _builtins.int
+    """Bytes of KV memory that running requests may reserve in all."""
+    kv_bytes_free: _builtins.int
+    """Of these, bytes that nobody has reserved."""
+    max_waiting: _builtins.int
+    """Requests that may wait; one more is refused."""
+    def __init__(
+        self,
+        *,
+        running: _builtins.int = ...,
+        waiting: _builtins.int = ...,
+        kv_bytes_capacity: _builtins.int = ...,
+        kv_bytes_free: _builtins.int = ...,
+        max_waiting: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["kv_bytes_capacity", b"kv_bytes_capacity", "kv_bytes_free", b"kv_bytes_free", "max_waiting", b"max_waiting", "running", b"running", "waiting", b"waiting"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DecoderLoad: _TypeAlias = DecoderLoad  # noqa: Y015
 
 @_typing.final
 class DescribeDecoderRequest(_message.Message):
@@ -199,6 +261,7 @@ class DescribeDecoderResponse(_message.Message):
 
     MODEL_FIELD_NUMBER: _builtins.int
     COST_FIELD_NUMBER: _builtins.int
+    LOAD_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def model(self) -> _types_pb2.ModelDescription:
         """Its checkpoint."""
@@ -207,15 +270,20 @@ class DescribeDecoderResponse(_message.Message):
     def cost(self) -> _types_pb2.CostModel:
         """Cost of a prompt by its length."""
 
+    @_builtins.property
+    def load(self) -> Global___DecoderLoad:
+        """Its load now."""
+
     def __init__(
         self,
         *,
         model: _types_pb2.ModelDescription | None = ...,
         cost: _types_pb2.CostModel | None = ...,
+        load: Global___DecoderLoad | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["cost", b"cost", "model", b"model"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["cost", b"cost", "load", b"load", "model", b"model"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cost", b"cost", "model", b"model"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cost", b"cost", "load", b"load", "model", b"model"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -52,16 +52,18 @@ class DecoderServiceServicer:
     """
 
     def Decode(self, request, context):
-        """Streams an answer. A client that goes away frees its slot at once.
-        Errors: INVALID_ARGUMENT (field named), FAILED_PRECONDITION (fingerprint of another checkpoint),
-        RESOURCE_EXHAUSTED (too many waiting), DEADLINE_EXCEEDED, UNAVAILABLE (draining).
+        """Streams an answer. A client that goes away, or whose deadline passes, frees its slot and KV memory within a step.
+        Errors: INVALID_ARGUMENT (field named; also a request larger than the whole KV budget), FAILED_PRECONDITION
+        (fingerprint of another checkpoint), RESOURCE_EXHAUSTED (no KV memory and too many or too long waiting; the
+        trailing metadata `retry-after-ms` says when to try again), DEADLINE_EXCEEDED, UNAVAILABLE (draining, or the
+        engine died).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def DescribeDecoder(self, request, context):
-        """Tells which model this replica serves and what a prompt costs it.
+        """Tells which model this replica serves, what a prompt costs it, and how loaded it is. Cheap: made to be polled.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -299,6 +299,10 @@ class Sampling(_message.Message):
     TOP_P_FIELD_NUMBER: _builtins.int
     SEED_FIELD_NUMBER: _builtins.int
     STOP_FIELD_NUMBER: _builtins.int
+    TOP_K_FIELD_NUMBER: _builtins.int
+    REPETITION_PENALTY_FIELD_NUMBER: _builtins.int
+    IGNORE_EOS_FIELD_NUMBER: _builtins.int
+    LOGPROBS_FIELD_NUMBER: _builtins.int
     max_tokens: _builtins.int
     """Most tokens to generate; 0 means the decoder's default."""
     temperature: _builtins.float
@@ -307,6 +311,16 @@ class Sampling(_message.Message):
     """Keep the likeliest tokens that together reach this probability; 0 means 1."""
     seed: _builtins.int
     """Makes a sampled answer repeatable."""
+    top_k: _builtins.int
+    """Keep only this many of the likeliest tokens; 0 means all."""
+    repetition_penalty: _builtins.float
+    """Logits of tokens that prompt or answer already hold are divided by it where positive, else multiplied; above 1
+    discourages repetition. 0 means 1, which changes nothing.
+    """
+    ignore_eos: _builtins.bool
+    """Go on after an end-of-sequence token until max_tokens, for load tests and benchmarks."""
+    logprobs: _builtins.bool
+    """Send the log probability of each token of the answer."""
     @_builtins.property
     def stop(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """The answer ends before the first of these."""
@@ -319,10 +333,14 @@ class Sampling(_message.Message):
         top_p: _builtins.float = ...,
         seed: _builtins.int | None = ...,
         stop: _abc.Iterable[_builtins.str] | None = ...,
+        top_k: _builtins.int = ...,
+        repetition_penalty: _builtins.float = ...,
+        ignore_eos: _builtins.bool = ...,
+        logprobs: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_seed", b"_seed", "seed", b"seed"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_seed", b"_seed", "max_tokens", b"max_tokens", "seed", b"seed", "stop", b"stop", "temperature", b"temperature", "top_p", b"top_p"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_seed", b"_seed", "ignore_eos", b"ignore_eos", "logprobs", b"logprobs", "max_tokens", b"max_tokens", "repetition_penalty", b"repetition_penalty", "seed", b"seed", "stop", b"stop", "temperature", b"temperature", "top_k", b"top_k", "top_p", b"top_p"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__seed: _TypeAlias = _typing.Literal["seed"]  # noqa: Y015
     _WhichOneofArgType__seed: _TypeAlias = _typing.Literal["_seed", b"_seed"]  # noqa: Y015
