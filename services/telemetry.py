@@ -13,9 +13,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_health.v1._async import HealthServicer
 from grpc_reflection.v1alpha import reflection
 
-__all__ = ["MESSAGE_BYTES", "add_health_and_reflection", "configure_logging", "stop_signal"]
-
-MESSAGE_BYTES = 64 * 1024 * 1024  # largest message that our servers and channels accept
+__all__ = ["add_health_and_reflection", "configure_logging", "stop_signal"]
 
 
 def configure_logging(service: str, level: str) -> None:

@@ -14,7 +14,8 @@ from fsr_core.backbones import load_decoder
 from services.decoder.engines.transformers import TransformersEngine
 from services.decoder.service import DecoderServicer
 from services.decoder.settings import DecoderSettings
-from services.telemetry import MESSAGE_BYTES, add_health_and_reflection, configure_logging, stop_signal
+from services.telemetry import add_health_and_reflection, configure_logging, stop_signal
+from services.transport import server_options
 
 log = structlog.get_logger()
 _DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
@@ -31,7 +32,7 @@ async def serve(settings: DecoderSettings) -> None:
     except ValueError as error:
         raise SystemExit(f"error: --{error}") from error
     engine = TransformersEngine(model, settings.max_running, settings.max_waiting)
-    server = grpc.aio.server(options=[("grpc.max_receive_message_length", MESSAGE_BYTES), ("grpc.so_reuseport", 0)])
+    server = grpc.aio.server(options=server_options())
     decoder_pb2_grpc.add_DecoderServiceServicer_to_server(DecoderServicer(model, engine, settings), server)
     name = decoder_pb2.DESCRIPTOR.services_by_name["DecoderService"].full_name
     health = add_health_and_reflection(server, [name])

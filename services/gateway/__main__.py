@@ -14,7 +14,8 @@ from services.gateway.metrics import Metrics
 from services.gateway.replicas import Pools
 from services.gateway.service import GatewayServicer
 from services.gateway.settings import GatewaySettings
-from services.telemetry import MESSAGE_BYTES, add_health_and_reflection, configure_logging, stop_signal
+from services.telemetry import add_health_and_reflection, configure_logging, stop_signal
+from services.transport import server_options
 
 log = structlog.get_logger()
 
@@ -24,7 +25,7 @@ async def serve(settings: GatewaySettings) -> None:
     stop = stop_signal()
     metrics = Metrics()
     pools = Pools(settings.encoders, settings.decoders, metrics)
-    server = grpc.aio.server(options=[("grpc.max_receive_message_length", MESSAGE_BYTES), ("grpc.so_reuseport", 0)])
+    server = grpc.aio.server(options=server_options())
     gateway_pb2_grpc.add_GatewayServiceServicer_to_server(GatewayServicer(pools, metrics, settings), server)
     name = gateway_pb2.DESCRIPTOR.services_by_name["GatewayService"].full_name
     health = add_health_and_reflection(server, [name])

@@ -12,7 +12,7 @@ from fsr.v1 import decoder_pb2, decoder_pb2_grpc, encoder_pb2, encoder_pb2_grpc,
 
 from services.errors import NotReady, UnknownModel
 from services.gateway.metrics import Metrics
-from services.telemetry import MESSAGE_BYTES
+from services.transport import MESSAGE_BYTES
 
 __all__ = ["Pools", "Replica"]
 

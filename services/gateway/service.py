@@ -201,7 +201,7 @@ class GatewayServicer(gateway_pb2_grpc.GatewayServiceServicer):
                             return
                     raise NotReady(f"decoder: {replica.address} ended its stream early; try again")
                 except grpc.aio.AioRpcError as error:
-                    known = from_rpc(error)
+                    known = from_rpc(error, "replica")
                     if error.code() != grpc.StatusCode.UNAVAILABLE or len(dead) >= self._settings.max_failovers:
                         if known is not None:
                             raise known from error
@@ -221,7 +221,7 @@ class GatewayServicer(gateway_pb2_grpc.GatewayServiceServicer):
         try:
             encoded = await replica.encoder.Encode(request, timeout=deadline.left())
         except grpc.aio.AioRpcError as error:
-            known = from_rpc(error)
+            known = from_rpc(error, "replica")
             if known is None:
                 raise
             raise known from error

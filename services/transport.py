@@ -1,0 +1,41 @@
+"""gRPC options that every channel and server of ours shares."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+__all__ = ["MESSAGE_BYTES", "RETRY_AFTER", "channel_options", "server_options"]
+
+MESSAGE_BYTES = 64 * 2**20  # largest message that our servers and channels accept
+RETRY_AFTER = "retry-after-ms"  # trailing metadata: when it is worth trying again
+
+
+def channel_options(keepalive_seconds: float = 0.0) -> list[tuple[str, Any]]:
+    """Options of a channel; with `keepalive_seconds` a peer that stops answering pings for as long is given up."""
+    options: list[tuple[str, Any]] = [
+        ("grpc.max_send_message_length", MESSAGE_BYTES),
+        ("grpc.max_receive_message_length", MESSAGE_BYTES),
+        ("grpc.initial_reconnect_backoff_ms", 200),
+        ("grpc.min_reconnect_backoff_ms", 200),
+        ("grpc.max_reconnect_backoff_ms", 2000),
+    ]
+    if keepalive_seconds:
+        options += [
+            ("grpc.keepalive_time_ms", int(keepalive_seconds * 1000)),
+            ("grpc.keepalive_timeout_ms", int(keepalive_seconds * 1000)),
+            ("grpc.http2.max_pings_without_data", 0),
+        ]
+    return options
+
+
+def server_options(max_message_bytes: int = MESSAGE_BYTES) -> Sequence[tuple[str, Any]]:
+    """Options of a server: our message limit, pings as often as our channels send them, one owner a port."""
+    return [
+        ("grpc.max_receive_message_length", max_message_bytes),
+        ("grpc.max_send_message_length", MESSAGE_BYTES),
+        ("grpc.so_reuseport", 0),
+        ("grpc.http2.min_recv_ping_interval_without_data_ms", 500),
+        ("grpc.http2.max_ping_strikes", 0),
+        ("grpc.keepalive_permit_without_calls", 1),
+    ]
