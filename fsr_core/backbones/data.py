@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -45,7 +46,7 @@ class ModelInfo:
 
 @dataclass(frozen=True, slots=True)
 class Tile:
-    """One view of an image that is scored and compressed by itself; most families have exactly one.
+    """One view of an image, or one frame of a video: a grid of tokens over a region of the picture.
 
     Attributes:
         start: index of its first token among the image's ``N``; its ``rows * cols`` tokens follow in raster order.
@@ -78,16 +79,6 @@ class PreparedImage:
     tiles: tuple[Tile, ...]
     size: tuple[int, int]
 
-    @property
-    def crop(self) -> Box:
-        """Region of the source picture that the first view (the whole image, where there are more) covers."""
-        return self.tiles[0].crop
-
-    @property
-    def grid(self) -> tuple[int, int]:
-        """Rows and columns of the first view."""
-        return self.tiles[0].rows, self.tiles[0].cols
-
 
 @dataclass(frozen=True, slots=True)
 class ImageFeatures:
@@ -105,6 +96,13 @@ class ImageFeatures:
         positions: ``[N, 3]`` int64 (t, h, w) for language models that want them, else None.
         tiles: the image's views in token order.
         size: width and height of the source picture, pixels.
+        groups: ``[N]`` int64, ascending from 0: tokens of one tile or frame, which an even spread gives an equal
+            share of the budget each; None where all belong together.
+        deepstack: ``[J, N, D]`` what the language model adds to the outputs of its first ``J`` blocks at these
+            tokens (Qwen3-VL), else None.
+        newline: ``[D]`` the row that ends a line of the last view, for families that lay one out; else None.
+        grid: (t, h, w) extent in tokens, for language models that place what follows by it; else None.
+        frame_seconds: seconds of the source at which each of ``t`` steps of a video lies; empty for a picture.
     """
 
     features: Tensor
@@ -114,22 +112,17 @@ class ImageFeatures:
     positions: Tensor | None
     tiles: tuple[Tile, ...]
     size: tuple[int, int]
+    groups: Tensor | None = None
+    deepstack: Tensor | None = None
+    newline: Tensor | None = None
+    grid: tuple[int, int, int] | None = None
+    frame_seconds: tuple[float, ...] = ()
 
     @property
     def nbytes(self) -> int:
         """Bytes that its tensors occupy."""
         values = (getattr(self, field.name) for field in fields(self))
         return sum(value.nbytes for value in values if isinstance(value, Tensor))
-
-    @property
-    def crop(self) -> Box:
-        """Region of the source picture that the first view covers."""
-        return self.tiles[0].crop
-
-    @property
-    def grid(self) -> tuple[int, int]:
-        """Rows and columns of the first view."""
-        return self.tiles[0].rows, self.tiles[0].cols
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,29 +158,67 @@ class KeptImage:
         positions: ``[K, 3]`` (t, h, w), for families that place tokens so; else None.
         grid: (t, h, w) extent of the image before compression, for families whose following text starts
             after it; else None.
+        deepstack: ``[J, K, D]`` for families whose first blocks take features too, else None.
+        video: whether it is a video, which some templates announce in another way than a picture.
+        frame_seconds: as in :class:`ImageFeatures`.
     """
 
     features: Tensor
     index: Tensor | None = None
     positions: Tensor | None = None
     grid: tuple[int, int, int] | None = None
+    deepstack: Tensor | None = None
+    video: bool = False
+    frame_seconds: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
     """A whole prompt, ready to prefill.
 
+    A decoder prefills ``model(**prompt.model_inputs(), past_key_values=cache)``. The ``n``-th generated token
+    (from 0) then stands at ``next_position + n``: pass :meth:`step_positions` as ``position_ids`` where
+    ``position_ids`` is not None, or leave it to the model, which counts from the cache's length, where it is.
+
     Attributes:
         inputs_embeds: ``[L, D]`` in the decoder's dtype, on its device.
-        token_ids: ``[L]`` int64 on the CPU; at visual places the checkpoint's image token id.
+        token_ids: ``[L]`` int64 on the CPU; at visual places the checkpoint's image (or video) token id.
         visual_mask: ``[L]`` bool on the CPU: which places are visual.
-        position_ids: ``[L]`` (or ``[3, L]`` for multi-axis positions) int64; None where they are ``0 .. L - 1``.
+        position_ids: ``[3, L]`` int64 (t, h, w) for multi-axis rotary positions; None where they are ``0 .. L - 1``.
+        deepstack: ``[J, visual places, D]`` what the first ``J`` blocks add at the visual places, else None.
     """
 
     inputs_embeds: Tensor
     token_ids: Tensor
     visual_mask: Tensor
     position_ids: Tensor | None
+    deepstack: Tensor | None = None
+
+    @property
+    def next_position(self) -> int:
+        """Rotary position of the first generated token: one past the largest of the prompt, on every axis.
+
+        With tokens dropped it may be larger than ``L``: text keeps the place it had after the whole image.
+        """
+        return len(self.token_ids) if self.position_ids is None else int(self.position_ids.max()) + 1
+
+    def step_positions(self, generated: int, count: int = 1) -> Tensor | None:
+        """``[3, 1, count]`` positions of the tokens after ``generated`` ones, or None where the model counts itself."""
+        if self.position_ids is None:
+            return None
+        first = self.next_position + generated
+        steps = torch.arange(first, first + count, device=self.position_ids.device)
+        return steps.expand(3, 1, count)
+
+    def model_inputs(self) -> dict[str, Any]:
+        """Keyword arguments of the language model's forward pass for this prompt alone (batch of one)."""
+        inputs: dict[str, Any] = {"inputs_embeds": self.inputs_embeds.unsqueeze(0)}
+        if self.position_ids is not None:
+            inputs["position_ids"] = self.position_ids.unsqueeze(1)
+        if self.deepstack is not None:
+            inputs["visual_pos_masks"] = self.visual_mask.unsqueeze(0).to(self.inputs_embeds.device)
+            inputs["deepstack_visual_embeds"] = list(self.deepstack)
+        return inputs
 
     @property
     def visual_tokens(self) -> int:

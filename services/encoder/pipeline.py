@@ -94,15 +94,15 @@ def compressed_image(
         merged_count=int((kept.merged_into >= 0).sum()),
     )
     if explain:
-        rows, columns = features.grid
-        left, top, right, bottom = features.crop
+        view = features.tiles[0]
+        left, top, right, bottom = view.crop
         message.explanation.CopyFrom(
             types_pb2.Explanation(
                 stage=kept.stage.tolist(),
                 merged_into=kept.merged_into.tolist(),
                 priority=kept.priority.tolist(),
-                rows=rows,
-                columns=columns,
+                rows=view.rows,
+                columns=view.cols,
                 crop=types_pb2.Crop(left=left, top=top, right=right, bottom=bottom),
             )
         )

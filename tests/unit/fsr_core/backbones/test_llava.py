@@ -82,7 +82,7 @@ def test_pixels_are_the_processors_own(folder, encoder):
     own = AutoProcessor.from_pretrained(folder).image_processor(picture.convert("RGB"), return_tensors="pt")
     prepared = encoder.preprocess(picture)
     assert torch.equal(prepared.inputs["pixel_values"], own["pixel_values"][0])
-    assert prepared.crop == (52.0, 0.0, 149.0, 97.0)
+    assert prepared.tiles[0].crop == (52.0, 0.0, 149.0, 97.0)
 
 
 def test_saliency_is_the_cls_row_of_the_second_last_block(folder, encoder):
