@@ -3,26 +3,40 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from math import isfinite
+from random import Random
+from typing import Any
 
 import torch
 from fsr.v1 import types_pb2
 from torch import Tensor
+from transformers import (
+    LogitsProcessorList,
+    RepetitionPenaltyLogitsProcessor,
+    TemperatureLogitsWarper,
+    TopKLogitsWarper,
+    TopPLogitsWarper,
+)
 
 from services.errors import InvalidRequest
 
-__all__ = ["Sampling", "choose"]
+__all__ = ["Sampling", "choose", "uniform"]
 
 
 @dataclass(frozen=True)
 class Sampling:
-    """Checked sampling options. temperature 0 is greedy."""
+    """Checked sampling options. temperature 0 is greedy, top_k 0 keeps all."""
 
     max_tokens: int
     temperature: float = 0.0
     top_p: float = 1.0
     seed: int = 0
     stop: tuple[str, ...] = ()
+    top_k: int = 0
+    repetition_penalty: float = 1.0
+    ignore_eos: bool = False
+    logprobs: bool = False
 
     @classmethod
     def of(cls, message: types_pb2.Sampling, default_max_tokens: int, random_seed: int) -> Sampling:
@@ -33,6 +47,12 @@ class Sampling:
             raise InvalidRequest(f"sampling.temperature: {message.temperature} is outside [0, 10]; 0 is greedy")
         if not isfinite(message.top_p) or not 0 <= message.top_p <= 1:
             raise InvalidRequest(f"sampling.top_p: {message.top_p} is outside (0, 1]; leave it unset for 1")
+        if message.top_k < 0:
+            raise InvalidRequest(f"sampling.top_k: {message.top_k} is negative; leave it unset to keep all tokens")
+        if not isfinite(message.repetition_penalty) or not 0 <= message.repetition_penalty <= 10:
+            raise InvalidRequest(
+                f"sampling.repetition_penalty: {message.repetition_penalty} is outside (0, 10]; leave it unset for 1"
+            )
         if any(not text for text in message.stop):
             raise InvalidRequest("sampling.stop: holds an empty string; leave it out")
         return cls(
@@ -41,19 +61,53 @@ class Sampling:
             top_p=message.top_p or 1.0,
             seed=message.seed if message.HasField("seed") else random_seed,
             stop=tuple(message.stop),
+            top_k=message.top_k,
+            repetition_penalty=message.repetition_penalty or 1.0,
+            ignore_eos=message.ignore_eos,
+            logprobs=message.logprobs,
         )
 
+    @property
+    def is_argmax(self) -> bool:
+        """Whether the largest logit is chosen, whatever came before."""
+        return self.temperature == 0 and self.repetition_penalty == 1
 
-def choose(logits: Tensor, sampling: Sampling, step: int) -> int:
-    """The token after `step` generated ones, from logits [V].
+    @cached_property
+    def processors(self) -> LogitsProcessorList:
+        """The library's own, in the order in which `generate` applies them."""
+        steps = LogitsProcessorList()
+        if self.repetition_penalty != 1:
+            steps.append(RepetitionPenaltyLogitsProcessor(self.repetition_penalty))
+        if self.temperature > 0:
+            steps.append(TemperatureLogitsWarper(self.temperature))
+            if self.top_k > 0:
+                steps.append(TopKLogitsWarper(self.top_k))
+            if self.top_p < 1:
+                steps.append(TopPLogitsWarper(self.top_p))
+        return steps
 
-    The random draw depends on seed and step alone, so an answer that moves to another replica goes on as it would have.
+
+def uniform(seed: int, step: int) -> float:
+    """A number in [0, 1) for the token after `step` generated ones: a function of its arguments alone, so that an
+    answer which moves to another replica goes on as it would have."""
+    return Random(f"{seed}/{step}").random()
+
+
+def choose(logits: Tensor, sampling: Sampling, seen: Tensor, step: int) -> int:
+    """The token after `step` generated ones.
+
+    Args:
+        logits: [V], any floating dtype and device.
+        seen: [n] int64, tokens of prompt and answer so far, which the repetition penalty looks at.
+        step: tokens of the answer so far, those of earlier replicas included.
     """
-    if sampling.temperature == 0:
+    if sampling.is_argmax:
         return int(logits.argmax())
-    probabilities = (logits.float() / sampling.temperature).softmax(-1).cpu()
-    ordered, index = probabilities.sort(descending=True, stable=True)
-    before = ordered.cumsum(0) - ordered
-    ordered = torch.where(before < sampling.top_p, ordered, 0.0)
-    generator = torch.Generator().manual_seed((sampling.seed * 1_000_003 + step) & (2**63 - 1))
-    return int(index[torch.multinomial(ordered, 1, generator=generator)])
+    before: Any = seen.unsqueeze(0).to(logits.device)  # the library asks for a LongTensor by name
+    scores = sampling.processors(before, logits.float().unsqueeze(0))[0]
+    if sampling.temperature == 0:
+        return int(scores.argmax())
+    # In double precision, so that the sum over a large vocabulary does not move the boundaries between tokens.
+    total = scores.cpu().double().softmax(-1).cumsum(0)
+    drawn = torch.searchsorted(total, total[-1] * uniform(sampling.seed, step), right=True)
+    return int(drawn.clamp(max=len(total) - 1))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import ByteSize, Field
 from pydantic_settings import SettingsConfigDict
 
 from services.settings import ServiceSettings
@@ -21,10 +21,26 @@ class DecoderSettings(ServiceSettings):
     model: str = Field("fsr-tiny", description="fsr-tiny, a checkpoint folder, or a hub id")
     served_name: str | None = Field(None, description="name that callers ask for; default: --model")
     port: int = Field(50061, ge=0, le=65535, description="gRPC port; 0 picks a free one")
+    metrics_port: int = Field(9465, ge=0, le=65535, description="port of the Prometheus metrics; 0 picks a free one")
+    engine: Literal["transformers", "vllm"] = Field("transformers", description="what generates; see docs/decoders.md")
     device: str = Field("cpu", description="torch device")
     dtype: Literal["fp32", "fp16", "bf16"] = Field("fp32", description="dtype of weights and KV cache")
     threads: int = Field(1, ge=1, description="CPU threads of torch")
-    max_running: int = Field(8, ge=1, description="answers generated at a time")
-    max_waiting: int = Field(64, ge=0, description="requests that may wait for a slot; more are refused")
+    kv_memory: ByteSize | None = Field(
+        None,
+        gt=0,
+        description="KV memory of all running answers, such as 512MiB; default: 1GiB, on a GPU 80% of what the weights"
+        " leave free",
+    )
+    max_running: int = Field(64, ge=1, description="answers generated at a time, if KV memory allows as many")
+    max_waiting: int = Field(64, ge=0, description="requests that may wait for KV memory; more are refused at once")
+    max_wait_seconds: float = Field(30.0, gt=0, description="longest wait for KV memory; then the request is refused")
+    prefill_tokens: int = Field(
+        512, ge=16, description="prompt tokens prefilled between two tokens of the running answers (transformers)"
+    )
+    prefix_block: int = Field(16, ge=1, description="text before the image is cached in blocks of as many tokens")
+    engine_folder: str | None = Field(
+        None, description="where vllm's copy of the language model is kept between starts; default: a temporary folder"
+    )
     default_max_tokens: int = Field(64, ge=1, description="answer length where the request names none")
     drain_seconds: float = Field(20.0, ge=0, description="time that running answers get at shutdown")

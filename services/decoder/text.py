@@ -11,40 +11,51 @@ _BROKEN = "\ufffd"
 
 
 class TextStream:
-    """Gives out whole characters only, and nothing that may still turn out to be the start of a stop string."""
+    """Gives out whole characters only, and nothing that may still turn out to be the start of a stop string.
+
+    What it has given out depends on the tokens alone, so a stream that another replica began goes on exactly where it
+    stopped once the earlier tokens have been pushed. A token costs the decoding of the few tokens around it, however
+    long the answer is.
+    """
 
     def __init__(self, tokenizer: Any, stop: Sequence[str] = ()) -> None:
         self._tokenizer = tokenizer
         self._stop = tuple(stop)
         self._ids: list[int] = []
-        self._sent = 0
+        self._from = 0  # tokens from here on are decoded: the context that the next ones need
+        self._done = 0  # tokens up to here have become text
+        self._held = ""  # text that may be the start of a stop string
         self.stopped = False
 
-    def _text(self) -> str:
-        return str(self._tokenizer.decode(self._ids, skip_special_tokens=True))
+    def _decode(self, first: int, last: int | None = None) -> str:
+        return str(self._tokenizer.decode(self._ids[first:last], skip_special_tokens=True))
 
     def push(self, token: int) -> str:
         """The text that has become certain with this token."""
         self._ids.append(token)
-        text = self._text()
-        for stop in self._stop:
-            at = text.find(stop)
-            if at >= 0:
-                text, self.stopped = text[:at], True
-        if self.stopped:
-            return self._send(text)
+        known, text = self._decode(self._from, self._done), self._decode(self._from)
         # A replacement character at the end is the first half of one that is still coming.
-        certain = len(text.rstrip(_BROKEN)) if text.endswith(_BROKEN) else len(text)
-        held = max(
-            (n for stop in self._stop for n in range(1, len(stop)) if text[:certain].endswith(stop[:n])), default=0
-        )
-        return self._send(text[: certain - held])
+        if text.endswith(_BROKEN) or len(text) <= len(known):
+            return ""
+        self._from, self._done = self._done, len(self._ids)
+        return self._release(text[len(known) :])
+
+    def _release(self, piece: str, final: bool = False) -> str:
+        text = self._held + piece
+        at = min((found for stop in self._stop if (found := text.find(stop)) >= 0), default=-1)
+        if at >= 0:
+            self.stopped, self._held = True, ""
+            return text[:at]
+        hold = max((n for stop in self._stop for n in range(1, len(stop)) if text.endswith(stop[:n])), default=0)
+        if final:
+            hold = 0
+        self._held = text[len(text) - hold :]
+        return text[: len(text) - hold]
 
     def finish(self) -> str:
         """What was held back."""
-        return "" if self.stopped else self._send(self._text())
-
-    def _send(self, text: str) -> str:
-        piece = text[self._sent :]
-        self._sent = max(self._sent, len(text))
-        return piece
+        if self.stopped:
+            return ""
+        known, text = self._decode(self._from, self._done), self._decode(self._from)
+        self._from = self._done = len(self._ids)
+        return self._release(text[len(known) :], final=True)

@@ -1,7 +1,7 @@
-"""The embedded engine: transformers, one KV cache a request, one token a request in turn.
+"""The embedded engine: transformers, continuous batching over embeddings.
 
-A single thread owns the model: schedule -> prefill or step -> hand the token over. Requests join and leave between
-steps, so a long answer never holds up a short one by more than a step of each other request.
+A single thread owns the model. Each step of it lets requests leave and join, prefills a bounded number of prompt
+tokens, and gives every running request one more token in one batched forward pass.
 """
 
 from __future__ import annotations
@@ -10,150 +10,224 @@ import asyncio
 import threading
 import time
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from dataclasses import dataclass, field
 
 import structlog
 import torch
-from transformers import DynamicCache
+from torch import Tensor
 
-from fsr_core.backbones import LanguageDecoder, Prompt
-from services.decoder.sampling import Sampling, choose
-from services.errors import NotReady, Overloaded
+from fsr_core.backbones import LanguageDecoder
+from services.decoder.engines.base import Engine, Generation, Token
+from services.decoder.engines.batch import Inputs, Row, decode_inputs, prefill_inputs
+from services.decoder.engines.cache import PooledCache
+from services.decoder.engines.places import Places
+from services.decoder.metrics import Metrics
+from services.decoder.sampling import choose
+from services.errors import NotReady, ServiceError
 
-__all__ = ["Token", "TransformersEngine"]
+__all__ = ["TransformersEngine"]
 
 log = structlog.get_logger()
+_GOING_AWAY = "decoder: is shutting down; ask another replica"
+_FAILURES = 3  # steps in a row that may fail before the engine counts as dead
 
 
-@dataclass(frozen=True)
-class Token:
-    """One generated token. The seconds are of the whole request so far."""
-
-    id: int
-    last: bool
-    by_length: bool
-    queue_seconds: float
-    prefill_seconds: float
-
-
-@dataclass
+@dataclass(eq=False)
 class _Job:
-    prompt: Prompt
-    sampling: Sampling
-    tokens: list[int]
-    loop: asyncio.AbstractEventLoop
-    out: asyncio.Queue[Token | BaseException]
-    arrived: float = field(default_factory=time.monotonic)
-    cache: DynamicCache | None = None
-    started: float = 0.0
+    generation: Generation
+    out: asyncio.Queue[Token | ServiceError] = field(default_factory=asyncio.Queue)
+    row: Row | None = None
+    began: float = 0.0
     prefill_seconds: float = 0.0
-    cancelled: bool = False
+    over: bool = False
 
-    def send(self, item: Token | BaseException) -> None:
-        self.loop.call_soon_threadsafe(self.out.put_nowait, item)
+    @property
+    def decodes(self) -> bool:
+        """Whether its next token comes from a decode step."""
+        return self.row is not None and self.row.prefilled and not self.over
 
 
-class TransformersEngine:
-    """Generates for up to `max_running` requests at a time; `max_waiting` more may queue."""
+class TransformersEngine(Engine):
+    """Generates for all that it is given at once; its KV pool holds `kv_bytes`."""
 
-    def __init__(self, model: LanguageDecoder, max_running: int, max_waiting: int) -> None:
-        self._model, self._max_running, self._max_waiting = model, max_running, max_waiting
-        self._waiting: deque[_Job] = deque()
-        self._running: deque[_Job] = deque()
+    name = "transformers"
+
+    def __init__(
+        self, model: LanguageDecoder, metrics: Metrics, kv_bytes: int, prefill_tokens: int = 512, prefix_block: int = 16
+    ) -> None:
+        geometry = model.info.geometry
+        self._bytes_per_token = geometry.cost_model().kv_bytes_per_token
+        self._places = Places(kv_bytes // self._bytes_per_token, prefix_block)
+        self.kv_capacity = self._places.count * self._bytes_per_token
+        self._cache = PooledCache(geometry.layers, self._places.count)
+        self._model, self._metrics, self._prefill_tokens = model, metrics, prefill_tokens
+        self._loop, self.dead = asyncio.get_running_loop(), asyncio.Event()
+        self._arrived: deque[_Job] = deque()
+        self._running: list[_Job] = []
         self._wake = threading.Condition()
-        self._closed = False
-        self._thread = threading.Thread(target=self._loop, name="engine", daemon=True)
+        self._closed, self._failures = False, 0
+        self._thread = threading.Thread(target=self._work, name="engine", daemon=True)
         self._thread.start()
 
-    @property
-    def running(self) -> int:
-        return len(self._running)
+    def kv_used(self) -> int:
+        return self._bytes_per_token * sum(job.row.filled for job in list(self._running) if job.row is not None)
 
-    @property
-    def waiting(self) -> int:
-        return len(self._waiting)
+    def kv_cached(self) -> int:
+        return self._bytes_per_token * self._places.cached
 
-    async def generate(self, prompt: Prompt, sampling: Sampling, emitted: list[int]) -> AsyncIterator[Token]:
-        """Streams the tokens after `emitted`. Leaving the iterator early frees the request's slot at once."""
-        job = _Job(prompt, sampling, list(emitted), asyncio.get_running_loop(), asyncio.Queue())
+    async def generate(self, generation: Generation) -> AsyncGenerator[Token, None]:
+        job = _Job(generation)
         with self._wake:
-            if self._closed:
-                raise NotReady("decoder: is shutting down; ask another replica")
-            if len(self._waiting) + len(self._running) >= self._max_running + self._max_waiting:
-                raise Overloaded(f"decoder: {self._max_waiting} requests wait already; try again in a moment")
-            self._waiting.append(job)
+            if self._closed or self.dead.is_set():
+                raise NotReady(_GOING_AWAY)
+            self._arrived.append(job)
             self._wake.notify()
         try:
             while True:
                 item = await job.out.get()
-                if isinstance(item, BaseException):
+                if isinstance(item, ServiceError):
                     raise item
                 yield item
                 if item.last:
                     return
         finally:
             with self._wake:
-                job.cancelled = True
+                job.over = True
                 self._wake.notify()
 
-    def close(self) -> None:
-        """Ends the thread; requests that still run are told that the replica goes away."""
+    async def close(self) -> None:
         with self._wake:
             self._closed = True
             self._wake.notify()
-        self._thread.join()
+        await asyncio.to_thread(self._thread.join)
 
-    def _loop(self) -> None:
-        while True:
-            job = self._next()
-            if job is None:
-                return
-            try:
-                self._advance(job)
-            except Exception as error:  # one request's failure must not stop the others
-                log.exception("generation failed")
-                job.send(error)
-                job.cancelled = True
+    def _work(self) -> None:
+        try:
+            while self._let_leave_and_join():
+                sent: list[tuple[_Job, Token | ServiceError]] = []
+                self._step(self._to_prefill(), sent, self._prefill)
+                self._step([job for job in self._running if job.decodes], sent, self._decode)
+                self._deliver(sent)
+        finally:
+            with self._wake:
+                left = [*self._running, *self._arrived]
+                died, self._closed = not self._closed, True
+            self._deliver([(job, NotReady(_GOING_AWAY)) for job in left])
+            if died:
+                log.error("the engine is dead")
+                self._loop.call_soon_threadsafe(self.dead.set)
 
-    def _next(self) -> _Job | None:
-        """The request whose turn it is: a waiting one while there is a free slot, else the running ones in turn."""
+    def _let_leave_and_join(self) -> bool:
+        """Frees what ended, takes what arrived, sleeps while there is nothing; False when the engine is to end."""
         with self._wake:
             while True:
-                self._waiting = deque(job for job in self._waiting if not job.cancelled)
-                self._running = deque(job for job in self._running if not job.cancelled)
-                if self._closed:
-                    for job in (*self._running, *self._waiting):
-                        job.send(NotReady("decoder: is shutting down; ask another replica"))
-                    return None
-                if self._waiting and len(self._running) < self._max_running:
-                    job = self._waiting.popleft()
-                    self._running.append(job)
-                    return job
+                for job in self._running:
+                    if job.over and job.row is not None:
+                        self._places.give_back(job.row.lease)
+                self._running = [job for job in self._running if not job.over]
+                if self._closed or self._failures >= _FAILURES:
+                    return False
+                while self._arrived:
+                    job = self._arrived.popleft()
+                    if not job.over:
+                        self._start(job)
                 if self._running:
-                    self._running.rotate(-1)
-                    return self._running[-1]
+                    return True
                 self._wake.wait()
 
-    @torch.inference_mode()
-    def _advance(self, job: _Job) -> None:
-        model, began = self._model.model, time.monotonic()
-        if job.cache is None:
-            job.started, job.cache = began, DynamicCache(config=model.config)
-            embeds = job.prompt.inputs_embeds
-            if job.tokens:  # another replica had said this much
-                embeds = torch.cat([embeds, self._model.embed(torch.tensor(job.tokens))])
-            out = model(inputs_embeds=embeds.unsqueeze(0), past_key_values=job.cache, use_cache=True, logits_to_keep=1)
-            logits = out.logits[0, -1]
-            job.prefill_seconds = time.monotonic() - began
-        else:
-            last = torch.tensor([[job.tokens[-1]]], device=self._model.device)
-            logits = model(input_ids=last, past_key_values=job.cache, use_cache=True).logits[0, -1]
-        token = choose(logits, job.sampling, len(job.tokens))
-        job.tokens.append(token)
-        ended = token in self._model.eos_token_ids
-        room = self._model.info.context_length - len(job.prompt.token_ids)
-        full = len(job.tokens) >= min(job.sampling.max_tokens, room)
-        job.send(Token(token, ended or full, full and not ended, job.started - job.arrived, job.prefill_seconds))
-        if ended or full:
-            job.cancelled = True
+    def _start(self, job: _Job) -> None:
+        generation = job.generation
+        prompt, length = generation.prompt, len(generation.prompt.token_ids)
+        room = min(generation.sampling.max_tokens, self._model.info.context_length - length)
+        seen = prompt.visual_mask.nonzero()
+        head = prompt.token_ids[: int(seen[0]) if len(seen) else length].tolist()
+        lease = self._places.take(length + room, head, generation.cache_salt)
+        job.row, job.began = Row(generation, lease, room, list(generation.emitted)), time.monotonic()
+        self._running.append(job)
+
+    def _step(self, jobs: list[_Job], sent, work) -> None:  # type: ignore[no-untyped-def]
+        """One forward pass. If it fails, so do the requests in it, and no others."""
+        if not jobs:
+            return
+        try:
+            with torch.inference_mode():
+                work(jobs, sent)
+            self._failures = 0
+        except Exception:
+            log.exception("a step failed", requests=[job.generation.request_id for job in jobs])
+            self._failures += 1
+            for job in jobs:
+                job.over = True
+                sent.append((job, NotReady("decoder: failed while generating; ask another replica")))
+
+    def _to_prefill(self) -> list[_Job]:
+        """Jobs to prefill together in this step: the first come, and as many as fit the bound, padding included."""
+        chosen: list[_Job] = []
+        longest = 0
+        for job in self._running:
+            if job.row is None or job.row.prefilled or job.over:
+                continue
+            longest = max(longest, job.row.pending - job.row.filled)
+            if chosen and longest * (len(chosen) + 1) > self._prefill_tokens:
+                break
+            chosen.append(job)
+        return chosen
+
+    def _prefill(self, jobs: list[_Job], sent: list[tuple[_Job, Token | ServiceError]]) -> None:
+        rows = [job.row for job in jobs if job.row is not None]
+        counts = [min(row.pending - row.filled, self._prefill_tokens) for row in rows]
+        logits = self._forward(prefill_inputs(rows, counts, self._model))
+        done: list[int] = []
+        for at, (job, row, count) in enumerate(zip(jobs, rows, counts, strict=True)):
+            row.filled += count
+            if row.prefilled:
+                self._places.share(row.lease)
+                job.prefill_seconds = time.monotonic() - job.began
+                done.append(at)
+        if done:
+            self._append([jobs[at] for at in done], logits[done], sent)
+
+    def _decode(self, jobs: list[_Job], sent: list[tuple[_Job, Token | ServiceError]]) -> None:
+        rows = [job.row for job in jobs if job.row is not None]
+        self._metrics.batch_size.observe(len(rows))
+        logits = self._forward(decode_inputs(rows, self._model))
+        for row in rows:
+            row.filled += 1
+        self._append(jobs, logits, sent)
+
+    def _forward(self, inputs: Inputs) -> Tensor:
+        """Logits [B, V] after the last token of each row."""
+        self._cache.layout = inputs.layout
+        out = self._model.model(
+            **inputs.arguments, past_key_values=self._cache, use_cache=True, logits_to_keep=1, return_dict=True
+        )
+        logits: Tensor = out.logits[:, -1]
+        return logits
+
+    def _append(self, jobs: list[_Job], logits: Tensor, sent: list[tuple[_Job, Token | ServiceError]]) -> None:
+        """Chooses each row's next token."""
+        best = logits.argmax(-1).tolist()
+        for job, likeliest, own in zip(jobs, best, logits, strict=True):
+            row, sampling = job.row, job.generation.sampling
+            assert row is not None
+            token = likeliest
+            if not sampling.is_argmax:
+                seen = torch.cat([job.generation.prompt.token_ids, torch.tensor(row.tokens, dtype=torch.long)])
+                token = choose(own, sampling, seen, len(row.tokens))
+            logprob = float(own.float().log_softmax(-1)[token]) if sampling.logprobs else None
+            row.tokens.append(token)
+            ended = token in self._model.eos_token_ids and not sampling.ignore_eos
+            full = len(row.tokens) >= row.room
+            job.over = ended or full
+            sent.append(
+                (job, Token(token, job.over, full and not ended, logprob, job.prefill_seconds, row.lease.cached))
+            )
+
+    def _deliver(self, sent: list[tuple[_Job, Token | ServiceError]]) -> None:
+        def put() -> None:
+            for job, item in sent:
+                job.out.put_nowait(item)
+
+        if sent:
+            self._loop.call_soon_threadsafe(put)
