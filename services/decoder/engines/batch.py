@@ -27,6 +27,7 @@ class Row:
         tokens: of the answer so far, earlier replicas' included.
         filled: tokens whose keys and values are in the pool.
         pending: tokens to prefill: the prompt and what other replicas had said.
+        answer_position: rotary position of the answer's first token.
         room: most tokens of the answer.
     """
 
@@ -37,11 +38,13 @@ class Row:
     places: Tensor = field(init=False)
     filled: int = field(init=False)
     pending: int = field(init=False)
+    answer_position: int = field(init=False)
 
     def __post_init__(self) -> None:
         self.places = torch.tensor(self.lease.places)
         self.filled = self.lease.cached
         self.pending = len(self.generation.prompt.token_ids) + len(self.tokens)
+        self.answer_position = self.generation.prompt.next_position
 
     @property
     def prefilled(self) -> bool:
@@ -85,8 +88,7 @@ def _positions(row: Row, first: int, count: int) -> Tensor:
     own, length = prompt.position_ids, len(prompt.token_ids)
     if own is None:
         return torch.arange(first, first + count)
-    # The answer goes on after the largest position, which with dropped tokens is not the length.
-    answer = int(own.max()) + 1 + torch.arange(max(first, length), max(first + count, length)) - length
+    answer = row.answer_position + torch.arange(max(first, length), max(first + count, length)) - length
     answer = answer.expand(*own.shape[:-1], -1)
     return torch.cat([own.cpu()[..., first : first + count], answer], -1)
 

@@ -199,9 +199,7 @@ class TransformersEngine(Engine):
     def _forward(self, inputs: Inputs) -> Tensor:
         """Logits [B, V] after the last token of each row."""
         self._cache.layout = inputs.layout
-        out = self._model.model(
-            **inputs.arguments, past_key_values=self._cache, use_cache=True, logits_to_keep=1, return_dict=True
-        )
+        out = self._model.model(**inputs.arguments, past_key_values=self._cache, use_cache=True, logits_to_keep=1)
         logits: Tensor = out.logits[:, -1]
         return logits
 

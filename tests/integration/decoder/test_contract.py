@@ -1,0 +1,237 @@
+"""What every engine must do, against a real process: the same tests for each of them."""
+
+import math
+from concurrent.futures import ThreadPoolExecutor
+
+import grpc
+import pytest
+import torch
+from fsr.v1 import decoder_pb2 as pb
+from fsr.v1 import types_pb2
+from replicas import LONG, SHAPES, Ask, ids, text
+
+from services import codec
+
+WARM = {"temperature": 1.5, "top_p": 0.95, "top_k": 50, "seed": 5, "ignore_eos": True}
+# Hot enough for bytes of several-byte characters to come up in any order.
+HOT = {"temperature": 8.0, "seed": 133, "ignore_eos": True, "max_tokens": 48}
+IDLE = {"running_requests": 0, "waiting_requests": 0, "kv_reserved_bytes": 0, "kv_used_bytes": 0}
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_greedy_is_the_models_own_generate(replica, asks, name):
+    got = replica.decode(asks[name].with_(max_tokens=24, ignore_eos=True))
+    assert ids(got) == asks[name].generate(24)
+    assert text(got) == asks[name].model.tokenizer.decode(ids(got), skip_special_tokens=True)
+    assert got[-1].finish_reason == pb.FINISH_REASON_LENGTH
+    stats, prompt = got[-1].stats, asks[name].prompt
+    assert (stats.prompt_tokens, stats.visual_tokens) == (len(prompt.token_ids), prompt.visual_tokens)
+    assert stats.completion_tokens == 24 and stats.prefill_seconds > 0 and stats.decode_seconds > 0
+
+
+def test_a_mixed_batch_changes_nothing(replica, asks):
+    """Requests of all shapes, lengths and ways of sampling at once: each gets what it gets alone."""
+    lengths = (3, 17, 40)
+    wanted, requests = [], []
+    for ask in asks.values():
+        longest = ask.generate(max(lengths))
+        for length in lengths:
+            requests.append(ask.with_(max_tokens=length, ignore_eos=True))
+            wanted.append(longest[:length])
+        requests.append(ask.with_(max_tokens=20, **WARM))
+        wanted.append(ids(replica.decode(requests[-1])))
+    with ThreadPoolExecutor(len(requests)) as pool:
+        got = [ids(messages) for messages in pool.map(replica.decode, requests)]
+    assert got == wanted
+
+
+def test_an_answer_ends_where_the_model_ends_it(replica, asks, model):
+    for ask in asks.values():
+        longest = ask.generate(40)
+        end = next((at for at, token in enumerate(longest) if token in model.eos_token_ids), None)
+        got = replica.decode(ask.with_(max_tokens=40))
+        assert ids(got) == (longest if end is None else longest[: end + 1])
+        assert got[-1].finish_reason == (pb.FINISH_REASON_LENGTH if end is None else pb.FINISH_REASON_STOP)
+    assert ids(replica.decode(asks["few"].with_(ignore_eos=True))) == asks["few"].generate(24)  # the default length
+
+
+def test_repetition_penalty_is_the_librarys(replica, asks):
+    for ask in (asks["few"], asks["text"], asks["system"]):
+        got = ids(replica.decode(ask.with_(max_tokens=24, ignore_eos=True, repetition_penalty=1.5)))
+        assert got == ask.generate(24, repetition_penalty=1.5) != ask.generate(24)
+
+
+def test_log_probabilities_are_the_models(replica, asks, model):
+    ask = asks["few"]
+    for sampling in ({"ignore_eos": True}, WARM):
+        got = replica.decode(ask.with_(max_tokens=12, logprobs=True, **sampling))
+        said = torch.tensor(ids(got))
+        with torch.inference_mode():
+            whole = torch.cat([ask.prompt.inputs_embeds, model.embed(said)])
+            logits = model.model(inputs_embeds=whole.unsqueeze(0)).logits[0, len(ask.prompt.token_ids) - 1 : -1]
+        want = logits.float().log_softmax(-1).gather(1, said.unsqueeze(1)).flatten()
+        assert torch.allclose(torch.tensor([p for m in got for p in m.logprobs]), want, atol=1e-3)
+    assert not replica.decode(ask.with_(max_tokens=2))[0].logprobs
+
+
+def test_sampling_is_repeatable_and_follows_its_seed(replica, asks):
+    def draw(**more):
+        return ids(replica.decode(asks["few"].with_(**({"max_tokens": 30} | WARM | more))))
+
+    assert draw() == draw() != draw(seed=6)
+    assert draw(top_k=1) == draw(top_p=1e-6) == asks["few"].generate(30)
+    unseeded = asks["few"].with_(max_tokens=30, temperature=1.5, ignore_eos=True)
+    assert ids(replica.decode(unseeded)) != ids(replica.decode(unseeded))
+
+
+@pytest.mark.parametrize(
+    "sampling", [{"max_tokens": 48, "ignore_eos": True}, {"max_tokens": 48, **WARM}, HOT], ids=["greedy", "warm", "hot"]
+)
+def test_another_replica_goes_on_exactly_where_one_stopped(replica, asks, model, sampling):
+    """With the emitted ids the rest is what an undisturbed run gives: no token or character lost or doubled."""
+    ask = asks["few"]
+    whole = replica.decode(ask.with_(**sampling))
+    for cut in range(0, 48, 3):
+        before = whole[:cut]
+        after = replica.decode(ask.with_(emitted=ids(before), **sampling))
+        assert ids(after) == ids(whole)[cut:]
+        assert text(before) + text(after) == text(whole)
+        assert after[-1].stats.completion_tokens == 48
+    assert text(whole) == model.tokenizer.decode(ids(whole), skip_special_tokens=True)
+
+
+def test_an_answer_that_was_complete_stays_complete(replica, asks, model):
+    ask = asks["few"]
+    whole = ids(replica.decode(ask.with_(max_tokens=8, ignore_eos=True)))
+    (last,) = replica.decode(ask.with_(emitted=whole, max_tokens=8, ignore_eos=True))
+    assert last.finish_reason == pb.FINISH_REASON_LENGTH and not last.token_ids and not last.text
+    (last,) = replica.decode(ask.with_(emitted=[5, model.eos_token_ids[0]], max_tokens=8))
+    assert last.finish_reason == pb.FINISH_REASON_STOP and last.stats.completion_tokens == 2
+
+
+def test_stop_strings_are_never_shown(replica, asks):
+    sampling = {"max_tokens": 40, "ignore_eos": True, "temperature": 1.0, "seed": 3}
+    whole = text(replica.decode(asks["text"].with_(**sampling)))
+    middle = len(whole) // 2
+    for stop in (whole[middle : middle + 9], whole[:1]):
+        got = replica.decode(asks["text"].with_(stop=["\0no", stop], **sampling))
+        assert text(got) == whole[: whole.index(stop)]
+        assert got[-1].finish_reason == pb.FINISH_REASON_STOP
+
+
+def test_a_prefix_of_text_is_computed_once(replica, model):
+    system = "yellow square below green triangle " * 6
+    first, second, other = (
+        replica.decode(Ask(model, 16, question, system, seed).with_(max_tokens=4, ignore_eos=True, salt=salt))
+        for seed, (question, salt) in enumerate((("Where?", "a"), ("What colour?", "a"), ("Where?", "b")))
+    )
+    assert first[-1].stats.cached_tokens == other[-1].stats.cached_tokens == 0
+    assert second[-1].stats.cached_tokens >= 64
+    assert ids(second) == Ask(model, 16, "What colour?", system, 1).generate(4)
+
+
+def test_load_is_reported(replica, asks):
+    assert replica.settles(**IDLE) == IDLE
+    told = replica.stub.DescribeDecoder(pb.DescribeDecoderRequest())
+    assert told.load.kv_bytes_capacity == told.load.kv_bytes_free > 60 * 2**20
+    stream = replica.stub.Decode(asks["all"].with_(max_tokens=400, ignore_eos=True))
+    next(stream)
+    busy, used = (
+        replica.stub.DescribeDecoder(pb.DescribeDecoderRequest()).load,
+        replica.metric("fsr_decoder_kv_used_bytes"),
+    )
+    stream.cancel()
+    per_token, length = told.cost.kv_bytes_per_token, len(asks["all"].prompt.token_ids)
+    reserved = busy.kv_bytes_capacity - busy.kv_bytes_free
+    assert busy.running == 1 and 0 <= reserved - (length + 400) * per_token < 32 * per_token
+    assert length * per_token <= used <= reserved
+
+
+def test_cancelling_frees_everything(replica, asks):
+    streams = [replica.stub.Decode(asks["all"].with_(max_tokens=600, ignore_eos=True)) for _ in range(4)]
+    for stream in streams:
+        next(stream)
+    assert replica.metric("fsr_decoder_running_requests") == 4
+    for stream in streams:
+        stream.cancel()
+    assert replica.settles(**IDLE) == IDLE
+
+
+def test_a_deadline_frees_everything(replica, asks):
+    with pytest.raises(grpc.RpcError) as caught:
+        replica.decode(asks["all"].with_(max_tokens=800, ignore_eos=True), timeout=0.5)
+    assert caught.value.code() == grpc.StatusCode.DEADLINE_EXCEEDED
+    assert replica.settles(**IDLE) == IDLE
+
+
+def test_metrics_count_what_was_done(replica, asks):
+    names = (
+        'fsr_decoder_prompt_tokens_total{kind="visual"',
+        'fsr_decoder_prompt_tokens_total{kind="text"',
+        "fsr_decoder_generated_tokens_total",
+        'fsr_decoder_requests_total{code="OK"',
+        "fsr_decoder_prefill_seconds_count",
+        "fsr_decoder_decode_seconds_count",
+        "fsr_decoder_queue_seconds_count",
+    )
+    request, words = asks["few"].with_(max_tokens=5, ignore_eos=True), len(asks["few"].prompt.token_ids) - 16
+    replica.decode(request)
+    before = [replica.metric(name) for name in names]
+    replica.decode(request)
+    assert [replica.metric(n) - b for n, b in zip(names, before, strict=True)] == [16, words, 5, 1, 1, 1, 1]
+
+
+@pytest.mark.parametrize(
+    ("change", "code", "says"),
+    [
+        ({"fingerprint": "f00"}, grpc.StatusCode.FAILED_PRECONDITION, "fingerprint"),
+        ({"sampling": {"temperature": math.nan}}, grpc.StatusCode.INVALID_ARGUMENT, "sampling.temperature"),
+        ({"sampling": {"top_k": -1}}, grpc.StatusCode.INVALID_ARGUMENT, "sampling.top_k"),
+        ({"sampling": {"repetition_penalty": -1}}, grpc.StatusCode.INVALID_ARGUMENT, "sampling.repetition_penalty"),
+        ({"sampling": {"max_tokens": -1}}, grpc.StatusCode.INVALID_ARGUMENT, "sampling.max_tokens"),
+        ({"sampling": {"stop": [""]}}, grpc.StatusCode.INVALID_ARGUMENT, "sampling.stop"),
+        ({"emitted": [4_000_000]}, grpc.StatusCode.INVALID_ARGUMENT, "emitted_token_ids[0]"),
+        ({"emitted": [5] * 25}, grpc.StatusCode.INVALID_ARGUMENT, "emitted_token_ids: 25"),
+        ({"messages": []}, grpc.StatusCode.INVALID_ARGUMENT, "messages"),
+        ({"features": torch.ones(2, 7)}, grpc.StatusCode.INVALID_ARGUMENT, "images[0].features"),
+        ({"features": torch.ones(1100, 160)}, grpc.StatusCode.INVALID_ARGUMENT, "1024"),
+    ],
+)
+def test_bad_input_is_named(replica, asks, change, code, says):
+    request = asks["few"].with_(emitted=change.get("emitted", ()), **change.get("sampling", {}))
+    if "features" in change:
+        request.images[0].features.CopyFrom(codec.encode(change["features"]))
+    if "messages" in change:
+        request.ClearField("messages")
+    request.fingerprint = change.get("fingerprint", request.fingerprint)
+    with pytest.raises(grpc.RpcError) as caught:
+        replica.decode(request)
+    assert caught.value.code() == code and says in caught.value.details()
+
+
+def test_poison_is_refused_and_harms_nobody(replica, asks):
+    request, poison = asks["few"].with_(max_tokens=4), torch.full((16, 160), float("nan"))
+    request.images[0].features.CopyFrom(
+        types_pb2.Tensor(dtype=types_pb2.DTYPE_FP32, shape=[16, 160], data=poison.numpy().tobytes())
+    )
+    with pytest.raises(grpc.RpcError) as caught:
+        replica.decode(request)
+    assert caught.value.code() == grpc.StatusCode.INVALID_ARGUMENT
+    assert ids(replica.decode(asks["few"].with_(max_tokens=24, ignore_eos=True))) == asks["few"].generate(24)
+
+
+def test_a_long_prompt_does_not_stall_a_running_answer(replica, asks, model):
+    """It is prefilled in pieces; the running answer gets tokens in between."""
+    stream = replica.stub.Decode(asks["one"].with_(max_tokens=800, ignore_eos=True))
+    next(stream)
+    long = Ask(model, 144, LONG * 12, seed=9)
+    other = replica.stub.Decode(long.with_(max_tokens=2, ignore_eos=True))
+    during = 0
+    with ThreadPoolExecutor(1) as pool:
+        answer = pool.submit(list, other)
+        while not answer.done():
+            next(stream)
+            during += 1
+    stream.cancel()
+    assert ids(answer.result()) == long.generate(2)
+    assert during >= len(long.prompt.token_ids) // 512

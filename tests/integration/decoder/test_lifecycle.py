@@ -1,0 +1,110 @@
+"""Admission and the end of a replica, each with a process of its own."""
+
+import signal
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import grpc
+import psutil
+import pytest
+from fsr.v1 import decoder_pb2 as pb
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from replicas import ENGINE, ids
+
+PER_TOKEN = 4 * 2 * 160 * 4  # layers, keys and values, width, fp32
+
+
+def outcome(replica, request, timeout=60):
+    """Ids, or the error."""
+    try:
+        return ids(replica.decode(request, timeout=timeout))
+    except grpc.RpcError as error:
+        return error
+
+
+def test_admission_by_kv_memory(start, asks):
+    """Two fit, two wait, the rest is refused at once with a hint; who waited is answered like any other."""
+    ask, room = asks["all"], 300
+    need = -(-(len(ask.prompt.token_ids) + room) // 32) * 32 * PER_TOKEN
+    with start("--kv-memory", str(2 * need), "--max-waiting", "2") as replica:
+        request = ask.with_(max_tokens=room, ignore_eos=True)
+        with ThreadPoolExecutor(6) as pool:
+            got = list(pool.map(lambda _: outcome(replica, request), range(6)))
+        refused = [one for one in got if isinstance(one, grpc.RpcError)]
+        answered = [one for one in got if not isinstance(one, grpc.RpcError)]
+        assert len(answered) == 4 and all(one == ask.generate(room) for one in answered)
+        for error in refused:
+            assert error.code() == grpc.StatusCode.RESOURCE_EXHAUSTED and "wait already" in error.details()
+            assert int(dict(error.trailing_metadata())["retry-after-ms"]) > 0
+        assert replica.metric('fsr_decoder_refused_total{reason="waiting"') == 2
+
+        error = outcome(replica, ask.with_(max_tokens=850))
+        assert error.code() == grpc.StatusCode.INVALID_ARGUMENT
+        assert str(2 * need) in error.details() and "--kv-memory" in error.details()
+
+        # Who gives up while waiting leaves the line.
+        running = [replica.stub.Decode(request) for _ in range(2)]
+        for stream in running:
+            next(stream)
+        assert outcome(replica, request, timeout=0.2).code() == grpc.StatusCode.DEADLINE_EXCEEDED
+        assert replica.settles(waiting_requests=0) == {"waiting_requests": 0}
+        for stream in running:
+            stream.cancel()
+        assert replica.settles(kv_reserved_bytes=0) == {"kv_reserved_bytes": 0}
+
+
+def test_waiting_is_bounded_in_time(start, asks):
+    with start("--max-running", "1", "--max-wait-seconds", "0.2") as replica:
+        stream = replica.stub.Decode(asks["one"].with_(max_tokens=900, ignore_eos=True))
+        next(stream)
+        error = outcome(replica, asks["one"].with_(max_tokens=2))
+        assert error.code() == grpc.StatusCode.RESOURCE_EXHAUSTED and "0.2 s" in error.details()
+        assert "retry-after-ms" in dict(error.trailing_metadata())
+        stream.cancel()
+
+
+def test_draining_ends_what_runs_and_takes_nothing_new(start, asks):
+    with start() as replica:
+        stream = replica.stub.Decode(asks["few"].with_(max_tokens=200, ignore_eos=True))
+        first = next(stream)
+        replica.process.send_signal(signal.SIGTERM)
+        late, end = [], time.monotonic() + 10
+        while isinstance(late, list) and time.monotonic() < end:
+            late = outcome(replica, asks["few"].with_(max_tokens=1))
+        assert late.code() == grpc.StatusCode.UNAVAILABLE
+        assert ids([first, *stream]) == asks["few"].generate(200)
+        assert replica.process.wait(30) == 0
+
+
+@pytest.mark.skipif(ENGINE != "vllm", reason="only vLLM's engine is a process of its own; unit tests do the other")
+def test_a_dead_engine_is_not_healthy(start, asks):
+    with start() as replica:
+        told = []
+        watcher = health_pb2_grpc.HealthStub(replica.channel).Watch(
+            health_pb2.HealthCheckRequest(service="fsr.v1.DecoderService")
+        )
+        reading = threading.Thread(target=lambda: told.extend(m.status for m in watcher), daemon=True)
+        reading.start()
+        stream = replica.stub.Decode(asks["one"].with_(max_tokens=900, ignore_eos=True))
+        next(stream)
+        for child in psutil.Process(replica.process.pid).children(recursive=True):
+            child.kill()
+        with pytest.raises(grpc.RpcError) as caught:
+            list(stream)
+        assert caught.value.code() == grpc.StatusCode.UNAVAILABLE
+        end = time.monotonic() + 20
+        while health_pb2.HealthCheckResponse.NOT_SERVING not in told and time.monotonic() < end:
+            time.sleep(0.05)
+        assert told[-1] == health_pb2.HealthCheckResponse.NOT_SERVING
+        with pytest.raises(grpc.RpcError) as caught:
+            replica.stub.DescribeDecoder(pb.DescribeDecoderRequest())
+        assert caught.value.code() == grpc.StatusCode.UNAVAILABLE
+
+
+@pytest.mark.parametrize(
+    ("option", "value"), [("--kv-memory", "nonsense"), ("--kv-memory", "100"), ("--model", "/nowhere")]
+)
+def test_a_wrong_start_is_one_clear_line(start, option, value):
+    with pytest.raises(RuntimeError, match=f"error: {option}"), start(option, value):
+        pass
