@@ -58,6 +58,8 @@ class TransformersEngine(Engine):
     ) -> None:
         geometry = model.info.geometry
         self._bytes_per_token = geometry.cost_model().kv_bytes_per_token
+        if kv_bytes < self._bytes_per_token:
+            raise ValueError(f"kv-memory: {kv_bytes} bytes hold no token; one takes {self._bytes_per_token}")
         self._places = Places(kv_bytes // self._bytes_per_token, prefix_block)
         self.kv_capacity = self._places.count * self._bytes_per_token
         self._cache = PooledCache(geometry.layers, self._places.count)

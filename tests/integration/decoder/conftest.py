@@ -8,7 +8,7 @@ import pytest
 from fsr_core.backbones import load_decoder
 
 sys.path.insert(0, str(Path(__file__).parent))
-from replicas import SHAPES, Ask, serving  # noqa: E402
+from replicas import SHAPES, Ask, serving
 
 
 @pytest.fixture(scope="session")

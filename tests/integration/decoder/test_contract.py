@@ -126,7 +126,7 @@ def test_a_prefix_of_text_is_computed_once(replica, model):
         for seed, (question, salt) in enumerate((("Where?", "a"), ("What colour?", "a"), ("Where?", "b")))
     )
     assert first[-1].stats.cached_tokens == other[-1].stats.cached_tokens == 0
-    assert second[-1].stats.cached_tokens >= 64
+    assert second[-1].stats.cached_tokens >= 32
     assert ids(second) == Ask(model, 16, "What colour?", system, 1).generate(4)
 
 

@@ -1,0 +1,202 @@
+"""The transformers engine in this process: families with three-axis positions, failures, leaving early."""
+
+import asyncio
+from types import SimpleNamespace
+
+import pytest
+import torch
+from structlog.testing import capture_logs
+from torch import nn
+from transformers.modeling_outputs import CausalLMOutputWithPast
+from transformers.models.qwen3_vl import Qwen3VLTextConfig
+from transformers.models.qwen3_vl.modeling_qwen3_vl import Qwen3VLTextModel
+
+from fsr_core.backbones import Prompt
+from fsr_core.savings import Geometry
+from services.decoder.engines.base import Generation, check_prompt
+from services.decoder.engines.transformers import TransformersEngine
+from services.decoder.metrics import Metrics
+from services.decoder.sampling import Sampling
+from services.errors import InvalidRequest, NotReady
+
+WIDTH, VOCABULARY, DEEP = 32, 50, 2
+
+
+class Language(nn.Module):
+    """A random Qwen3-VL text model with its head: grouped heads, three-axis positions, DeepStack."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.config = Qwen3VLTextConfig(
+            vocab_size=VOCABULARY,
+            hidden_size=WIDTH,
+            intermediate_size=64,
+            num_hidden_layers=3,
+            num_attention_heads=4,
+            num_key_value_heads=2,
+            head_dim=8,
+            max_position_embeddings=256,
+            rope_parameters={"rope_type": "default", "rope_theta": 1e4, "mrope_section": [2, 1, 1]},
+        )
+        self.config._attn_implementation = "sdpa"
+        self.model = Qwen3VLTextModel(self.config)
+        self.head = nn.Linear(WIDTH, VOCABULARY, bias=False)
+        nn.init.normal_(self.model.embed_tokens.weight)
+
+    def forward(self, logits_to_keep=0, **inputs):
+        out = self.model(**inputs)
+        return CausalLMOutputWithPast(logits=self.head(out.last_hidden_state[:, -logits_to_keep:]))
+
+
+@pytest.fixture(scope="module")
+def model():
+    language = Language().eval()
+    return SimpleNamespace(
+        model=language,
+        device=torch.device("cpu"),
+        dtype=torch.float32,
+        eos_token_ids=(),
+        embed=language.model.embed_tokens,
+        info=SimpleNamespace(
+            context_length=256,
+            feature_dim=WIDTH,
+            dtype="fp32",
+            geometry=Geometry.from_config(language.config, dtype_bytes=4),
+        ),
+    )
+
+
+def prompt(model, visual, words, seed, before=4):
+    """Text, an image of which a few tokens of a grid were kept, text that starts after the whole grid."""
+    draw = torch.Generator().manual_seed(seed)
+    ids = torch.randint(0, VOCABULARY, (before + visual + words,), generator=draw)
+    mask = torch.zeros(len(ids), dtype=torch.bool)
+    mask[before : before + visual] = True
+    embeds = model.embed(ids).detach().clone()
+    embeds[mask] = torch.randn(visual, WIDTH, generator=draw)
+    kept = torch.randperm(100, generator=draw)[:visual].sort().values
+    image = torch.stack([torch.zeros_like(kept), kept // 10, kept % 10]) + before
+    start = before + 10 if visual else before
+    positions = torch.cat(
+        [torch.arange(before).expand(3, -1), image, torch.arange(start, start + words).expand(3, -1)], 1
+    )
+    deep = torch.randn(DEEP, visual, WIDTH, generator=draw) if visual else None
+    return Prompt(embeds, ids, mask, positions, deep)
+
+
+@torch.inference_mode()
+def recomputed(model, prompt, count):
+    """Greedy ids, the whole sequence anew for each token: no cache, no batch, no padding."""
+    said = []
+    for _ in range(count):
+        embeds = torch.cat([prompt.inputs_embeds, model.embed(torch.tensor(said, dtype=torch.long))])
+        after = prompt.position_ids.max() + 1 + torch.arange(len(said))
+        positions = torch.cat([prompt.position_ids, after.expand(3, -1)], 1)
+        extra = {}
+        if prompt.deepstack is not None:
+            mask = torch.cat([prompt.visual_mask, torch.zeros(len(said), dtype=torch.bool)])
+            extra = {"visual_pos_masks": mask[None], "deepstack_visual_embeds": list(prompt.deepstack)}
+        out = model.model(inputs_embeds=embeds[None], position_ids=positions[:, None], logits_to_keep=1, **extra)
+        said.append(int(out.logits[0, -1].argmax()))
+    return said
+
+
+async def answer(engine, prompt, count, emitted=(), **options):
+    generation = Generation("test", prompt, Sampling(count, **options), tuple(emitted))
+    return [token.id async for token in engine.generate(generation)]
+
+
+@pytest.fixture
+async def engine(model):
+    engine = TransformersEngine(model, Metrics(), 1 << 20, prefill_tokens=24, prefix_block=4)
+    yield engine
+    await engine.close()
+
+
+async def test_kept_positions_and_deepstack_survive_batches_chunks_and_failover(model, engine):
+    """Prompts of several lengths, longer than a prefill chunk too, alone, together, and resumed."""
+    prompts = [prompt(model, *shape, seed) for seed, shape in enumerate([(9, 5), (30, 12), (0, 7), (3, 40), (50, 3)])]
+    wanted = [recomputed(model, one, 10) for one in prompts]
+    assert len({tuple(one) for one in wanted}) == 5
+    assert [await answer(engine, one, 10) for one in prompts] == wanted
+    assert await asyncio.gather(*(answer(engine, one, 10) for one in prompts * 2)) == wanted * 2
+    for cut in (1, 4, 9):
+        rest = await asyncio.gather(
+            *(answer(engine, one, 10, ids[:cut]) for one, ids in zip(prompts, wanted, strict=True))
+        )
+        assert rest == [ids[cut:] for ids in wanted]
+
+
+async def test_an_answer_ends_at_the_context_length(model, engine):
+    long = prompt(model, 0, 240, 3)
+    assert len(await answer(engine, long, 100)) == 256 - 244
+
+
+async def test_leaving_early_frees_everything_within_a_step(model, engine):
+    one = prompt(model, 9, 5, 0)
+    for _ in range(3):
+        stream = engine.generate(Generation("test", one, Sampling(200)))
+        await anext(stream)
+        assert engine.kv_used() > 0
+        await stream.aclose()
+    while engine.kv_used():
+        await asyncio.sleep(0.001)
+    assert await answer(engine, one, 5) == recomputed(model, one, 5)
+    task = asyncio.create_task(answer(engine, one, 200))
+    await asyncio.sleep(0.01)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+
+async def test_a_failing_step_fails_its_requests_alone(model, engine):
+    good, bad = prompt(model, 9, 5, 0), prompt(model, 9, 5, 1)
+    bad.inputs_embeds.resize_(0)  # what check_prompt would have refused
+    with pytest.raises(NotReady, match="another replica"), capture_logs():
+        await answer(engine, bad, 5)
+    assert await answer(engine, good, 5) == recomputed(model, good, 5)
+    assert not engine.dead.is_set()
+
+
+async def test_an_engine_that_keeps_failing_is_dead(model):
+    class Broken(nn.Module):
+        def forward(self, **inputs):
+            raise RuntimeError("no kernel image is available")
+
+    engine = TransformersEngine(SimpleNamespace(**vars(model) | {"model": Broken()}), Metrics(), 1 << 20)
+    for _ in range(3):
+        with pytest.raises(NotReady), capture_logs():
+            await answer(engine, prompt(model, 9, 5, 0), 5)
+    await asyncio.wait_for(engine.dead.wait(), 5)
+    with pytest.raises(NotReady):
+        await answer(engine, prompt(model, 9, 5, 0), 5)
+    await engine.close()
+
+
+async def test_closing_tells_those_who_run(model):
+    engine = TransformersEngine(model, Metrics(), 1 << 20)
+    stream = engine.generate(Generation("test", prompt(model, 9, 5, 0), Sampling(240)))
+    await anext(stream)
+    await engine.close()
+    with pytest.raises(NotReady, match="shutting down"):
+        async for _ in stream:
+            pass
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"inputs_embeds": torch.zeros(18, WIDTH + 1)}, r"\[18, 33\]"),
+        ({"inputs_embeds": torch.zeros(17, WIDTH)}, r"\[17, 32\]"),
+        ({"inputs_embeds": torch.zeros(18, WIDTH, dtype=torch.float16)}, "float16"),
+        ({"inputs_embeds": torch.full((18, WIDTH), torch.inf)}, "NaN or infinity as fp32"),
+        ({"inputs_embeds": torch.zeros(256, WIDTH), "token_ids": torch.zeros(256)}, "256 tokens"),
+    ],
+)
+def test_prompts_that_would_harm_an_engine_are_refused(model, change, says):
+    good = prompt(model, 9, 5, 0)
+    check_prompt(good, model)
+    fields = {name: getattr(good, name) for name in ("inputs_embeds", "token_ids", "visual_mask", "position_ids")}
+    with pytest.raises(InvalidRequest, match=says):
+        check_prompt(Prompt(**fields | change), model)

@@ -1,0 +1,88 @@
+import pytest
+import torch
+from fsr.v1 import types_pb2
+
+from services.decoder.sampling import Sampling, choose, uniform
+from services.errors import InvalidRequest
+
+LOGITS = torch.tensor([0.0, 3.0, 2.9, 1.0, -5.0])
+NOTHING = torch.tensor([], dtype=torch.long)
+
+
+def drawn(seen=NOTHING, **options):
+    sampling = Sampling(5, **({"temperature": 1.0, "seed": 4} | options))
+    return [choose(LOGITS, sampling, seen, step) for step in range(300)]
+
+
+def test_greedy_takes_the_largest_and_the_first_of_equals():
+    assert choose(LOGITS, Sampling(5), NOTHING, 0) == 1
+    assert choose(torch.tensor([1.0, 2.0, 2.0]), Sampling(5), NOTHING, 0) == 1
+
+
+@pytest.mark.parametrize(
+    ("options", "can"),
+    [
+        ({}, {0, 1, 2, 3}),
+        ({"top_p": 0.85}, {1, 2}),
+        ({"top_k": 3}, {1, 2, 3}),
+        ({"top_k": 3, "top_p": 0.85}, {1, 2}),
+        ({"top_p": 1e-9}, {1}),
+        ({"top_k": 1, "temperature": 10.0}, {1}),
+        ({"temperature": 0.05}, {1, 2}),
+    ],
+)
+def test_only_what_the_options_leave_is_drawn(options, can):
+    assert set(drawn(**options)) == can
+
+
+def test_the_share_of_each_token_is_its_probability():
+    share = torch.bincount(torch.tensor(drawn() + drawn(seed=5) + drawn(seed=6)), minlength=5) / 900
+    assert torch.allclose(share, LOGITS.softmax(-1), atol=0.05)
+
+
+def test_draws_depend_on_seed_and_position_alone():
+    assert drawn() == drawn() != drawn(seed=5)
+    assert drawn(seen=torch.tensor([1, 2])) == drawn()
+    numbers = [uniform(seed, step) for seed in (0, 1, 2**63 - 1, 2**64 - 1) for step in range(200)]
+    assert len(set(numbers)) == 800 and all(0 <= number < 1 for number in numbers)
+    assert abs(sum(numbers) / 800 - 0.5) < 0.05
+
+
+@pytest.mark.parametrize("penalty", [1.3, 0.5])
+def test_repetition_penalty_weighs_what_was_seen(penalty):
+    greedy = Sampling(5, repetition_penalty=penalty)
+    assert choose(LOGITS, greedy, torch.tensor([1]), 1) == (2 if penalty > 1 else 1)
+    assert choose(LOGITS, greedy, torch.tensor([2]), 1) == (1 if penalty > 1 else 2)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_logits_draw_too(dtype):
+    sampling = Sampling(5, temperature=1.0, top_p=0.9, seed=1)
+    assert {choose(LOGITS.to(dtype), sampling, NOTHING, step) for step in range(100)} == {1, 2}
+
+
+def test_options_come_from_the_message():
+    message = types_pb2.Sampling(
+        max_tokens=7, temperature=0.5, top_p=0.25, seed=0, stop=["a"], top_k=3, repetition_penalty=2, ignore_eos=True
+    )
+    assert Sampling.of(message, 64, 99) == Sampling(7, 0.5, 0.25, 0, ("a",), 3, 2.0, True)
+    assert Sampling.of(types_pb2.Sampling(), 64, 99) == Sampling(64, seed=99)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"max_tokens": -1},
+        {"temperature": -0.1},
+        {"temperature": float("inf")},
+        {"top_p": 1.1},
+        {"top_p": float("nan")},
+        {"top_k": -2},
+        {"repetition_penalty": 11},
+        {"repetition_penalty": float("nan")},
+        {"stop": [""]},
+    ],
+)
+def test_bad_options_are_named(wrong):
+    with pytest.raises(InvalidRequest, match=rf"sampling\.{next(iter(wrong))}"):
+        Sampling.of(types_pb2.Sampling(**wrong), 64, 0)
