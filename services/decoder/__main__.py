@@ -46,6 +46,8 @@ async def start_engine(settings: DecoderSettings, metrics: Metrics) -> tuple[Lan
         return await VllmEngine.start(settings, kv_bytes(settings), dtype)
     from services.decoder.engines.transformers import TransformersEngine
 
+    if settings.engine_options or settings.engine_folder:
+        raise ValueError("engine: transformers takes no --engine-options and no --engine-folder; leave them out")
     model = await asyncio.to_thread(load_decoder, settings.model, device=settings.device, dtype=dtype)
     engine = TransformersEngine(model, metrics, kv_bytes(settings), settings.prefill_tokens, settings.prefix_block)
     return model, engine

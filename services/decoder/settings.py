@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import ByteSize, Field
 from pydantic_settings import SettingsConfigDict
@@ -41,6 +41,9 @@ class DecoderSettings(ServiceSettings):
     prefix_block: int = Field(16, ge=1, description="text before the image is cached in blocks of as many tokens")
     engine_folder: str | None = Field(
         None, description="where vllm's copy of the language model is kept between starts; default: a temporary folder"
+    )
+    engine_options: dict[str, Any] = Field(
+        {}, description='more arguments of vllm\'s AsyncEngineArgs as JSON, such as {"tensor_parallel_size": 2}'
     )
     default_max_tokens: int = Field(64, ge=1, description="answer length where the request names none")
     drain_seconds: float = Field(20.0, ge=0, description="time that running answers get at shutdown")

@@ -92,19 +92,26 @@ class VllmEngine(Engine):
             raise ValueError(f"kv-memory: {kv_bytes} bytes are too few; vllm needs at least {2 * per_block}")
         scratch = None if settings.engine_folder else Path(tempfile.mkdtemp(prefix="fsr-vllm-"))
         folder = await asyncio.to_thread(export, model, Path(settings.engine_folder or str(scratch)))
-        arguments = AsyncEngineArgs(
-            model=str(folder),
-            skip_tokenizer_init=True,
-            enable_prompt_embeds=True,
-            enable_prefix_caching=True,
-            block_size=_BLOCK,
-            dtype=_DTYPES[dtype],  # type: ignore[arg-type]
-            kv_cache_memory_bytes=kv_bytes // per_block * per_block,
-            max_model_len=model.info.context_length,
-            max_num_seqs=settings.max_running,
-            logits_processors=[_SAMPLING],
-            async_scheduling=False,  # our sampling looks at the tokens before the one it draws
-        )
+        ours: dict[str, Any] = {
+            "model": str(folder),
+            "skip_tokenizer_init": True,
+            "enable_prompt_embeds": True,
+            "enable_prefix_caching": True,
+            "block_size": _BLOCK,
+            "dtype": _DTYPES[dtype],
+            "kv_cache_memory_bytes": kv_bytes // per_block * per_block,
+            "max_model_len": model.info.context_length,
+            "max_num_seqs": settings.max_running,
+            "logits_processors": [_SAMPLING],
+            "async_scheduling": False,  # our sampling looks at the tokens before the one it draws
+        }
+        taken = sorted(ours.keys() & settings.engine_options.keys())
+        if taken:
+            raise ValueError(f"engine-options: {taken[0]} is set by the decoder itself; leave it out")
+        try:
+            arguments = AsyncEngineArgs(**ours, **settings.engine_options)
+        except TypeError as error:
+            raise ValueError(f"engine-options: {error}") from error
         llm = await asyncio.to_thread(AsyncLLM.from_engine_args, arguments)
         return model, cls(model, llm, kv_bytes, scratch)
 

@@ -18,6 +18,8 @@ from fsr_core.backbones import ImagePart, KeptImage, Message, TextPart
 from services import codec
 
 ENGINE = os.environ.get("FSR_TEST_ENGINE", "transformers")
+# Compiling the model takes vLLM minutes and changes no token.
+OPTIONS = ["--engine-options", '{"enforce_eager": true}'] if ENGINE == "vllm" else []
 LONG = "red star left of blue circle " * 8
 #: name -> visual tokens, question, system prompt
 SHAPES = {
@@ -66,6 +68,7 @@ class Replica:
 def serving(log, *options):
     """A replica with these options; RuntimeError with its log where it does not come up."""
     command = [sys.executable, "-m", "services.decoder", "--engine", ENGINE, "--port", "0", "--metrics-port", "0"]
+    command += OPTIONS
     with log.open("wb") as out:
         process = subprocess.Popen([*command, *options], stderr=out, stdout=out)
     replica = None

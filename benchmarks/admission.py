@@ -1,0 +1,164 @@
+"""What fewer visual tokens give under load, with the same KV memory: requests at a time, and goodput.
+
+Closed loop: each client asks its next question when the last one is answered; one that is refused comes again after
+the replica's hint, and its clock goes on. Both prompt lengths take turns in one run against one replica, medians over
+the rounds; the first seconds of each round are not counted. Goodput is answers a second within the latency bound,
+which by default is ten times what one client alone waits for an answer with all tokens.
+
+    python benchmarks/admission.py
+    python benchmarks/admission.py --clients 8,32 --kv-memory 20MiB --out admission
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import median, quantiles
+from time import perf_counter
+from typing import Any
+
+import grpc
+from fsr.v1 import decoder_pb2, decoder_pb2_grpc
+from replica import decoder, request
+
+BOUND = 10  # times the latency of a lone client with all tokens
+
+
+@dataclass
+class Round:
+    """What was seen in one round of one prompt length at one number of clients."""
+
+    seconds: float
+    latencies: list[float] = field(default_factory=list)
+    first: list[float] = field(default_factory=list)
+    running: list[int] = field(default_factory=list)
+    refused: int = 0
+
+    def figures(self, bound: float) -> dict[str, float]:
+        ordered = quantiles(self.latencies, n=20) if len(self.latencies) > 1 else self.latencies * 19
+        return {
+            "running": median(self.running),
+            "answers_per_second": len(self.latencies) / self.seconds,
+            "goodput_per_second": sum(one <= bound for one in self.latencies) / self.seconds,
+            "latency_p50": median(self.latencies),
+            "latency_p95": ordered[18],
+            "ttft_p50": median(self.first),
+            "refused": self.refused,
+        }
+
+
+async def client(stub: Any, ask: Any, seen: Round, start: float, end: float) -> None:
+    while perf_counter() < end:
+        began, first = perf_counter(), 0.0
+        while True:
+            try:
+                async for _ in stub.Decode(ask, timeout=120):
+                    first = first or perf_counter()
+                break
+            except grpc.aio.AioRpcError as error:
+                if error.code() != grpc.StatusCode.RESOURCE_EXHAUSTED:
+                    raise
+                seen.refused += 1
+                hint = dict(error.trailing_metadata() or ()).get("retry-after-ms", "100")
+                await asyncio.sleep(int(hint) / 1000)
+        if start <= (done := perf_counter()) <= end:
+            seen.latencies.append(done - began)
+            seen.first.append(first - began)
+
+
+async def one_round(stub: Any, ask: Any, clients: int, warm: float, seconds: float) -> Round:
+    seen = Round(seconds)
+    start = perf_counter() + warm
+    work = [asyncio.create_task(client(stub, ask, seen, start, start + seconds)) for _ in range(clients)]
+    while perf_counter() < start + seconds:
+        await asyncio.sleep(0.1)
+        told = await stub.DescribeDecoder(decoder_pb2.DescribeDecoderRequest())
+        if perf_counter() >= start:
+            seen.running.append(told.load.running)
+    await asyncio.gather(*work)
+    return seen
+
+
+async def measure(address: str, options: argparse.Namespace) -> dict[str, Any]:
+    async with grpc.aio.insecure_channel(address) as channel:
+        stub = decoder_pb2_grpc.DecoderServiceStub(channel)
+        told = await stub.DescribeDecoder(decoder_pb2.DescribeDecoderRequest())
+        asks = {visual: request(told, visual, options.answer) for visual in options.visual}
+        alone = await one_round(stub, asks[max(asks)], 1, options.warm, options.seconds)
+        bound = options.bound or BOUND * median(alone.latencies)
+        rows = []
+        for clients in options.clients:
+            rounds: dict[int, list[dict[str, float]]] = {visual: [] for visual in asks}
+            for _ in range(options.rounds):
+                for visual, ask in asks.items():
+                    seen = await one_round(stub, ask, clients, options.warm, options.seconds)
+                    rounds[visual].append(seen.figures(bound))
+            for visual, figures in rounds.items():
+                rows.append(
+                    {"clients": clients, "visual_tokens": visual}
+                    | {name: median(one[name] for one in figures) for name in figures[0]}
+                )
+                print(json.dumps(rows[-1]), flush=True)
+    return {
+        "kv_bytes": told.load.kv_bytes_capacity,
+        "kv_bytes_per_token": told.cost.kv_bytes_per_token,
+        "answer_tokens": options.answer,
+        "bound_seconds": bound,
+        "cores": os.cpu_count(),
+        "rows": rows,
+    }
+
+
+def table(result: dict[str, Any]) -> str:
+    lines = [
+        f"KV memory {result['kv_bytes'] / 2**20:.1f} MiB, {result['answer_tokens']} answer tokens, latency bound"
+        f" {result['bound_seconds']:.2f} s, {result['cores']} cores",
+        "",
+        "| clients | visual tokens | running at a time | answers/s | goodput/s | latency p50 s | p95 s | TTFT p50 s |",
+        "| --: | --: | --: | --: | --: | --: | --: | --: |",
+    ]
+    for row in result["rows"]:
+        lines.append(
+            f"| {row['clients']} | {row['visual_tokens']} | {row['running']:.0f} | {row['answers_per_second']:.1f} |"
+            f" {row['goodput_per_second']:.1f} | {row['latency_p50']:.2f} | {row['latency_p95']:.2f} |"
+            f" {row['ttft_p50']:.3f} |"
+        )
+    return "\n".join(lines)
+
+
+def numbers(text: str) -> list[int]:
+    return [int(part) for part in text.split(",")]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="fsr-tiny")
+    parser.add_argument("--engine", default="transformers", choices=["transformers", "vllm"])
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--dtype", default="fp32")
+    parser.add_argument("--kv-memory", default="10MiB", help="of the replica, the same for both")
+    parser.add_argument("--visual", type=numbers, default=[144, 16], help="visual tokens of the prompts compared")
+    parser.add_argument("--answer", type=int, default=64, help="tokens of each answer")
+    parser.add_argument("--clients", type=numbers, default=[1, 4, 16, 32, 64])
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--seconds", type=float, default=8.0, help="counted in each round")
+    parser.add_argument("--warm", type=float, default=2.0, help="seconds before, not counted")
+    parser.add_argument("--bound", type=float, help="latency bound in seconds")
+    parser.add_argument("--out", type=Path, help="writes OUT.json and OUT.md")
+    options = parser.parse_args()
+    replica = ["--model", options.model, "--engine", options.engine, "--device", options.device]
+    replica += ["--dtype", options.dtype, "--kv-memory", options.kv_memory, "--max-waiting", str(max(options.clients))]
+    with decoder(replica) as address:
+        result = asyncio.run(measure(address, options))
+    print(table(result))
+    if options.out:
+        options.out.with_suffix(".json").write_text(json.dumps(result, indent=2) + "\n")
+        options.out.with_suffix(".md").write_text(table(result) + "\n")
+
+
+if __name__ == "__main__":
+    main()

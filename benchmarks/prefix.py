@@ -1,0 +1,50 @@
+"""What the cached prefix gives: prefill of a prompt whose system text was seen before, and of one whose was not.
+
+Both take turns in one run against one replica; a salt of its own keeps a prompt from finding anything. Medians, the
+first questions dropped.
+
+    python benchmarks/prefix.py
+"""
+
+from __future__ import annotations
+
+import argparse
+from statistics import median
+
+import grpc
+from fsr.v1 import decoder_pb2, decoder_pb2_grpc
+from replica import decoder, request
+
+WARM_UP = 3
+WORDS = "red star left of blue circle "
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="fsr-tiny")
+    parser.add_argument("--engine", default="transformers", choices=["transformers", "vllm"])
+    parser.add_argument("--visual", type=int, default=16)
+    parser.add_argument("--repeats", type=int, default=30)
+    options = parser.parse_args()
+    print("| prompt tokens | of these cached | prefill ms, nothing cached | prefill ms, cached | ratio |")
+    print("| --: | --: | --: | --: | --: |")
+    with (
+        decoder(["--model", options.model, "--engine", options.engine]) as address,
+        grpc.insecure_channel(address) as channel,
+    ):
+        stub = decoder_pb2_grpc.DecoderServiceStub(channel)
+        told = stub.DescribeDecoder(decoder_pb2.DescribeDecoderRequest())
+        for words in (0, 4, 16, 64):
+            seconds: dict[str, list[float]] = {"miss": [], "hit": []}
+            for at in range(WARM_UP + options.repeats):
+                for kind, salt in (("miss", f"{words}-{at}"), ("hit", "")):
+                    ask = request(told, options.visual, 1, WORDS * words, salt)
+                    *_, last = stub.Decode(ask)
+                    seconds[kind].append(last.stats.prefill_seconds)
+            miss, hit = (1000 * median(seconds[kind][WARM_UP:]) for kind in ("miss", "hit"))
+            tokens = last.stats.prompt_tokens
+            print(f"| {tokens} | {last.stats.cached_tokens} | {miss:.1f} | {hit:.1f} | {miss / hit:.1f} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
