@@ -49,7 +49,7 @@ def running(model: str, decoders: int, port: int, logs: Path, wait: float = 180.
     addresses, and on leaving stops every process. Raises StartFailed."""
     logs.mkdir(parents=True, exist_ok=True)
     ports = {"gateway": port, "encoder": port + 1, **{f"decoder-{i}": port + 11 + i for i in range(decoders)}}
-    ports["metrics"] = port + 5
+    ports |= {"metrics": port + 5} | {f"decoder-{i}-metrics": port + 21 + i for i in range(decoders)}
     for name, number in ports.items():
         if not _port_is_free(number):
             raise StartFailed(f"--port: {number} ({name}) is in use; choose another --port")
@@ -60,7 +60,7 @@ def running(model: str, decoders: int, port: int, logs: Path, wait: float = 180.
     for i in range(decoders):
         name = f"decoder-{i}"
         commands[name] = ["services.decoder", "--model", model, "--served-name", Path(model).name]
-        commands[name] += ["--port", str(ports[name])]
+        commands[name] += ["--port", str(ports[name]), "--metrics-port", str(ports[f"{name}-metrics"])]
     commands["gateway"] = ["services.gateway", "--port", str(port), "--metrics-port", str(ports["metrics"])]
     commands["gateway"] += ["--encoders", address["encoder"], "--discovery-seconds", "0.5"]
     commands["gateway"] += ["--decoders", ",".join(address[f"decoder-{i}"] for i in range(decoders))]

@@ -118,7 +118,7 @@ def check_prompt(prompt: Prompt, model: LanguageDecoder) -> None:
         )
     if embeds.dtype != model.dtype:
         raise InvalidRequest(f"images: features are {embeds.dtype}, the model is {model.dtype}")
-    if not embeds.is_meta and not bool(torch.isfinite(embeds).all()):
+    if not bool(torch.isfinite(embeds).all()):
         raise InvalidRequest(
             f"images: features hold NaN or infinity as {model.info.dtype}; serve the model in bf16 or fp32"
         )

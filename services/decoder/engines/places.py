@@ -45,12 +45,13 @@ class Places:
     def __init__(self, count: int, block: int = 16) -> None:
         self.count, self._size = count, block
         self._free = list(range(count, 0, -1))
-        self._blocks: OrderedDict[_Key, _Block] = OrderedDict()
+        self._blocks: OrderedDict[_Key, _Block] = OrderedDict()  # the longest unused first
+        self._unused = 0
 
     @property
     def cached(self) -> int:
         """Places of blocks that no request uses."""
-        return self._size * sum(block.users == 0 for block in self._blocks.values())
+        return self._size * self._unused
 
     def take(self, total: int, head: Sequence[int], salt: str) -> Lease:
         """Places for `total` tokens that begin with the text tokens `head`.
@@ -62,6 +63,7 @@ class Places:
             block = self._blocks.get(key)
             if block is None:
                 break
+            self._unused -= block.users == 0
             block.users += 1
             lease.places += block.places
             lease.blocks.append(key)
@@ -73,6 +75,7 @@ class Places:
                 self.give_back(lease)
                 raise MemoryError(f"{needed} places are needed, {len(self._free)} are free")
             self._free += self._blocks.pop(unused).places
+            self._unused -= 1
         lease.places += [self._free.pop() for _ in range(needed)]
         return lease
 
@@ -89,7 +92,9 @@ class Places:
     def give_back(self, lease: Lease) -> None:
         """Ends a lease. What it shared stays for others."""
         for key in reversed(lease.blocks):  # so that the end of a prefix goes before its beginning
-            self._blocks[key].users -= 1
+            block = self._blocks[key]
+            block.users -= 1
+            self._unused += block.users == 0
             self._blocks.move_to_end(key)
         self._free += lease.places[len(lease.blocks) * self._size :]
         lease.places, lease.blocks = [], []

@@ -90,10 +90,7 @@ class VllmEngine(Engine):
         per_block = model.info.geometry.cost_model().kv_bytes_per_token * _BLOCK
         if kv_bytes < 2 * per_block:
             raise ValueError(f"kv-memory: {kv_bytes} bytes are too few; vllm needs at least {2 * per_block}")
-        scratch = None if settings.engine_folder else Path(tempfile.mkdtemp(prefix="fsr-vllm-"))
-        folder = await asyncio.to_thread(export, model, Path(settings.engine_folder or str(scratch)))
         ours: dict[str, Any] = {
-            "model": str(folder),
             "skip_tokenizer_init": True,
             "enable_prompt_embeds": True,
             "enable_prefix_caching": True,
@@ -105,14 +102,20 @@ class VllmEngine(Engine):
             "logits_processors": [_SAMPLING],
             "async_scheduling": False,  # our sampling looks at the tokens before the one it draws
         }
-        taken = sorted(ours.keys() & settings.engine_options.keys())
+        taken = sorted({"model", *ours} & settings.engine_options.keys())
         if taken:
             raise ValueError(f"engine-options: {taken[0]} is set by the decoder itself; leave it out")
+        scratch = None if settings.engine_folder else Path(tempfile.mkdtemp(prefix="fsr-vllm-"))
         try:
-            arguments = AsyncEngineArgs(**ours, **settings.engine_options)
-        except TypeError as error:
-            raise ValueError(f"engine-options: {error}") from error
-        llm = await asyncio.to_thread(AsyncLLM.from_engine_args, arguments)
+            folder = await asyncio.to_thread(export, model, Path(settings.engine_folder or str(scratch)))
+            try:
+                arguments = AsyncEngineArgs(model=str(folder), **ours, **settings.engine_options)
+            except TypeError as error:
+                raise ValueError(f"engine-options: {error}") from error
+            llm = await asyncio.to_thread(AsyncLLM.from_engine_args, arguments)
+        except BaseException:
+            _remove(scratch)
+            raise
         return model, cls(model, llm, kv_bytes, scratch)
 
     def kv_used(self) -> int:
@@ -174,8 +177,12 @@ class VllmEngine(Engine):
     async def close(self) -> None:
         self._pulse.cancel()
         await asyncio.to_thread(self._llm.shutdown)
-        if self._scratch is not None:
-            shutil.rmtree(self._scratch, ignore_errors=True)
+        _remove(self._scratch)
+
+
+def _remove(scratch: Path | None) -> None:
+    if scratch is not None:
+        shutil.rmtree(scratch, ignore_errors=True)
 
 
 def _tokens(output: Any, prefill_seconds: float) -> list[Token]:
@@ -210,8 +217,10 @@ def export(model: LanguageDecoder, parent: Path) -> Path:
         parent.mkdir(parents=True, exist_ok=True)
         unfinished = Path(tempfile.mkdtemp(dir=parent))
         model.model.save_pretrained(unfinished)
-        with contextlib.suppress(OSError):  # another replica was faster
+        try:
             unfinished.rename(folder)
+        except OSError:  # another replica was faster
+            shutil.rmtree(unfinished)
     model.model.model.layers = nn.ModuleList()
     model.model.lm_head = nn.Identity()
     return folder
