@@ -62,8 +62,12 @@ class Inputs:
 def decode_inputs(rows: Sequence[Row], model: LanguageDecoder) -> Inputs:
     """One new token a row: the last of its answer."""
     last = torch.tensor([row.tokens[-1] for row in rows])
-    positions = [_positions(row, row.filled, 1) for row in rows]
-    return _inputs(rows, [1] * len(rows), list(model.embed(last).unsqueeze(1)), positions, model)
+    places = [row.answer_position + row.filled - len(row.generation.prompt.token_ids) for row in rows]
+    positions = torch.tensor(places).unsqueeze(1)
+    own = rows[0].generation.prompt.position_ids
+    if own is not None:  # text counts the same on each axis
+        positions = positions.expand(*own.shape[:-1], -1, -1)
+    return _inputs(rows, [1] * len(rows), model.embed(last).unsqueeze(1), positions, model)
 
 
 def prefill_inputs(rows: Sequence[Row], counts: Sequence[int], model: LanguageDecoder) -> Inputs:
@@ -77,7 +81,12 @@ def prefill_inputs(rows: Sequence[Row], counts: Sequence[int], model: LanguageDe
             own = torch.cat([own, model.embed(said)])
         embeds.append(own)
         positions.append(_positions(row, first, count))
-    inputs = _inputs(rows, counts, embeds, positions, model)
+    if any(own.dim() == 2 for own in positions):
+        axes = max(own.shape[0] for own in positions if own.dim() == 2)
+        stacked = torch.stack([_pad([own.expand(axes, -1)[axis] for own in positions]) for axis in range(axes)])
+    else:
+        stacked = _pad(positions)
+    inputs = _inputs(rows, counts, _pad(embeds), stacked, model)
     inputs.arguments |= _deepstack(rows, counts, model)
     return inputs
 
@@ -116,8 +125,9 @@ def _deepstack(rows: Sequence[Row], counts: Sequence[int], model: LanguageDecode
 
 
 def _inputs(
-    rows: Sequence[Row], counts: Sequence[int], embeds: list[Tensor], positions: list[Tensor], model: LanguageDecoder
+    rows: Sequence[Row], counts: Sequence[int], embeds: Tensor, positions: Tensor, model: LanguageDecoder
 ) -> Inputs:
+    """The layout of a pass over the next `counts` tokens of the rows; embeds [B, T, D], positions [(axes,) B, T]."""
     device, fresh = model.device, max(counts)
     ends = [row.filled + count for row, count in zip(rows, counts, strict=True)]
     longest = max(ends)
@@ -129,15 +139,9 @@ def _inputs(
     mask = None
     if min(ends) < longest or new is not None:
         mask = (torch.arange(longest) >= longest - torch.tensor(ends).unsqueeze(1)).to(device)
-    if any(own.dim() == 2 for own in positions):  # text alone counts the same on each axis
-        axes = max(own.shape[0] for own in positions if own.dim() == 2)
-        positions = [own.expand(axes, -1) for own in positions]
-        places = torch.stack([_pad([own[axis] for own in positions]) for axis in range(axes)])
-    else:
-        places = _pad(positions)
     return Inputs(
         Layout(write.to(device), new, read.to(device), fresh),
-        {"inputs_embeds": _pad(embeds), "position_ids": places.to(device), "attention_mask": mask},
+        {"inputs_embeds": embeds, "position_ids": positions.to(device), "attention_mask": mask},
     )
 
 

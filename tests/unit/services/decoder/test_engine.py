@@ -77,12 +77,13 @@ def prompt(model, visual, words, seed, before=4):
     embeds[mask] = torch.randn(visual, WIDTH, generator=draw)
     kept = torch.randperm(100, generator=draw)[:visual].sort().values
     image = torch.stack([torch.zeros_like(kept), kept // 10, kept % 10]) + before
-    start = before + 10 if visual else before
+    start = before + 10
     positions = torch.cat(
         [torch.arange(before).expand(3, -1), image, torch.arange(start, start + words).expand(3, -1)], 1
     )
-    deep = torch.randn(DEEP, visual, WIDTH, generator=draw) if visual else None
-    return Prompt(embeds, ids, mask, positions, deep)
+    if not visual:
+        return Prompt(embeds, ids, mask, None)
+    return Prompt(embeds, ids, mask, positions, torch.randn(DEEP, visual, WIDTH, generator=draw))
 
 
 @torch.inference_mode()
@@ -91,8 +92,10 @@ def recomputed(model, prompt, count):
     said = []
     for _ in range(count):
         embeds = torch.cat([prompt.inputs_embeds, model.embed(torch.tensor(said, dtype=torch.long))])
-        after = prompt.position_ids.max() + 1 + torch.arange(len(said))
-        positions = torch.cat([prompt.position_ids, after.expand(3, -1)], 1)
+        positions = torch.arange(len(embeds)).expand(3, -1)
+        if prompt.position_ids is not None:
+            after = prompt.position_ids.max() + 1 + torch.arange(len(said))
+            positions = torch.cat([prompt.position_ids, after.expand(3, -1)], 1)
         extra = {}
         if prompt.deepstack is not None:
             mask = torch.cat([prompt.visual_mask, torch.zeros(len(said), dtype=torch.bool)])
