@@ -28,10 +28,10 @@ from typing import Any
 import prometheus_client
 import structlog
 import torch
-from torch import nn
 
 from fsr_core.backbones import LanguageDecoder, load_decoder
 from services.decoder.engines.base import Engine, Generation, Token
+from services.decoder.engines.vllm_checkpoint import export, refuse_multi_axis
 from services.decoder.settings import DecoderSettings
 from services.errors import NotReady
 
@@ -195,32 +195,3 @@ def _tokens(output: Any, prefill_seconds: float) -> list[Token]:
         by_length = last and answer.finish_reason == "length"
         found.append(Token(token, last, by_length, logprob, prefill_seconds, output.num_cached_tokens or 0))
     return found
-
-
-def refuse_multi_axis(model: LanguageDecoder) -> None:
-    """Raises ValueError for a language model whose positions vLLM cannot take beside embeddings."""
-    rope = getattr(model.model.config, "rope_parameters", None) or {}
-    if "mrope_section" in rope:
-        raise ValueError(
-            f"engine: vllm cannot take the multi-axis positions (M-RoPE) of {model.info.family} with embeddings;"
-            " use --engine transformers"
-        )
-
-
-def export(model: LanguageDecoder, parent: Path) -> Path:
-    """Writes the language model alone to a folder of `parent`, unless it is there, and drops its blocks here.
-
-    The embeddings stay, for prompts.
-    """
-    folder = parent / f"{model.fingerprint[:16]}-{model.info.dtype}"
-    if not folder.is_dir():
-        parent.mkdir(parents=True, exist_ok=True)
-        unfinished = Path(tempfile.mkdtemp(dir=parent))
-        model.model.save_pretrained(unfinished)
-        try:
-            unfinished.rename(folder)
-        except OSError:  # another replica was faster
-            shutil.rmtree(unfinished)
-    model.model.model.layers = nn.ModuleList()
-    model.model.lm_head = nn.Identity()
-    return folder

@@ -103,8 +103,14 @@ def test_a_dead_engine_is_not_healthy(start, asks):
 
 
 @pytest.mark.parametrize(
-    ("option", "value"), [("--kv-memory", "nonsense"), ("--kv-memory", "100"), ("--model", "/nowhere")]
+    ("option", "value", "says"),
+    [
+        ("--kv-memory", "nonsense", "--kv-memory"),
+        ("--kv-memory", "100", "--kv-memory"),
+        ("--model", "/nowhere", "--model"),
+        ("--engine-options", '{"warp_speed": 9}', "--engine"),
+    ],
 )
-def test_a_wrong_start_is_one_clear_line(start, option, value):
-    with pytest.raises(RuntimeError, match=f"error: {option}"), start(option, value):
+def test_a_wrong_start_is_one_clear_line(start, option, value, says):
+    with pytest.raises(RuntimeError, match=f"error: {says}"), start(option, value):
         pass

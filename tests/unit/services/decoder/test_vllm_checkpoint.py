@@ -1,0 +1,41 @@
+from types import SimpleNamespace
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, LlamaConfig
+from transformers.models.qwen2_5_vl.configuration_qwen2_5_vl import Qwen2_5_VLTextConfig
+
+from fsr_core.backbones import Message, TextPart, load_decoder
+from services.decoder.engines.vllm_checkpoint import export, refuse_multi_axis
+
+QUESTION = (Message("user", (TextPart("Where is the red star?"),)),)
+
+
+def test_the_language_model_alone_is_written_once_and_prompts_stay_the_same(tmp_path):
+    model = load_decoder("fsr-tiny")
+    before = model.prompt(QUESTION)
+    with torch.inference_mode():
+        want = model.model(inputs_embeds=before.inputs_embeds[None]).logits
+    folder = export(model, tmp_path / "engines")
+    alone = AutoModelForCausalLM.from_pretrained(folder).eval()
+    with torch.inference_mode():
+        assert torch.equal(alone(input_ids=before.token_ids[None]).logits, want)
+    assert torch.equal(model.prompt(QUESTION).inputs_embeds, before.inputs_embeds)
+    left = sum(parameter.numel() for parameter in model.model.parameters())
+    assert left < 2 * model.model.get_input_embeddings().weight.numel()
+    written = (folder / "config.json").stat().st_mtime_ns
+    assert export(load_decoder("fsr-tiny"), tmp_path / "engines") == folder
+    assert (folder / "config.json").stat().st_mtime_ns == written
+    assert [path.name for path in (tmp_path / "engines").iterdir()] == [folder.name]
+
+
+@pytest.mark.parametrize(("config", "fits"), [(LlamaConfig(), True), (Qwen2_5_VLTextConfig(), False)])
+def test_three_axis_positions_are_refused_with_the_way_out(config, fits):
+    if not fits:
+        config.rope_parameters = {"rope_type": "default", "rope_theta": 1e6, "mrope_section": [16, 24, 24]}
+    model = SimpleNamespace(model=SimpleNamespace(config=config), info=SimpleNamespace(family="qwen2_5_vl"))
+    if fits:
+        refuse_multi_axis(model)
+        return
+    with pytest.raises(ValueError, match=r"M-RoPE.*qwen2_5_vl.*--engine transformers"):
+        refuse_multi_axis(model)
