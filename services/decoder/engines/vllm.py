@@ -112,7 +112,10 @@ class VllmEngine(Engine):
                 arguments = AsyncEngineArgs(model=str(folder), **ours, **settings.engine_options)
             except TypeError as error:
                 raise ValueError(f"engine-options: {error}") from error
-            llm = await asyncio.to_thread(AsyncLLM.from_engine_args, arguments)
+            try:
+                llm = await asyncio.to_thread(AsyncLLM.from_engine_args, arguments)
+            except (ValueError, RuntimeError) as error:
+                raise ValueError(f"engine: vllm does not start ({error}); its log above tells more") from error
         except BaseException:
             _remove(scratch)
             raise

@@ -43,6 +43,12 @@ def test_admission_by_kv_memory(start, asks):
         assert error.code() == grpc.StatusCode.INVALID_ARGUMENT
         assert str(2 * need) in error.details() and "--kv-memory" in error.details()
 
+        # Sizes are looked at before anything is laid out: that the tensor has too few bytes does not matter any more.
+        huge = ask.with_(max_tokens=1)
+        huge.images[0].features.shape[0] = 5000
+        error = outcome(replica, huge)
+        assert error.code() == grpc.StatusCode.INVALID_ARGUMENT and "KV memory" in error.details()
+
         # Who gives up while waiting leaves the line.
         running = [replica.stub.Decode(request) for _ in range(2)]
         for stream in running:
