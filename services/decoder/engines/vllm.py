@@ -67,8 +67,7 @@ class VllmEngine(Engine):
     def __init__(self, model: LanguageDecoder, llm: AsyncLLM, kv_bytes: int, scratch: Path | None) -> None:
         self._model, self._llm, self._scratch = model, llm, scratch
         self._bytes_per_token = model.info.geometry.cost_model().kv_bytes_per_token
-        block = self._bytes_per_token * _BLOCK
-        self.kv_capacity = (kv_bytes // block - 1) * block  # vLLM keeps one block for itself
+        self.kv_capacity = _usable_blocks(model, kv_bytes) * _BLOCK * self._bytes_per_token
         self.registry = prometheus_client.REGISTRY
         self.dead = asyncio.Event()
         self._tokens: dict[str, int] = {}
@@ -87,17 +86,16 @@ class VllmEngine(Engine):
         """
         model = await asyncio.to_thread(load_decoder, settings.model, device="cpu", dtype=dtype)
         refuse_multi_axis(model)
-        per_block = model.info.geometry.cost_model().kv_bytes_per_token * _BLOCK
-        if kv_bytes < 2 * per_block:
-            raise ValueError(f"kv-memory: {kv_bytes} bytes are too few; vllm needs at least {2 * per_block}")
+        blocks = _usable_blocks(model, kv_bytes)
         ours: dict[str, Any] = {
             "skip_tokenizer_init": True,
             "enable_prompt_embeds": True,
             "enable_prefix_caching": True,
             "block_size": _BLOCK,
             "dtype": _DTYPES[dtype],
-            "kv_cache_memory_bytes": kv_bytes // per_block * per_block,
-            "max_model_len": model.info.context_length,
+            "kv_cache_memory_bytes": kv_bytes,
+            # vLLM does not start where the longest request would not fit; admission refuses those.
+            "max_model_len": min(model.info.context_length, blocks * _BLOCK),
             "max_num_seqs": settings.max_running,
             "logits_processors": [_SAMPLING],
             "async_scheduling": False,  # our sampling looks at the tokens before the one it draws
@@ -181,6 +179,14 @@ class VllmEngine(Engine):
         self._pulse.cancel()
         await asyncio.to_thread(self._llm.shutdown)
         _remove(self._scratch)
+
+
+def _usable_blocks(model: LanguageDecoder, kv_bytes: int) -> int:
+    """Blocks that requests may hold: vLLM keeps one for itself. Raises ValueError where that leaves none."""
+    size = model.info.geometry.cost_model().kv_bytes_per_token * _BLOCK
+    if kv_bytes < 2 * size:
+        raise ValueError(f"kv-memory: {kv_bytes} bytes are too few; vllm needs at least {2 * size}")
+    return kv_bytes // size - 1
 
 
 def _remove(scratch: Path | None) -> None:
