@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from math import inf
 from typing import Any
 
 import structlog
@@ -17,7 +18,7 @@ from services.encoder.cache import FeatureCache
 from services.encoder.images import decode_image
 from services.encoder.pipeline import Job, compress, compressed_image, encode, plan_of
 from services.encoder.settings import EncoderSettings
-from services.errors import InvalidRequest, ServiceError, status_of
+from services.errors import Expired, InvalidRequest, ServiceError, status_of
 from services.telemetry import configure_logging
 
 __all__ = ["build"]
@@ -57,12 +58,15 @@ class Encoder:
         try:
             return await self._encode(request)
         except ServiceError as error:
+            # Not raised further: Serve would log a traceback for a caller's mistake.
+            log.info("refused", request_id=request.request_id, code=status_of(error).name, reason=str(error))
             grpc_context.set_code(status_of(error))
             grpc_context.set_details(str(error))
-            raise
+            return encoder_pb2.EncodeResponse()
 
     async def _encode(self, request: encoder_pb2.EncodeRequest) -> encoder_pb2.EncodeResponse:
         began = time.monotonic()
+        end = began + (request.timeout_seconds or inf)
         plan = plan_of(request)
         if not request.images:
             raise InvalidRequest("images: is empty; send at least one JPEG, PNG or WebP file")
@@ -72,7 +76,9 @@ class Encoder:
             Job(plan, await asyncio.to_thread(self._prepare, image.data, i) if seen is None else None, seen)
             for i, (image, seen) in enumerate(zip(request.images, known, strict=True))
         ]
-        results = await asyncio.gather(*(self._run(job) for job in jobs))
+        results = [r for r in await asyncio.gather(*(self._run((job, end)) for job in jobs)) if r is not None]
+        if len(results) < len(jobs):
+            raise Expired("deadline: passed before the encoder came to it; allow more time or add replicas")
         for key, (features, _, _) in zip(keys, results, strict=True):
             self._cache.put(key, features)
         compressing = max(seconds for _, _, seconds in results)
@@ -100,9 +106,15 @@ class Encoder:
         return self._model.preprocess(decode_image(data, f"images[{number}]", self._settings.max_image_pixels))
 
     @serve.batch(max_batch_size=16, batch_wait_timeout_s=0.005)
-    async def _run(self, jobs: list[Job]) -> list[tuple[Any, Any, float]]:
-        """Features, kept tokens and seconds of compression for each job of a batch that may mix everything."""
-        return await asyncio.to_thread(self._run_batch, jobs)
+    async def _run(self, timed: list[tuple[Job, float]]) -> list[tuple[Any, Any, float] | None]:
+        """Features, kept tokens and seconds of compression for each job of a batch that may mix everything.
+
+        None stands for a job that nobody waits for any more. (Serve itself leaves out those that were cancelled.)
+        """
+        now = time.monotonic()
+        wanted = [job for job, end in timed if end > now]
+        done = iter(await asyncio.to_thread(self._run_batch, wanted) if wanted else [])
+        return [next(done) if end > now else None for _, end in timed]
 
     def _run_batch(self, jobs: list[Job]) -> list[tuple[Any, Any, float]]:
         pairs = encode(self._model, jobs)
