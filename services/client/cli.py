@@ -15,6 +15,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from services.client.connection import Connection, connects
 from services.client.errors import ClientError
 from services.client.sync import Client
 from services.client.types import Usage
@@ -29,7 +30,6 @@ app = typer.Typer(
     help="Ask about pictures from a tenth of their visual tokens.\n\n"
     "example: fsr up & fsr scene -o scene.png && fsr ask scene.png 'What colour is the star?' --budget 16",
 )
-Gateway = Annotated[str, typer.Option(help="address of the gateway", envvar="FSR_GATEWAY")]
 BudgetText = Annotated[str, typer.Option(help="tokens (16), a share (0.11) or auto")]
 AsJson = Annotated[bool, typer.Option("--json", help="print one JSON object")]
 MethodName = Annotated[str, typer.Option(help="compression method")]
@@ -102,14 +102,15 @@ def up(
 
 
 @app.command()
+@connects
 def ask(
+    connection: Connection,
     image: Path,
     question: str,
     budget: BudgetText = "auto",
     method: MethodName = "fsr",
     max_tokens: Annotated[int, typer.Option(min=1, help="longest answer")] = 64,
     temperature: Annotated[float, typer.Option(help="0 is greedy")] = 0.0,
-    gateway: Gateway = "127.0.0.1:50050",
     timeout: Annotated[float, typer.Option(help="seconds")] = 60.0,
     as_json: AsJson = False,
 ) -> None:
@@ -120,7 +121,7 @@ def ask(
     wanted = {"budget": _budget(budget), "method": method, "max_tokens": max_tokens, "temperature": temperature}
     text, usage = [], None
     try:
-        with Client(gateway) as client:
+        with connection.open() as client:
             for chunk in client.stream(image, question, timeout=timeout, **wanted):
                 text.append(chunk.text)
                 usage = chunk.usage
@@ -138,13 +139,14 @@ def ask(
 
 
 @app.command()
+@connects
 def explain(
+    connection: Connection,
     image: Path,
     question: str,
     output: Annotated[Path, typer.Option("-o", "--output", help="PNG to write")],
     budget: BudgetText = "auto",
     method: MethodName = "fsr",
-    gateway: Gateway = "127.0.0.1:50050",
     timeout: Annotated[float, typer.Option(help="seconds")] = 60.0,
     as_json: AsJson = False,
 ) -> None:
@@ -153,7 +155,7 @@ def explain(
     example: fsr explain scene.png "What colour is the star?" --budget 16 -o why.png
     """
     try:
-        with Client(gateway) as client:
+        with connection.open() as client:
             told = client.compress(
                 image, question, budget=_budget(budget), method=method, explain=True, timeout=timeout
             ).images[0]
