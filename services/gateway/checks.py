@@ -18,8 +18,8 @@ _MAX_STOPS = 16
 
 def check_generate(request: gateway_pb2.GenerateRequest, settings: GatewaySettings) -> str:
     """The instruction: text of the last user turn. Raises InvalidRequest."""
-    instruction = _check_messages(request.messages, len(request.images), settings)
     _check_images(request.images, settings)
+    instruction = _check_messages(request.messages, len(request.images), settings)
     _check_sampling(request.sampling)
     _check_wire_dtype(request.wire_dtype)
     if request.images:

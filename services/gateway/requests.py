@@ -92,6 +92,8 @@ class Requests:
 
     def _model(self, wanted: str, method: types_pb2.Method) -> str:
         self._budget.deposit()
+        if wanted:
+            auth.caller().check(wanted)
         model = self._pools.resolve(wanted)
         auth.caller().check(model)
         checks.check_method(method, self._pools.methods(model))
