@@ -106,10 +106,12 @@ class AsyncClient:
         request = compress_request(images, instruction, **options)
         _check_size(request)
         try:
-            told = await self._stub.Compress(request, timeout=timeout, metadata=self._metadata)
+            call = self._stub.Compress(request, timeout=timeout, metadata=self._metadata)
+            told, route = await call, Route.of(await call.trailing_metadata())
         except grpc.aio.AioRpcError as error:
             raise from_rpc(error, timeout) from error
-        return Compression(told.request_id, told.fingerprint, tuple(ImageTokens.of(image) for image in told.images))
+        kept = tuple(ImageTokens.of(image) for image in told.images)
+        return Compression(told.request_id, told.fingerprint, kept, route)
 
     async def models(self, *, timeout: float = 10.0) -> list[gateway_pb2.AvailableModel]:
         """Models that can be asked for, and how many replicas serve each."""

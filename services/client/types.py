@@ -141,3 +141,4 @@ class Compression:
     request_id: str
     fingerprint: str
     images: tuple[ImageTokens, ...]
+    route: Route | None
