@@ -32,8 +32,10 @@ class Service:
     def __init__(self, name: str, log: Path, *flags: str) -> None:
         self.address = f"127.0.0.1:{free_port()}"
         self.metrics = f"127.0.0.1:{free_port()}"
-        self.log = log
-        ports = ("--port", self.address.rpartition(":")[2], "--metrics-port", self.metrics.rpartition(":")[2])
+        self.name, self.log = name, log
+        ports = ["--port", self.address.rpartition(":")[2]]
+        if name != "encoder":  # Ray has metrics of its own
+            ports += ["--metrics-port", self.metrics.rpartition(":")[2]]
         self._command = [sys.executable, "-m", f"services.{name}", *ports, *flags]
         self.start()
 
@@ -75,4 +77,4 @@ def spawn(tmp_path_factory):
 
     yield start
     for service in started:
-        service.end()
+        service.end(signal.SIGTERM if service.name == "encoder" else signal.SIGKILL)  # Ray has children to see to

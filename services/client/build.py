@@ -11,7 +11,7 @@ from fsr.v1 import gateway_pb2, types_pb2
 
 from services.client.errors import InvalidRequestError
 
-__all__ = ["Budget", "ImageSource", "WireDtype", "budget_of", "compress_request", "generate_request"]
+__all__ = ["Budget", "ImageSource", "WireDtype", "budget_of", "compress_request", "generate_request", "parse_budget"]
 
 ImageSource = str | os.PathLike[str] | bytes
 Budget = int | float | Literal["auto"]
@@ -98,6 +98,17 @@ def budget_of(budget: Budget) -> types_pb2.Budget:
     if not -(2**31) <= budget < 2**31:
         raise InvalidRequestError(f"budget: {budget} tokens is no sensible number; a budget of all tokens keeps all")
     return types_pb2.Budget(tokens=budget)
+
+
+def parse_budget(text: str) -> Budget:
+    """A budget as people write it. Raises InvalidRequestError."""
+    if text == "auto":
+        return "auto"
+    try:
+        return float(text) if "." in text or "e" in text.lower() else int(text)
+    except ValueError as error:
+        wanted = "is neither tokens (16) nor a share (0.11) nor auto"
+        raise InvalidRequestError(f"--budget: {text!r} {wanted}") from error
 
 
 def _images(images: ImageSource | Sequence[ImageSource]) -> list[types_pb2.Image]:

@@ -16,14 +16,18 @@ from fsr_core import methods
 from fsr_core.backbones import load_encoder
 from services.encoder.cache import FeatureCache
 from services.encoder.images import decode_image
+from services.encoder.ingress import ReplicaPorts
 from services.encoder.pipeline import Job, compress, compressed_image, encode, plan_of
 from services.encoder.settings import EncoderSettings
 from services.errors import Expired, InvalidRequest, ServiceError, status_of
 from services.telemetry import configure_logging
 
-__all__ = ["build"]
+__all__ = ["APPLICATION", "build"]
+
+APPLICATION = "encoder"
 
 log = structlog.get_logger()
+_HEALTH_SECONDS = 3.0  # time between Serve's looks at a replica; one that has died is replaced after the next
 _DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
@@ -38,6 +42,7 @@ class Encoder:
         self._model = load_encoder(
             options.model, clip=options.clip, device=options.device, dtype=_DTYPES[options.dtype]
         )
+        self._ports = ReplicaPorts(APPLICATION)
         self._cache = FeatureCache(int(options.cache_mb * 2**20))
         self._run.set_max_batch_size(options.max_batch_size)  # type: ignore[attr-defined]
         self._run.set_batch_wait_timeout_s(options.batch_wait_seconds)  # type: ignore[attr-defined]
@@ -52,6 +57,7 @@ class Encoder:
                 context_length=info.context_length,
             ),
             methods=methods(),
+            addresses=await self._ports.addresses(),
         )
 
     async def Encode(self, request: encoder_pb2.EncodeRequest, grpc_context: Any) -> encoder_pb2.EncodeResponse:
@@ -129,6 +135,7 @@ def build(settings: EncoderSettings) -> serve.Application:
     scaled = Encoder.options(  # type: ignore[attr-defined]
         max_ongoing_requests=settings.max_ongoing_requests,
         max_queued_requests=settings.max_queued_requests,
+        health_check_period_s=_HEALTH_SECONDS,
         ray_actor_options={"num_cpus": settings.num_cpus, "num_gpus": settings.num_gpus},
         autoscaling_config={
             "min_replicas": settings.min_replicas,

@@ -35,7 +35,8 @@ class Pools:
     async def look(self) -> None:
         """Finds out which replicas there are and asks each how it is; called every few seconds."""
         for role in _ROLES:
-            self._adopt(role, await self._sources[role].addresses())
+            told = [r.told for r in self._all.values() if r.role == role and r.model is not None]
+            self._adopt(role, (await self._sources[role].addresses()).union(*told))
         await asyncio.gather(*(r.probe(self._settings.probe_timeout_seconds) for r in self._all.values()))
         for name in self.models():
             for role in _ROLES:
@@ -73,8 +74,9 @@ class Pools:
         return bool(self.of("encoder", model) and self.of("decoder", model))
 
     def of(self, role: Role, model: str) -> list[Replica]:
-        """The replicas of a role that answer for a model."""
-        return [r for r in self._all.values() if r.role == role and r.serves(model)]
+        """The replicas of a role that answer for a model; a proxy counts only while none behind it can be reached."""
+        some = [r for r in self._all.values() if r.role == role and r.serves(model)]
+        return [replica for replica in some if not replica.directory] or some
 
     def resolve(self, model: str) -> str:
         """The name of the model that is meant. Raises UnknownModel with the list, NotReady where nobody answered."""

@@ -37,6 +37,7 @@ class Replica:
     load: decoder_pb2.DecoderLoad = field(default_factory=decoder_pb2.DecoderLoad)
     outstanding: int = 0
     silent: int = 0
+    told: frozenset[str] = frozenset()
 
     def __post_init__(self) -> None:
         # Serve's ingress, where the encoder lives, takes offence at pings; its calls are bounded in time instead.
@@ -46,6 +47,11 @@ class Replica:
         self.decoder = decoder_pb2_grpc.DecoderServiceStub(self.channel)
         self._health = health_pb2_grpc.HealthStub(self.channel)
         self.ejection = Ejection(self.policy)
+
+    @property
+    def directory(self) -> bool:
+        """Whether it only leads to other addresses: Serve's proxy, where the replicas behind it have ports too."""
+        return bool(self.told) and self.address not in self.told
 
     def serves(self, model: str) -> bool:
         return self.model is not None and self.model.model == model
@@ -76,7 +82,7 @@ class Replica:
         try:
             if self.role == "encoder":
                 told = await self.encoder.DescribeEncoder(encoder_pb2.DescribeEncoderRequest(), timeout=timeout)
-                self.methods = tuple(told.methods)
+                self.methods, self.told = tuple(told.methods), frozenset(told.addresses)
                 self._up(told.model)
                 return
             health = await self._health.Check(health_pb2.HealthCheckRequest(service=_DECODER), timeout=timeout)
