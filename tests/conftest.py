@@ -37,9 +37,13 @@ class Service:
         if name != "encoder":  # Ray has metrics of its own
             ports += ["--metrics-port", self.metrics.rpartition(":")[2]]
         self._command = [sys.executable, "-m", f"services.{name}", *ports, *flags]
+        self._process: subprocess.Popen[bytes] | None = None
         self.start()
 
     def start(self) -> None:
+        """Does nothing where it runs."""
+        if self._process is not None and self._process.poll() is None:
+            return
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(self._command, stdout=log, stderr=log, start_new_session=True)
 
