@@ -39,8 +39,8 @@ class Retrying:
 class Attempts:
     """`next` gives the replica to ask; `failed` and `fault` say that it did not work out.
 
-    Set `started` once part of the answer is with the caller: from then on a full cluster or a spent retry budget is
-    waited for, as long as the deadline allows, because giving up would cost what was already said.
+    Set `started` once part of the answer is with the caller: from then on a full cluster is waited for as long as the
+    deadline allows, and a spent retry budget as long as a missing replica, because giving up costs what was said.
     """
 
     shared: Retrying
@@ -62,10 +62,13 @@ class Attempts:
             raise self._last
         while True:
             replica = self._untried()
-            if replica is None and isinstance(self._last, Overloaded) and not self.started:
+            full = isinstance(self._last, Overloaded)
+            if replica is None and full and not self.started:
                 raise self._last  # every replica is full: the caller is told at once
             if replica is not None:
-                if self.shared.budget.withdraw():
+                # An answer that was cut asks full replicas again and again: they refuse at no cost, and it must not
+                # lose its place to newcomers for want of budget.
+                if (full and self.started) or self.shared.budget.withdraw():
                     self.trail.retries += 1
                     self.shared.metrics.retries.labels(replica.role).inc()
                     return replica
