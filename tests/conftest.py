@@ -56,7 +56,7 @@ class Service:
             self.send(number)
         return self._process.wait(wait)
 
-    def wait_until_serving(self, wait: float = 60) -> None:
+    def wait_until_serving(self, wait: float = 180) -> None:
         """Until its health says so."""
         end = time.monotonic() + wait
         with grpc.insecure_channel(self.address, options=[("grpc.max_reconnect_backoff_ms", 300)]) as channel:

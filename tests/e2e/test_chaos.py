@@ -54,7 +54,7 @@ class Cluster:
 
     async def until_all_serve(self) -> None:
         for decoder in self.decoders:
-            await asyncio.to_thread(decoder.wait_until_serving, 180)
+            await asyncio.to_thread(decoder.wait_until_serving)
         async with AsyncClient(self.gateway.address) as client, asyncio.timeout(180):
             while (await client.models())[0].decoders < len(self.decoders):
                 await asyncio.sleep(0.1)
@@ -68,7 +68,7 @@ def cluster(system, spawn, pictures):
     patience = ("--discovery-seconds", "0.3", "--keepalive-seconds", "2", "--stall-seconds", "4")
     gateway = spawn("gateway", *flags, *patience)
     for service in (*decoders, gateway):
-        service.wait_until_serving(180)
+        service.wait_until_serving()
     return Cluster(gateway, decoders, pictures(200, 8))
 
 

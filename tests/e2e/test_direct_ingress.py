@@ -17,7 +17,7 @@ def gateway(spawn):
     decoder = spawn("decoder")
     flags = ("--encoders", encoder.address, "--decoders", decoder.address, "--discovery-seconds", "0.5")
     gateway = spawn("gateway", *flags)
-    gateway.wait_until_serving(180)
+    gateway.wait_until_serving()
     with Client(gateway.address) as client:
         end = time.monotonic() + 60
         while client.models()[0].encoders < 2:

@@ -17,9 +17,10 @@ QUESTION = "Is there a red star?"
 
 @pytest.fixture(scope="module")
 def small(system, spawn):
-    """A gateway in front of one decoder that takes one request at a time and lets none wait."""
+    """A gateway in front of one decoder, found by name, that takes one request at a time and lets none wait."""
     decoder = spawn("decoder", "--max-running", "1", "--max-waiting", "0")
-    flags = ("--encoders", system["encoder"], "--decoders", decoder.address, "--discovery-seconds", "0.2")
+    name = f"dns:///localhost:{decoder.address.rpartition(':')[2]}"
+    flags = ("--encoders", system["encoder"], "--decoders", name, "--discovery-seconds", "0.2")
     gateway = spawn("gateway", *flags)
     decoder.wait_until_serving()
     gateway.wait_until_serving()

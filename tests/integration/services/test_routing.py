@@ -18,7 +18,7 @@ def pair(spawn):
     """Each decoder takes one request at a time and lets none wait."""
     decoders = [spawn("decoder", "--max-running", "1", "--max-waiting", "0", "--drain-seconds", "60") for _ in range(2)]
     addresses = ",".join(decoder.address for decoder in decoders)
-    patience = ("--discovery-seconds", "0.3", "--first-token-seconds", "20", "--failover-wait-seconds", "30")
+    patience = ("--discovery-seconds", "0.3", "--first-token-seconds", "20", "--failover-wait-seconds", "120")
     gateway = spawn("gateway", "--encoders", "127.0.0.1:9", "--decoders", addresses, *patience)
     for decoder in decoders:
         decoder.wait_until_serving()
@@ -27,7 +27,7 @@ def pair(spawn):
 
 @pytest.fixture
 async def client(pair):
-    async with AsyncClient(pair[0].address) as client, asyncio.timeout(60):
+    async with AsyncClient(pair[0].address) as client, asyncio.timeout(120):
         while not (models := await client.models()) or models[0].decoders < 2:
             await asyncio.sleep(0.1)
         yield client
