@@ -136,6 +136,7 @@ def build(settings: EncoderSettings) -> serve.Application:
         max_ongoing_requests=settings.max_ongoing_requests,
         max_queued_requests=settings.max_queued_requests,
         health_check_period_s=_HEALTH_SECONDS,
+        logging_config={"encoding": "JSON", "enable_access_log": False},  # ours has a line for each request
         ray_actor_options={"num_cpus": settings.num_cpus, "num_gpus": settings.num_gpus},
         autoscaling_config={
             "min_replicas": settings.min_replicas,

@@ -98,10 +98,10 @@ class Attempts:
             raise from_rpc(error, replica.role) from error
 
     def fault(self, replica: Replica, reason: str, gone: bool) -> None:
-        """The replica is to blame, and where it is `gone` no longer asked until a probe finds it well."""
+        """The replica is to blame, and where it is `gone` not asked again before a probe has found it well."""
         log.warning("failover", replica=replica.address, reason=reason, started=self.started)
         if gone:
-            replica.down("failed a request")
+            replica.suspect(self.shared.settings.probe_timeout_seconds)
         if replica.ejection.failed():
             log.warning("replica ejected", role=replica.role, address=replica.address)
             self.shared.metrics.ejections.labels(replica.role).inc()
