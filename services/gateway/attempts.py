@@ -22,6 +22,7 @@ __all__ = ["Attempts", "Retrying"]
 
 log = structlog.get_logger()
 Code = grpc.StatusCode
+_RETRY_AFTER = 0.5  # seconds, where a full replica gives no hint of its own
 # What a replica or the way to it may be to blame for. Anything else another replica would answer alike.
 _FAULTS = {Code.UNAVAILABLE, Code.INTERNAL, Code.UNKNOWN, Code.CANCELLED, Code.ABORTED, Code.DATA_LOSS}
 
@@ -88,7 +89,7 @@ class Attempts:
             if "larger than max" in details:
                 raise InvalidRequest(f"images: their tokens are too many bytes for one message ({details}); keep fewer")
             wait = float("inf") if self.started else 0.0
-            self._note(replica, Overloaded(details, retry_after(error)), wait)
+            self._note(replica, Overloaded(details, retry_after(error) or _RETRY_AFTER), wait)
         elif code in _FAULTS or (code == Code.DEADLINE_EXCEEDED and not self.deadline.passed):
             self.fault(replica, f"failed ({code.name}: {details})", gone=code == Code.UNAVAILABLE)
         elif code == Code.FAILED_PRECONDITION and not self.started:
