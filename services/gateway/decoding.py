@@ -51,8 +51,8 @@ class Decoding:
             trail.decoders.append(replica.address)
             self._shared.metrics.failovers.labels(model).inc(attempts.failures - trail.failovers)
             trail.failovers = attempts.failures
-            try:
-                with replica.working():
+            with replica.working():
+                try:
                     async with aclosing(self._read(replica, request, deadline)) as messages:
                         async for message in messages:
                             replica.ejection.succeeded()
@@ -62,11 +62,11 @@ class Decoding:
                             if message.finish_reason:
                                 replica.load = message.stats.load if message.stats.HasField("load") else replica.load
                                 return
-                attempts.fault(replica, "ended its stream without a reason", gone=False)
-            except grpc.aio.AioRpcError as error:
-                attempts.failed(replica, error)
-            except _Stalled as error:
-                attempts.fault(replica, str(error), gone=True)
+                    attempts.fault(replica, "ended its stream without a reason", gone=False)
+                except grpc.aio.AioRpcError as error:
+                    attempts.failed(replica, error)
+                except _Stalled as error:
+                    attempts.fault(replica, str(error), gone=True)
 
     async def _read(
         self, replica: Replica, request: decoder_pb2.DecodeRequest, deadline: Deadline

@@ -33,12 +33,12 @@ class Encoding:
             replica = await attempts.next()
             trail.encoders.append(replica.address)
             request.timeout_seconds = min(deadline.left(), self._shared.settings.encode_seconds)
-            try:
-                with replica.working():
+            with replica.working():
+                try:
                     encoded = await replica.encoder.Encode(request, timeout=request.timeout_seconds)
-                    replica.ejection.succeeded()
-            except grpc.aio.AioRpcError as error:
-                attempts.failed(replica, error)
-                continue
+                except grpc.aio.AioRpcError as error:
+                    attempts.failed(replica, error)
+                    continue
+                replica.ejection.succeeded()
             count_images(self._shared.metrics, model, request.method.name, encoded)
             return encoded

@@ -70,7 +70,7 @@ class Replica:
 
     @contextmanager
     def working(self) -> Iterator[None]:
-        """For the length of one call to it."""
+        """For the length of one call to it; what became of the call must be said before it ends."""
         self.outstanding += 1
         self.ejection.chosen()
         try:

@@ -12,8 +12,7 @@ NOBODY = "127.0.0.1:9"
 
 
 @pytest.fixture
-async def pools(monkeypatch):
-    monkeypatch.setattr("sys.argv", ["test"])
+async def pools():
     settings = GatewaySettings(encoders=[NOBODY], decoders=[NOBODY], eject_failures=1, probe_timeout_seconds=0.2)
     pools = Pools(settings, Metrics())
     yield pools
