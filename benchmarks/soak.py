@@ -45,7 +45,7 @@ class Watched:
 def role(process: psutil.Process) -> str | None:
     """A readable name for the processes that matter."""
     line = " ".join(process.cmdline())
-    for mark, name in (("SERVE_REPLICA", "encoder replica"), ("ProxyActor", "encoder proxy")):
+    for mark, name in (("ServeReplica", "encoder replica"), ("ProxyActor", "encoder proxy")):
         if mark in line:
             return name
     for service in ("gateway", "decoder", "encoder"):

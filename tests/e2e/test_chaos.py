@@ -137,7 +137,7 @@ def encoder_replica(port: str) -> psutil.Process:
     """Ray's worker that holds the model of the encoder at this port."""
     mains = [p for p in psutil.process_iter() if {"services.encoder", port} <= set(cmdline(p))]
     family = [child for main in mains for child in main.children(recursive=True)]
-    (replica,) = (p for p in family if "SERVE_REPLICA::encoder#Encoder" in " ".join(cmdline(p)))
+    (replica,) = (p for p in family if "ServeReplica:encoder:Encoder" in " ".join(cmdline(p)))
     return replica
 
 
