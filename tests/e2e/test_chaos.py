@@ -4,6 +4,7 @@ import asyncio
 import signal
 from collections.abc import Callable
 
+import numpy
 import psutil
 import pytest
 
@@ -158,4 +159,10 @@ async def test_an_encoder_replica_killed_in_mid_batch_costs_no_answer(system, cl
         told = await asyncio.gather(*calls)
         assert any(len(answer.route.encoders) > 1 for answer in told)
         again = [await client.compress(picture, QUESTION, budget=16, timeout=120) for picture in some]
-    assert [answer.images for answer in told] == [answer.images for answer in again]
+    for one, other in zip(told, again, strict=True):
+        (kept,), (wanted,) = one.images, other.images
+        assert kept.index == wanted.index
+        # Alone or in a batch: the vision tower's sums differ in their last bits.
+        numpy.testing.assert_allclose(
+            numpy.frombuffer(kept.features, "<f4"), numpy.frombuffer(wanted.features, "<f4"), rtol=1e-3, atol=1e-4
+        )
