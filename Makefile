@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help install demo test unit test-vllm lint types protos protos-check format clean
+.PHONY: help install demo test unit test-vllm lint types protos protos-check format soak clean
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## /\1\t/' | expand -t 14
 
@@ -62,6 +62,9 @@ protos-check: install ## Fail if the committed stubs are not what the proto file
 format: install ## Format the code
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+soak: install ## Ten minutes of load: does anything grow?
+	$(BIN)/python benchmarks/soak.py --minutes 10
 
 clean: ## Remove what was built
 	rm -rf $(VENV) build dist *.egg-info

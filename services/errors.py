@@ -15,9 +15,9 @@ ServiceError
 from __future__ import annotations
 
 import functools
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
-from typing import Any, NoReturn
+from typing import Any, NoReturn, cast
 
 import grpc
 import structlog
@@ -162,7 +162,7 @@ def stream_errors(method: Callable[..., AsyncIterator[Any]]) -> Callable[..., As
     @functools.wraps(method)
     async def wrapped(self: Any, request: Any, context: grpc.aio.ServicerContext) -> AsyncIterator[Any]:
         try:
-            async with aclosing(method(self, request, context)) as messages:  # type: ignore[type-var]
+            async with aclosing(cast("AsyncGenerator[Any, None]", method(self, request, context))) as messages:
                 async for message in messages:
                     yield message
         except ServiceError as error:

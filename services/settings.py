@@ -1,24 +1,33 @@
 """Options of a service, declared once and read from flags, environment and a YAML file alike.
 
-Flags win over the environment, which wins over the file that `--config` (or FSR_<SERVICE>_CONFIG) names.
+Flags win over the environment, which wins over the file that `--config` (or FSR_<SERVICE>_CONFIG) names. An unknown
+name in any of the three is an error.
 """
 
 from __future__ import annotations
 
 import os
+import re
 import sys
-from typing import Any, Self
+from contextvars import ContextVar
+from typing import Self
 
+import yaml
 from pydantic import Field, ValidationError
 from pydantic_settings import (
     BaseSettings,
     CliApp,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
+    SettingsError,
     YamlConfigSettingsSource,
 )
 
 __all__ = ["ServiceSettings"]
+
+_config_file: ContextVar[str | None] = ContextVar("config_file", default=None)
+# What Kubernetes puts into the environment of every pod for a service of the same name.
+_SERVICE_LINK = re.compile(r"(.*_)?(SERVICE_HOST|SERVICE_PORT.*|PORT_\d+_(TCP|UDP).*)$")
 
 
 class ServiceSettings(BaseSettings):
@@ -26,10 +35,12 @@ class ServiceSettings(BaseSettings):
 
     model_config = SettingsConfigDict(
         extra="forbid",
+        frozen=True,
         cli_kebab_case=True,
         cli_hide_none_type=True,
         cli_avoid_json=True,
         cli_implicit_flags=True,
+        cli_exit_on_error=False,
         use_attribute_docstrings=True,
     )
 
@@ -46,27 +57,68 @@ class ServiceSettings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        path = _config_path(str(settings_cls.model_config.get("env_prefix")))
-        return (init_settings, env_settings, YamlConfigSettingsSource(settings_cls, path))
+        return (init_settings, env_settings, YamlConfigSettingsSource(settings_cls, _config_file.get()))
 
     @classmethod
     def load(cls, arguments: list[str] | None = None) -> Self:
         """Reads all sources; exits with one line for each option that is wrong."""
+        arguments = sys.argv[1:] if arguments is None else arguments
+        problems = cls._unknown_environment()
         try:
-            return CliApp.run(cls, cli_args=sys.argv[1:] if arguments is None else arguments)
+            _config_file.set(cls._config_path(arguments))
+            if not problems:
+                return CliApp.run(cls, cli_args=arguments)
         except ValidationError as error:
-            lines = [f"--{'.'.join(map(str, e['loc'])).replace('_', '-')}: {e['msg']}" for e in error.errors()]
-            raise SystemExit("error: " + "\nerror: ".join([*lines, "see --help"])) from error
+            problems = [cls._line(tuple(e["loc"]), e["msg"], e["type"]) for e in error.errors()]
+        except (SettingsError, _BadConfig) as error:
+            problems = [str(error).removeprefix("error parsing CLI: ")]
+        raise SystemExit("error: " + "\nerror: ".join(problems) + "\nsee --help for every option")
+
+    @classmethod
+    def _line(cls, where: tuple[int | str, ...], message: str, kind: str) -> str:
+        name = ".".join(str(part) for part in where[:1]).replace("_", "-")
+        message = message.removeprefix("Value error, ")
+        if kind == "extra_forbidden":
+            message = "is no option of this service; check the spelling"
+        if "tcp://" in os.environ.get(f"{cls.model_config.get('env_prefix')}{name.upper()}", ""):
+            message += " (Kubernetes sets this variable for a service of the same name: set enableServiceLinks: false)"
+        return f"--{name}: {message}" if name else message
+
+    @classmethod
+    def _unknown_environment(cls) -> list[str]:
+        prefix = str(cls.model_config.get("env_prefix"))
+        known = {prefix + name.upper() for name in cls.model_fields}
+        strange = [name for name in os.environ if name.upper().startswith(prefix) and name.upper() not in known]
+        return [
+            f"{name}: is no option of this service; check the spelling"
+            for name in sorted(strange)
+            if not _SERVICE_LINK.match(name.upper().removeprefix(prefix))
+        ]
+
+    @classmethod
+    def _config_path(cls, arguments: list[str]) -> str | None:
+        """The YAML file that is asked for. Raises _BadConfig where it is missing or no mapping."""
+        name = f"{cls.model_config.get('env_prefix')}CONFIG"
+        path = os.environ.get(name)
+        for at, argument in enumerate(arguments):
+            if argument == "--config" and at + 1 < len(arguments):
+                name, path = "--config", arguments[at + 1]
+            elif argument.startswith("--config="):
+                name, path = "--config", argument.partition("=")[2]
+        if not path:
+            return None
+        try:
+            with open(path, encoding="utf-8") as file:
+                content = yaml.safe_load(file)
+        except OSError as error:
+            raise _BadConfig(f"{name}: cannot read {path} ({error.strerror}); check the path") from error
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            reason = " ".join(str(error).split())
+            raise _BadConfig(f"{name}: {path} is no YAML ({reason}); write one 'option: value' a line") from error
+        if content is not None and not isinstance(content, dict):
+            raise _BadConfig(f"{name}: {path} holds no options; write one 'option: value' a line")
+        return path
 
 
-def _config_path(env_prefix: str) -> str | None:
-    arguments: list[Any] = sys.argv[1:]
-    for at, argument in enumerate(arguments):
-        if argument == "--config" and at + 1 < len(arguments):
-            return str(arguments[at + 1])
-        if str(argument).startswith("--config="):
-            return str(argument).partition("=")[2]
-    path = os.environ.get(f"{env_prefix}CONFIG")
-    if path and not os.path.isfile(path):
-        raise SystemExit(f"error: {env_prefix}CONFIG: no file {path}")
-    return path
+class _BadConfig(Exception):
+    """The file cannot be used; the message says why."""

@@ -6,9 +6,13 @@ with Client("127.0.0.1:50050") as client:
 """
 
 from services.client.aio import AsyncClient
+from services.client.channel import Tls
 from services.client.errors import (
+    AuthenticationError,
     ClientError,
     DeadlineExceeded,
+    FailedPreconditionError,
+    ForbiddenError,
     InvalidRequestError,
     NotFoundError,
     OverloadedError,
@@ -16,22 +20,27 @@ from services.client.errors import (
     UnavailableError,
 )
 from services.client.sync import Client
-from services.client.types import Answer, Chunk, Compression, Explanation, ImageTokens, Usage
+from services.client.types import Answer, Chunk, Compression, Explanation, ImageTokens, Route, Usage
 
 __all__ = [
     "Answer",
     "AsyncClient",
+    "AuthenticationError",
     "Chunk",
     "Client",
     "ClientError",
     "Compression",
     "DeadlineExceeded",
     "Explanation",
+    "FailedPreconditionError",
+    "ForbiddenError",
     "ImageTokens",
     "InvalidRequestError",
     "NotFoundError",
     "OverloadedError",
+    "Route",
     "ServerError",
+    "Tls",
     "UnavailableError",
     "Usage",
 ]

@@ -9,14 +9,18 @@ import sys
 import tempfile
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
+from services.client import load_cli
+from services.client.build import parse_budget
+from services.client.connection import Connection, connects
 from services.client.errors import ClientError
 from services.client.sync import Client
+from services.client.terminal import fail
 from services.client.types import Usage
 from services.client.up import StartFailed, running
 
@@ -29,24 +33,9 @@ app = typer.Typer(
     help="Ask about pictures from a tenth of their visual tokens.\n\n"
     "example: fsr up & fsr scene -o scene.png && fsr ask scene.png 'What colour is the star?' --budget 16",
 )
-Gateway = Annotated[str, typer.Option(help="address of the gateway", envvar="FSR_GATEWAY")]
 BudgetText = Annotated[str, typer.Option(help="tokens (16), a share (0.11) or auto")]
 AsJson = Annotated[bool, typer.Option("--json", help="print one JSON object")]
 MethodName = Annotated[str, typer.Option(help="compression method")]
-
-
-def _fail(message: object) -> NoReturn:
-    print(f"error: {message}", file=sys.stderr)
-    raise typer.Exit(1)
-
-
-def _budget(text: str) -> Any:
-    if text == "auto":
-        return text
-    try:
-        return float(text) if "." in text or "e" in text.lower() else int(text)
-    except ValueError:
-        _fail(f"--budget: {text!r} is neither tokens (16) nor a share (0.11) nor auto")
 
 
 def _size(count: float) -> str:
@@ -87,7 +76,7 @@ def up(
             context = running(model, decoders, port, folder)
             addresses = context.__enter__()
     except StartFailed as error:
-        _fail(error)
+        fail(error)
     except KeyboardInterrupt:
         raise typer.Exit(130) from None
     try:
@@ -102,14 +91,15 @@ def up(
 
 
 @app.command()
+@connects
 def ask(
+    connection: Connection,
     image: Path,
     question: str,
     budget: BudgetText = "auto",
     method: MethodName = "fsr",
     max_tokens: Annotated[int, typer.Option(min=1, help="longest answer")] = 64,
     temperature: Annotated[float, typer.Option(help="0 is greedy")] = 0.0,
-    gateway: Gateway = "127.0.0.1:50050",
     timeout: Annotated[float, typer.Option(help="seconds")] = 60.0,
     as_json: AsJson = False,
 ) -> None:
@@ -117,19 +107,20 @@ def ask(
 
     example: fsr ask scene.png "What colour is the star?" --budget 16
     """
-    wanted = {"budget": _budget(budget), "method": method, "max_tokens": max_tokens, "temperature": temperature}
     text, usage = [], None
     try:
-        with Client(gateway) as client:
+        wanted: dict[str, Any] = {"budget": parse_budget(budget), "method": method, "max_tokens": max_tokens}
+        wanted["temperature"] = temperature
+        with connection.open() as client:
             for chunk in client.stream(image, question, timeout=timeout, **wanted):
                 text.append(chunk.text)
                 usage = chunk.usage
                 if not as_json:
                     print(chunk.text.lstrip() if len(text) == 1 else chunk.text, end="", flush=True)
     except ClientError as error:
-        _fail(error)
+        fail(error)
     if usage is None:
-        _fail("the gateway ended its stream early; see its logs")
+        fail("the gateway ended its stream early; see its logs")
     if as_json:
         print(json.dumps({"answer": "".join(text).strip(), "usage": asdict(usage)}))
     else:
@@ -138,13 +129,14 @@ def ask(
 
 
 @app.command()
+@connects
 def explain(
+    connection: Connection,
     image: Path,
     question: str,
     output: Annotated[Path, typer.Option("-o", "--output", help="PNG to write")],
     budget: BudgetText = "auto",
     method: MethodName = "fsr",
-    gateway: Gateway = "127.0.0.1:50050",
     timeout: Annotated[float, typer.Option(help="seconds")] = 60.0,
     as_json: AsJson = False,
 ) -> None:
@@ -153,14 +145,14 @@ def explain(
     example: fsr explain scene.png "What colour is the star?" --budget 16 -o why.png
     """
     try:
-        with Client(gateway) as client:
+        with connection.open() as client:
             told = client.compress(
-                image, question, budget=_budget(budget), method=method, explain=True, timeout=timeout
+                image, question, budget=parse_budget(budget), method=method, explain=True, timeout=timeout
             ).images[0]
     except ClientError as error:
-        _fail(error)
+        fail(error)
     if told.explanation is None:
-        _fail("the gateway sent no explanation; is it of the same version?")
+        fail("the gateway sent no explanation; is it of the same version?")
     why = told.explanation
     plan = {
         "views": why.views,
@@ -212,12 +204,12 @@ def demo(
             with Client(addresses["gateway"]) as client:
                 for row in drawn["questions"]:
                     whole = client.ask(picture, row["question"], budget=1.0)
-                    few = client.ask(picture, row["question"], budget=_budget(budget))
+                    few = client.ask(picture, row["question"], budget=parse_budget(budget))
                     table.add_row(row["question"], row["answer"], whole.text.strip(), few.text.strip())
         finally:
             context.__exit__(None, None, None)
     except (StartFailed, ClientError) as error:
-        _fail(error)
+        fail(error)
     console.print(table)
     console.print("saved on the last question:")
     console.print(savings_table(few.usage))
@@ -230,8 +222,11 @@ def _run_core(command: list[str], given: str | None = None) -> str:
         reason = (done.stderr.strip().splitlines() or ["no reason given"])[-1].removeprefix("error: ")
         if "No module named" in reason:
             reason += "; install the drawing parts: pip install 'fsr-gateway[core]'"
-        _fail(reason)
+        fail(reason)
     return done.stdout
+
+
+load_cli.add_to(app)
 
 
 def main() -> None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator, Sequence
+from collections.abc import AsyncGenerator, Iterator, Sequence
 from typing import Any
 
 from fsr.v1 import gateway_pb2
 
-from services.client.aio import AsyncClient, ImageSource
+from services.client.aio import AsyncClient
+from services.client.build import ImageSource
+from services.client.channel import Tls
 from services.client.types import Answer, Chunk, Compression
 
 __all__ = ["Client"]
@@ -17,13 +19,16 @@ __all__ = ["Client"]
 class Client:
     """`AsyncClient`, call by call, for code without an event loop. Not for use from several threads at a time."""
 
-    def __init__(self, address: str = "127.0.0.1:50050") -> None:
-        self._runner = asyncio.Runner()
-        self._client = self._runner.run(self._open(address))
+    def __init__(self, address: str = "127.0.0.1:50050", *, tls: Tls | None = None, api_key: str | None = None) -> None:
+        async def open_client() -> AsyncClient:
+            return AsyncClient(address, tls=tls, api_key=api_key)
 
-    @staticmethod
-    async def _open(address: str) -> AsyncClient:
-        return AsyncClient(address)
+        self._runner = asyncio.Runner()
+        try:
+            self._client = self._runner.run(open_client())
+        except BaseException:
+            self._runner.close()
+            raise
 
     def __enter__(self) -> Client:
         return self
@@ -42,11 +47,11 @@ class Client:
         try:
             while True:
                 try:
-                    yield self._runner.run(anext(chunks))  # type: ignore[arg-type]
+                    yield self._runner.run(_next(chunks))
                 except StopAsyncIteration:
                     return
         finally:
-            self._runner.run(chunks.aclose())  # type: ignore[attr-defined]
+            self._runner.run(chunks.aclose())
 
     def ask(self, images: ImageSource | Sequence[ImageSource], question: str, **options: Any) -> Answer:
         """See `AsyncClient.ask`."""
@@ -59,3 +64,7 @@ class Client:
     def models(self, **options: Any) -> list[gateway_pb2.AvailableModel]:
         """See `AsyncClient.models`."""
         return self._runner.run(self._client.models(**options))
+
+
+async def _next(chunks: AsyncGenerator[Chunk, None]) -> Chunk:
+    return await anext(chunks)

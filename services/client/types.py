@@ -2,12 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from fsr.v1 import gateway_pb2, types_pb2
 
-__all__ = ["Answer", "Chunk", "Compression", "Explanation", "ImageTokens", "Usage"]
+__all__ = ["Answer", "Chunk", "Compression", "Explanation", "ImageTokens", "Route", "Usage"]
+
+
+@dataclass(frozen=True)
+class Route:
+    """Where a request went: addresses of encoders and decoders in the order they were asked; more than one decoder
+    means that the answer moved, or that some were full."""
+
+    request_id: str
+    encoders: tuple[str, ...]
+    decoders: tuple[str, ...]
+
+    @classmethod
+    def of(cls, trailing: Iterable[tuple[str, str | bytes]]) -> Route | None:
+        """From a call's trailing metadata; None where the gateway did not get that far."""
+        told = {key: value for key, value in trailing if isinstance(value, str)}
+        if "fsr-request-id" not in told:
+            return None
+        encoders, decoders = (
+            tuple(filter(None, told.get(name, "").split(","))) for name in ("fsr-encoders", "fsr-decoders")
+        )
+        return cls(told["fsr-request-id"], encoders, decoders)
 
 
 @dataclass(frozen=True)
@@ -24,6 +45,9 @@ class Usage:
     wire_bytes: int
     wire_bytes_saved: int
     failovers: int
+    retries: int
+    cached_images: int
+    cached_tokens: int
     seconds: Mapping[str, float]
 
     @classmethod
@@ -34,11 +58,14 @@ class Usage:
 
 @dataclass(frozen=True)
 class Chunk:
-    """A piece of an answer; `usage` and `finish_reason` ("stop" or "length") come with the last one."""
+    """A piece of an answer; `usage`, `route` and `finish_reason` ("stop" or "length") come with the last one."""
 
     text: str
+    token_ids: tuple[int, ...] = ()
+    logprobs: tuple[float, ...] = ()
     finish_reason: str | None = None
     usage: Usage | None = None
+    route: Route | None = None
 
 
 @dataclass(frozen=True)
@@ -46,8 +73,11 @@ class Answer:
     """A whole answer."""
 
     text: str
+    token_ids: tuple[int, ...]
+    logprobs: tuple[float, ...]
     finish_reason: str
     usage: Usage
+    route: Route | None
 
 
 @dataclass(frozen=True)
@@ -120,3 +150,4 @@ class Compression:
     request_id: str
     fingerprint: str
     images: tuple[ImageTokens, ...]
+    route: Route | None

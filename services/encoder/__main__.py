@@ -10,6 +10,7 @@ import threading
 
 import structlog
 
+from services.encoder.ingress import environment
 from services.encoder.settings import EncoderSettings
 from services.telemetry import configure_logging
 
@@ -30,12 +31,14 @@ def main() -> None:
     # A local Ray learns of the end from us, in order; its own handlers would race with ours.
     os.environ.setdefault("RAY_DISABLE_IMPORT_WARNING", "1")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_DEDUP_LOGS", "0")  # else lines of several replicas are folded into one
+    os.environ.update(environment(settings))
     import ray
     from ray import serve
     from ray.serve.config import gRPCOptions
 
     from fsr_core.backbones import resolve
-    from services.encoder.app import build
+    from services.encoder.app import APPLICATION, build
 
     try:
         resolve(settings.model)
@@ -58,7 +61,7 @@ def main() -> None:
                 grpc_servicer_functions=["fsr.v1.encoder_pb2_grpc.add_EncoderServiceServicer_to_server"],
             ),
         )
-        serve.run(build(settings), name="encoder", route_prefix="/")
+        serve.run(build(settings), name=APPLICATION, route_prefix="/")
         log.info("serving", address=f"{settings.host}:{settings.port}", model=settings.model)
         stop.wait()
         log.info("stopping")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from math import inf
 from typing import Any
 
 import structlog
@@ -14,14 +15,18 @@ from ray import serve
 from fsr_core import methods
 from fsr_core.backbones import load_encoder
 from services.encoder.cache import FeatureCache
+from services.encoder.ingress import ReplicaPorts
 from services.encoder.pipeline import Job, compress, compressed_image, content, encode, plan_of, prepare
 from services.encoder.settings import EncoderSettings
-from services.errors import InvalidRequest, ServiceError, status_of
+from services.errors import Expired, InvalidRequest, ServiceError, status_of
 from services.telemetry import configure_logging
 
-__all__ = ["build"]
+__all__ = ["APPLICATION", "build"]
+
+APPLICATION = "encoder"
 
 log = structlog.get_logger()
+_HEALTH_SECONDS = 3.0  # time between Serve's looks at a replica; one that has died is replaced after the next
 _DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
@@ -40,6 +45,7 @@ class Encoder:
             dtype=_DTYPES[options.dtype],
             options=options.family_options,
         )
+        self._ports = ReplicaPorts(APPLICATION)
         self._cache = FeatureCache(int(options.cache_mb * 2**20))
         self._run.set_max_batch_size(options.max_batch_size)  # type: ignore[attr-defined]
         self._run.set_batch_wait_timeout_s(options.batch_wait_seconds)  # type: ignore[attr-defined]
@@ -54,18 +60,22 @@ class Encoder:
                 context_length=info.context_length,
             ),
             methods=methods(),
+            addresses=await self._ports.addresses(),
         )
 
     async def Encode(self, request: encoder_pb2.EncodeRequest, grpc_context: Any) -> encoder_pb2.EncodeResponse:
         try:
             return await self._encode(request)
         except ServiceError as error:
+            # Not raised further: Serve would log a traceback for a caller's mistake.
+            log.info("refused", request_id=request.request_id, code=status_of(error).name, reason=str(error))
             grpc_context.set_code(status_of(error))
             grpc_context.set_details(str(error))
-            raise
+            return encoder_pb2.EncodeResponse()
 
     async def _encode(self, request: encoder_pb2.EncodeRequest) -> encoder_pb2.EncodeResponse:
         began = time.monotonic()
+        end = began + (request.timeout_seconds or inf)
         plan = plan_of(request)
         if not request.images:
             raise InvalidRequest("images: is empty; send at least one JPEG, PNG or WebP file")
@@ -75,7 +85,9 @@ class Encoder:
             Job(plan, await asyncio.to_thread(self._prepare, image, i) if seen is None else None, seen)
             for i, (image, seen) in enumerate(zip(request.images, known, strict=True))
         ]
-        results = await asyncio.gather(*(self._run(job) for job in jobs))
+        results = [r for r in await asyncio.gather(*(self._run((job, end)) for job in jobs)) if r is not None]
+        if len(results) < len(jobs):
+            raise Expired("deadline: passed before the encoder came to it; allow more time or add replicas")
         for key, (features, _, _) in zip(keys, results, strict=True):
             self._cache.put(key, features)
         compressing = max(seconds for _, _, seconds in results)
@@ -103,9 +115,15 @@ class Encoder:
         return prepare(self._model, image, f"images[{number}]", self._settings.max_image_pixels)
 
     @serve.batch(max_batch_size=16, batch_wait_timeout_s=0.005)
-    async def _run(self, jobs: list[Job]) -> list[tuple[Any, Any, float]]:
-        """Features, kept tokens and seconds of compression for each job of a batch that may mix everything."""
-        return await asyncio.to_thread(self._run_batch, jobs)
+    async def _run(self, timed: list[tuple[Job, float]]) -> list[tuple[Any, Any, float] | None]:
+        """Features, kept tokens and seconds of compression for each job of a batch that may mix everything.
+
+        None stands for a job that nobody waits for any more. (Serve itself leaves out those that were cancelled.)
+        """
+        now = time.monotonic()
+        wanted = [job for job, end in timed if end > now]
+        done = iter(await asyncio.to_thread(self._run_batch, wanted) if wanted else [])
+        return [next(done) if end > now else None for _, end in timed]
 
     def _run_batch(self, jobs: list[Job]) -> list[tuple[Any, Any, float]]:
         pairs = encode(self._model, jobs)
@@ -120,6 +138,8 @@ def build(settings: EncoderSettings) -> serve.Application:
     scaled = Encoder.options(  # type: ignore[attr-defined]
         max_ongoing_requests=settings.max_ongoing_requests,
         max_queued_requests=settings.max_queued_requests,
+        health_check_period_s=_HEALTH_SECONDS,
+        logging_config={"encoding": "JSON", "enable_access_log": False},  # ours has a line for each request
         ray_actor_options={"num_cpus": settings.num_cpus, "num_gpus": settings.num_gpus},
         autoscaling_config={
             "min_replicas": settings.min_replicas,

@@ -24,7 +24,11 @@ class EncoderSettings(ServiceSettings):
     family_options: dict[str, str] = Field(
         default_factory=dict, description="options of the model's family as JSON: layout, video_newlines, relevance"
     )
-    port: int = Field(50051, ge=1, le=65535, description="gRPC port of Serve's ingress")
+    port: int = Field(50051, ge=1, le=65535, description="gRPC port of Serve's proxy")
+    ingress: Literal["proxy", "direct"] = Field(
+        "proxy", description="direct: each replica also has a port of its own, which gateways learn from the proxy"
+    )
+    direct_port: int = Field(40000, ge=1024, le=63000, description="first port of replicas with direct ingress")
     device: str = Field("cpu", description="torch device")
     dtype: Literal["fp32", "fp16", "bf16"] = Field("fp32", description="dtype of the weights")
     threads: int = Field(1, ge=1, description="CPU threads of torch, each replica")

@@ -5,15 +5,43 @@ from __future__ import annotations
 from collections.abc import Sequence
 from math import isfinite
 
-from fsr.v1 import types_pb2
+from fsr.v1 import gateway_pb2, types_pb2
 
 from services.errors import InvalidRequest
 from services.gateway.settings import GatewaySettings
 
-__all__ = ["check_budget", "check_images", "check_messages", "check_method", "check_sampling"]
+__all__ = ["check_compress", "check_generate", "check_method"]
+
+_ROLES = {types_pb2.ROLE_SYSTEM, types_pb2.ROLE_USER, types_pb2.ROLE_ASSISTANT}
+_MAX_STOPS = 16
 
 
-def check_budget(budget: types_pb2.Budget) -> None:
+def check_generate(request: gateway_pb2.GenerateRequest, settings: GatewaySettings) -> str:
+    """The instruction: text of the last user turn. Raises InvalidRequest."""
+    _check_images(request.images, settings)
+    instruction = _check_messages(request.messages, len(request.images), settings)
+    _check_sampling(request.sampling)
+    _check_wire_dtype(request.wire_dtype)
+    if request.images:
+        _check_budget(request.budget)
+    return instruction
+
+
+def check_compress(request: gateway_pb2.CompressRequest, settings: GatewaySettings) -> None:
+    """Raises InvalidRequest."""
+    if not request.images:
+        raise InvalidRequest("images: is empty; send at least one JPEG, PNG or WebP file")
+    _check_images(request.images, settings)
+    _check_budget(request.budget)
+    _check_wire_dtype(request.wire_dtype)
+    if not request.instruction.strip():
+        raise InvalidRequest("instruction: is blank; ask a question")
+    size = len(request.instruction.encode())
+    if size > settings.max_text_bytes:
+        raise InvalidRequest(f"instruction: {size} bytes of text exceed {settings.max_text_bytes}; ask shorter")
+
+
+def _check_budget(budget: types_pb2.Budget) -> None:
     """Raises InvalidRequest."""
     kind = budget.WhichOneof("kind")
     if kind is None:
@@ -31,7 +59,7 @@ def check_budget(budget: types_pb2.Budget) -> None:
             raise InvalidRequest(f"budget.auto.radius: {radius} is outside [0, 2], the range of a cosine distance")
 
 
-def check_images(images: Sequence[types_pb2.Image], settings: GatewaySettings) -> None:
+def _check_images(images: Sequence[types_pb2.Image], settings: GatewaySettings) -> None:
     """Raises InvalidRequest."""
     if len(images) > settings.max_images:
         raise InvalidRequest(f"images: {len(images)} are more than {settings.max_images}; send fewer")
@@ -51,7 +79,7 @@ def check_method(method: types_pb2.Method, known: Sequence[str]) -> None:
         raise InvalidRequest(f"method.name: {method.name!r} is unknown; choose one of {', '.join(known)}")
 
 
-def check_messages(messages: Sequence[types_pb2.Message], images: int, settings: GatewaySettings) -> str:
+def _check_messages(messages: Sequence[types_pb2.Message], images: int, settings: GatewaySettings) -> str:
     """The instruction: text of the last user turn. Raises InvalidRequest."""
     if not messages:
         raise InvalidRequest("messages: is empty; send at least one user turn")
@@ -62,8 +90,8 @@ def check_messages(messages: Sequence[types_pb2.Message], images: int, settings:
         raise InvalidRequest(f"messages: {size} bytes of text exceed {settings.max_text_bytes}; ask shorter")
     seen = set()
     for turn, message in enumerate(messages):
-        if message.role == types_pb2.ROLE_UNSPECIFIED:
-            raise InvalidRequest(f"messages[{turn}].role: is not set; use system, user or assistant")
+        if message.role not in _ROLES:
+            raise InvalidRequest(f"messages[{turn}].role: is not set or unknown; use system, user or assistant")
         for number, part in enumerate(message.parts):
             kind = part.WhichOneof("kind")
             if kind is None:
@@ -81,7 +109,7 @@ def check_messages(messages: Sequence[types_pb2.Message], images: int, settings:
     return instruction
 
 
-def check_sampling(sampling: types_pb2.Sampling) -> None:
+def _check_sampling(sampling: types_pb2.Sampling) -> None:
     """Raises InvalidRequest."""
     if sampling.max_tokens < 0:
         raise InvalidRequest(f"sampling.max_tokens: {sampling.max_tokens} is negative; ask for at least 1")
@@ -89,3 +117,18 @@ def check_sampling(sampling: types_pb2.Sampling) -> None:
         raise InvalidRequest(f"sampling.temperature: {sampling.temperature} is outside [0, 10]; 0 is greedy")
     if not isfinite(sampling.top_p) or not 0 <= sampling.top_p <= 1:
         raise InvalidRequest(f"sampling.top_p: {sampling.top_p} is outside (0, 1]; leave it unset for 1")
+    if sampling.top_k < 0:
+        raise InvalidRequest(f"sampling.top_k: {sampling.top_k} is negative; leave it unset for all")
+    penalty = sampling.repetition_penalty
+    if not isfinite(penalty) or not 0 <= penalty <= 10:
+        raise InvalidRequest(f"sampling.repetition_penalty: {penalty} is outside (0, 10]; leave it unset for 1")
+    if len(sampling.stop) > _MAX_STOPS:
+        raise InvalidRequest(f"sampling.stop: {len(sampling.stop)} strings are more than {_MAX_STOPS}; send fewer")
+    if not all(sampling.stop):
+        raise InvalidRequest("sampling.stop: holds an empty string; leave it out")
+
+
+def _check_wire_dtype(dtype: int) -> None:
+    """Raises InvalidRequest."""
+    if dtype not in types_pb2.Dtype.values():
+        raise InvalidRequest(f"wire_dtype: {dtype} is unknown; use fp32, fp16, bf16 or int8")

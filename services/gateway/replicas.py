@@ -1,132 +1,125 @@
-"""The encoders and decoders that the gateway knows, what they serve, and which is asked next."""
+"""One encoder or decoder: its channel, what it serves, how loaded and how healthy it is."""
 
 from __future__ import annotations
 
 import asyncio
-import random
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Literal
 
 import grpc
 import structlog
 from fsr.v1 import decoder_pb2, decoder_pb2_grpc, encoder_pb2, encoder_pb2_grpc, types_pb2
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from services.errors import NotReady, UnknownModel
-from services.gateway.metrics import Metrics
-from services.transport import MESSAGE_BYTES
+from services.gateway.ejection import Ejection, EjectionPolicy
+from services.transport import channel_options
 
-__all__ = ["Pools", "Replica"]
+__all__ = ["Replica", "Role"]
 
 log = structlog.get_logger()
-_OPTIONS = [
-    ("grpc.max_send_message_length", MESSAGE_BYTES),
-    ("grpc.max_receive_message_length", MESSAGE_BYTES),
-    ("grpc.max_reconnect_backoff_ms", 2000),
-]
+Role = Literal["encoder", "decoder"]
+_PATIENCE = 3  # probes in a row that may time out before a replica counts as gone
+_DECODER = decoder_pb2.DESCRIPTOR.services_by_name["DecoderService"].full_name
 
 
-@dataclass
+@dataclass(eq=False)
 class Replica:
     """One address. `model` is None until it has answered, and again once it no longer does."""
 
-    role: str
+    role: Role
     address: str
-    channel: grpc.aio.Channel
+    policy: EjectionPolicy
+    keepalive_seconds: float
     model: types_pb2.ModelDescription | None = None
     methods: tuple[str, ...] = ()
     cost: types_pb2.CostModel = field(default_factory=types_pb2.CostModel)
+    load: decoder_pb2.DecoderLoad = field(default_factory=decoder_pb2.DecoderLoad)
     outstanding: int = 0
+    silent: int = 0
+    told: frozenset[str] = frozenset()
 
     def __post_init__(self) -> None:
+        # Serve's ingress, where the encoder lives, takes offence at pings; its calls are bounded in time instead.
+        keepalive = self.keepalive_seconds if self.role == "decoder" else 0.0
+        self.channel = grpc.aio.insecure_channel(self.address, options=channel_options(keepalive))
         self.encoder = encoder_pb2_grpc.EncoderServiceStub(self.channel)
         self.decoder = decoder_pb2_grpc.DecoderServiceStub(self.channel)
+        self._health = health_pb2_grpc.HealthStub(self.channel)
+        self.ejection = Ejection(self.policy)
+        self._checking: asyncio.Task[None] | None = None
 
-    async def describe(self) -> None:
-        """Asks what it serves; a replica that does not answer serves nothing."""
+    @property
+    def directory(self) -> bool:
+        """Whether it only leads to other addresses: Serve's proxy, where the replicas behind it have ports too."""
+        return bool(self.told) and self.address not in self.told
+
+    def serves(self, model: str) -> bool:
+        return self.model is not None and self.model.model == model
+
+    @property
+    def busyness(self) -> float:
+        """Work at hand over the share of KV memory that is free: lower is better.
+
+        Work is what this gateway has sent, or what the replica last reported where that is more: others send too.
+        """
+        work = max(self.outstanding, self.load.running + self.load.waiting)
+        free = self.load.kv_bytes_free / self.load.kv_bytes_capacity if self.load.kv_bytes_capacity else 1.0
+        return (work + 1) / max(free, 0.05)
+
+    @contextmanager
+    def working(self) -> Iterator[None]:
+        """For the length of one call to it; what became of the call must be said before it ends."""
+        self.outstanding += 1
+        self.ejection.chosen()
+        try:
+            yield
+        finally:
+            self.outstanding -= 1
+            self.ejection.abandoned()
+
+    async def probe(self, timeout: float) -> None:
+        """Asks how it is and what it serves; one that drains, is unhealthy or does not answer serves nothing."""
         try:
             if self.role == "encoder":
-                told = await self.encoder.DescribeEncoder(encoder_pb2.DescribeEncoderRequest(), timeout=5)
-                self.methods = tuple(told.methods)
-            else:
-                told = await self.decoder.DescribeDecoder(decoder_pb2.DescribeDecoderRequest(), timeout=5)
-                self.cost = told.cost
-            if self.model is None:
-                log.info("replica up", role=self.role, address=self.address, model=told.model.model)
-            self.model = told.model
+                told = await self.encoder.DescribeEncoder(encoder_pb2.DescribeEncoderRequest(), timeout=timeout)
+                self.methods, self.told = tuple(told.methods), frozenset(told.addresses)
+                self._up(told.model)
+                return
+            health = await self._health.Check(health_pb2.HealthCheckRequest(service=_DECODER), timeout=timeout)
+            if health.status != health_pb2.HealthCheckResponse.SERVING:
+                self.down("not serving")
+                return
+            described = await self.decoder.DescribeDecoder(decoder_pb2.DescribeDecoderRequest(), timeout=timeout)
+            self.cost, self.load = described.cost, described.load
+            self._up(described.model)
         except grpc.aio.AioRpcError as error:
-            if self.model is not None:
-                log.warning("replica down", role=self.role, address=self.address, code=error.code().name)
-            self.model = None
+            self._unanswered(error)
 
+    def _up(self, model: types_pb2.ModelDescription) -> None:
+        if self.model is None:
+            log.info("replica up", role=self.role, address=self.address, model=model.model)
+            self.ejection.succeeded()  # another process than the one that failed
+        self.model, self.silent = model, 0
 
-class Pools:
-    """All replicas and what they serve."""
+    def _unanswered(self, error: grpc.aio.AioRpcError) -> None:
+        code = error.code()
+        if code == grpc.StatusCode.RESOURCE_EXHAUSTED:
+            return  # full, so alive
+        self.silent += 1
+        # A busy machine answers late; a refused connection is certain.
+        if code != grpc.StatusCode.DEADLINE_EXCEEDED or self.silent >= _PATIENCE:
+            self.down(code.name)
 
-    def __init__(self, encoders: list[str], decoders: list[str], metrics: Metrics) -> None:
-        self._all = [
-            Replica(role, address, grpc.aio.insecure_channel(address, options=_OPTIONS))
-            for role, addresses in (("encoder", encoders), ("decoder", decoders))
-            for address in addresses
-        ]
-        self._metrics = metrics
+    def suspect(self, timeout: float) -> None:
+        """Takes it out of the choice and asks at once how it is, so that a blip costs it milliseconds."""
+        self.down("failed a request")
+        if self._checking is None or self._checking.done():
+            self._checking = asyncio.create_task(self.probe(timeout))
 
-    async def look(self) -> None:
-        """Asks every replica once what it serves; called every few seconds."""
-        await asyncio.gather(*(replica.describe() for replica in self._all))
-        for name in self.models():
-            for role in ("encoder", "decoder"):
-                self._metrics.replicas.labels(name, role).set(len(self.of(role, name)))
-
-    async def close(self) -> None:
-        await asyncio.gather(*(replica.channel.close(None) for replica in self._all))
-
-    def models(self) -> list[str]:
-        """Names of all models that some replica serves."""
-        return sorted({replica.model.model for replica in self._all if replica.model is not None})
-
-    def ready(self, model: str) -> bool:
-        """Whether the model has an encoder and a decoder."""
-        return bool(self.of("encoder", model) and self.of("decoder", model))
-
-    def of(self, role: str, model: str) -> list[Replica]:
-        """The replicas of a role that answer for a model."""
-        return [r for r in self._all if r.role == role and r.model is not None and r.model.model == model]
-
-    def resolve(self, model: str) -> str:
-        """The name of the model that is meant. Raises UnknownModel with the list, NotReady where nobody answered."""
-        names = self.models()
-        silent = [replica.address for replica in self._all if replica.model is None]
-        if model in names:
-            return model
-        if not model and len(names) == 1:
-            return names[0]
-        if not names or (model and silent):
-            raise NotReady(f"model: no replica of {model or 'any model'} answers yet; silent: {', '.join(silent)}")
-        wish = f"{model!r} is unknown" if model else "is empty, and several are served"
-        raise UnknownModel(f"model: {wish}; ask for one of {', '.join(names)}")
-
-    def methods(self, model: str) -> tuple[str, ...]:
-        """Compression methods that an encoder of the model offers."""
-        encoders = self.of("encoder", model)
-        return encoders[0].methods if encoders else ()
-
-    def encoder(self, model: str, without: frozenset[str] = frozenset()) -> Replica:
-        """Raises NotReady where none answers."""
-        return self._pick(self.of("encoder", model), "encoder", model, without)
-
-    def decoder(self, model: str, fingerprint: str | None, without: frozenset[str] = frozenset()) -> Replica:
-        """A replica that holds the checkpoint the embeddings come from. Raises NotReady where none does."""
-        some = self.of("decoder", model)
-        fitting = [
-            r for r in some if fingerprint is None or (r.model is not None and r.model.fingerprint == fingerprint)
-        ]
-        if some and not fitting:
-            raise NotReady(f"model: no decoder of {model} holds the encoder's checkpoint {str(fingerprint)[:12]}")
-        return self._pick(fitting, "decoder", model, without)
-
-    @staticmethod
-    def _pick(some: list[Replica], role: str, model: str, without: frozenset[str]) -> Replica:
-        """Power of two choices on outstanding requests."""
-        able = [replica for replica in some if replica.address not in without]
-        if not able:
-            raise NotReady(f"model: no {role} of {model} answers; it may be starting, try again in a moment")
-        return min(random.sample(able, min(2, len(able))), key=lambda replica: replica.outstanding)
+    def down(self, reason: str) -> None:
+        """Takes it out of the choice until a probe finds it well."""
+        if self.model is not None:
+            log.warning("replica down", role=self.role, address=self.address, reason=reason)
+        self.model = None

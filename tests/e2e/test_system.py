@@ -15,6 +15,7 @@ import pytest
 import torch
 from fsr.v1 import gateway_pb2, gateway_pb2_grpc, types_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
+from PIL import Image
 from transformers import AutoProcessor, LlavaForConditionalGeneration
 
 from fsr_core.tiny import WEIGHTS
@@ -26,6 +27,18 @@ from services.client import Client, InvalidRequestError, NotFoundError, Unavaila
 def png(seed: int) -> bytes:
     out = io.BytesIO()
     draw(make_scene(seed)).save(out, "PNG")
+    return out.getvalue()
+
+
+def animated() -> bytes:
+    out, frames = io.BytesIO(), [Image.new("RGB", (8, 8), colour) for colour in ("red", "blue")]
+    frames[0].save(out, "WEBP", save_all=True, append_images=frames[1:])
+    return out.getvalue()
+
+
+def huge() -> bytes:
+    out = io.BytesIO()
+    Image.new("1", (8000, 6000)).save(out, "PNG")
     return out.getvalue()
 
 
@@ -69,6 +82,21 @@ def test_budgets(client, budget, kept):
     assert len(told.explanation.stage) == kept and len(told.explanation.priority) == 144
 
 
+@pytest.mark.parametrize(("wire", "bytes_a_token"), [("fp32", 640), ("fp16", 320), ("bf16", 320), ("int8", 164)])
+def test_features_travel_in_the_format_that_was_asked_for(client, wire, bytes_a_token):
+    told = client.compress(png(3), "Is there a red star?", budget=16, wire_dtype=wire).images[0]
+    assert told.dtype == wire and len(told.features) + len(told.scales) == 16 * bytes_a_token
+    answer = client.ask(png(3), "Is there a red star?", budget=16, wire_dtype=wire)
+    assert answer.text and answer.usage.wire_bytes == 16 * bytes_a_token
+
+
+def test_tokens_and_their_probabilities_come_along(client):
+    answer = client.ask(png(3), "Is there a red star?", budget=16, logprobs=True)
+    assert len(answer.token_ids) == len(answer.logprobs) == answer.usage.completion_tokens
+    assert all(value <= 0 for value in answer.logprobs)
+    assert answer.route.request_id == answer.usage.request_id and len(answer.route.decoders) == 1
+
+
 def test_auto_budget_and_several_pictures(client):
     told = client.compress([png(1), png(2)], "Is there a red star?", budget="auto")
     assert len(told.images) == 2 and all(1 <= len(image.index) <= 144 for image in told.images)
@@ -104,6 +132,10 @@ def test_methods_and_options_change_the_choice(client):
         ({"model": "other"}, NotFoundError, "fsr-tiny"),
         ({"temperature": float("inf")}, InvalidRequestError, r"sampling\.temperature"),
         ({"max_tokens": -1}, InvalidRequestError, r"sampling\.max_tokens"),
+        ({"images": animated()}, InvalidRequestError, r"images\[0\]\.data: is animated; send one frame"),
+        ({"images": huge()}, InvalidRequestError, r"images\[0\]\.data: 8000 x 6000 is more than .* scale it down"),
+        ({"images": [png(1), b"\xff\xd8\xff\xe0"]}, InvalidRequestError, r"images\[1\]\.data"),
+        ({"wire_dtype": "fp8"}, InvalidRequestError, "wire_dtype"),
     ],
 )
 def test_bad_input_is_named(client, arguments, error, says):
@@ -191,6 +223,24 @@ def test_the_command(system, tmp_path):
         assert done.stderr.startswith("error: ") and len(done.stderr.strip().splitlines()) == 1
 
 
+def test_load(system, tmp_path):
+    picture, out = tmp_path / "scene.png", tmp_path / "load"
+    picture.write_bytes(png(1))
+    files = ("--json", f"{out}.json", "--markdown", f"{out}.md")
+    bounds = ("--requests", "8", "--warmup", "2", "--seconds", "30", "--max-tokens", "4", "--ignore-eos")
+    at = ("--gateway", system["gateway"])
+    done = fsr("load", str(picture), *at, "--clients", "1,3", "--budget", "16,1.0", *bounds, *files)
+    assert done.returncode == 0, done.stderr
+    runs = json.loads((tmp_path / "load.json").read_text())["runs"]
+    assert [(run["budget"], run["load"]) for run in runs] == [("16", "1"), ("16", "3"), ("1.0", "1"), ("1.0", "3")]
+    for run in runs:
+        assert run["requests"] == 6 and not run["errors"] and run["visual_tokens"] in (16, 144)
+        assert 0 < run["ttft"]["p50"] <= run["latency"]["p50"] <= run["latency"]["max"]
+    assert (tmp_path / "load.md").read_text() in done.stdout
+    opened = fsr("load", str(picture), *at, "--rate", "20", *bounds)
+    assert opened.returncode == 0 and "| 20/s |" in opened.stdout
+
+
 def test_up_leaves_nothing_behind(ports, tmp_path):
     port = ports()
     command = [sys.executable, "-m", "services.client.cli", "up", "--port", str(port), "--logs", str(tmp_path)]
@@ -208,4 +258,4 @@ def test_up_leaves_nothing_behind(ports, tmp_path):
         time.sleep(0.2)
     assert [child.name() for child in family if child.is_running()] == []
     listening = {c.laddr.port for c in psutil.net_connections("tcp") if c.status == "LISTEN"}
-    assert not listening & set(range(port, port + 20))
+    assert not listening & set(range(port, port + 30))

@@ -32,6 +32,7 @@ class EncodeRequest(_message.Message):
     METHOD_FIELD_NUMBER: _builtins.int
     WIRE_DTYPE_FIELD_NUMBER: _builtins.int
     EXPLAIN_FIELD_NUMBER: _builtins.int
+    TIMEOUT_SECONDS_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """Follows the request through the logs of all services."""
     instruction: _builtins.str
@@ -40,6 +41,8 @@ class EncodeRequest(_message.Message):
     """Format the features travel in; unspecified means that of the encoder's weights."""
     explain: _builtins.bool
     """Whether to add explanations."""
+    timeout_seconds: _builtins.float
+    """Seconds that the caller still waits; work that cannot be in time is left undone. 0 means no limit."""
     @_builtins.property
     def images(self) -> _containers.RepeatedCompositeFieldContainer[_types_pb2.Image]:
         """At least one."""
@@ -62,10 +65,11 @@ class EncodeRequest(_message.Message):
         method: _types_pb2.Method | None = ...,
         wire_dtype: _types_pb2.Dtype.ValueType = ...,
         explain: _builtins.bool = ...,
+        timeout_seconds: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["budget", b"budget", "method", b"method"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["budget", b"budget", "explain", b"explain", "images", b"images", "instruction", b"instruction", "method", b"method", "request_id", b"request_id", "wire_dtype", b"wire_dtype"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["budget", b"budget", "explain", b"explain", "images", b"images", "instruction", b"instruction", "method", b"method", "request_id", b"request_id", "timeout_seconds", b"timeout_seconds", "wire_dtype", b"wire_dtype"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -136,6 +140,7 @@ class DescribeEncoderResponse(_message.Message):
 
     MODEL_FIELD_NUMBER: _builtins.int
     METHODS_FIELD_NUMBER: _builtins.int
+    ADDRESSES_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def model(self) -> _types_pb2.ModelDescription:
         """Its checkpoint."""
@@ -144,15 +149,20 @@ class DescribeEncoderResponse(_message.Message):
     def methods(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Compression methods by name."""
 
+    @_builtins.property
+    def addresses(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Addresses of all replicas where each has a port of its own (direct ingress); else empty."""
+
     def __init__(
         self,
         *,
         model: _types_pb2.ModelDescription | None = ...,
         methods: _abc.Iterable[_builtins.str] | None = ...,
+        addresses: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["model", b"model"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["methods", b"methods", "model", b"model"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["addresses", b"addresses", "methods", b"methods", "model", b"model"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

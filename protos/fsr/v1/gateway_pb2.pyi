@@ -32,8 +32,11 @@ class GenerateRequest(_message.Message):
     BUDGET_FIELD_NUMBER: _builtins.int
     METHOD_FIELD_NUMBER: _builtins.int
     SAMPLING_FIELD_NUMBER: _builtins.int
+    WIRE_DTYPE_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """Name of the model; may be empty where only one is served."""
+    wire_dtype: _types_pb2.Dtype.ValueType
+    """Format in which features travel to the decoder; unspecified means the gateway's own setting."""
     @_builtins.property
     def messages(self) -> _containers.RepeatedCompositeFieldContainer[_types_pb2.Message]:
         """The conversation, ending with a user's turn. That turn's text is the instruction that guides compression."""
@@ -63,10 +66,11 @@ class GenerateRequest(_message.Message):
         budget: _types_pb2.Budget | None = ...,
         method: _types_pb2.Method | None = ...,
         sampling: _types_pb2.Sampling | None = ...,
+        wire_dtype: _types_pb2.Dtype.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["budget", b"budget", "method", b"method", "sampling", b"sampling"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["budget", b"budget", "images", b"images", "messages", b"messages", "method", b"method", "model", b"model", "sampling", b"sampling"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["budget", b"budget", "images", b"images", "messages", b"messages", "method", b"method", "model", b"model", "sampling", b"sampling", "wire_dtype", b"wire_dtype"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -81,6 +85,8 @@ class GenerateResponse(_message.Message):
     TEXT_FIELD_NUMBER: _builtins.int
     FINISH_REASON_FIELD_NUMBER: _builtins.int
     USAGE_FIELD_NUMBER: _builtins.int
+    TOKEN_IDS_FIELD_NUMBER: _builtins.int
+    LOGPROBS_FIELD_NUMBER: _builtins.int
     text: _builtins.str
     """Whole characters only."""
     finish_reason: _decoder_pb2.FinishReason.ValueType
@@ -89,16 +95,26 @@ class GenerateResponse(_message.Message):
     def usage(self) -> Global___Usage:
         """Set in the last message."""
 
+    @_builtins.property
+    def token_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Tokens behind the text so far: their pieces may come with a later message's text."""
+
+    @_builtins.property
+    def logprobs(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
+        """Natural log probability of each of token_ids, where sampling.logprobs asks for it."""
+
     def __init__(
         self,
         *,
         text: _builtins.str = ...,
         finish_reason: _decoder_pb2.FinishReason.ValueType = ...,
         usage: Global___Usage | None = ...,
+        token_ids: _abc.Iterable[_builtins.int] | None = ...,
+        logprobs: _abc.Iterable[_builtins.float] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["finish_reason", b"finish_reason", "text", b"text", "usage", b"usage"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["finish_reason", b"finish_reason", "logprobs", b"logprobs", "text", b"text", "token_ids", b"token_ids", "usage", b"usage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -141,6 +157,9 @@ class Usage(_message.Message):
     WIRE_BYTES_FIELD_NUMBER: _builtins.int
     SECONDS_FIELD_NUMBER: _builtins.int
     FAILOVERS_FIELD_NUMBER: _builtins.int
+    RETRIES_FIELD_NUMBER: _builtins.int
+    CACHED_IMAGES_FIELD_NUMBER: _builtins.int
+    CACHED_TOKENS_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """Follows the request through the logs of all services."""
     prompt_tokens: _builtins.int
@@ -160,7 +179,13 @@ class Usage(_message.Message):
     wire_bytes: _builtins.int
     """Bytes of visual features that did."""
     failovers: _builtins.int
-    """Replicas that died while they answered."""
+    """Times that the answer moved to another decoder because one failed."""
+    retries: _builtins.int
+    """Times that a call was repeated for any reason, failovers and full replicas included."""
+    cached_images: _builtins.int
+    """Images whose features the encoder still held from an earlier question."""
+    cached_tokens: _builtins.int
+    """Prompt places whose KV the decoder still held from an earlier prompt."""
     @_builtins.property
     def seconds(self) -> _containers.ScalarMap[_builtins.str, _builtins.float]:
         """Seconds by stage: encode, compress, ship, queue, prefill, decode, ttft, total."""
@@ -179,10 +204,13 @@ class Usage(_message.Message):
         wire_bytes: _builtins.int = ...,
         seconds: _abc.Mapping[_builtins.str, _builtins.float] | None = ...,
         failovers: _builtins.int = ...,
+        retries: _builtins.int = ...,
+        cached_images: _builtins.int = ...,
+        cached_tokens: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["completion_tokens", b"completion_tokens", "failovers", b"failovers", "kv_bytes_saved", b"kv_bytes_saved", "prefill_flops_saved", b"prefill_flops_saved", "prompt_tokens", b"prompt_tokens", "request_id", b"request_id", "seconds", b"seconds", "visual_tokens_in", b"visual_tokens_in", "visual_tokens_kept", b"visual_tokens_kept", "wire_bytes", b"wire_bytes", "wire_bytes_saved", b"wire_bytes_saved"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cached_images", b"cached_images", "cached_tokens", b"cached_tokens", "completion_tokens", b"completion_tokens", "failovers", b"failovers", "kv_bytes_saved", b"kv_bytes_saved", "prefill_flops_saved", b"prefill_flops_saved", "prompt_tokens", b"prompt_tokens", "request_id", b"request_id", "retries", b"retries", "seconds", b"seconds", "visual_tokens_in", b"visual_tokens_in", "visual_tokens_kept", b"visual_tokens_kept", "wire_bytes", b"wire_bytes", "wire_bytes_saved", b"wire_bytes_saved"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -206,7 +234,7 @@ class CompressRequest(_message.Message):
     instruction: _builtins.str
     """The question."""
     wire_dtype: _types_pb2.Dtype.ValueType
-    """Format of the features; unspecified means that of the encoder's weights."""
+    """Format of the features; unspecified means the gateway's own setting."""
     explain: _builtins.bool
     """Whether to add explanations."""
     @_builtins.property

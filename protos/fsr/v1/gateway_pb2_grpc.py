@@ -57,9 +57,12 @@ class GatewayServiceServicer:
     """
 
     def Generate(self, request, context):
-        """Streams an answer; the last message carries what was saved.
+        """Streams an answer; the last message carries what was saved. Replicas that fail meanwhile are replaced: the stream
+        goes on as if nothing had happened. Trailing metadata, of failures too: fsr-request-id, and fsr-encoders and
+        fsr-decoders with the addresses that were asked, in order, separated by commas.
         Errors: INVALID_ARGUMENT (field named, with a remedy), NOT_FOUND (unknown model), UNAVAILABLE (no replica yet),
-        RESOURCE_EXHAUSTED (too many requests), DEADLINE_EXCEEDED, FAILED_PRECONDITION (encoder and decoder disagree).
+        RESOURCE_EXHAUSTED (too many requests; trailing metadata retry-after-ms), DEADLINE_EXCEEDED, FAILED_PRECONDITION
+        (encoder and decoder disagree), UNAUTHENTICATED and PERMISSION_DENIED (where keys are asked for).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

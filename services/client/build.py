@@ -1,0 +1,142 @@
+"""From what a caller has to what travels: pictures, budgets, methods, sampling."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from fsr.v1 import gateway_pb2, types_pb2
+
+from services.client.errors import InvalidRequestError
+
+__all__ = ["Budget", "ImageSource", "WireDtype", "budget_of", "compress_request", "generate_request", "parse_budget"]
+
+ImageSource = str | os.PathLike[str] | bytes
+Budget = int | float | Literal["auto"]
+WireDtype = Literal["fp32", "fp16", "bf16", "int8"]
+
+
+def generate_request(
+    images: ImageSource | Sequence[ImageSource],
+    question: str,
+    *,
+    budget: Budget = "auto",
+    method: str = "fsr",
+    options: Mapping[str, Any] | None = None,
+    model: str = "",
+    wire_dtype: WireDtype | None = None,
+    max_tokens: int = 0,
+    temperature: float = 0.0,
+    top_p: float = 0.0,
+    top_k: int = 0,
+    repetition_penalty: float = 0.0,
+    seed: int | None = None,
+    stop: Sequence[str] = (),
+    ignore_eos: bool = False,
+    logprobs: bool = False,
+) -> gateway_pb2.GenerateRequest:
+    """One question about one or several pictures (paths or bytes). Raises InvalidRequestError naming the argument."""
+    pictures = _images(images)
+    parts = [types_pb2.Part(image=i) for i in range(len(pictures))]
+    try:
+        return gateway_pb2.GenerateRequest(
+            model=model,
+            images=pictures,
+            messages=[types_pb2.Message(role=types_pb2.ROLE_USER, parts=[*parts, types_pb2.Part(text=question)])],
+            budget=budget_of(budget),
+            method=_method(method, options),
+            wire_dtype=_wire_dtype(wire_dtype),
+            sampling=types_pb2.Sampling(
+                max_tokens=max_tokens,
+                temperature=temperature,
+                top_p=top_p,
+                top_k=top_k,
+                repetition_penalty=repetition_penalty,
+                seed=seed,
+                stop=list(stop),
+                ignore_eos=ignore_eos,
+                logprobs=logprobs,
+            ),
+        )
+    except (TypeError, ValueError) as error:  # protobuf's own: a number out of range, a text that is none
+        raise InvalidRequestError(f"request: {error}; check the arguments' types and ranges") from error
+
+
+def compress_request(
+    images: ImageSource | Sequence[ImageSource],
+    instruction: str,
+    *,
+    budget: Budget = "auto",
+    method: str = "fsr",
+    options: Mapping[str, Any] | None = None,
+    model: str = "",
+    wire_dtype: WireDtype | None = None,
+    explain: bool = False,
+) -> gateway_pb2.CompressRequest:
+    """Pictures to compress for one instruction. Raises InvalidRequestError naming the argument."""
+    return gateway_pb2.CompressRequest(
+        model=model,
+        images=_images(images),
+        instruction=instruction,
+        budget=budget_of(budget),
+        method=_method(method, options),
+        wire_dtype=_wire_dtype(wire_dtype),
+        explain=explain,
+    )
+
+
+def budget_of(budget: Budget) -> types_pb2.Budget:
+    """An int is a number of tokens, a float a share of them, "auto" as many as the evidence asks for."""
+    if budget == "auto":
+        return types_pb2.Budget(auto=types_pb2.AutoBudget())
+    if isinstance(budget, bool) or not isinstance(budget, int | float):
+        raise InvalidRequestError(f"budget: expected tokens (int), a share (float) or 'auto', got {budget!r}")
+    if isinstance(budget, float):
+        return types_pb2.Budget(keep_ratio=budget)
+    if not -(2**31) <= budget < 2**31:
+        raise InvalidRequestError(f"budget: {budget} tokens is no sensible number; a budget of all tokens keeps all")
+    return types_pb2.Budget(tokens=budget)
+
+
+def parse_budget(text: str) -> Budget:
+    """A budget as people write it. Raises InvalidRequestError."""
+    if text == "auto":
+        return "auto"
+    try:
+        return float(text) if "." in text or "e" in text.lower() else int(text)
+    except ValueError as error:
+        wanted = "is neither tokens (16) nor a share (0.11) nor auto"
+        raise InvalidRequestError(f"--budget: {text!r} {wanted}") from error
+
+
+def _images(images: ImageSource | Sequence[ImageSource]) -> list[types_pb2.Image]:
+    sources = [images] if isinstance(images, str | bytes | os.PathLike) else list(images)
+    return [_image(source) for source in sources]
+
+
+def _image(source: ImageSource) -> types_pb2.Image:
+    if isinstance(source, bytes):
+        return types_pb2.Image(data=source)
+    try:
+        return types_pb2.Image(data=Path(source).read_bytes())
+    except OSError as error:
+        raise InvalidRequestError(f"image: cannot read {source} ({error.strerror}); check the path") from error
+
+
+def _method(name: str, options: Mapping[str, Any] | None) -> types_pb2.Method:
+    method = types_pb2.Method(name=name)
+    try:
+        method.options.update(dict(options or {}))
+    except ValueError as error:
+        raise InvalidRequestError(f"options: {error}; values are numbers, texts, booleans or lists of them") from error
+    return method
+
+
+def _wire_dtype(name: WireDtype | None) -> types_pb2.Dtype.ValueType:
+    if name is None:
+        return types_pb2.DTYPE_UNSPECIFIED
+    if name not in ("fp32", "fp16", "bf16", "int8"):
+        raise InvalidRequestError(f"wire_dtype: {name!r} is unknown; use fp32, fp16, bf16 or int8")
+    return types_pb2.Dtype.Value(f"DTYPE_{name.upper()}")

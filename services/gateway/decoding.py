@@ -1,0 +1,88 @@
+"""The hop to a decoder, and failover in mid-stream.
+
+The gateway holds the compact tokens and the ids that were emitted. When a replica fails it hands both to another one,
+which prefills prompt and ids and goes on: one stream for the caller, nothing lost and nothing twice.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from functools import partial
+
+import grpc
+from fsr.v1 import decoder_pb2
+
+from services.errors import InvalidRequest
+from services.gateway.attempts import Attempts, Retrying
+from services.gateway.deadline import Deadline
+from services.gateway.pools import Pools
+from services.gateway.replicas import Replica
+from services.gateway.trail import Trail
+from services.transport import MESSAGE_BYTES
+
+__all__ = ["Decoding"]
+
+
+class _Stalled(Exception):
+    """No message for too long."""
+
+
+class Decoding:
+    """Streams one answer from as many replicas as it takes."""
+
+    def __init__(self, pools: Pools, shared: Retrying) -> None:
+        self._pools, self._shared = pools, shared
+
+    async def answer(
+        self, model: str, request: decoder_pb2.DecodeRequest, deadline: Deadline, trail: Trail
+    ) -> AsyncGenerator[tuple[Replica, decoder_pb2.DecodeResponse], None]:
+        """Messages and who sent each; the last one has a finish reason. Grows `request.emitted_token_ids`.
+
+        Raises ServiceError.
+        """
+        if request.ByteSize() > MESSAGE_BYTES:
+            size = f"{request.ByteSize()} bytes, more than {MESSAGE_BYTES}"
+            raise InvalidRequest(f"budget: the kept tokens take {size}; keep fewer or set wire_dtype to bf16 or int8")
+        attempts = Attempts(self._shared, partial(self._pools.decoder, model, request.fingerprint), deadline, trail)
+        while True:
+            replica = await attempts.next()
+            trail.decoders.append(replica.address)
+            self._shared.metrics.failovers.labels(model).inc(attempts.failures - trail.failovers)
+            trail.failovers = attempts.failures
+            with replica.working():
+                try:
+                    async with aclosing(self._read(replica, request, deadline)) as messages:
+                        async for message in messages:
+                            replica.ejection.succeeded()
+                            attempts.started = True
+                            request.emitted_token_ids.extend(message.token_ids)
+                            yield replica, message
+                            if message.finish_reason:
+                                replica.load = message.stats.load if message.stats.HasField("load") else replica.load
+                                return
+                    attempts.fault(replica, "ended its stream without a reason", gone=False)
+                except grpc.aio.AioRpcError as error:
+                    attempts.failed(replica, error)
+                except _Stalled as error:
+                    attempts.fault(replica, str(error), gone=True)
+
+    async def _read(
+        self, replica: Replica, request: decoder_pb2.DecodeRequest, deadline: Deadline
+    ) -> AsyncGenerator[decoder_pb2.DecodeResponse, None]:
+        call = replica.decoder.Decode(request, timeout=deadline.left())
+        patience = self._shared.settings.first_token_seconds
+        try:
+            while True:
+                try:
+                    async with asyncio.timeout(patience):
+                        message = await call.read()
+                except TimeoutError:
+                    raise _Stalled(f"said nothing for {patience:g} s") from None
+                if message is grpc.aio.EOF:  # type: ignore[attr-defined]
+                    return
+                yield message
+                patience = self._shared.settings.stall_seconds
+        finally:
+            call.cancel()  # frees the replica's slot at once when the caller has gone

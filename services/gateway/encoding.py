@@ -1,0 +1,44 @@
+"""The hop to an encoder: unary, safe to repeat, sent where the image is likeliest to be known."""
+
+from __future__ import annotations
+
+import hashlib
+from functools import partial
+
+import grpc
+from fsr.v1 import encoder_pb2
+
+from services.gateway.attempts import Attempts, Retrying
+from services.gateway.deadline import Deadline
+from services.gateway.pools import Pools
+from services.gateway.trail import Trail
+from services.gateway.usage import count_images
+
+__all__ = ["Encoding"]
+
+
+class Encoding:
+    """Encodes and compresses the images of a request."""
+
+    def __init__(self, pools: Pools, shared: Retrying) -> None:
+        self._pools, self._shared = pools, shared
+
+    async def encode(
+        self, model: str, request: encoder_pb2.EncodeRequest, deadline: Deadline, trail: Trail
+    ) -> encoder_pb2.EncodeResponse:
+        """Raises ServiceError."""
+        digest = hashlib.sha256(request.images[0].data).digest()
+        attempts = Attempts(self._shared, partial(self._pools.encoder, model, digest), deadline, trail)
+        while True:
+            replica = await attempts.next()
+            trail.encoders.append(replica.address)
+            request.timeout_seconds = min(deadline.left(), self._shared.settings.encode_seconds)
+            with replica.working():
+                try:
+                    encoded = await replica.encoder.Encode(request, timeout=request.timeout_seconds)
+                except grpc.aio.AioRpcError as error:
+                    attempts.failed(replica, error)
+                    continue
+                replica.ejection.succeeded()
+            count_images(self._shared.metrics, model, request.method.name, encoded)
+            return encoded

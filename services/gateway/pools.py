@@ -1,0 +1,128 @@
+"""All replicas: which there are, what they serve, and which is asked next."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Collection
+
+import structlog
+
+from services.errors import NotReady, UnknownModel
+from services.gateway.balancing import less_busy_of_two, rendezvous
+from services.gateway.discovery import Discovery
+from services.gateway.ejection import EjectionPolicy
+from services.gateway.metrics import Metrics
+from services.gateway.replicas import Replica, Role
+from services.gateway.settings import GatewaySettings
+
+__all__ = ["Pools"]
+
+log = structlog.get_logger()
+_ROLES: tuple[Role, ...] = ("encoder", "decoder")
+_RETRY_AFTER = 1.0  # seconds; about the time between two looks
+
+
+class Pools:
+    """The replicas of every model, kept up to date by `look`."""
+
+    def __init__(self, settings: GatewaySettings, metrics: Metrics) -> None:
+        self._settings, self._metrics = settings, metrics
+        self._policy = EjectionPolicy(settings.eject_failures, settings.eject_seconds, settings.eject_max_seconds)
+        self._sources = {"encoder": Discovery(settings.encoders), "decoder": Discovery(settings.decoders)}
+        self._all: dict[tuple[Role, str], Replica] = {}
+        self._leaving: list[Replica] = []
+
+    async def look(self) -> None:
+        """Finds out which replicas there are and asks each how it is; called every few seconds."""
+        for role in _ROLES:
+            told = [r.told for r in self._all.values() if r.role == role and r.model is not None]
+            self._adopt(role, (await self._sources[role].addresses()).union(*told))
+        await asyncio.gather(*(r.probe(self._settings.probe_timeout_seconds) for r in self._all.values()))
+        for name in self.models():
+            for role in _ROLES:
+                self._metrics.replicas.labels(name, role).set(len(self.of(role, name)))
+        for role in _ROLES:
+            ejected = sum(r.ejection.out for (kind, _), r in self._all.items() if kind == role)
+            self._metrics.ejected.labels(role).set(ejected)
+        await self._let_go()
+
+    def _adopt(self, role: Role, addresses: Collection[str]) -> None:
+        for address in addresses:
+            if (role, address) not in self._all:
+                log.info("replica found", role=role, address=address)
+                self._all[role, address] = Replica(role, address, self._policy, self._settings.keepalive_seconds)
+        for key in [key for key in self._all if key[0] == role and key[1] not in addresses]:
+            log.info("replica gone from the list", role=role, address=key[1])
+            self._leaving.append(self._all.pop(key))
+
+    async def _let_go(self) -> None:
+        """Closes replicas that have left, once their last answer is complete."""
+        done = [replica for replica in self._leaving if not replica.outstanding]
+        self._leaving = [replica for replica in self._leaving if replica.outstanding]
+        for replica in done:
+            await replica.channel.close(None)
+
+    async def close(self) -> None:
+        await asyncio.gather(*(r.channel.close(None) for r in (*self._all.values(), *self._leaving)))
+
+    def models(self) -> list[str]:
+        """Names of all models that some replica serves."""
+        return sorted({replica.model.model for replica in self._all.values() if replica.model is not None})
+
+    def ready(self, model: str) -> bool:
+        """Whether the model has an encoder and a decoder."""
+        return bool(self.of("encoder", model) and self.of("decoder", model))
+
+    def of(self, role: Role, model: str) -> list[Replica]:
+        """The replicas of a role that answer for a model; a proxy counts only while none behind it can be reached."""
+        some = [r for r in self._all.values() if r.role == role and r.serves(model)]
+        return [replica for replica in some if not replica.directory] or some
+
+    def resolve(self, model: str) -> str:
+        """The name of the model that is meant. Raises UnknownModel with the list, NotReady where nobody answered."""
+        names = self.models()
+        silent = [replica.address for replica in self._all.values() if replica.model is None]
+        if model in names:
+            return model
+        if not model and len(names) == 1:
+            return names[0]
+        if not names or (model and silent):
+            where = f"silent: {', '.join(silent)}" if silent else "no address is known"
+            raise NotReady(f"model: no replica of {model or 'any model'} answers yet; {where}", _RETRY_AFTER)
+        wish = f"{model!r} is unknown" if model else "is empty, and several are served"
+        raise UnknownModel(f"model: {wish}; ask for one of {', '.join(names)}")
+
+    def methods(self, model: str) -> tuple[str, ...]:
+        """Compression methods that an encoder of the model offers."""
+        encoders = self.of("encoder", model)
+        return encoders[0].methods if encoders else ()
+
+    def encoder(self, model: str, key: bytes, without: Collection[str] = ()) -> Replica:
+        """The one that is likeliest to know the image with this digest. Raises NotReady where none answers."""
+        return self._pick("encoder", model, self.of("encoder", model), without, lambda some: rendezvous(some, key))
+
+    def decoder(self, model: str, fingerprint: str, without: Collection[str] = ()) -> Replica:
+        """A replica that holds the checkpoint the embeddings come from. Raises NotReady where none does.
+
+        An empty fingerprint, that of a request without images, goes to any.
+        """
+        some = self.of("decoder", model)
+        fitting = [r for r in some if not fingerprint or (r.model is not None and r.model.fingerprint == fingerprint)]
+        if some and not fitting:
+            reason = f"model: no decoder of {model} holds the encoder's checkpoint {fingerprint[:12]}"
+            raise NotReady(f"{reason}; serve both halves from the same checkpoint", _RETRY_AFTER)
+        return self._pick("decoder", model, fitting, without, less_busy_of_two)
+
+    @staticmethod
+    def _pick(
+        role: Role,
+        model: str,
+        some: list[Replica],
+        without: Collection[str],
+        choose: Callable[[list[Replica]], Replica],
+    ) -> Replica:
+        able = [replica for replica in some if replica.address not in without]
+        if not able:
+            raise NotReady(f"model: no {role} of {model} answers; it may be starting, try again", _RETRY_AFTER)
+        # Where all are ejected the cluster is sick, not the replica: then any is better than none.
+        return choose([replica for replica in able if replica.ejection.admits] or able)

@@ -1,0 +1,95 @@
+"""What an answer took and what compression saved of it, told to the caller and counted in the metrics."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from fsr.v1 import decoder_pb2, encoder_pb2
+from fsr.v1 import gateway_pb2 as pb
+
+from services.gateway.metrics import Metrics
+from services.gateway.replicas import Replica
+from services.gateway.trail import Trail
+
+__all__ = ["Stopwatch", "count_images", "count_usage", "usage_of"]
+
+_DEFAULT_METHOD = "fsr"
+
+
+def usage_of(
+    encoded: encoder_pb2.EncodeResponse, stats: decoder_pb2.DecodeStats, replica: Replica, trail: Trail
+) -> pb.Usage:
+    """The figures of one answer.
+
+    Bytes and FLOPs saved compare with the same prompt and every visual token in it, by the cost that the decoder
+    announces for its model: flops(L) = constant + linear * L + quadratic * L^2, and KV bytes a token.
+    """
+    before = sum(image.source_tokens for image in encoded.images)
+    kept = sum(len(image.index) for image in encoded.images)
+    wire = sum(len(image.features.data) + len(image.features.scales) for image in encoded.images)
+    cost, length, saved = replica.cost, stats.prompt_tokens, before - kept
+    flops = cost.flops_linear * saved + cost.flops_quadratic * ((length + saved) ** 2 - length**2)
+    return pb.Usage(
+        request_id=trail.request_id,
+        prompt_tokens=length,
+        completion_tokens=stats.completion_tokens,
+        visual_tokens_in=before,
+        visual_tokens_kept=kept,
+        kv_bytes_saved=cost.kv_bytes_per_token * saved,
+        prefill_flops_saved=flops,
+        wire_bytes=wire,
+        wire_bytes_saved=wire // kept * saved if kept else 0,
+        failovers=trail.failovers,
+        retries=trail.retries,
+        cached_images=encoded.cache_hits,
+        cached_tokens=stats.cached_tokens,
+    )
+
+
+class Stopwatch:
+    """The moments of one answer, by `time.monotonic`."""
+
+    def __init__(self, now: float) -> None:
+        self.began = self.shipped = now
+        self.first: float | None = None
+
+    def seconds(
+        self, encoded: encoder_pb2.EncodeResponse, stats: decoder_pb2.DecodeStats, now: float
+    ) -> dict[str, float]:
+        """Seconds by stage; `ship` is what lies between sending the tokens and the first answer beyond queue and
+        prefill: the network, serialisation and any replica that failed before."""
+        first = now if self.first is None else self.first
+        return {
+            "encode": encoded.encode_seconds,
+            "compress": encoded.compress_seconds,
+            "ship": max(0.0, first - self.shipped - stats.queue_seconds - stats.prefill_seconds),
+            "queue": stats.queue_seconds,
+            "prefill": stats.prefill_seconds,
+            "decode": stats.decode_seconds,
+            "ttft": first - self.began,
+            "total": now - self.began,
+        }
+
+
+def count_images(metrics: Metrics, model: str, method: str, encoded: encoder_pb2.EncodeResponse) -> None:
+    """Counts tokens in, kept by stage, merged, and the ratio, image by image."""
+    by = (model, method or _DEFAULT_METHOD)
+    for image in encoded.images:
+        kept = len(image.index)
+        metrics.tokens_in.labels(*by).inc(image.source_tokens)
+        metrics.tokens_kept.labels(*by, "focus").inc(image.focus_count)
+        metrics.tokens_kept.labels(*by, "scan").inc(kept - image.focus_count)
+        metrics.tokens_merged.labels(*by).inc(image.merged_count)
+        metrics.ratio.labels(*by).observe(kept / image.source_tokens)
+        metrics.clamped.labels(*by).inc(image.focus_wanted > image.focus_count)
+    metrics.cache_hits.labels(model).inc(encoded.cache_hits)
+
+
+def count_usage(metrics: Metrics, model: str, method: str, usage: pb.Usage, seconds: Mapping[str, float]) -> None:
+    """Counts what a complete answer saved, and its seconds by stage."""
+    by = (model, method or _DEFAULT_METHOD)
+    metrics.kv_saved.labels(*by).inc(usage.kv_bytes_saved)
+    metrics.flops_saved.labels(*by).inc(usage.prefill_flops_saved)
+    metrics.wire_saved.labels(*by).inc(usage.wire_bytes_saved)
+    for stage, value in seconds.items():
+        metrics.seconds.labels(model, stage).observe(value)

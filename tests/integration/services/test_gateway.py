@@ -1,0 +1,225 @@
+"""A real gateway process: TLS, API keys, health, limits. It needs no replica for that."""
+
+import os
+import subprocess
+import sys
+import time
+import urllib.request
+
+import grpc
+import pytest
+import trustme
+from fsr.v1 import gateway_pb2, gateway_pb2_grpc, types_pb2
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
+
+from services.client import (
+    AuthenticationError,
+    Client,
+    ForbiddenError,
+    InvalidRequestError,
+    Tls,
+    UnavailableError,
+)
+
+NOWHERE = ("--encoders", "127.0.0.1:9", "--decoders", "127.0.0.1:9", "--log-level", "warning")
+
+
+class Certificates:
+    """A server's, a client's, and the authority behind both."""
+
+    def __init__(self, folder):
+        authority = trustme.CA()
+        self.ca = folder / "ca.pem"
+        authority.cert_pem.write_to_path(self.ca)
+        for name, issued in (("server", authority.issue_cert("gateway.test")), ("client", authority.issue_cert("me"))):
+            setattr(self, f"{name}_cert", folder / f"{name}.pem")
+            setattr(self, f"{name}_key", folder / f"{name}.key")
+            issued.cert_chain_pems[0].write_to_path(folder / f"{name}.pem")
+            issued.private_key_pem.write_to_path(folder / f"{name}.key")
+
+
+@pytest.fixture(scope="module")
+def certificates(tmp_path_factory):
+    return Certificates(tmp_path_factory.mktemp("certificates"))
+
+
+@pytest.fixture(scope="module")
+def gateways(spawn, certificates, tmp_path_factory):
+    """Four at once: plain, with keys, with TLS and keys, with TLS and client certificates."""
+    keys = tmp_path_factory.mktemp("keys") / "keys"
+    keys.write_text("open-sesame\nonly-small small\n")
+    tls = ("--tls-cert", str(certificates.server_cert), "--tls-key", str(certificates.server_key))
+    started = {
+        "plain": spawn("gateway", *NOWHERE, "--max-message-bytes", "100000"),
+        "keys": spawn("gateway", *NOWHERE, "--api-keys-file", str(keys), "--discovery-seconds", "0.2"),
+        "tls": spawn("gateway", *NOWHERE, *tls, "--api-keys", "open-sesame"),
+        "mutual": spawn("gateway", *NOWHERE, *tls, "--tls-client-ca", str(certificates.ca)),
+    }
+    for service in started.values():
+        with grpc.insecure_channel(service.address) as channel:
+            if service in (started["plain"], started["keys"]):
+                grpc.channel_ready_future(channel).result(30)
+    return started | {"keys_file": keys}
+
+
+def models(service, **options):
+    with Client(service.address, **options) as client:
+        return client.models(timeout=30)
+
+
+def test_tls_with_the_right_authority_and_name(gateways, certificates):
+    trusted = Tls(ca=certificates.ca, server_name="gateway.test")
+    assert models(gateways["tls"], tls=trusted, api_key="open-sesame") == []
+
+
+@pytest.mark.parametrize(
+    "tls",
+    [
+        lambda c: None,
+        lambda c: Tls(server_name="gateway.test"),
+        lambda c: Tls(ca=c.ca, server_name="other.test"),
+    ],
+    ids=["plain", "unknown authority", "another name"],
+)
+def test_tls_refuses_what_it_should(gateways, certificates, tls):
+    with (
+        pytest.raises(UnavailableError),
+        Client(gateways["tls"].address, tls=tls(certificates), api_key="open-sesame") as client,
+    ):
+        client.models(timeout=5)
+
+
+def test_client_certificates_are_asked_for(gateways, certificates):
+    options = {"ca": certificates.ca, "server_name": "gateway.test"}
+    known = Tls(cert=certificates.client_cert, key=certificates.client_key, **options)
+    assert models(gateways["mutual"], tls=known) == []
+    with pytest.raises(UnavailableError), Client(gateways["mutual"].address, tls=Tls(**options)) as client:
+        client.models(timeout=5)
+
+
+def test_keys(gateways):
+    assert models(gateways["keys"], api_key="open-sesame") == []
+    for wrong, says in ((None, "no API key; send"), ("sesame", "the API key is unknown; check it")):
+        with pytest.raises(AuthenticationError, match=says):
+            models(gateways["keys"], api_key=wrong)
+        with (
+            pytest.raises(AuthenticationError, match=says),
+            Client(gateways["keys"].address, api_key=wrong) as client,
+        ):
+            client.ask(b"x", "?", budget=1)
+
+
+def test_a_key_bound_to_models_asks_no_other(gateways):
+    with Client(gateways["keys"].address, api_key="only-small") as client:
+        with pytest.raises(ForbiddenError, match="may not ask 'huge'; ask small"):
+            client.ask(b"x", "?", budget=1, model="huge")
+        with pytest.raises(UnavailableError):
+            client.ask(b"x", "?", budget=1, model="small")
+
+
+def test_keys_change_while_it_runs(gateways):
+    file = gateways["keys_file"]
+    before = file.read_text()
+    file.write_text(before + "newcomer\n")
+    end = time.monotonic() + 10
+    while True:
+        try:
+            assert models(gateways["keys"], api_key="newcomer") == []
+            return
+        except AuthenticationError:
+            assert time.monotonic() < end
+            time.sleep(0.1)
+
+
+def test_health_and_reflection_stay_open(gateways):
+    with grpc.insecure_channel(gateways["keys"].address) as channel:
+        health = health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest())
+        assert health.status == health_pb2.HealthCheckResponse.NOT_SERVING
+        asked = iter([reflection_pb2.ServerReflectionRequest(list_services="")])
+        told = next(reflection_pb2_grpc.ServerReflectionStub(channel).ServerReflectionInfo(asked))
+    assert "fsr.v1.GatewayService" in {service.name for service in told.list_services_response.service}
+
+
+def test_the_command_shows_key_and_certificate(gateways, certificates, tmp_path):
+    (tmp_path / "picture.png").write_bytes(b"x")
+    environment = os.environ | {"FSR_API_KEY": "open-sesame", "FSR_TLS_CA": str(certificates.ca)}
+    command = ["ask", str(tmp_path / "picture.png"), "?", "--gateway", gateways["tls"].address, "--timeout", "10"]
+    for server_name, says in (("gateway.test", "no replica of any model answers yet"), ("other.test", "no connection")):
+        done = subprocess.run(
+            [sys.executable, "-m", "services.client.cli", *command, "--server-name", server_name],
+            capture_output=True,
+            text=True,
+            env=environment,
+        )
+        assert done.returncode == 1 and done.stderr.startswith("error: ") and says in done.stderr
+
+
+def test_a_request_larger_than_the_gateway_takes(gateways):
+    with (
+        Client(gateways["plain"].address) as client,
+        pytest.raises(InvalidRequestError, match=r"larger than .* \(\d+ vs\. 100000\).*scale the pictures down"),
+    ):
+        client.ask(b"x" * 200_000, "?", budget=1)
+
+
+def test_no_replica_yet_is_unavailable_with_a_hint_and_counted(gateways):
+    with Client(gateways["plain"].address) as client:
+        with pytest.raises(UnavailableError, match=r"silent: 127\.0\.0\.1:9") as caught:
+            client.ask(b"x", "?", budget=1)
+        assert caught.value.retry_after == 1.0
+        assert caught.value.route.request_id and caught.value.route.decoders == ()
+    page = urllib.request.urlopen(f"http://{gateways['plain'].metrics}/metrics").read().decode()
+    assert 'fsr_requests_total{code="UNAVAILABLE",rpc="Generate"} 1.0' in page
+
+
+def message(role=types_pb2.ROLE_USER, **part):
+    return types_pb2.Message(role=role, parts=[types_pb2.Part(**part)] if part else [])
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"messages": []}, "messages: is empty"),
+        ({"messages": [message(99, text="x")]}, "the last turn must be the user's"),
+        ({"messages": [message(99, text="x"), message(text="x")]}, r"messages\[0\]\.role: is not set or unknown"),
+        ({"messages": [message()]}, r"images\[0\]: no message shows it"),
+        ({"messages": [message(image=0), message(text=" ")]}, "asks nothing"),
+        ({"messages": [message(image=3), message(text="x")]}, r"messages\[0\]\.parts\[0\]\.image: 3 of 1 images"),
+        ({"messages": [types_pb2.Message(role=2, parts=[types_pb2.Part()])]}, r"parts\[0\]: is empty"),
+        ({"messages": [message(image=0), message(text="x" * 70_000)]}, "bytes of text exceed"),
+        ({"images": [types_pb2.Image(data=b"x")] * 17}, "images: 17 are more than 16"),
+        ({"budget": types_pb2.Budget()}, "budget: is not set"),
+        ({"budget": types_pb2.Budget(tokens=0)}, "budget.tokens"),
+        ({"budget": types_pb2.Budget(keep_ratio=float("nan"))}, "budget.keep_ratio"),
+        ({"budget": types_pb2.Budget(auto=types_pb2.AutoBudget(min_tokens=9, max_tokens=3))}, "budget.auto"),
+        ({"budget": types_pb2.Budget(auto=types_pb2.AutoBudget(radius=float("inf")))}, "budget.auto.radius"),
+        ({"wire_dtype": 77}, "wire_dtype: 77 is unknown"),
+        ({"sampling": types_pb2.Sampling(top_p=2)}, "sampling.top_p"),
+        ({"sampling": types_pb2.Sampling(top_k=-1)}, "sampling.top_k"),
+        ({"sampling": types_pb2.Sampling(repetition_penalty=-1)}, "sampling.repetition_penalty"),
+        ({"sampling": types_pb2.Sampling(stop=["a", ""])}, "sampling.stop: holds an empty"),
+        ({"sampling": types_pb2.Sampling(stop=["a"] * 17)}, "sampling.stop: 17 strings"),
+    ],
+)
+def test_raw_requests_are_checked_before_anything_is_spent(gateways, change, says):
+    good = {
+        "images": [types_pb2.Image(data=b"x")],
+        "messages": [message(image=0), message(text="x")],
+        "budget": types_pb2.Budget(tokens=3),
+    }
+    request = gateway_pb2.GenerateRequest(**(good | change))
+    with (
+        grpc.insecure_channel(gateways["plain"].address) as channel,
+        pytest.raises(grpc.RpcError, match=says) as caught,
+    ):
+        list(gateway_pb2_grpc.GatewayServiceStub(channel).Generate(request, timeout=20))
+    assert caught.value.code() == grpc.StatusCode.INVALID_ARGUMENT
+
+
+def test_a_deadline_beyond_reason_is_refused(gateways):
+    with (
+        Client(gateways["plain"].address) as client,
+        pytest.raises(InvalidRequestError, match=r"deadline: .* more than"),
+    ):
+        client.ask(b"x", "?", budget=1, timeout=100_000)

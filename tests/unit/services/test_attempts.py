@@ -1,0 +1,135 @@
+"""Which failure leads to another attempt, where, and when it is given up."""
+
+import contextlib
+
+import grpc
+import pytest
+
+from services.errors import Expired, Failed, InvalidRequest, NotReady, Overloaded, ServiceError
+from services.gateway.attempts import Attempts, Retrying
+from services.gateway.deadline import Deadline
+from services.gateway.ejection import EjectionPolicy
+from services.gateway.metrics import Metrics
+from services.gateway.replicas import Replica
+from services.gateway.retries import RetryBudget
+from services.gateway.settings import GatewaySettings
+from services.gateway.trail import Trail
+
+Code = grpc.StatusCode
+
+
+@pytest.fixture
+async def replicas():
+    made = [Replica("decoder", f"127.0.0.1:{port}", EjectionPolicy(failures=2, seconds=60), 5.0) for port in (8, 9)]
+    yield made
+    for replica in made:
+        await replica.channel.close(None)
+
+
+@pytest.fixture
+def attempts(replicas):
+    def make(seconds=5.0, burst=10, **options):
+        settings = GatewaySettings(retry_burst=burst, retry_ratio=0.0, probe_timeout_seconds=0.1, **options)
+        down = set()
+
+        def choose(tried):
+            able = [r for r in replicas if r.address not in tried and r.address not in down]
+            if not able:
+                raise NotReady("decoder: none")
+            return able[0]
+
+        shared = Retrying(settings, Metrics(), RetryBudget(0.0, burst))
+        made = Attempts(shared, choose, Deadline(seconds), Trail("r"))
+        made.down = down
+        return made
+
+    return make
+
+
+def rpc_error(code, details="why"):
+    return grpc.aio.AioRpcError(code, grpc.aio.Metadata(), grpc.aio.Metadata(), details)
+
+
+FAULTS = [Code.UNAVAILABLE, Code.INTERNAL, Code.UNKNOWN, Code.CANCELLED, Code.ABORTED, Code.DEADLINE_EXCEEDED]
+
+
+@pytest.mark.parametrize("code", [*FAULTS, Code.RESOURCE_EXHAUSTED, Code.FAILED_PRECONDITION])
+async def test_what_another_replica_may_do_better_goes_to_another(attempts, replicas, code):
+    one = attempts()
+    assert await one.next() is replicas[0]
+    one.failed(replicas[0], rpc_error(code))
+    assert await one.next() is replicas[1]
+    assert one.trail.retries == 1 and one.failures == (code in FAULTS)
+
+
+@pytest.mark.parametrize(
+    ("code", "details", "kind"),
+    [
+        (Code.INVALID_ARGUMENT, "field: wrong", InvalidRequest),
+        (Code.UNIMPLEMENTED, "no such rpc", Failed),
+        (Code.RESOURCE_EXHAUSTED, "Received message larger than max (9 vs. 5)", InvalidRequest),
+    ],
+)
+async def test_what_every_replica_would_answer_alike_is_told_at_once(attempts, code, details, kind):
+    one = attempts()
+    with pytest.raises(kind):
+        one.failed(await one.next(), rpc_error(code, details))
+
+
+async def test_a_full_cluster_is_told_at_once_before_the_first_token_and_waited_for_after_it(attempts, replicas):
+    one = attempts()
+    for _ in replicas:
+        one.failed(await one.next(), rpc_error(Code.RESOURCE_EXHAUSTED))
+    with pytest.raises(Overloaded) as caught:
+        await one.next()
+    assert caught.value.retry_after
+    other = attempts(seconds=0.3, burst=0)
+    other.started = True
+    for _ in range(4):  # asks again and again, without a budget
+        other.failed(await other.next(), rpc_error(Code.RESOURCE_EXHAUSTED))
+    other.down.update(replica.address for replica in replicas)
+    with pytest.raises(Expired):
+        await other.next()
+
+
+async def test_a_spent_budget_ends_a_request_that_has_not_begun(attempts):
+    one = attempts(burst=1)
+    for _ in range(2):
+        one.failed(await one.next(), rpc_error(Code.INTERNAL))
+    with pytest.raises(NotReady, match="failed"):
+        await one.next()
+
+
+async def test_a_request_that_fails_everywhere_is_given_up(attempts):
+    one, asked = attempts(max_failovers=2), 0
+    with pytest.raises(NotReady):
+        while True:
+            one.failed(await one.next(), rpc_error(Code.INTERNAL))
+            asked += 1
+    assert asked == 3
+
+
+async def test_a_missing_replica_is_waited_for_as_long_as_is_allowed(attempts, replicas):
+    one = attempts(failover_wait_seconds=0.2)
+    one.failed(await one.next(), rpc_error(Code.UNAVAILABLE))
+    one.down.update(replica.address for replica in replicas)
+    with pytest.raises(NotReady, match=r"127\.0\.0\.1:8 failed \(UNAVAILABLE: why\); try again"):
+        await one.next()
+
+
+async def test_failures_eject_and_a_failed_trial_ejects_for_longer(attempts, replicas):
+    victim = replicas[0]
+    for _ in range(2):
+        one = attempts()
+        with victim.working():
+            one.failed(victim, rpc_error(Code.INTERNAL))
+    assert victim.ejection.out and not victim.ejection.admits
+    victim.ejection._until = 0.0  # its time is over
+    assert victim.ejection.admits
+    with victim.working():
+        one.failed(victim, rpc_error(Code.INTERNAL))
+    assert not victim.ejection.admits
+    victim.ejection._until = 0.0
+    with contextlib.suppress(ServiceError), victim.working():
+        one.failed(victim, rpc_error(Code.INVALID_ARGUMENT))  # tells nothing about the replica
+    assert victim.ejection.admits

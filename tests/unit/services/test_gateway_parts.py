@@ -1,0 +1,179 @@
+"""The gateway's parts that decide: ejection, retry budget, balancing, discovery, keys."""
+
+import asyncio
+import socket
+from collections import Counter
+from dataclasses import dataclass
+
+import pytest
+
+from services.errors import Forbidden, Unauthenticated
+from services.gateway.auth import ApiKeys
+from services.gateway.balancing import less_busy_of_two, rendezvous
+from services.gateway.discovery import Discovery
+from services.gateway.ejection import Ejection, EjectionPolicy
+from services.gateway.retries import RetryBudget, backoff
+
+
+class Clock:
+    def __init__(self):
+        self.now = 100.0
+
+    def __call__(self):
+        return self.now
+
+
+@pytest.fixture
+def clock():
+    return Clock()
+
+
+def test_failures_in_a_row_eject_for_twice_as_long_each_time_until_a_trial_succeeds(clock):
+    ejection = Ejection(EjectionPolicy(failures=3, seconds=1, longest=3), clock)
+    assert [ejection.failed() for _ in range(2)] == [False, False]
+    ejection.succeeded()  # not in a row any more
+    assert [ejection.failed() for _ in range(3)] == [False, False, True]
+    for length in (1, 2, 3, 3):
+        assert not ejection.admits and ejection.out
+        clock.now += length - 0.01
+        assert not ejection.admits
+        clock.now += 0.01
+        assert ejection.admits  # one request on trial
+        ejection.chosen()
+        assert not ejection.admits  # and no second one beside it
+        assert ejection.failed()
+    clock.now += 3
+    ejection.chosen()
+    ejection.succeeded()
+    assert ejection.admits and not ejection.out
+    assert [ejection.failed() for _ in range(3)] == [False, False, True]
+    clock.now += 1
+    assert ejection.admits  # the first ejection is short again
+
+
+def test_stragglers_do_not_lengthen_an_ejection_and_an_abandoned_trial_is_tried_again(clock):
+    ejection = Ejection(EjectionPolicy(failures=1, seconds=1), clock)
+    assert ejection.failed()
+    assert not ejection.failed() and not ejection.failed()
+    clock.now += 1
+    ejection.chosen()
+    ejection.abandoned()
+    assert ejection.admits
+
+
+def test_the_retry_budget_is_a_share_of_the_load_when_everything_fails(clock):
+    budget = RetryBudget(ratio=0.2, burst=10, clock=clock)
+    retries = 0
+    for _ in range(1000):
+        budget.deposit()
+        while budget.withdraw():
+            retries += 1
+    assert 0.2 * 1000 <= retries <= 0.2 * 1000 + 10
+    clock.now += 5
+    assert sum(budget.withdraw() for _ in range(20)) == 5  # time refills it slowly
+    clock.now += 1000
+    assert sum(budget.withdraw() for _ in range(20)) == 10  # up to the burst
+
+
+def test_backoff_doubles_up_to_a_bound():
+    for attempt in range(12):
+        most = min(2.0, 0.05 * 2**attempt)
+        assert all(most / 2 <= backoff(attempt) <= most for _ in range(20))
+
+
+@dataclass
+class Stub:
+    address: str
+    busyness: float = 0
+    outstanding: int = 0
+
+
+def test_the_less_busy_of_two_spreads_work_and_shuns_the_busiest():
+    replicas = [Stub(str(i), busyness=i) for i in range(4)]
+    chosen = Counter(less_busy_of_two(replicas).address for _ in range(2000))
+    assert chosen["0"] > chosen["1"] > chosen["2"] > 0 == chosen["3"]
+    assert less_busy_of_two(replicas[:1]) is replicas[0]
+
+
+def test_rendezvous_keeps_keys_where_they_are_when_replicas_come_and_go():
+    replicas, keys = [Stub(f"10.0.0.{i}:1") for i in range(5)], [bytes([i]) * 32 for i in range(200)]
+    before = {key: rendezvous(replicas, key).address for key in keys}
+    assert set(Counter(before.values())) == {replica.address for replica in replicas}
+    after = {key: rendezvous(replicas[1:], key).address for key in keys}
+    assert all(after[key] == where for key, where in before.items() if where != replicas[0].address)
+    joined = {key: rendezvous([*replicas, Stub("10.0.0.9:1")], key).address for key in keys}
+    assert all(joined[key] in (where, "10.0.0.9:1") for key, where in before.items())
+
+
+def test_rendezvous_passes_over_a_replica_far_above_the_mean():
+    replicas, key = [Stub(f"10.0.0.{i}:1") for i in range(3)], b"k" * 32
+    first = rendezvous(replicas, key)
+    first.outstanding = 8
+    second = rendezvous(replicas, key)
+    assert second is not first
+    first.outstanding = 0
+    assert rendezvous(replicas, key) is first
+
+
+async def test_discovery_reads_every_address_of_a_name_and_survives_an_outage(monkeypatch):
+    answers = [["10.0.0.1", "10.0.0.2"], ["10.0.0.2", "10.0.0.3"], OSError("no name server")]
+
+    async def lookup(host, port, type):
+        assert (host, port) == ("decoders", 50061)
+        answer = answers.pop(0)
+        if isinstance(answer, OSError):
+            raise answer
+        return [(socket.AF_INET, type, 6, "", (ip, port)) for ip in answer]
+
+    monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", lookup)
+    discovery = Discovery(["dns:///decoders:50061", "fixed:1"])
+    assert await discovery.addresses() == {"10.0.0.1:50061", "10.0.0.2:50061", "fixed:1"}
+    moved = {"10.0.0.2:50061", "10.0.0.3:50061", "fixed:1"}
+    assert await discovery.addresses() == moved
+    assert await discovery.addresses() == moved  # the outage
+
+
+async def test_discovery_of_a_real_name():
+    assert await Discovery(["dns:///localhost:7"]).addresses() & {"127.0.0.1:7", "[::1]:7"}
+
+
+@pytest.fixture
+def keys(tmp_path):
+    file = tmp_path / "keys"
+    file.write_text("# who may ask what\nalpha\nbeta small large\n")
+    return ApiKeys(["gamma"], file), file
+
+
+@pytest.mark.parametrize("shown", ["Bearer alpha", "bearer  alpha", "Bearer gamma"])
+def test_known_keys_may_ask_everything(keys, shown):
+    who = keys[0].find(shown)
+    who.check("any model")
+    assert who.salt
+
+
+def test_a_key_may_be_bound_to_models(keys):
+    who = keys[0].find("Bearer beta")
+    who.check("small")
+    with pytest.raises(Forbidden, match="ask large, small"):
+        who.check("huge")
+    assert who.salt != keys[0].find("Bearer alpha").salt
+
+
+@pytest.mark.parametrize(
+    "shown", [None, "", "Bearer", "Bearer ", "Bearer delta", "Basic alpha", "alpha", "Bearer alph"]
+)
+def test_other_keys_are_refused(keys, shown):
+    with pytest.raises(Unauthenticated, match="authorization: "):
+        keys[0].find(shown)
+
+
+def test_keys_are_read_again_when_their_file_changes_and_kept_when_it_goes(keys):
+    known, file = keys
+    file.write_text("delta\n")
+    known.refresh()
+    known.find("Bearer delta")
+    with pytest.raises(Unauthenticated):
+        known.find("Bearer alpha")
+    file.unlink()
+    known.refresh()
+    known.find("Bearer delta")

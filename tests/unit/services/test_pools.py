@@ -1,0 +1,96 @@
+"""Which replicas a pool knows, and which of them it chooses."""
+
+import pytest
+from fsr.v1 import types_pb2
+
+from services.errors import NotReady, UnknownModel
+from services.gateway.metrics import Metrics
+from services.gateway.pools import Pools
+from services.gateway.settings import GatewaySettings
+
+NOBODY = "127.0.0.1:9"
+
+
+@pytest.fixture
+async def pools():
+    settings = GatewaySettings(encoders=[NOBODY], decoders=[NOBODY], eject_failures=1, probe_timeout_seconds=0.2)
+    pools = Pools(settings, Metrics())
+    yield pools
+    await pools.close()
+
+
+def describe(pools, role, address, model="m", fingerprint="f", told=()):
+    """As if the replica had answered a probe."""
+    replica = pools._all[role, address]
+    replica.model = types_pb2.ModelDescription(model=model, fingerprint=fingerprint)
+    replica.told = frozenset(told)
+    return replica
+
+
+async def test_replicas_come_and_go_and_the_busy_ones_are_let_finish(pools):
+    pools._adopt("decoder", ["a:1", "b:1"])
+    a, b = (describe(pools, "decoder", address) for address in ("a:1", "b:1"))
+    with a.working():
+        pools._adopt("decoder", ["b:1", "c:1"])
+        assert pools.of("decoder", "m") == [b]
+        await pools._let_go()
+        assert pools._leaving == [a]  # its answer is not complete
+    await pools._let_go()
+    assert pools._leaving == []
+
+
+async def test_a_decoder_of_another_checkpoint_is_never_chosen(pools):
+    pools._adopt("decoder", ["a:1", "b:1"])
+    describe(pools, "decoder", "a:1", fingerprint="other")
+    b = describe(pools, "decoder", "b:1")
+    assert all(pools.decoder("m", "f") is b for _ in range(20))
+    with pytest.raises(NotReady, match="holds the encoder's checkpoint"):
+        pools.decoder("m", "third")
+    with pytest.raises(NotReady, match="no decoder of m answers"):
+        pools.decoder("m", "f", without=["b:1"])
+
+
+async def test_ejected_replicas_are_passed_over_unless_all_are(pools):
+    pools._adopt("decoder", ["a:1", "b:1"])
+    a, b = (describe(pools, "decoder", address) for address in ("a:1", "b:1"))
+    a.ejection.failed()
+    assert all(pools.decoder("m", "f") is b for _ in range(20))
+    b.ejection.failed()
+    assert {pools.decoder("m", "f").address for _ in range(50)} == {"a:1", "b:1"}
+
+
+async def test_a_proxy_leads_to_the_replicas_behind_it(pools):
+    pools._adopt("encoder", ["proxy:1", "x:1", "y:1"])
+    proxy = describe(pools, "encoder", "proxy:1", told=["x:1", "y:1"])
+    assert pools.of("encoder", "m") == [proxy]  # until one of them answers
+    x = describe(pools, "encoder", "x:1", told=["x:1", "y:1"])
+    assert pools.of("encoder", "m") == [x]
+
+
+async def test_models_are_told_apart(pools):
+    with pytest.raises(NotReady, match="no address is known"):
+        pools.resolve("")
+    pools._adopt("decoder", ["a:1", "b:1"])
+    with pytest.raises(NotReady, match="silent: a:1, b:1"):
+        pools.resolve("m")
+    describe(pools, "decoder", "a:1")
+    assert pools.resolve("") == "m"
+    with pytest.raises(NotReady):
+        pools.resolve("n")  # the silent one might serve it
+    describe(pools, "decoder", "b:1", model="n")
+    with pytest.raises(UnknownModel, match="several are served; ask for one of m, n"):
+        pools.resolve("")
+    with pytest.raises(UnknownModel, match="'o' is unknown"):
+        pools.resolve("o")
+
+
+async def test_busyness_weighs_work_by_free_memory(pools):
+    pools._adopt("decoder", ["a:1"])
+    replica = describe(pools, "decoder", "a:1")
+    quiet = replica.busyness
+    replica.load.running, replica.load.kv_bytes_capacity, replica.load.kv_bytes_free = 3, 100, 100
+    working = replica.busyness
+    replica.load.kv_bytes_free = 10
+    assert quiet < working < replica.busyness
+    replica.outstanding = 50
+    assert replica.busyness == pytest.approx(51 / 0.1)
