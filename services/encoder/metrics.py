@@ -25,10 +25,10 @@ class _Declared:
     kind: Any  # a class of ray.serve.metrics; its signatures are typed for one label only
     help: str
     labels: tuple[str, ...]
-    boundaries: list[float] | None = None
+    boundaries: Sequence[float] | None = None
 
     def make(self, name: str) -> Any:
-        bounds = {} if self.boundaries is None else {"boundaries": self.boundaries}
+        bounds = {} if self.boundaries is None else {"boundaries": list(self.boundaries)}
         return self.kind(name, description=self.help, tag_keys=self.labels, **bounds)
 
 

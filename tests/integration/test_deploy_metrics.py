@@ -1,0 +1,186 @@
+"""A real Prometheus scrapes a running system: every panel and rule must have data, and the figures be the load's."""
+
+import asyncio
+import contextlib
+import io
+import math
+import os
+import signal
+import socket
+import time
+
+import psutil
+import pytest
+import yaml
+
+from deploy.grafana import queries as asked
+from deploy.grafana.render import render
+from deploy.prometheus.local import HERE, prometheus
+from fsr_core.tiny.scenes import draw, make_scene
+from services.client import AsyncClient, ClientError
+from services.client.up import running
+
+QUESTION = "Is there a red star?"
+RULES = [
+    rule
+    for path in sorted((HERE / "rules").glob("*.yml"))
+    for group in yaml.safe_load(path.read_text())["groups"]
+    for rule in group["rules"]
+]
+# The load whose figures are checked: method, budget and number of requests.
+LOAD = (("fsr", 16, 12), ("random", 32, 6), ("fsr", 4, 4))
+
+
+def free_ports(count):
+    """The first of `count` free ports in a row."""
+    for base in range(43000, 60000, count):
+        with contextlib.ExitStack() as stack:
+            probes = [stack.enter_context(socket.socket()) for _ in range(count)]
+            if all(probe.connect_ex(("127.0.0.1", base + i)) != 0 for i, probe in enumerate(probes)):
+                return base
+    raise RuntimeError("not enough free ports in a row")
+
+
+def png(seed):
+    out = io.BytesIO()
+    draw(make_scene(seed)).save(out, "PNG")
+    return out.getvalue()
+
+
+async def ask(address, wanted):
+    """Asks all at once; the answers' usage, and how many were refused."""
+    async with AsyncClient(address) as client:
+        calls = (
+            client.ask(png(i % 4), QUESTION, budget=budget, method=method, **more)
+            for i, (method, budget, more) in enumerate(wanted)
+        )
+        told = await asyncio.gather(*calls, return_exceptions=True)
+    assert all(isinstance(one, ClientError) or hasattr(one, "usage") for one in told), told
+    return [one.usage for one in told if hasattr(one, "usage")], sum(isinstance(one, ClientError) for one in told)
+
+
+def figures(load):
+    """What a load must have added to some sums."""
+    kept = {method: sum(b * n for m, b, n in load if m == method) for method in ("fsr", "random")}
+    images = {method: sum(n for m, _, n in load if m == method) for method in ("fsr", "random")}
+    return {
+        'fsr_requests_total{rpc="Generate", code="OK"}': sum(images.values()),
+        'fsr_visual_tokens_in_total{method="fsr"}': 144 * images["fsr"],
+        'fsr_visual_tokens_kept_total{method="fsr"}': kept["fsr"],
+        'fsr_visual_tokens_kept_total{method="random"}': kept["random"],
+        'ray_fsr_encoder_visual_tokens_kept_total{method="fsr"}': kept["fsr"],
+        'ray_fsr_encoder_visual_tokens_in_total{method="random"}': 144 * images["random"],
+        "ray_fsr_encoder_images_total": sum(images.values()),
+    }
+
+
+def settled(server, ask_for, before, seconds=30):
+    """Waits until Prometheus has seen every sum of `ask_for` reach what it must."""
+    end = time.monotonic() + seconds
+    while True:
+        now = {query: sum(s.points[-1][1] for s in server.instant(query)) - before[query] for query in ask_for}
+        if now == ask_for or time.monotonic() > end:
+            return now
+        time.sleep(0.5)
+
+
+@pytest.fixture(scope="module")
+def watched(tmp_path_factory):
+    """A Prometheus over a system that has answered, refused, and lost a decoder; and what the first load was."""
+    with pytest.MonkeyPatch.context() as patch, contextlib.ExitStack() as stack:
+        patch.setenv("RAY_metrics_report_interval_ms", "1000")
+        patch.setenv("FSR_GATEWAY_MAX_REQUESTS", "24")
+        base = free_ports(40)
+        at = stack.enter_context(running("fsr-tiny", 2, base, tmp_path_factory.mktemp("logs")))
+        targets = {
+            "gateway": [at["metrics"]],
+            "decoder": [at.get("decoder-0-metrics", at["decoder-0"])],
+            "encoder": [at["encoder-metrics"]],
+        }
+        server = stack.enter_context(prometheus(targets, base + 39, "1s"))
+        # Every label is there before the counting starts: a series that is born is no increase.
+        zero, first = dict.fromkeys(figures(LOAD), 0), [(method, budget, 1) for method, budget, _ in LOAD]
+        asyncio.run(ask(at["gateway"], [(method, budget, {}) for method, budget, _ in first]))
+        before = settled(server, figures(first), zero)
+        assert before == figures(first)
+        wanted = figures(LOAD)
+        usages = []
+        for method, budget, count in LOAD:
+            done, refused = asyncio.run(ask(at["gateway"], [(method, budget, {})] * count))
+            assert not refused
+            usages += done
+        counted = settled(server, wanted, before)
+        _, refused = asyncio.run(ask(at["gateway"], [("fsr", 16, {})] * 60))
+        assert refused, "the overload was none"
+        victim = next(
+            c.pid
+            for c in psutil.net_connections("tcp")
+            if c.status == "LISTEN" and f"127.0.0.1:{c.laddr.port}" == at["decoder-1"]
+        )
+        os.kill(victim, signal.SIGKILL)
+        asyncio.run(ask(at["gateway"], [("fsr", 16, {})] * 8))
+        time.sleep(4)
+        yield server, wanted, counted, usages
+
+
+def test_figures_are_those_of_the_load(watched):
+    _, wanted, counted, usages = watched
+    assert counted == wanted
+    assert sum(usage.visual_tokens_kept for usage in usages) == 12 * 16 + 6 * 32 + 4 * 4
+
+
+def finite(series):
+    return all(math.isfinite(value) for one in series for _, value in one.points)
+
+
+@pytest.mark.parametrize("query", list(asked.queries()), ids=lambda q: f"{q.dashboard}: {q.panel}: {q.legend}")
+def test_every_panel_shows_something(watched, query):
+    server = watched[0]
+    series = server.instant(asked.fill(query.expr, rate="1m", span="5m"))
+    assert series and finite(series)
+    for one in series:
+        assert all(one.labels.get(label) for label in query.legend_labels), one.labels
+        assert one.labels.get("model", "fsr-tiny") == "fsr-tiny"
+        assert one.labels.get("method", "fsr") in ("fsr", "random")
+
+
+@pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.get("record") or rule["alert"])
+def test_every_rule_has_its_series(watched, rule):
+    server = watched[0]
+    if "record" in rule:
+        series = server.instant(rule["record"])
+        assert series and finite(series)
+        level = rule["record"].partition(":")[0].split("_")
+        assert all(set(level) <= set(one.labels) for one in series)
+    for selector in asked.selectors(rule["expr"]):
+        selector = selector.replace('code=~"INTERNAL|UNKNOWN|UNAVAILABLE|DEADLINE_EXCEEDED|DATA_LOSS"', "")
+        assert server.instant(selector), selector
+    assert isinstance(server.instant(rule["expr"]), list)
+
+
+def test_every_alert_is_loaded_and_healthy(watched):
+    server = watched[0]
+    rules = [rule for group in server.get("rules")["groups"] for rule in group["rules"]]
+    assert len(rules) == len(RULES)
+    assert [rule["name"] for rule in rules if rule["health"] != "ok"] == []
+
+
+def test_variables_list_what_there_is(watched):
+    server = watched[0]
+    found = {}
+    for board in asked.dashboards().values():
+        for variable in board["templating"]["list"]:
+            if variable["type"] == "query":
+                selector, _, label = variable["definition"].removeprefix("label_values(")[:-1].rpartition(", ")
+                found[variable["name"]] = {one.labels.get(label) for one in server.instant(selector)}
+    assert found["model"] == {"fsr-tiny"} and found["method"] == {"fsr", "random"}
+    assert len(found["replica"]) == 3 and None not in found["replica"]
+
+
+def test_pictures_of_the_dashboards(watched, tmp_path):
+    """Also what the documentation shows, where FSR_PICTURES names a folder."""
+    folder = os.environ.get("FSR_PICTURES", tmp_path)
+    paths = render(watched[0], folder, seconds=60, step=1)
+    assert [path.stem for path in paths] == [f"dashboard-{name}" for name in asked.dashboards()]
+    for path in paths:
+        assert path.read_bytes().startswith(b"\x89PNG") and 10_000 < path.stat().st_size < 150_000
