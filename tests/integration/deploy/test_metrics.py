@@ -1,12 +1,9 @@
 """A real Prometheus scrapes a running system: every panel and rule must have data, and the figures be the load's."""
 
 import asyncio
-import contextlib
-import io
 import math
 import os
 import signal
-import socket
 import time
 
 import psutil
@@ -16,9 +13,7 @@ import yaml
 from deploy.grafana import queries as asked
 from deploy.grafana.render import render
 from deploy.prometheus.local import HERE, prometheus
-from fsr_core.tiny.scenes import draw, make_scene
 from services.client import AsyncClient, ClientError
-from services.client.up import running
 
 QUESTION = "Is there a red star?"
 RULES = [
@@ -31,27 +26,11 @@ RULES = [
 LOAD = (("fsr", 16, 12), ("random", 32, 6), ("fsr", 4, 4))
 
 
-def free_ports(count):
-    """The first of `count` free ports in a row."""
-    for base in range(43000, 60000, count):
-        with contextlib.ExitStack() as stack:
-            probes = [stack.enter_context(socket.socket()) for _ in range(count)]
-            if all(probe.connect_ex(("127.0.0.1", base + i)) != 0 for i, probe in enumerate(probes)):
-                return base
-    raise RuntimeError("not enough free ports in a row")
-
-
-def png(seed):
-    out = io.BytesIO()
-    draw(make_scene(seed)).save(out, "PNG")
-    return out.getvalue()
-
-
-async def ask(address, wanted):
+async def ask(address, picture, wanted):
     """Asks all at once; the answers' usage, and how many were refused."""
     async with AsyncClient(address) as client:
         calls = (
-            client.ask(png(i % 4), QUESTION, budget=budget, method=method, **more)
+            client.ask(picture(i % 4), QUESTION, budget=budget, method=method, **more)
             for i, (method, budget, more) in enumerate(wanted)
         )
         told = await asyncio.gather(*calls, return_exceptions=True)
@@ -85,32 +64,28 @@ def settled(server, ask_for, before, seconds=30):
 
 
 @pytest.fixture(scope="module")
-def watched(tmp_path_factory):
+def watched(system, free_ports, png):
     """A Prometheus over a system that has answered, refused, and lost a decoder; and what the first load was."""
-    with pytest.MonkeyPatch.context() as patch, contextlib.ExitStack() as stack:
-        patch.setenv("RAY_metrics_report_interval_ms", "1000")
-        patch.setenv("FSR_GATEWAY_MAX_REQUESTS", "24")
-        base = free_ports(40)
-        at = stack.enter_context(running("fsr-tiny", 2, base, tmp_path_factory.mktemp("logs")))
-        targets = {
-            "gateway": [at["metrics"]],
-            "decoder": [at.get("decoder-0-metrics", at["decoder-0"])],
-            "encoder": [at["encoder-metrics"]],
-        }
-        server = stack.enter_context(prometheus(targets, base + 39, "1s"))
+    at = system
+    targets = {
+        "gateway": [at["metrics"]],
+        "decoder": [at["decoder-0-metrics"], at["decoder-1-metrics"]],
+        "encoder": [at["encoder-metrics"]],
+    }
+    with prometheus(targets, free_ports(1), "1s") as server:
         # Every label is there before the counting starts: a series that is born is no increase.
         zero, first = dict.fromkeys(figures(LOAD), 0), [(method, budget, 1) for method, budget, _ in LOAD]
-        asyncio.run(ask(at["gateway"], [(method, budget, {}) for method, budget, _ in first]))
+        asyncio.run(ask(at["gateway"], png, [(method, budget, {}) for method, budget, _ in first]))
         before = settled(server, figures(first), zero)
         assert before == figures(first)
         wanted = figures(LOAD)
         usages = []
         for method, budget, count in LOAD:
-            done, refused = asyncio.run(ask(at["gateway"], [(method, budget, {})] * count))
+            done, refused = asyncio.run(ask(at["gateway"], png, [(method, budget, {})] * count))
             assert not refused
             usages += done
         counted = settled(server, wanted, before)
-        _, refused = asyncio.run(ask(at["gateway"], [("fsr", 16, {})] * 60))
+        _, refused = asyncio.run(ask(at["gateway"], png, [("fsr", 16, {})] * 60))
         assert refused, "the overload was none"
         victim = next(
             c.pid
@@ -118,7 +93,7 @@ def watched(tmp_path_factory):
             if c.status == "LISTEN" and f"127.0.0.1:{c.laddr.port}" == at["decoder-1"]
         )
         os.kill(victim, signal.SIGKILL)
-        asyncio.run(ask(at["gateway"], [("fsr", 16, {})] * 8))
+        asyncio.run(ask(at["gateway"], png, [("fsr", 16, {})] * 8))
         time.sleep(4)
         yield server, wanted, counted, usages
 
