@@ -18,7 +18,8 @@ def check(address: str, ray_serve: bool = False, timeout: float = 5.0) -> str | 
     with grpc.insecure_channel(address) as channel:
         try:
             if ray_serve:
-                channel.unary_unary("/ray.serve.RayServeAPIService/Healthz")(b"", timeout=timeout)
+                ask = channel.unary_unary("/ray.serve.RayServeAPIService/Healthz", bytes, bytes)
+                ask(b"", timeout=timeout)
                 return None
             told = health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(), timeout=timeout)
         except grpc.RpcError as error:

@@ -1,10 +1,15 @@
 """A real Prometheus scrapes a running system: every panel and rule must have data, and the figures be the load's."""
 
 import asyncio
+import contextlib
 import math
 import os
+import re
 import signal
+import subprocess
+import sys
 import time
+import urllib.request
 
 import psutil
 import pytest
@@ -13,9 +18,9 @@ import yaml
 from deploy.grafana import queries as asked
 from deploy.grafana.render import render
 from deploy.prometheus.local import HERE, prometheus
-from services.client import AsyncClient, ClientError
+from services.client import AsyncClient, Client, ClientError
 
-QUESTION = "Is there a red star?"
+QUESTION, COLOUR = "Is there a red star?", "What colour is the star?"
 RULES = [
     rule
     for path in sorted((HERE / "rules").glob("*.yml"))
@@ -63,16 +68,68 @@ def settled(server, ask_for, before, seconds=30):
         time.sleep(0.5)
 
 
+@contextlib.contextmanager
+def canary_gateway(at, port):
+    """A second gateway, which asks every answer once more without compression when there is little to do."""
+    command = [sys.executable, "-m", "services.gateway", "--port", str(port), "--metrics-port", str(port + 1)]
+    command += ["--encoders", at["encoder"], "--decoders", at["decoder-0"], "--canary-share", "1"]
+    process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+    try:
+        with Client(f"127.0.0.1:{port}") as client:
+            end = time.monotonic() + 60
+            while True:
+                with contextlib.suppress(ClientError):
+                    if client.models(timeout=2):
+                        break
+                assert time.monotonic() < end
+                time.sleep(0.3)
+        yield f"127.0.0.1:{port}", f"127.0.0.1:{port + 1}"
+    finally:
+        process.terminate()
+        process.wait(40)
+
+
+def value(address, name):
+    """Sum of the series on the page at `address` whose name and labels begin with `name`."""
+    page = urllib.request.urlopen(f"http://{address}/metrics").read().decode()
+    return sum(float(number) for number in re.findall(rf"^{re.escape(name)}\S* (\S+)$", page, re.MULTILINE))
+
+
+def compare(at, gateway, metrics, png):
+    """Asks some questions through the canary's gateway, one after the other; what it must and what it did count."""
+    wanted = {"answers": 0, "exact": 0, "tokens": 0, "tokens_agreed": 0}
+    with Client(at["gateway"]) as plain, Client(gateway) as canary:
+        for seed in range(10, 18):
+            few, whole = (plain.ask(png(seed), COLOUR, budget=n).token_ids for n in (4, 144))
+            wanted["answers"] += 1
+            wanted["exact"] += few == whole
+            wanted["tokens"] += max(len(few), len(whole))
+            wanted["tokens_agreed"] += sum(a == b for a, b in zip(few, whole, strict=False))
+            assert canary.ask(png(seed), COLOUR, budget=4).token_ids == few
+            end = time.monotonic() + 20
+            while value(metrics, "fsr_canary_answers_total") < wanted["answers"] and time.monotonic() < end:
+                time.sleep(0.05)
+        canary.ask(png(1), COLOUR, budget=144)  # nothing to compare
+        canary.ask(png(1), COLOUR, budget=4, temperature=1.0)  # nor here
+    counted = {name: value(metrics, f"fsr_canary_{name}_total") for name in wanted}
+    return wanted, counted
+
+
 @pytest.fixture(scope="module")
 def watched(system, free_ports, png):
     """A Prometheus over a system that has answered, refused, and lost a decoder; and what the first load was."""
-    at = system
+    at, base = system, free_ports(3)
+    with canary_gateway(at, base) as (canary, canary_metrics):
+        yield from watch(at, png, canary, canary_metrics, base + 2)
+
+
+def watch(at, png, canary, canary_metrics, port):
     targets = {
-        "gateway": [at["metrics"]],
+        "gateway": [at["metrics"], canary_metrics],
         "decoder": [at["decoder-0-metrics"], at["decoder-1-metrics"]],
         "encoder": [at["encoder-metrics"]],
     }
-    with prometheus(targets, free_ports(1), "1s") as server:
+    with prometheus(targets, port, "1s") as server:
         # Every label is there before the counting starts: a series that is born is no increase.
         zero, first = dict.fromkeys(figures(LOAD), 0), [(method, budget, 1) for method, budget, _ in LOAD]
         asyncio.run(ask(at["gateway"], png, [(method, budget, {}) for method, budget, _ in first]))
@@ -85,6 +142,9 @@ def watched(system, free_ports, png):
             assert not refused
             usages += done
         counted = settled(server, wanted, before)
+        compared = compare(at, canary, canary_metrics, png)
+        told, refused = asyncio.run(ask(canary, png, [("fsr", 16, {})] * 24))
+        assert len(told) == 24 and value(canary_metrics, 'fsr_canary_skipped_total{reason="busy"}') > 0
         _, refused = asyncio.run(ask(at["gateway"], png, [("fsr", 16, {})] * 60))
         assert refused, "the overload was none"
         victim = next(
@@ -95,13 +155,19 @@ def watched(system, free_ports, png):
         os.kill(victim, signal.SIGKILL)
         asyncio.run(ask(at["gateway"], png, [("fsr", 16, {})] * 8))
         time.sleep(4)
-        yield server, wanted, counted, usages
+        yield server, wanted, counted, usages, compared
 
 
 def test_figures_are_those_of_the_load(watched):
-    _, wanted, counted, usages = watched
+    _, wanted, counted, usages, _ = watched
     assert counted == wanted
     assert sum(usage.visual_tokens_kept for usage in usages) == 12 * 16 + 6 * 32 + 4 * 4
+
+
+def test_canary_counts_what_asking_twice_tells(watched):
+    wanted, counted = watched[4]
+    assert counted == wanted
+    assert wanted["exact"] < wanted["answers"], "questions that every budget answers alike tell nothing"
 
 
 def finite(series):
@@ -147,7 +213,9 @@ def test_variables_list_what_there_is(watched):
         for variable in board["templating"]["list"]:
             if variable["type"] == "query":
                 selector, _, label = variable["definition"].removeprefix("label_values(")[:-1].rpartition(", ")
-                found[variable["name"]] = {one.labels.get(label) for one in server.instant(selector)}
+                found[variable["name"]] = {
+                    one.labels.get(label) for one in server.instant(f"last_over_time({selector}[5m])")
+                }
     assert found["model"] == {"fsr-tiny"} and found["method"] == {"fsr", "random"}
     assert len(found["replica"]) == 3 and None not in found["replica"]
 
