@@ -212,6 +212,7 @@ def test_ray_service(overlay):
     schema = ServeDeploySchema.model_validate(config)
     assert set(config) <= set(ServeDeploySchema.model_fields)
     application = schema.applications[0]
+    assert application.name == importlib.import_module("services.encoder.app").APPLICATION
     module, _, name = application.import_path.partition(":")
     assert callable(getattr(importlib.import_module(module), name))
     for function in schema.grpc_options.grpc_servicer_functions:
