@@ -83,12 +83,16 @@ def render(server: Prometheus, folder: str | Path, seconds: float, step: float) 
     written = []
     end = time.time()
     for name, board in dashboards().items():
-        panels = [panel for panel in board["panels"] if panel["type"] != "row"]
-        rows = max((p["gridPos"]["y"] + p["gridPos"]["h"] for p in panels), default=1)
+        rows = max(panel["gridPos"]["y"] + panel["gridPos"]["h"] for panel in board["panels"])
         figure = pyplot.figure(figsize=(13, rows * 0.3), dpi=80)
-        grid = figure.add_gridspec(rows, 24, left=0.05, right=0.99, top=0.96, bottom=0.02, wspace=3)
-        for panel in panels:
+        grid = figure.add_gridspec(rows, 24, left=0.05, right=0.99, top=0.96, bottom=0.02, wspace=4)
+        for panel in board["panels"]:
             at = panel["gridPos"]
+            if panel["type"] == "row":
+                title = figure.add_subplot(grid[at["y"], :])
+                title.axis("off")
+                title.text(-0.03, 0.3, panel["title"], fontsize=10, weight="bold")
+                continue
             cell = grid[at["y"] + 1 : at["y"] + at["h"] - 1, at["x"] : at["x"] + at["w"]]
             _draw(figure.add_subplot(cell), panel, server, end - seconds, end, step)
         figure.suptitle(board["title"], fontsize=12, x=0.01, ha="left")

@@ -282,6 +282,7 @@ def test_serve_config_is_deployed_on_a_local_ray(free_ports, png, monkeypatch):
     config, base = serve_config("cluster"), free_ports(3)
     config["http_options"] |= {"port": base, "host": "127.0.0.1"}
     config["grpc_options"]["port"] = base + 1
+    monkeypatch.setenv("RAY_raylet_start_wait_time_s", "120")  # on a busy machine
     monkeypatch.setenv("FSR_ENCODER_DEVICE", "cpu")
     monkeypatch.setenv("FSR_ENCODER_SERVED_NAME", "from-the-environment")
     process = subprocess.Popen([sys.executable, "-c", DEPLOY], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
