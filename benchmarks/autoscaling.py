@@ -33,6 +33,7 @@ from ray import serve
 from ray.cluster_utils import Cluster
 from ray.serve._private import api
 from ray.serve.config import gRPCOptions
+from ray.serve.context import _get_global_client
 from ray.serve.schema import ServeDeploySchema
 
 from fsr_core.tiny.scenes import draw, make_scene
@@ -161,14 +162,23 @@ def load(address: str, record: Record, stop: threading.Event) -> None:
     asyncio.run(run())
 
 
+def deployment() -> dict[str, Any]:
+    """What Serve's controller says of the encoder."""
+    told: dict[str, Any] = _get_global_client().get_serve_details()
+    return dict(told["applications"]["encoder"]["deployments"]["Encoder"])
+
+
+def running_nodes() -> list[str]:
+    """The node of each running replica."""
+    return [one["node_id"] for one in deployment()["replicas"] if one["state"] == "RUNNING"]
+
+
 def watch(record: Record, stop: threading.Event) -> None:
-    """Samples how many replicas run, and how many there shall be."""
+    """Samples how many replicas there shall be, and how many run."""
     while not stop.wait(0.5):
-        told = serve.status().applications["encoder"].deployments["Encoder"]
-        states = {str(getattr(state, "value", state)): count for state, count in told.replica_states.items()}
-        running = states.get("RUNNING", 0)
-        wanted = running + states.get("STARTING", 0)
-        record.samples.append((record.now, wanted, running))
+        told = deployment()
+        running = sum(one["state"] == "RUNNING" for one in told["replicas"])
+        record.samples.append((record.now, told["target_num_replicas"], running))
 
 
 def until(record: Record, replicas: int, seconds: float) -> bool:
@@ -181,22 +191,13 @@ def until(record: Record, replicas: int, seconds: float) -> bool:
     return False
 
 
-def node_of_a_replica(cluster: Cluster) -> Any:
-    """A node that hosts an encoder replica."""
-    from ray.util.state import list_actors
-
-    homes = {actor.node_id for actor in list_actors(filters=[("state", "=", "ALIVE")]) if "Encoder" in actor.class_name}
-    return next(node for node in cluster.worker_nodes if node.node_id in homes)
-
-
 def run(patience: float) -> tuple[Record, dict[str, Any]]:
     """The whole story."""
     cluster = Cluster(
         initialize_head=True,
         head_node_args={
             "num_cpus": 0,
-            "include_dashboard": True,
-            "dashboard_port": free_port(),
+            "include_dashboard": False,
             "object_store_memory": 80 * 2**20,
         },
     )
@@ -241,7 +242,8 @@ def _story(cluster: Cluster, address: str, patience: float) -> tuple[Record, dic
         phase(f"{HIGH} clients", HIGH)
         told["rose_again"] = until(record, MOST, patience)
         time.sleep(5)
-        cluster.remove_node(node_of_a_replica(cluster), allow_graceful=False)
+        homes = running_nodes()
+        cluster.remove_node(next(n for n in cluster.worker_nodes if n.node_id in homes), allow_graceful=False)
         phase("node killed", HIGH)
         told["noticed"] = until(record, MOST - 1, patience)
         told["replaced"] = until(record, MOST, patience)
