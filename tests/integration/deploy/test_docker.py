@@ -23,13 +23,20 @@ from services.gateway.settings import GatewaySettings
 
 ROOT = Path(__file__).parents[3]
 SETTINGS = {"gateway": GatewaySettings, "encoder": EncoderSettings, "decoder": DecoderSettings}
+# The service of each image, and the extra that it is installed with.
+IMAGES = {
+    "gateway": ("gateway", "gateway"),
+    "encoder": ("encoder", "encoder"),
+    "decoder": ("decoder", "decoder"),
+    "decoder-vllm": ("decoder", "vllm"),
+}
 EXTRAS = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
 COMPOSE = yaml.safe_load((ROOT / "deploy/compose.yaml").read_text())
 
 
-def instructions(service):
+def instructions(image):
     """(keyword, arguments) of each instruction of a Dockerfile, continuation lines joined."""
-    text = (ROOT / f"deploy/docker/{service}.Dockerfile").read_text()
+    text = (ROOT / f"deploy/docker/{image}.Dockerfile").read_text()
     lines = re.sub(r"\\\n\s*", "", text).splitlines()
     return [tuple(line.split(None, 1)) for line in lines if line and not line.startswith("#")]
 
@@ -49,35 +56,35 @@ def environment(service):
 def test_hadolint():
     binary = Path(sys.executable).with_name("hadolint")
     files = sorted((ROOT / "deploy/docker").glob("*.Dockerfile"))
-    assert [path.stem for path in files] == sorted(SETTINGS)
+    assert {path.stem for path in files} == set(IMAGES)
     command = [binary, "--config", ROOT / "deploy/docker/hadolint.yaml", *files]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout
 
 
-@pytest.mark.parametrize("service", SETTINGS)
-def test_image(service):
-    words = [word for word, _ in instructions(service)]
+@pytest.mark.parametrize("image", IMAGES)
+def test_image(image):
+    service, extra = IMAGES[image]
+    words = [word for word, _ in instructions(image)]
     assert words.count("FROM") == 2
-    assert re.fullmatch(
-        r"PYTHON=3\.\d+\.\d+-slim-\w+", one(service, "ARG") if service == "gateway" else "PYTHON=3.1.1-slim-x"
-    )
-    assert int(one(service, "USER")) > 0
-    exposed = {int(port) for port in one(service, "EXPOSE").split()}
-    fields = SETTINGS[service].model_fields
-    metrics = int(environment(service).get("FSR_ENCODER_METRICS_PORT", fields["metrics_port"].default or 0))
-    assert exposed == {fields["port"].default, metrics}
-    for name, value in environment(service).items():
+    pins = [rest for word, rest in instructions(image) if word == "ARG" and rest.startswith("PYTHON")]
+    assert re.fullmatch(r"PYTHON=3\.\d+\.\d+-slim-\w+", pins[0])
+    assert f"'.[{extra}]'" in install_line(image) and extra in EXTRAS
+    assert int(one(image, "USER")) > 0
+    fields, told = SETTINGS[service].model_fields, environment(image)
+    metrics = int(told.get("FSR_ENCODER_METRICS_PORT", fields["metrics_port"].default or 0))
+    assert {int(port) for port in one(image, "EXPOSE").split()} == {fields["port"].default, metrics}
+    for name, value in told.items():
         if name.startswith("FSR_"):
             SETTINGS[service](**{name.removeprefix(f"FSR_{service.upper()}_").lower(): value})
-    assert environment(service)[f"FSR_{service.upper()}_HOST"] == "0.0.0.0"
-    probe = json.loads(one(service, "HEALTHCHECK").split("CMD ", 1)[1])
+    assert told[f"FSR_{service.upper()}_HOST"] == "0.0.0.0"
+    probe = json.loads(one(image, "HEALTHCHECK").split("CMD ", 1)[1])
     assert probe[-1] == f"127.0.0.1:{fields['port'].default}"
-    for word, rest in instructions(service):
+    assert json.loads(one(image, "ENTRYPOINT")) == ["python", "-m", f"services.{service}"]
+    allowed = (ROOT / ".dockerignore").read_text().splitlines()
+    for word, rest in instructions(image):
         if word == "COPY" and not rest.startswith("--from"):
-            assert all((ROOT / source).exists() for source in rest.split()[:-1])
-            allowed = (ROOT / ".dockerignore").read_text().splitlines()
-            assert all(f"!{source}" in allowed for source in rest.split()[:-1])
+            assert all((ROOT / source).exists() and f"!{source}" in allowed for source in rest.split()[:-1])
 
 
 def closure(requirements):
