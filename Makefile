@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help install demo test unit test-vllm lint types protos protos-check format soak clean
+.PHONY: help install tools demo test test-cluster unit test-vllm lint types protos protos-check format soak clean
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## /\1\t/' | expand -t 14
 
@@ -19,8 +19,18 @@ $(STAMP): pyproject.toml
 demo: install ## Start the whole system, ask about a drawn scene, print what was saved
 	$(BIN)/fsr demo
 
-test: install ## Every test
+tools: ## Debian packages that tests need: prometheus, with promtool
+	@command -v promtool >/dev/null && command -v prometheus >/dev/null || { \
+		SUDO=$$([ "$$(id -u)" = 0 ] || echo sudo); \
+		{ $$SUDO apt-get update -qq && DEBIAN_FRONTEND=noninteractive $$SUDO apt-get install -qq --yes \
+		--no-install-recommends prometheus >/dev/null; } || { \
+		echo "error: cannot install Debian's package prometheus; install prometheus and promtool by hand" >&2; exit 1; }; }
+
+test: install tools ## Every test but those of test-cluster
 	$(BIN)/python -m pytest tests
+
+test-cluster: install tools ## Autoscaling and node failure on a Ray of several nodes, images of torch; many minutes
+	$(BIN)/python -m pytest tests/cluster -m cluster
 
 unit: install ## Only the tests that start no server
 	$(BIN)/python -m pytest tests/unit
@@ -45,6 +55,7 @@ lint: install ## Style, and the proto files
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/buf lint
+	$(BIN)/hadolint --config deploy/docker/hadolint.yaml deploy/docker/*.Dockerfile
 
 types: install ## Static types
 	$(BIN)/mypy

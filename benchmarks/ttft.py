@@ -5,7 +5,8 @@ Every question is about a new picture, and then asked once more ("second"), when
 Medians; the first rounds are dropped.
 
     python benchmarks/ttft.py
-    python benchmarks/random_llava.py runs/llava-135m && python benchmarks/ttft.py --model runs/llava-135m --budgets 64,576
+    python benchmarks/random_llava.py runs/llava-135m
+    python benchmarks/ttft.py --model runs/llava-135m --budgets 64,576
 """
 
 from __future__ import annotations

@@ -49,7 +49,8 @@ def running(model: str, decoders: int, port: int, logs: Path, wait: float = 180.
     addresses, and on leaving stops every process. Raises StartFailed."""
     logs.mkdir(parents=True, exist_ok=True)
     ports = {"gateway": port, "encoder": port + 1, **{f"decoder-{i}": port + 11 + i for i in range(decoders)}}
-    ports |= {"metrics": port + 5} | {f"decoder-{i}-metrics": port + 21 + i for i in range(decoders)}
+    ports |= {"metrics": port + 5, "encoder-metrics": port + 6}
+    ports |= {f"decoder-{i}-metrics": port + 21 + i for i in range(decoders)}
     for name, number in ports.items():
         if not _port_is_free(number):
             raise StartFailed(f"--port: {number} ({name}) is in use; choose another --port")
@@ -57,6 +58,7 @@ def running(model: str, decoders: int, port: int, logs: Path, wait: float = 180.
     commands = {
         "encoder": ["services.encoder", "--model", model, "--served-name", Path(model).name, "--port", str(port + 1)],
     }
+    commands["encoder"] += ["--metrics-port", str(ports["encoder-metrics"])]
     for i in range(decoders):
         name = f"decoder-{i}"
         commands[name] = ["services.decoder", "--model", model, "--served-name", Path(model).name]

@@ -49,6 +49,7 @@ def main() -> None:
         include_dashboard=False,
         logging_level=logging.WARNING,
         log_to_driver=True,
+        _metrics_export_port=settings.metrics_port,
     )
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())

@@ -16,12 +16,13 @@ from fsr_core import methods
 from fsr_core.backbones import load_encoder
 from services.encoder.cache import FeatureCache
 from services.encoder.ingress import ReplicaPorts
+from services.encoder.metrics import EncoderMetrics
 from services.encoder.pipeline import Job, compress, compressed_image, content, encode, plan_of, prepare
 from services.encoder.settings import EncoderSettings
 from services.errors import Expired, InvalidRequest, ServiceError, status_of
 from services.telemetry import configure_logging
 
-__all__ = ["APPLICATION", "build"]
+__all__ = ["APPLICATION", "application", "build"]
 
 APPLICATION = "encoder"
 
@@ -47,6 +48,7 @@ class Encoder:
         )
         self._ports = ReplicaPorts(APPLICATION)
         self._cache = FeatureCache(int(options.cache_mb * 2**20))
+        self._metrics = EncoderMetrics(options.served_name or options.model)
         self._run.set_max_batch_size(options.max_batch_size)  # type: ignore[attr-defined]
         self._run.set_batch_wait_timeout_s(options.batch_wait_seconds)  # type: ignore[attr-defined]
 
@@ -95,20 +97,22 @@ class Encoder:
             compressed_image(f, kept, self._model.assemble(f, kept), request.wire_dtype, request.explain)
             for f, kept, _ in results
         ]
+        hits = sum(seen is not None for seen in known)
+        self._metrics.answered(request.method.name or "fsr", images, hits, self._cache.nbytes)
         log.info(
             "encoded",
             request_id=request.request_id,
             images=len(images),
             tokens_in=sum(image.source_tokens for image in images),
             tokens_kept=sum(len(image.index) for image in images),
-            cache_hits=sum(seen is not None for seen in known),
+            cache_hits=hits,
         )
         return encoder_pb2.EncodeResponse(
             fingerprint=self._model.fingerprint,
             images=images,
             encode_seconds=time.monotonic() - began - compressing,
             compress_seconds=compressing,
-            cache_hits=sum(seen is not None for seen in known),
+            cache_hits=hits,
         )
 
     def _prepare(self, image: types_pb2.Image, number: int) -> Any:
@@ -126,10 +130,12 @@ class Encoder:
         return [next(done) if end > now else None for _, end in timed]
 
     def _run_batch(self, jobs: list[Job]) -> list[tuple[Any, Any, float]]:
+        started = time.monotonic()
         pairs = encode(self._model, jobs)
         began = time.monotonic()
         kept = compress(jobs, pairs)
         seconds = time.monotonic() - began
+        self._metrics.batch(len(jobs), began - started, seconds)
         return [(features, k, seconds) for (features, _), k in zip(pairs, kept, strict=True)]
 
 
@@ -149,3 +155,8 @@ def build(settings: EncoderSettings) -> serve.Application:
     )
     application: serve.Application = scaled.bind(settings.model_dump())
     return application
+
+
+def application(options: dict[str, Any]) -> serve.Application:
+    """What a Serve configuration names as `import_path`; its `args` are the encoder's options."""
+    return build(EncoderSettings(**options))

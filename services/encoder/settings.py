@@ -29,6 +29,7 @@ class EncoderSettings(ServiceSettings):
         "proxy", description="direct: each replica also has a port of its own, which gateways learn from the proxy"
     )
     direct_port: int = Field(40000, ge=1024, le=63000, description="first port of replicas with direct ingress")
+    metrics_port: int | None = Field(None, ge=1, le=65535, description="port of Ray's metrics; default: a free one")
     device: str = Field("cpu", description="torch device")
     dtype: Literal["fp32", "fp16", "bf16"] = Field("fp32", description="dtype of the weights")
     threads: int = Field(1, ge=1, description="CPU threads of torch, each replica")

@@ -7,6 +7,8 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 __all__ = ["Metrics"]
 
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
+_PER_TOKEN = (0.001, 0.0025, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.25, 0.5, 1)
+_TOKENS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096)
 _RATIOS = (0.01, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1)
 STAGES = ("encode", "compress", "ship", "queue", "prefill", "decode", "ttft", "total")
 
@@ -24,11 +26,27 @@ class Metrics:
         self.tokens_merged = Counter(
             "fsr_visual_tokens_merged", "Dropped tokens merged into a kept one", by, registry=r
         )
+        self.tokens_dropped = Counter(
+            "fsr_visual_tokens_dropped", "Visual tokens neither kept nor merged", by, registry=r
+        )
+        self.focus_wanted = Histogram(
+            "fsr_focus_wanted_tokens", "K_F of an image before the budget's clamp", by, buckets=_TOKENS, registry=r
+        )
+        self.focus_kept = Histogram(
+            "fsr_focus_kept_tokens", "K_F of an image after the budget's clamp", by, buckets=_TOKENS, registry=r
+        )
         self.clamped = Counter("fsr_focus_clamped", "Images whose focus set was cut by the budget", by, registry=r)
         self.ratio = Histogram("fsr_compression_ratio", "Kept by source tokens", by, buckets=_RATIOS, registry=r)
         self.seconds = Histogram(
             "fsr_stage_seconds", "Seconds by stage", ("model", "stage"), buckets=_SECONDS, registry=r
         )
+        self.per_token = Histogram(
+            "fsr_time_per_output_token_seconds", "Mean of an answer, the first token aside", ("model",),
+            buckets=_PER_TOKEN, registry=r,
+        )  # fmt: skip
+        self.kv = Counter("fsr_kv_bytes", "KV cache bytes that answers took", by, registry=r)
+        self.flops = Counter("fsr_prefill_flops", "Prefill FLOPs that answers took", by, registry=r)
+        self.wire = Counter("fsr_wire_bytes", "Bytes of features that travelled", by, registry=r)
         self.kv_saved = Counter("fsr_kv_bytes_saved", "KV cache bytes not needed", by, registry=r)
         self.flops_saved = Counter("fsr_prefill_flops_saved", "Prefill FLOPs not needed", by, registry=r)
         self.wire_saved = Counter("fsr_wire_bytes_saved", "Bytes of features that did not travel", by, registry=r)
@@ -38,4 +56,24 @@ class Metrics:
         self.retries = Counter("fsr_retries", "Calls repeated on another replica or later", ("role",), registry=r)
         self.ejections = Counter("fsr_ejections", "Replicas left alone after failures", ("role",), registry=r)
         self.ejected = Gauge("fsr_replicas_ejected", "Replicas left alone now", ("role",), registry=r)
+        compared = (*by, "budget")
+        self.canary_answers = Counter(
+            "fsr_canary_answers", "Answers compared with the uncompressed one, by share kept", compared, registry=r
+        )
+        self.canary_exact = Counter("fsr_canary_exact", "Of these, those that were equal", compared, registry=r)
+        self.canary_tokens = Counter("fsr_canary_tokens", "Tokens of the longer of both answers", compared, registry=r)
+        self.canary_tokens_agreed = Counter(
+            "fsr_canary_tokens_agreed", "Of these, those that were equal in both", compared, registry=r
+        )
+        self.canary_skipped = Counter(
+            "fsr_canary_skipped", "Canaries not asked (busy), given up (shed) or failed", ("reason",), registry=r
+        )
         self.replicas = Gauge("fsr_replicas_ready", "Replicas that answer", ("model", "role"), registry=r)
+        # There from the start, so that a first event is an increase.
+        for counter in (self.retries, self.ejections):
+            for role in ("encoder", "decoder"):
+                counter.labels(role)
+        for reason in ("in_flight", "retry_budget"):
+            self.refused.labels(reason)
+        for reason in ("busy", "shed", "failed"):
+            self.canary_skipped.labels(reason)

@@ -12,6 +12,7 @@ from fsr.v1 import gateway_pb2 as pb
 
 from services.gateway import auth, checks
 from services.gateway.attempts import Retrying
+from services.gateway.canary import Canary
 from services.gateway.deadline import Deadline
 from services.gateway.decoding import Decoding
 from services.gateway.encoding import Encoding
@@ -37,6 +38,7 @@ class Requests:
         self._budget = RetryBudget(settings.retry_ratio, settings.retry_burst)
         shared = Retrying(settings, metrics, self._budget)
         self._encoding, self._decoding = Encoding(pools, shared), Decoding(pools, shared)
+        self._canary = Canary(pools, metrics, settings)
 
     def models(self) -> list[pb.AvailableModel]:
         """What the caller may ask for."""
@@ -86,8 +88,10 @@ class Requests:
                     usage = usage_of(encoded, message.stats, replica, trail)
                     seconds = watch.seconds(encoded, message.stats, time.monotonic())
                     usage.seconds.update(seconds)
-                    count_usage(self._metrics, model, request.method.name, usage, seconds)
+                    count_usage(self._metrics, model, request.method.name, usage, replica.cost, seconds)
                     response.usage.CopyFrom(usage)
+                    if request.images:
+                        self._canary.consider(model, asked, decode, encoded)
                 yield response
 
     def _model(self, wanted: str, method: types_pb2.Method) -> str:

@@ -66,6 +66,13 @@ class GatewaySettings(ServiceSettings):
     eject_failures: int = Field(3, ge=1, description="failures in a row that eject a replica")
     eject_seconds: float = Field(1.0, gt=0, description="first ejection; each further one is twice as long")
     eject_max_seconds: float = Field(60.0, gt=0, description="longest ejection")
+
+    canary_share: float = Field(
+        0.0, ge=0, le=1, description="share of greedy answers that are asked once more without compression; 0: none"
+    )
+    canary_max_requests: int = Field(2, ge=0, description="requests at work above which no canary runs, and one stops")
+    canary_timeout_seconds: float = Field(30.0, gt=0, description="longest time that a canary takes")
+
     drain_seconds: float = Field(20.0, ge=0, description="time that running answers get at shutdown")
 
     @field_validator("encoders", "decoders", "api_keys", mode="before")

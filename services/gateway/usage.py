@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from fsr.v1 import decoder_pb2, encoder_pb2
+from fsr.v1 import decoder_pb2, encoder_pb2, types_pb2
 from fsr.v1 import gateway_pb2 as pb
 
 from services.gateway.metrics import Metrics
@@ -80,14 +80,29 @@ def count_images(metrics: Metrics, model: str, method: str, encoded: encoder_pb2
         metrics.tokens_kept.labels(*by, "focus").inc(image.focus_count)
         metrics.tokens_kept.labels(*by, "scan").inc(kept - image.focus_count)
         metrics.tokens_merged.labels(*by).inc(image.merged_count)
+        metrics.tokens_dropped.labels(*by).inc(image.source_tokens - kept - image.merged_count)
+        metrics.focus_wanted.labels(*by).observe(image.focus_wanted)
+        metrics.focus_kept.labels(*by).observe(image.focus_count)
         metrics.ratio.labels(*by).observe(kept / image.source_tokens)
         metrics.clamped.labels(*by).inc(image.focus_wanted > image.focus_count)
     metrics.cache_hits.labels(model).inc(encoded.cache_hits)
 
 
-def count_usage(metrics: Metrics, model: str, method: str, usage: pb.Usage, seconds: Mapping[str, float]) -> None:
-    """Counts what a complete answer saved, and its seconds by stage."""
-    by = (model, method or _DEFAULT_METHOD)
+def count_usage(
+    metrics: Metrics,
+    model: str,
+    method: str,
+    usage: pb.Usage,
+    cost: types_pb2.CostModel,
+    seconds: Mapping[str, float],
+) -> None:
+    """Counts what a complete answer took and saved, and its seconds by stage."""
+    by, length = (model, method or _DEFAULT_METHOD), usage.prompt_tokens
+    metrics.kv.labels(*by).inc(cost.kv_bytes_per_token * (length + usage.completion_tokens))
+    metrics.flops.labels(*by).inc(cost.flops_constant + cost.flops_linear * length + cost.flops_quadratic * length**2)
+    metrics.wire.labels(*by).inc(usage.wire_bytes)
+    if usage.completion_tokens > 1:
+        metrics.per_token.labels(model).observe(seconds["decode"] / (usage.completion_tokens - 1))
     metrics.kv_saved.labels(*by).inc(usage.kv_bytes_saved)
     metrics.flops_saved.labels(*by).inc(usage.prefill_flops_saved)
     metrics.wire_saved.labels(*by).inc(usage.wire_bytes_saved)

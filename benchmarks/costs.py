@@ -1,0 +1,102 @@
+"""CPU seconds that each process of a running system spends on a request, and the bytes that travel.
+
+python -m benchmarks.costs --requests 300 --clients 8
+
+What docs/scaling.md reckons with for gateway and ingress; encoder and decoder costs are those of the embedded model.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import io
+import json
+import os
+import socket
+import tempfile
+import time
+from pathlib import Path
+
+import psutil
+
+from fsr_core.tiny.scenes import draw, make_scene
+from services.client import AsyncClient
+from services.client.types import Usage
+from services.client.up import running
+
+PARTS = {
+    "services.gateway": "gateway",
+    "services.decoder": "decoder",
+    "ray::ServeReplica": "encoder replica",
+    "ray::ProxyActor": "Serve's ingress",
+}
+
+
+def free_ports(count: int) -> int:
+    """The first of `count` free ports in a row."""
+    for base in range(46000, 60000, count):
+        taken = False
+        for port in range(base, base + count):
+            with socket.socket() as probe:
+                taken = taken or probe.connect_ex(("127.0.0.1", port)) == 0
+        if not taken:
+            return base
+    raise RuntimeError("not enough free ports in a row")
+
+
+def cpu_seconds() -> dict[str, float]:
+    """CPU seconds so far of each part that this process has started."""
+    spent = dict.fromkeys(PARTS.values(), 0.0)
+    for process in psutil.Process(os.getpid()).children(recursive=True):
+        try:
+            line = " ".join(process.cmdline())
+            times = process.cpu_times()
+        except psutil.Error:
+            continue
+        for mark, part in PARTS.items():
+            if mark in line:
+                spent[part] += times.user + times.system
+    return spent
+
+
+async def ask(address: str, budget: int, requests: int, clients: int, pictures: list[bytes]) -> list[Usage]:
+    """Asks in a closed loop; the answers' usage."""
+    left = iter(range(requests))
+
+    async def one(client: AsyncClient) -> list[Usage]:
+        return [
+            (await client.ask(pictures[i % len(pictures)], "Where is the star?", budget=budget, max_tokens=8)).usage
+            for i in left
+        ]
+
+    async with AsyncClient(address) as client:
+        return [usage for told in await asyncio.gather(*(one(client) for _ in range(clients))) for usage in told]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--requests", type=int, default=300, help="requests a budget")
+    parser.add_argument("--clients", type=int, default=8, help="at a time")
+    options = parser.parse_args()
+    pictures = []
+    for seed in range(options.requests):
+        out = io.BytesIO()
+        draw(make_scene(seed)).save(out, "PNG")
+        pictures.append(out.getvalue())
+    with tempfile.TemporaryDirectory() as logs, running("fsr-tiny", 1, free_ports(40), Path(logs)) as at:
+        for budget in (16, 144, 16, 144):
+            before, began = cpu_seconds(), time.monotonic()
+            told = asyncio.run(ask(at["gateway"], budget, options.requests, options.clients, pictures))
+            seconds, after = time.monotonic() - began, cpu_seconds()
+            row = {part: round((after[part] - before[part]) / len(told) * 1e3, 2) for part in before}
+            wire = told[0].wire_bytes
+            print(
+                json.dumps(
+                    {"budget": budget, "per_second": round(len(told) / seconds, 1), "cpu_ms": row, "wire": wire}
+                ),
+                flush=True,
+            )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,23 @@
+# A decoder replica with the transformers engine. torch comes as the registry's wheel, with its CUDA libraries; for a
+# machine without a GPU give TORCH_INDEX the address of an index of CPU wheels.
+#   docker build -f deploy/docker/decoder.Dockerfile -t fsr-decoder .
+ARG PYTHON=3.12.12-slim-bookworm
+
+FROM python:${PYTHON} AS build
+ARG TORCH_INDEX=
+ENV PIP_EXTRA_INDEX_URL=${TORCH_INDEX}
+WORKDIR /src
+COPY pyproject.toml README.md LICENSE ./
+COPY protos protos
+COPY fsr_core fsr_core
+COPY services services
+RUN python -m venv /opt/fsr && /opt/fsr/bin/pip install --no-cache-dir '.[decoder]'
+
+FROM python:${PYTHON}
+RUN useradd --uid 10001 --create-home fsr
+COPY --from=build /opt/fsr /opt/fsr
+ENV PATH=/opt/fsr/bin:$PATH PYTHONUNBUFFERED=1 FSR_DECODER_HOST=0.0.0.0
+USER 10001
+EXPOSE 50061 9465
+HEALTHCHECK --interval=5s --timeout=6s --start-period=120s CMD ["python", "-m", "services.health", "127.0.0.1:50061"]
+ENTRYPOINT ["python", "-m", "services.decoder"]

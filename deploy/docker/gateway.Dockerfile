@@ -1,0 +1,19 @@
+# The gateway: neither torch nor ray nor fsr_core.
+#   docker build -f deploy/docker/gateway.Dockerfile -t fsr-gateway .
+ARG PYTHON=3.12.12-slim-bookworm
+
+FROM python:${PYTHON} AS build
+WORKDIR /src
+COPY pyproject.toml README.md LICENSE ./
+COPY protos protos
+COPY services services
+RUN python -m venv /opt/fsr && /opt/fsr/bin/pip install --no-cache-dir '.[gateway]'
+
+FROM python:${PYTHON}
+RUN useradd --uid 10001 --no-create-home fsr
+COPY --from=build /opt/fsr /opt/fsr
+ENV PATH=/opt/fsr/bin:$PATH PYTHONUNBUFFERED=1 FSR_GATEWAY_HOST=0.0.0.0
+USER 10001
+EXPOSE 50050 9464
+HEALTHCHECK --interval=5s --timeout=6s --start-period=20s CMD ["python", "-m", "services.health", "127.0.0.1:50050"]
+ENTRYPOINT ["python", "-m", "services.gateway"]

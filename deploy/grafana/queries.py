@@ -1,0 +1,59 @@
+"""What the committed dashboards ask Prometheus, with Grafana's variables filled in."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+__all__ = ["Query", "dashboards", "fill", "queries"]
+
+FOLDER = Path(__file__).parent / "dashboards"
+_METRIC = re.compile(r"(?:\b[a-z_]+:)?\b(?:ray_)?(?:fsr|serve)_\w+(?::\w+)?|\bup\b")
+
+
+@dataclass(frozen=True)
+class Query:
+    """One query of one panel."""
+
+    dashboard: str
+    panel: str
+    expr: str
+    legend: str
+
+    @property
+    def legend_labels(self) -> list[str]:
+        """Labels that every series must have for its legend to make sense."""
+        return re.findall(r"{{(\w+)}}", self.legend)
+
+
+def dashboards() -> dict[str, dict[str, Any]]:
+    """The committed files by name."""
+    return {path.stem: json.loads(path.read_text()) for path in sorted(FOLDER.glob("*.json"))}
+
+
+def fill(expr: str, rate: str = "1m", span: str = "1h") -> str:
+    """`expr` with every choice of a variable, `rate` as Grafana's rate interval, `span` as the chosen time."""
+    expr = expr.replace("$__rate_interval", rate).replace("$__range", span)
+    return re.sub(r"\$\w+", ".*", expr)
+
+
+def queries() -> Iterator[Query]:
+    """Every query of every panel."""
+    for name, board in dashboards().items():
+        for panel in board["panels"]:
+            for target in panel.get("targets", []):
+                yield Query(name, panel["title"], target["expr"], target["legendFormat"])
+
+
+def selectors(expr: str) -> list[str]:
+    """The series that an expression reads, each with its label matchers: `name{...}`."""
+    return [m[0] for m in re.finditer(rf"(?:{_METRIC.pattern})(?:{{[^}}]*}})?", expr)]
+
+
+def metrics(expr: str) -> set[str]:
+    """Names of the series that an expression reads, histogram suffixes included."""
+    return {selector.partition("{")[0] for selector in selectors(expr)}

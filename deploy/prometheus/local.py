@@ -1,0 +1,128 @@
+"""A Prometheus on this machine that scrapes services started by hand or by `fsr up`, with the rules of this folder.
+
+python -m deploy.prometheus.local --gateway 127.0.0.1:50055 --decoder 127.0.0.1:50071 --encoder 127.0.0.1:50056
+
+It needs the commands `prometheus` and `promtool` (Debian's package `prometheus`; `make tools`).
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+import urllib.error
+import urllib.parse
+import urllib.request
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+__all__ = ["Prometheus", "Series", "configuration", "prometheus"]
+
+HERE = Path(__file__).parent
+_DISCOVERY = ("dns_sd_configs", "static_configs", "kubernetes_sd_configs")
+
+
+@dataclass(frozen=True)
+class Series:
+    """One series of an answer: its labels, and its points as (seconds since 1970, value)."""
+
+    labels: Mapping[str, str]
+    points: Sequence[tuple[float, float]]
+
+
+class Prometheus:
+    """The query API of a running server."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url.rstrip("/")
+
+    def get(self, path: str, **parameters: Any) -> Any:
+        """The `data` of an answer. Raises ValueError with the server's own words where it refuses."""
+        try:
+            with urllib.request.urlopen(f"{self.url}/api/v1/{path}?{urllib.parse.urlencode(parameters)}") as answer:
+                return json.load(answer)["data"]
+        except urllib.error.HTTPError as error:
+            raise ValueError(f"{parameters}: {json.load(error)['error']}") from error
+
+    def instant(self, query: str) -> list[Series]:
+        """Series now."""
+        found = self.get("query", query=query)["result"]
+        return [Series(one["metric"], [(one["value"][0], float(one["value"][1]))]) for one in found]
+
+    def range(self, query: str, start: float, end: float, step: float) -> list[Series]:
+        """Series from `start` to `end`, one point every `step` seconds."""
+        found = self.get("query_range", query=query, start=start, end=end, step=step)["result"]
+        return [Series(one["metric"], [(t, float(v)) for t, v in one["values"]]) for one in found]
+
+
+def configuration(targets: Mapping[str, Sequence[str]], interval: str) -> str:
+    """`prometheus.yml` as it is, but for where targets come from and how often they are scraped.
+
+    Raises ValueError for a job that the file does not have, or one of its own that gets no target.
+    """
+    told = yaml.safe_load((HERE / "prometheus.yml").read_text())
+    jobs = {job["job_name"] for job in told["scrape_configs"]}
+    if jobs != set(targets):
+        raise ValueError(f"targets: jobs are {', '.join(sorted(jobs))}; got {', '.join(sorted(targets))}")
+    for job in told["scrape_configs"]:
+        for kind in _DISCOVERY:
+            job.pop(kind, None)
+        job["static_configs"] = [{"targets": list(targets[job["job_name"]])}]
+    told["global"] = {"scrape_interval": interval, "evaluation_interval": interval}
+    told["rule_files"] = [str((HERE / pattern).resolve()) for pattern in told["rule_files"]]
+    return str(yaml.safe_dump(told))
+
+
+@contextlib.contextmanager
+def prometheus(targets: Mapping[str, Sequence[str]], port: int, interval: str = "5s") -> Iterator[Prometheus]:
+    """A running server, stopped on leaving; what it stored goes with it. Raises RuntimeError where it cannot start."""
+    binary = shutil.which("prometheus")
+    if binary is None:
+        raise RuntimeError("prometheus: is not installed; run `make tools`")
+    with tempfile.TemporaryDirectory() as folder:
+        config, log = Path(folder) / "prometheus.yml", Path(folder) / "log"
+        config.write_text(configuration(targets, interval))
+        command = [binary, f"--config.file={config}", f"--storage.tsdb.path={folder}/data"]
+        with log.open("wb") as out:
+            process = subprocess.Popen([*command, f"--web.listen-address=127.0.0.1:{port}"], stdout=out, stderr=out)
+        try:
+            _wait(process, port, log)
+            yield Prometheus(f"http://127.0.0.1:{port}")
+        finally:
+            process.send_signal(signal.SIGTERM)
+            process.wait(30)
+
+
+def _wait(process: subprocess.Popen[bytes], port: int, log: Path) -> None:
+    end = time.monotonic() + 30
+    while time.monotonic() < end and process.poll() is None:
+        with contextlib.suppress(OSError), urllib.request.urlopen(f"http://127.0.0.1:{port}/-/ready"):
+            return
+        time.sleep(0.1)
+    raise RuntimeError(f"prometheus: did not start: {log.read_text(errors='replace')[-500:]}")
+
+
+def main() -> None:
+    """The command; it runs until Ctrl-C."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    for job in ("gateway", "decoder", "encoder"):
+        parser.add_argument(f"--{job}", action="append", required=True, help="metrics address; may be repeated")
+    parser.add_argument("--port", type=int, default=9090, help="where Prometheus listens")
+    options = parser.parse_args()
+    targets = {job: getattr(options, job) for job in ("gateway", "decoder", "encoder")}
+    with prometheus(targets, options.port) as server, contextlib.suppress(KeyboardInterrupt):
+        print(f"Prometheus on {server.url}; Ctrl-C stops it", flush=True)
+        signal.pause()
+
+
+if __name__ == "__main__":
+    main()

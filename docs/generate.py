@@ -1,0 +1,113 @@
+"""Writes the tables of docs/configuration.md and docs/metrics.md from the code.
+
+python -m docs.generate            # write them
+python -m docs.generate --check    # fail where a committed page differs
+
+Text outside the marked blocks is written by hand and kept.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from pydantic.fields import FieldInfo
+
+from deploy.catalogue import catalogue
+from services.decoder.settings import DecoderSettings
+from services.encoder.settings import EncoderSettings
+from services.gateway.settings import GatewaySettings
+from services.settings import ServiceSettings
+
+HERE = Path(__file__).parent
+_SETTINGS: dict[str, type[ServiceSettings]] = {
+    "gateway": GatewaySettings,
+    "encoder": EncoderSettings,
+    "decoder": DecoderSettings,
+}
+
+
+def _type(field: FieldInfo) -> str:
+    """How a person would say what may be written."""
+    text = str(field.annotation)
+    if choices := re.fullmatch(r"typing\.Literal\[(.*)\]", text):
+        return ", ".join(part.strip().strip("'") for part in choices[1].split(","))
+    for name, said in (
+        ("list", "list"),
+        ("ByteSize", "bytes"),
+        ("Path", "file"),
+        ("bool", "on or off"),
+        ("int", "integer"),
+    ):
+        if name in text:
+            return said
+    return "number" if "float" in text else "text"
+
+
+def _range(field: FieldInfo) -> str:
+    bounds = {
+        sign: getattr(rule, sign) for rule in field.metadata for sign in ("ge", "gt", "le", "lt") if hasattr(rule, sign)
+    }
+    low = f"from {bounds['ge']}" if "ge" in bounds else f"above {bounds['gt']}" if "gt" in bounds else ""
+    high = f"to {bounds['le']}" if "le" in bounds else f"below {bounds['lt']}" if "lt" in bounds else ""
+    return " ".join(part for part in (low, high) if part)
+
+
+def _value(value: Any) -> str:
+    if value is None:
+        return ""
+    return f"`{','.join(map(str, value)) if isinstance(value, list) else value}`" if value != [] else ""
+
+
+def options(service: str) -> str:
+    """The table of a service's options."""
+    settings = _SETTINGS[service]
+    prefix = str(settings.model_config["env_prefix"])
+    lines = ["| flag | environment | value | default | what it does |", "| --- | --- | --- | --- | --- |"]
+    for name, field in settings.model_fields.items():
+        kind = " ".join(part for part in (_type(field), _range(field)) if part)
+        said = (field.description or "").replace("|", "\\|")
+        default = _value(field.default)
+        lines.append(f"| `--{name.replace('_', '-')}` | `{prefix}{name.upper()}` | {kind} | {default} | {said} |")
+    return "\n".join(lines)
+
+
+def metrics(service: str) -> str:
+    """The table of a service's metrics."""
+    lines = ["| metric | type | labels | what it counts |", "| --- | --- | --- | --- |"]
+    for metric in catalogue():
+        if metric.service == service:
+            labels = ", ".join(f"`{label}`" for label in metric.labels)
+            lines.append(f"| `{metric.name}` | {metric.kind} | {labels} | {metric.help} |")
+    return "\n".join(lines)
+
+
+def pages() -> Iterator[tuple[Path, str]]:
+    """Each page and the text that it must have."""
+    for name, table in (("configuration", options), ("metrics", metrics)):
+        path = HERE / f"{name}.md"
+        text = path.read_text()
+        for service in _SETTINGS:
+            begin, end = f"<!-- begin {service} -->\n", f"\n<!-- end {service} -->"
+            before, _, rest = text.partition(begin)
+            _, found, after = rest.partition(end)
+            if not found:
+                raise ValueError(f"{path.name}: lacks the block {begin.strip()} ... {end.strip()}")
+            text = f"{before}{begin}{table(service)}{end}{after}"
+        yield path, text
+
+
+def main() -> None:
+    for path, text in pages():
+        if path.read_text() == text:
+            continue
+        if "--check" in sys.argv[1:]:
+            raise SystemExit(f"stale: docs/{path.name}; run python -m docs.generate")
+        path.write_text(text)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,49 @@
+import contextlib
+import io
+import socket
+import warnings
+
+import pytest
+
+with warnings.catch_warnings():  # Ray 2.60 declares its schemas in a way that pydantic 2 deprecates
+    warnings.simplefilter("ignore", DeprecationWarning)
+    import ray.serve  # noqa: F401
+
+from fsr_core.tiny.scenes import draw, make_scene
+from services.client.up import running
+
+
+def _free_ports(count):
+    """The first of `count` free ports in a row."""
+    for base in range(43000, 60000, count):
+        with contextlib.ExitStack() as stack:
+            probes = [stack.enter_context(socket.socket()) for _ in range(count)]
+            if all(probe.connect_ex(("127.0.0.1", base + i)) != 0 for i, probe in enumerate(probes)):
+                return base
+    raise RuntimeError("not enough free ports in a row")
+
+
+def _png(seed):
+    out = io.BytesIO()
+    draw(make_scene(seed)).save(out, "PNG")
+    return out.getvalue()
+
+
+@pytest.fixture(scope="session")
+def free_ports():
+    return _free_ports
+
+
+@pytest.fixture(scope="session")
+def png():
+    return _png
+
+
+@pytest.fixture(scope="session")
+def system(tmp_path_factory):
+    """Addresses of a running system with two decoders, a gateway that refuses early, and metrics every second."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_metrics_report_interval_ms", "1000")
+        patch.setenv("FSR_GATEWAY_MAX_REQUESTS", "24")
+        with running("fsr-tiny", 2, _free_ports(40), tmp_path_factory.mktemp("logs")) as addresses:
+            yield addresses

@@ -1,0 +1,240 @@
+"""The images and compose.yaml, without a Docker engine: what they would run is run, what they refer to is there."""
+
+import importlib.metadata
+import json
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import time
+import tomllib
+from pathlib import Path
+
+import pytest
+import yaml
+from packaging.requirements import Requirement
+
+from services.client import Client
+from services.decoder.settings import DecoderSettings
+from services.encoder.settings import EncoderSettings
+from services.gateway.settings import GatewaySettings
+
+ROOT = Path(__file__).parents[3]
+SETTINGS = {"gateway": GatewaySettings, "encoder": EncoderSettings, "decoder": DecoderSettings}
+# The service of each image, and the extra that it is installed with.
+IMAGES = {
+    "gateway": ("gateway", "gateway"),
+    "encoder": ("encoder", "encoder"),
+    "decoder": ("decoder", "decoder"),
+    "decoder-vllm": ("decoder", "vllm"),
+}
+EXTRAS = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+COMPOSE = yaml.safe_load((ROOT / "deploy/compose.yaml").read_text())
+
+
+def instructions(image):
+    """(keyword, arguments) of each instruction of a Dockerfile, continuation lines joined."""
+    text = (ROOT / f"deploy/docker/{image}.Dockerfile").read_text()
+    lines = re.sub(r"\\\n\s*", "", text).splitlines()
+    return [tuple(line.split(None, 1)) for line in lines if line and not line.startswith("#")]
+
+
+def one(service, keyword):
+    return [rest for word, rest in instructions(service) if word == keyword][-1]
+
+
+def install_line(service):
+    return next(rest for word, rest in instructions(service) if word == "RUN" and "pip install" in rest)
+
+
+def environment(service):
+    return dict(pair.split("=", 1) for pair in shlex.split(one(service, "ENV")))
+
+
+def test_hadolint():
+    binary = Path(sys.executable).with_name("hadolint")
+    files = sorted((ROOT / "deploy/docker").glob("*.Dockerfile"))
+    assert {path.stem for path in files} == set(IMAGES)
+    command = [binary, "--config", ROOT / "deploy/docker/hadolint.yaml", *files]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout
+
+
+@pytest.mark.parametrize("image", IMAGES)
+def test_image(image):
+    service, extra = IMAGES[image]
+    words = [word for word, _ in instructions(image)]
+    assert words.count("FROM") == 2
+    pins = [rest for word, rest in instructions(image) if word == "ARG" and rest.startswith("PYTHON")]
+    assert re.fullmatch(r"PYTHON=3\.\d+\.\d+-slim-\w+", pins[0])
+    assert f"'.[{extra}]'" in install_line(image) and extra in EXTRAS
+    assert int(one(image, "USER")) > 0
+    fields, told = SETTINGS[service].model_fields, environment(image)
+    metrics = int(told.get("FSR_ENCODER_METRICS_PORT", fields["metrics_port"].default or 0))
+    assert {int(port) for port in one(image, "EXPOSE").split()} == {fields["port"].default, metrics}
+    for name, value in told.items():
+        if name.startswith("FSR_"):
+            SETTINGS[service](**{name.removeprefix(f"FSR_{service.upper()}_").lower(): value})
+    assert told[f"FSR_{service.upper()}_HOST"] == "0.0.0.0"
+    probe = json.loads(one(image, "HEALTHCHECK").split("CMD ", 1)[1])
+    assert probe[-1] == f"127.0.0.1:{fields['port'].default}"
+    assert json.loads(one(image, "ENTRYPOINT")) == ["python", "-m", f"services.{service}"]
+    allowed = (ROOT / ".dockerignore").read_text().splitlines()
+    for word, rest in instructions(image):
+        if word == "COPY" and not rest.startswith("--from"):
+            assert all((ROOT / source).exists() and f"!{source}" in allowed for source in rest.split()[:-1])
+
+
+def closure(requirements):
+    """Names of the distributions that requirements bring, extras followed, as far as they are installed here."""
+    found, todo = set(), [Requirement(text) for text in requirements]
+    while todo:
+        wanted = todo.pop()
+        name = wanted.name.lower().replace("_", "-").replace(".", "-")
+        if name == "fsr-gateway":
+            todo += [Requirement(text) for extra in wanted.extras for text in EXTRAS[extra]]
+            continue
+        for extra in ("", *wanted.extras):
+            if (name, extra) in found:
+                continue
+            found.add((name, extra))
+            try:
+                needs = importlib.metadata.requires(name) or []
+            except importlib.metadata.PackageNotFoundError:
+                continue
+            parsed = [Requirement(text) for text in needs]
+            todo += [r for r in parsed if r.marker is None or r.marker.evaluate({"extra": extra})]
+    return {name for name, _ in found}
+
+
+START = """
+import runpy, sys
+for command in {commands}:
+    sys.argv = [*command, "--help"]
+    try:
+        runpy.run_module(command[0], run_name="__main__", alter_sys=True)
+    except SystemExit as end:
+        assert not end.code, end
+{more}
+print(*sys.modules)
+"""
+
+
+@pytest.mark.parametrize("service", SETTINGS)
+def test_entry_point_and_probe_start_with_what_the_extra_brings(service):
+    """Both are asked for --help; whatever our modules imported on the way must come with the install line's extra."""
+    extra = re.search(r"'\.\[(\w+)\]'", install_line(service))[1]
+    assert extra == service
+    base = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
+    brought = closure([*base, *EXTRAS[extra]])
+    entry, probe = json.loads(one(service, "ENTRYPOINT")), json.loads(one(service, "HEALTHCHECK").split("CMD ", 1)[1])
+    assert entry[:2] == probe[:2] == ["python", "-m"]
+    more = "import services.encoder.app" if service == "encoder" else ""
+    code = START.format(commands=[entry[2:], probe[2:]], more=more)
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert told.returncode == 0 and told.stdout.lower().count("usage:") == 2, told.stderr
+    owners = importlib.metadata.packages_distributions()
+    tops = {module.partition(".")[0] for module in told.stdout.splitlines()[-1].split()}
+    # Some libraries import what happens to be there; what ours need is what our own modules import.
+    named = {name for top in tops & imports(service) for name in owners.get(top, [])}
+    names = {name.lower().replace("_", "-").replace(".", "-") for name in named} - {"fsr-gateway"}
+    assert len(names) >= 5 and names <= brought
+    assert service != "gateway" or not brought & {"torch", "ray", "transformers"}
+
+
+def imports(service):
+    """Top-level modules that a service's own files import."""
+    folders = [ROOT / f"services/{service}", ROOT / "fsr_core"] if service != "gateway" else [ROOT / "services/gateway"]
+    files = [path for folder in folders for path in folder.rglob("*.py") if "tiny" not in path.parts]
+    files += list((ROOT / "services").glob("*.py"))
+    text = "\n".join(path.read_text() for path in files)
+    return set(re.findall(r"^\s*(?:from|import) (\w+)", text, re.MULTILINE))
+
+
+def test_gateway_image_answers(system, free_ports, png, tmp_path):
+    """The gateway's install line and entry point in a clean environment that holds nothing else."""
+    source, venv = tmp_path / "src", tmp_path / "fsr"
+    for word, rest in instructions("gateway"):
+        if word == "COPY" and not rest.startswith("--from"):
+            *sources, target = rest.split()
+            for name in sources:
+                place = source / (name if target == "./" else target)
+                place.parent.mkdir(parents=True, exist_ok=True)
+                if (ROOT / name).is_dir():
+                    shutil.copytree(ROOT / name, place, ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
+                else:
+                    shutil.copy(ROOT / name, place)
+    clean = {key: value for key, value in os.environ.items() if not key.startswith(("PYTHON", "FSR_", "VIRTUAL_ENV"))}
+    # The image's cache would be thrown away; this machine's is welcome.
+    line = install_line("gateway").replace("/opt/fsr", str(venv)).replace("--no-cache-dir", "--quiet")
+    assert str(venv) in line
+    subprocess.run(
+        ["bash", "-ec", line.replace("python -m venv", f"{sys.executable} -m venv")], cwd=source, env=clean, check=True
+    )
+    packages = {path.name for path in next(venv.glob("lib/python*/site-packages")).iterdir()}
+    assert {"services", "fsr", "grpc"} <= packages and not packages & {"torch", "ray", "fsr_core", "transformers"}
+    port = free_ports(2)
+    env = clean | environment("gateway") | {
+        "PATH": f"{venv}/bin:{clean['PATH']}",
+        "FSR_GATEWAY_HOST": "127.0.0.1",
+        "FSR_GATEWAY_PORT": str(port),
+        "FSR_GATEWAY_METRICS_PORT": str(port + 1),
+        "FSR_GATEWAY_ENCODERS": system["encoder"],
+        "FSR_GATEWAY_DECODERS": system["decoder-0"],
+    }  # fmt: skip
+    probe = json.loads(one("gateway", "HEALTHCHECK").split("CMD ", 1)[1])
+    probe[-1] = f"127.0.0.1:{port}"
+    process = subprocess.Popen(json.loads(one("gateway", "ENTRYPOINT")), env=env, cwd=tmp_path)
+    try:
+        end = time.monotonic() + 60
+        while (told := subprocess.run(probe, env=env, cwd=tmp_path, capture_output=True, text=True)).returncode:
+            assert told.returncode == 1 and told.stderr.startswith("error: ")
+            assert process.poll() is None and time.monotonic() < end, told.stderr
+            time.sleep(0.2)
+        with Client(f"127.0.0.1:{port}") as client:
+            usage = client.ask(png(1), "Is there a red star?", budget=16).usage
+        assert (usage.visual_tokens_in, usage.visual_tokens_kept) == (144, 16)
+    finally:
+        process.terminate()
+        assert process.wait(40) == 0
+
+
+def test_compose():
+    services = COMPOSE["services"]
+    for name, service in services.items():
+        assert not service["image"].endswith(":latest") and ":" in service["image"]
+        if "build" in service:
+            assert (ROOT / service["build"]["dockerfile"]).is_file()
+            assert (ROOT / "deploy" / service["build"]["context"]).resolve() == ROOT
+        for pair in service.get("environment", {}):
+            if pair.startswith("FSR_"):
+                _, kind, option = pair.lower().split("_", 2)
+                assert option in SETTINGS[kind].model_fields
+        for volume in service.get("volumes", []):
+            place, target = volume.split(":")[:2]
+            if place.startswith("./"):
+                assert (ROOT / "deploy" / place).exists(), name
+                assert target.startswith("/")
+    exposed = {name: {int(port) for port in one(name, "EXPOSE").split()} for name in SETTINGS}
+    for option in ("FSR_GATEWAY_ENCODERS", "FSR_GATEWAY_DECODERS"):
+        host, _, port = services["gateway"]["environment"][option].removeprefix("dns:///").rpartition(":")
+        assert int(port) in exposed[host]
+    jobs = yaml.safe_load((ROOT / "deploy/prometheus/prometheus.yml").read_text())["scrape_configs"]
+    for job in jobs:
+        found = job["dns_sd_configs"][0]
+        assert found["names"] == [job["job_name"]] and found["port"] in exposed[job["job_name"]]
+    mounts = dict(volume.split(":")[:2][::-1] for volume in services["grafana"]["volumes"])
+    provider = yaml.safe_load((ROOT / "deploy/grafana/provisioning/dashboards/fsr.yaml").read_text())["providers"][0]
+    assert mounts[provider["options"]["path"]] == "./grafana/dashboards"
+    source = yaml.safe_load((ROOT / "deploy/grafana/provisioning/datasources/prometheus.yaml").read_text())
+    host = re.fullmatch(r"http://(\w+):(\d+)", source["datasources"][0]["url"])
+    assert f"{host[2]}:{host[2]}" in services[host[1]]["ports"]
+    overlay = yaml.safe_load((ROOT / "deploy/compose.gpu.yaml").read_text())["services"]
+    assert set(overlay) <= set(services)
+    for service in overlay.values():
+        assert all(
+            name.lower().split("_", 2)[2] in SETTINGS[name.lower().split("_")[1]].model_fields
+            for name in service["environment"]
+        )

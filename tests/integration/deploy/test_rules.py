@@ -1,0 +1,84 @@
+"""Prometheus' configuration, rules and their tests, and the dashboards' files, without a running system."""
+
+import re
+import shutil
+import subprocess
+
+import pytest
+import yaml
+
+from deploy.catalogue import catalogue, series
+from deploy.grafana import build
+from deploy.grafana import queries as asked
+from deploy.prometheus.local import HERE, configuration
+
+RULES = [
+    rule
+    for path in sorted((HERE / "rules").glob("*.yml"))
+    for group in yaml.safe_load(path.read_text())["groups"]
+    for rule in group["rules"]
+]
+
+
+def promtool(*arguments):
+    assert shutil.which("promtool"), "promtool is not installed; run `make tools`"
+    done = subprocess.run(["promtool", *map(str, arguments)], capture_output=True, text=True, cwd=HERE)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_configuration():
+    promtool("check", "config", "prometheus.yml")
+
+
+def test_rules_do_what_they_say():
+    promtool("test", "rules", *sorted((HERE / "tests").glob("*.yml")))
+
+
+def test_every_alert_is_tested_to_fire():
+    cases = yaml.safe_load((HERE / "tests/alerts.yml").read_text())["tests"]
+    fired = {check["alertname"] for case in cases for check in case["alert_rule_test"] if check["exp_alerts"]}
+    assert fired == {rule["alert"] for rule in RULES if "alert" in rule}
+
+
+def test_every_name_exists():
+    """Also those that one rule or panel reads of another rule."""
+    known = series() | {rule["record"] for rule in RULES if "record" in rule} | {"up"}
+    for expr in [rule["expr"] for rule in RULES] + [query.expr for query in asked.queries()]:
+        names = asked.metrics(expr)
+        assert names and {name for name in names if not name.startswith("ray_serve_")} <= known, expr
+
+
+def test_names_follow_the_conventions():
+    for metric in catalogue():
+        assert re.fullmatch(r"(ray_)?fsr_[a-z_]+", metric.name)
+        assert metric.name.endswith("_total") == (metric.kind == "counter")
+        assert not re.search(r"_(ms|milliseconds|mb|gb|percent)(_|$)", metric.name), "base units only"
+        assert set(metric.labels) <= {
+            "model", "method", "stage", "code", "rpc", "role", "reason", "kind", "replica", "application", "deployment",
+            "budget",
+        }  # fmt: skip
+
+
+def test_dashboards_are_what_the_spec_gives():
+    for path, text in build.build().items():
+        assert path.read_text() == text, "run python deploy/grafana/build.py"
+    assert {path.stem for path in build.build()} == set(asked.dashboards()) == {"savings", "latency", "capacity"}
+
+
+@pytest.mark.parametrize("name", asked.dashboards())
+def test_dashboards_are_whole(name):
+    board = asked.dashboards()[name]
+    ids = [panel["id"] for panel in board["panels"]]
+    assert len(set(ids)) == len(ids)
+    places = [p["gridPos"] for p in board["panels"]]
+    taken = [(x, y) for p in places for x in range(p["x"], p["x"] + p["w"]) for y in range(p["y"], p["y"] + p["h"])]
+    assert len(set(taken)) == len(taken), "panels overlap"
+    assert max(x for x, _ in taken) < 24
+    declared = {variable["name"] for variable in board["templating"]["list"]}
+    assert set(re.findall(r"\$(model|method|replica)\b", str(board["panels"]))) <= declared
+    assert all(panel.get("description") for panel in board["panels"] if panel["type"] != "row")
+
+
+def test_targets_must_fit_the_jobs():
+    with pytest.raises(ValueError, match="encoder"):
+        configuration({"gateway": ["127.0.0.1:1"]}, "1s")
