@@ -33,7 +33,9 @@ class DivPrune(OneByOne):
         for some in torch.arange(len(sample), device=keys.device).split(256):
             rows = keys[some] @ keys.T
             closest.append(rows.scatter_(1, some.unsqueeze(1), -inf).amax(1))
-        first = torch.cat(closest).argmin().reshape(1)
+        nearest = torch.cat(closest)
+        # Two tokens that are each other's nearest tie, but for rounding: the lower index is taken.
+        first = (nearest <= nearest.min() + 1e-6).nonzero()[0]
         limit = torch.tensor([k], device=keys.device)
         never = torch.tensor([-inf], device=keys.device)
         rest = scan(keys.unsqueeze(0), first.unsqueeze(0), torch.ones_like(limit), limit, limit, never)
