@@ -15,6 +15,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from services.client import evaluate_cli
 from services.client.errors import ClientError
 from services.client.sync import Client
 from services.client.types import Usage
@@ -232,6 +233,9 @@ def _run_core(command: list[str], given: str | None = None) -> str:
             reason += "; install the drawing parts: pip install 'fsr-gateway[core]'"
         _fail(reason)
     return done.stdout
+
+
+evaluate_cli.add_to(app)
 
 
 def main() -> None:
