@@ -12,10 +12,9 @@ from torch import Tensor
 
 from fsr_core.budget import Budget
 from fsr_core.compressor import Compressor, check_batch
-from fsr_core.scan import unit
 from fsr_core.tokens import FOCUS, SCAN, CompressedTokens, VisualTokens
 
-__all__ = ["OneByOne", "by_falling", "cells", "check_number", "check_whole", "kept", "unit_keys"]
+__all__ = ["OneByOne", "by_falling", "cells", "check_number", "check_whole", "kept", "raw_keys", "unit_keys"]
 
 
 class OneByOne(Compressor):
@@ -75,10 +74,16 @@ def by_falling(scores: Tensor) -> Tensor:
     return scores.float().argsort(descending=True, stable=True)
 
 
+def raw_keys(sample: VisualTokens) -> Tensor:
+    """The space in which similarity is measured, [N, Dk]."""
+    return sample.features if sample.keys is None else sample.keys
+
+
 def unit_keys(sample: VisualTokens) -> Tensor:
     """The sample's keys at unit length, fp32 [N, Dk]; a zero key stays zero."""
-    keys = sample.features if sample.keys is None else sample.keys
-    return unit(keys.unsqueeze(0), centre=False)[0]
+    keys = raw_keys(sample).float()
+    norm = torch.linalg.vector_norm(keys, dim=1, keepdim=True)
+    return keys / torch.where(norm > 0, norm, 1.0)
 
 
 def cells(n: int, count: int, device: torch.device) -> Tensor:

@@ -7,7 +7,7 @@ from typing import ClassVar
 
 import torch
 
-from fsr_core.baselines.common import OneByOne, by_falling, check_whole, kept, unit_keys
+from fsr_core.baselines.common import OneByOne, by_falling, check_whole, kept, raw_keys, unit_keys
 from fsr_core.tokens import CompressedTokens, VisualTokens
 
 __all__ = ["Dart"]
@@ -34,8 +34,7 @@ class Dart(OneByOne):
         check_whole("pivots", self.pivots, 1)
 
     def _select(self, sample: VisualTokens, k: int) -> CompressedTokens:
-        raw = sample.features if sample.keys is None else sample.keys
-        norm, keys = raw.float().abs().sum(1), unit_keys(sample)
+        norm, keys = raw_keys(sample).float().abs().sum(1), unit_keys(sample)
         count = min(int(self.pivots), k)
         pivots = by_falling(norm)[:count]
         free = torch.ones(len(sample), dtype=torch.bool, device=keys.device)

@@ -8,8 +8,8 @@ from typing import ClassVar
 
 import torch
 
-from fsr_core.baselines.common import OneByOne, kept, unit_keys
-from fsr_core.scan import scan
+from fsr_core.baselines.common import OneByOne, kept, raw_keys
+from fsr_core.scan import Keys, scan
 from fsr_core.tokens import CompressedTokens, VisualTokens
 
 __all__ = ["DivPrune"]
@@ -28,15 +28,14 @@ class DivPrune(OneByOne):
     name: ClassVar[str] = "divprune"
 
     def _select(self, sample: VisualTokens, k: int) -> CompressedTokens:
-        keys = unit_keys(sample)
+        keys, device = Keys(raw_keys(sample).unsqueeze(0)), sample.features.device
         closest = []
-        for some in torch.arange(len(sample), device=keys.device).split(256):
-            rows = keys[some] @ keys.T
+        for some in torch.arange(len(sample), device=device).split(256):
+            rows = keys.cosine(some.unsqueeze(0))[0]
             closest.append(rows.scatter_(1, some.unsqueeze(1), -inf).amax(1))
         nearest = torch.cat(closest)
         # Two tokens that are each other's nearest tie, but for rounding: the lower index is taken.
         first = (nearest <= nearest.min() + 1e-6).nonzero()[0]
-        limit = torch.tensor([k], device=keys.device)
-        never = torch.tensor([-inf], device=keys.device)
-        rest = scan(keys.unsqueeze(0), first.unsqueeze(0), torch.ones_like(limit), limit, limit, never)
+        limit, never = torch.tensor([k], device=device), torch.tensor([-inf], device=device)
+        rest = scan(keys, first.unsqueeze(0), torch.ones_like(limit), limit, limit, never)
         return kept(sample, scan=torch.cat([first, rest.chosen[0].nonzero().squeeze(1)]))

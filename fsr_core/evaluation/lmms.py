@@ -73,7 +73,8 @@ class CompressedVLM(lmms):
         place = device or ("cuda" if torch.cuda.is_available() else "cpu")
         self.processor = AutoProcessor.from_pretrained(source)
         self.processor.tokenizer.padding_side = "left"
-        self.model = AutoModelForImageTextToText.from_pretrained(source, dtype=dtype).to(place).eval()
+        model: Any = AutoModelForImageTextToText.from_pretrained(source, dtype=dtype)
+        self.model = model.to(place).eval()
 
     def generate_until(self, requests: Sequence[Instance]) -> list[str]:
         """Greedy or sampled answers, as each task's generation options say, in the order of the requests."""

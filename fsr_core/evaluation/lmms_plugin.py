@@ -1,4 +1,4 @@
-"""What lmms-eval is told of the plugin; apart from it, because lmms-eval reads this while it is still being imported."""
+"""What lmms-eval is told of the plugin; a file of its own, because lmms-eval reads it while it is being imported."""
 
 from lmms_eval.models.registry_v2 import ModelManifest
 

@@ -1,14 +1,17 @@
 """Methods of third parties: registered by one call, or announced by an installed package."""
 
 import os
+import re
 import subprocess
 import sys
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
+import torch
 
 import fsr_core
-from fsr_core import Compressor, create, methods, register
+from fsr_core import Compressor, VisualTokens, create, methods, register
 from fsr_core.compressor import _REGISTERED
 
 THEIRS = """
@@ -62,6 +65,14 @@ def test_what_cannot_be_registered(registered, name, method, says):
 
 def test_nothing_is_registered_by_default():
     assert _REGISTERED == {}
+
+
+def test_the_manuals_own_method_works(registered):
+    text = (Path(__file__).parents[3] / "docs/methods.md").read_text()
+    (code,) = [block for block in re.findall(r"```python\n(.*?)```", text, re.S) if "register" in block]
+    exec(compile(code, "docs/methods.md", "exec"), {"__name__": "manual"})
+    sample = VisualTokens(torch.eye(4), torch.ones(4), torch.tensor([0.0, 3.0, 1.0, 2.0]))
+    assert create("most_relevant").compress(sample, 2).index.tolist() == [1, 3]
 
 
 def test_an_installed_package_announces_methods(tmp_path):
