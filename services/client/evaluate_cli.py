@@ -1,8 +1,8 @@
-"""`fsr evaluate`: a process of its own, because the client alone installs neither PyTorch nor matplotlib."""
+"""`fsr evaluate`: hands over to a tool of the core; the client alone installs neither PyTorch nor matplotlib."""
 
 from __future__ import annotations
 
-import subprocess
+import os
 import sys
 from importlib.util import find_spec
 
@@ -31,10 +31,5 @@ def evaluate(context: typer.Context) -> None:
             f"error: {missing[0]} is missing; install what it needs: pip install 'fsr-gateway[eval]'", file=sys.stderr
         )
         raise typer.Exit(1)
-    process = subprocess.Popen([sys.executable, "-m", "fsr_core.evaluation", *context.args])
-    try:
-        code = process.wait()
-    except KeyboardInterrupt:  # the terminal told the process as well; its cache is complete up to here
-        code = process.wait()
-        print("stopped; the same command goes on from here", file=sys.stderr)
-    raise typer.Exit(code)
+    # The tool takes this process over, so that signals reach it and nothing is left behind when it is ended.
+    os.execv(sys.executable, [sys.executable, "-m", "fsr_core.evaluation", *context.args])

@@ -75,7 +75,7 @@ def run(task: Path, out: Path, budget: str, batch: int) -> tuple[float, list[str
     results = json.loads(next(out.rglob("*results.json")).read_text())["results"]["fsr_scenes"]
     samples = [json.loads(line) for line in next(out.rglob("*samples*.jsonl")).read_text().splitlines()]
     samples.sort(key=lambda sample: sample["doc_id"])
-    return results["exact_match,none"], [sample["filtered_resps"][0] for sample in samples]
+    return results["exact_match,none"], [sample["filtered_resps"] for sample in samples]
 
 
 def test_lmms_eval_lists_the_model():
