@@ -1,14 +1,14 @@
 """Every method by name through the whole system, several of them in one batch of the encoder."""
 
+import asyncio
 import io
-from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 from fsr_core import create, methods
 from fsr_core.backbones import load_encoder
 from fsr_core.tiny.scenes import draw, make_scene
-from services.client import Client, InvalidRequestError
+from services.client import AsyncClient, Client, InvalidRequestError
 
 QUESTIONS = ("Where is the red star?", "How many circles are there?")
 
@@ -20,12 +20,13 @@ def test_every_method_keeps_remotely_what_it_keeps_here(system):
     (image,) = encoder.encode_images([encoder.preprocess(scene)])
     texts = encoder.encode_instructions(QUESTIONS)
     jobs = [(method, number) for method in methods() for number in range(len(QUESTIONS))]
-    with Client(system["gateway"]) as client, ThreadPoolExecutor(8) as pool:
-        calls = [
-            pool.submit(client.compress, out.getvalue(), QUESTIONS[number], budget=8, method=method)
-            for method, number in jobs
-        ]
-        told = [call.result().images[0].index for call in calls]
+
+    async def everything() -> list[tuple[int, ...]]:
+        async with AsyncClient(system["gateway"]) as client:
+            calls = [client.compress(out.getvalue(), QUESTIONS[n], budget=8, method=method) for method, n in jobs]
+            return [told.images[0].index for told in await asyncio.gather(*calls)]
+
+    told = asyncio.run(everything())
     for (method, number), index in zip(jobs, told, strict=True):
         assert list(index) == create(method).compress(encoder.visual_tokens(image, texts[number]), 8).index.tolist()
 
