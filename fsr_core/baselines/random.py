@@ -8,7 +8,7 @@ from typing import ClassVar
 
 import torch
 
-from fsr_core.baselines.common import OneByOne, check_whole, kept
+from fsr_core.baselines.common import OneByOne, by_falling, check_whole, kept
 from fsr_core.tokens import CompressedTokens, VisualTokens
 
 __all__ = ["Random"]
@@ -26,8 +26,9 @@ class Random(OneByOne):
         check_whole("seed", self.seed, 0)
 
     def _select(self, sample: VisualTokens, k: int) -> CompressedTokens:
-        # The sample's own content enters the seed, so that different pictures lose different places.
-        content = zlib.crc32(sample.saliency.float().cpu().numpy().tobytes())
+        # The picture enters the seed, so that different ones lose different places: by which tokens are the most
+        # salient, because the last bits of a score depend on the batch in which it was computed.
+        content = zlib.crc32(by_falling(sample.saliency)[:4].cpu().numpy().tobytes())
         generator = torch.Generator().manual_seed(content ^ (int(self.seed) * 0x9E3779B1 & 0xFFFFFFFF))
         index = torch.randperm(len(sample), generator=generator)[:k]
         return kept(sample, scan=index.to(sample.features.device))
