@@ -13,7 +13,7 @@ from torch import Tensor
 
 from fsr_core.backbones import ImagePart, KeptImage, Message, TextPart
 from fsr_core.backbones.base import LanguageDecoder, VisualEncoder
-from fsr_core.evaluation.arms import Arm
+from fsr_core.evaluation.arms import Arm, code_digest
 from fsr_core.evaluation.sets import Encoded
 
 __all__ = ["Outcome", "ask", "cached"]
@@ -52,13 +52,10 @@ def ask(
 
 def greedy(decoder: LanguageDecoder, questions: Sequence[str], images: Sequence[KeptImage]) -> list[str]:
     """Greedy answers to one question about one image each; prompts of different lengths are padded on the left."""
-    prompts = [
-        decoder.prompt([Message("user", (ImagePart(0), TextPart(text)))], [image])
+    rows = [
+        decoder.prompt([Message("user", (ImagePart(0), TextPart(text)))], [image]).inputs_embeds
         for text, image in zip(questions, images, strict=True)
     ]
-    if any(prompt.position_ids is not None for prompt in prompts):
-        raise ValueError("model: its language model places tokens itself; evaluate it through the lmms-eval adapter")
-    rows = [prompt.inputs_embeds for prompt in prompts]
     longest = max(len(row) for row in rows)
     embeds = rows[0].new_zeros(len(rows), longest, rows[0].shape[1])
     mask = torch.zeros(len(rows), longest, dtype=torch.long, device=embeds.device)
@@ -78,8 +75,8 @@ def greedy(decoder: LanguageDecoder, questions: Sequence[str], images: Sequence[
 
 
 def cached(folder: Path, arm: Arm, run: Callable[[], Outcome]) -> Outcome:
-    """What `folder` holds for an arm, else what `run` gives, which is then written there."""
-    path = folder / f"{arm.key}.json"
+    """What `folder` holds for an arm and its method's code, else what `run` gives, which is then written there."""
+    path = folder / f"{arm.key}-{code_digest(type(arm.compressor()))}.json"
     if path.exists():
         return Outcome(**json.loads(path.read_text())["outcome"])
     outcome = run()

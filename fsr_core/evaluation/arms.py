@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-import fsr_core
 from fsr_core.budget import Budget
 from fsr_core.compressor import Compressor, create
 
@@ -73,9 +75,17 @@ def seeds_of(method: str, seeds: int) -> Sequence[Mapping[str, Any]]:
     return [{"seed": seed} for seed in range(seeds)] if method == "random" else [{}]
 
 
-def code_digest() -> str:
-    """Of everything that decides what a method keeps; answers found under other code are not taken up again."""
-    home, state = Path(fsr_core.__file__).parent, hashlib.sha256()
-    for path in sorted([*home.glob("*.py"), *(home / "baselines").glob("*.py")]):
-        state.update(path.read_bytes())
+@cache
+def code_digest(kind: type[Compressor]) -> str:
+    """Of a method's module and of what that imports from `fsr_core`; answers found under other code are asked anew."""
+    waiting, seen, state = [kind.__module__], {"fsr_core.compressor"}, hashlib.sha256()
+    while waiting:
+        name = waiting.pop()
+        spec = find_spec(name)
+        if name in seen or spec is None or spec.origin is None:
+            continue
+        seen.add(name)
+        source = Path(spec.origin).read_bytes()
+        state.update(source)
+        waiting += sorted(found.decode() for found in re.findall(rb"^from (fsr_core[\w.]*) import", source, re.M))
     return state.hexdigest()[:12]

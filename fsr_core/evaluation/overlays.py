@@ -25,9 +25,9 @@ def write(encoded: Encoded, number: int, methods: Sequence[str], budget: int, pa
     picture, cells = draw(scene), []
     for method in methods:
         kept = create(method).compress(sample, budget)
-        rows, columns = image.grid
+        view = image.tiles[0]
         plan = overlay.Plan(
-            rows, columns, kept.index.tolist(), kept.stage.tolist(), kept.merged_into.tolist(), image.crop
+            view.rows, view.cols, kept.index.tolist(), kept.stage.tolist(), kept.merged_into.tolist(), view.crop
         )
         cells.append((method, overlay.draw(picture, plan)))
     height = round(cells[0][1].height * _WIDTH / cells[0][1].width) + _TITLE

@@ -14,7 +14,7 @@ from fsr_core.backbones import load_decoder, load_encoder
 from fsr_core.backbones.base import LanguageDecoder, VisualEncoder
 from fsr_core.budget import Budget
 from fsr_core.evaluation.answers import Outcome, ask, cached
-from fsr_core.evaluation.arms import ABLATIONS, AUTO, FULL, REFERENCE, Arm, code_digest, seeds_of
+from fsr_core.evaluation.arms import ABLATIONS, AUTO, FULL, REFERENCE, Arm, seeds_of
 from fsr_core.evaluation.sets import Encoded, encode, questions, size_of
 from fsr_core.evaluation.statistics import Resampler, verdict
 from fsr_core.evaluation.timing import selection_times
@@ -106,7 +106,7 @@ class Runner:
 
     def _set(self, plan: Plan, name: str, limit: int, report: Callable[[int], object]) -> dict[str, Any]:
         encoded = self.encoded(name, limit, report)
-        folder = self.folder / f"{name}-{limit}-{code_digest()}"
+        folder = self.folder / f"{name}-{limit}"
 
         def answer(arm: Arm, told: Callable[[int], object] = lambda done: None) -> Outcome:
             return cached(folder, arm, lambda: ask(self.encoder, self.decoder, encoded, arm, told))

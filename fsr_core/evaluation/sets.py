@@ -24,7 +24,7 @@ __all__ = ["SETS", "Encoded", "encode", "questions", "size_of"]
 
 SETS = ("test", *harder.HARDER, "validation")
 BATCH = 64
-_TENSORS = ("features", "saliency", "joint", "keys", "positions")
+_TENSORS = ("features", "saliency", "joint", "keys")
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ def encode(
     images = []
     for i in range(len(items)):
         row: dict[str, Any] = {name: columns[name][i] if name in columns else None for name in _TENSORS}
-        images.append(ImageFeatures(**row, tiles=first.tiles, size=first.size))
+        images.append(ImageFeatures(**row, positions=None, tiles=first.tiles, size=first.size))
     asked: list[Tensor | None] = []
     for start in range(0, len(items), BATCH):
         asked += encoder.encode_instructions([question.text for _, question in items[start : start + BATCH]])
@@ -98,6 +98,8 @@ def _encode(
     for start in range(0, len(items), BATCH):
         some = items[start : start + BATCH]
         for image in encoder.encode_images([encoder.preprocess(harder.draw(scene)) for scene, _ in some]):
+            if any(getattr(image, name) is not None for name in ("positions", "groups", "lines", "deepstack")):
+                raise ValueError("model: lays its tokens out in a way of its own; evaluate it through lmms-eval")
             for name in _TENSORS:
                 value = getattr(image, name)
                 if value is not None:
