@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help install tools demo test test-cluster unit test-vllm lint types protos protos-check format soak clean
+.PHONY: help install tools demo test test-cluster unit test-vllm lint types protos protos-check format soak evaluate lmms-eval clean
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## /\1\t/' | expand -t 14
 
@@ -69,6 +69,17 @@ protos: install ## Generate the stubs from the proto files
 protos-check: install ## Fail if the committed stubs are not what the proto files give
 	@out=$$(mktemp -d) && $(call PROTOC,$$out) && for f in $$out/fsr/v1/*; do \
 		diff -q $$f protos/fsr/v1/$$(basename $$f) || { echo "stub drift: run make protos"; exit 1; }; done; rm -r $$out
+
+evaluate: install ## Every method on the frozen sets: tables and plots into runs/evaluate (about an hour)
+	$(BIN)/fsr evaluate
+
+# An environment of its own: what lmms-eval pins (protobuf below 7) clashes with the services.
+LMMS := .venv-lmms
+lmms-eval: install ## Test the lmms-eval plugin, in an environment of its own
+	test -x $(LMMS)/bin/lmms-eval || (python3 -m venv $(LMMS) && $(LMMS)/bin/python -m pip install --quiet \
+		--disable-pip-version-check 'torch>=2.13,<2.14' 'transformers>=5.16,<6' 'lmms-eval>=0.7.3,<0.8' && \
+		$(LMMS)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -e .)
+	$(BIN)/python -m pytest tests/integration/test_lmms_eval.py
 
 format: install ## Format the code
 	$(BIN)/ruff format .

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from fsr_core.budget import Budget
-    from fsr_core.compressor import Compressor, create, methods
+    from fsr_core.compressor import Compressor, create, methods, register
     from fsr_core.fsr import FSR
     from fsr_core.plug import compressed
     from fsr_core.tokens import FOCUS, SCAN, CompressedTokens, VisualTokens
@@ -26,6 +26,7 @@ __all__ = [
     "compressed",
     "create",
     "methods",
+    "register",
 ]
 
 _HOMES = {
@@ -34,6 +35,7 @@ _HOMES = {
     "compressed": "plug",
     "create": "compressor",
     "methods": "compressor",
+    "register": "compressor",
     "FSR": "fsr",
     "CompressedTokens": "tokens",
     "FOCUS": "tokens",

@@ -3,48 +3,32 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
 
-from fsr_core.budget import Budget
-from fsr_core.compressor import Compressor, check_batch
-from fsr_core.tokens import SCAN, CompressedTokens, VisualTokens
+from fsr_core.baselines.common import OneByOne, by_falling, check_whole, kept
+from fsr_core.tokens import CompressedTokens, VisualTokens
 
 __all__ = ["Random"]
 
 
 @dataclass(frozen=True)
-class Random(Compressor):
-    """Keeps tokens uniformly at random, the same ones for the same sample and `seed` whatever the batch.
-
-    An `auto` budget keeps its maximum: chance has no evidence to stop at.
-    """
+class Random(OneByOne):
+    """Keeps tokens uniformly at random, the same ones for the same sample and `seed` whatever the batch."""
 
     name: ClassVar[str] = "random"
 
     seed: int = 0
 
-    def compress_batch(
-        self, samples: Sequence[VisualTokens], budgets: Sequence[int | Budget]
-    ) -> list[CompressedTokens]:
-        pairs = zip(samples, check_batch(samples, budgets), strict=True)
-        return [self._one(sample, budget.limits(len(sample)).maximum) for sample, budget in pairs]
+    def __post_init__(self) -> None:
+        check_whole("seed", self.seed, 0)
 
-    def _one(self, sample: VisualTokens, k: int) -> CompressedTokens:
-        n, device = len(sample), sample.features.device
-        # The sample's own content enters the seed, so that different pictures lose different places.
-        content = zlib.crc32(sample.saliency.float().cpu().numpy().tobytes())
+    def _select(self, sample: VisualTokens, k: int) -> CompressedTokens:
+        # The picture enters the seed, so that different ones lose different places: by which tokens are the most
+        # salient, because the last bits of a score depend on the batch in which it was computed.
+        content = zlib.crc32(by_falling(sample.saliency)[:4].cpu().numpy().tobytes())
         generator = torch.Generator().manual_seed(content ^ (int(self.seed) * 0x9E3779B1 & 0xFFFFFFFF))
-        index = torch.randperm(n, generator=generator)[:k].sort().values.to(device)
-        return CompressedTokens(
-            features=sample.features if k == n else sample.features[index],
-            index=index,
-            stage=torch.full_like(index, SCAN),
-            merged_into=torch.full((n,), -1, dtype=torch.int64, device=device),
-            priority=torch.ones(n, device=device),
-            focus_count=0,
-            focus_wanted=0,
-        )
+        index = torch.randperm(len(sample), generator=generator)[:k]
+        return kept(sample, scan=index.to(sample.features.device))

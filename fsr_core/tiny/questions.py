@@ -124,18 +124,28 @@ def ask(scene: Scene, rng: random.Random, kinds: tuple[str, ...] = tuple(KINDS))
 
 def frozen(split: str, count: int) -> list[tuple[Scene, Question]]:
     """The first `count` questions of a split, one a scene, its kinds in turn so that each is asked equally often."""
-    start, stop = SEEDS[split]
-    kinds = list(KINDS)
+    try:
+        return in_turn(range(*SEEDS[split]), make_scene, tuple(KINDS), count)
+    except ValueError as error:
+        raise ValueError(f"count: the {split} split holds fewer than {count} questions; ask for fewer") from error
+
+
+def in_turn(
+    seeds: range, make: Callable[[int], Scene], kinds: tuple[str, ...], count: int
+) -> list[tuple[Scene, Question]]:
+    """`count` questions about the scenes that `make` gives for `seeds`, one a scene, the `kinds` one after another.
+
+    A scene that cannot be asked the kind whose turn it is is passed over. ValueError where the seeds do not suffice.
+    """
     items: list[tuple[Scene, Question]] = []
-    for seed in range(start, stop):
-        scene = make_scene(seed)
-        rng = random.Random(f"question-{seed}")
-        question = KINDS[kinds[len(items) % len(kinds)]](scene, rng)
+    for seed in seeds:
+        scene = make(seed)
+        question = KINDS[kinds[len(items) % len(kinds)]](scene, random.Random(f"question-{seed}"))
         if question is not None:
             items.append((scene, question))
         if len(items) == count:
             return items
-    raise ValueError(f"count: the {split} split holds fewer than {count} questions; ask for fewer")
+    raise ValueError(f"count: {len(seeds)} seeds give {len(items)} questions, fewer than {count}; ask for fewer")
 
 
 def is_correct(question: Question, answer: str) -> bool:

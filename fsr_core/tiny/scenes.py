@@ -66,6 +66,14 @@ class Scene:
     things: tuple[Thing, ...]
 
 
+def place(rng: random.Random, row: int, column: int, least: float, most: float) -> tuple[float, tuple[float, float]]:
+    """A radius within least..most and a centre that keeps a thing of that radius in its cell, canvas pixels."""
+    radius = rng.uniform(least, most)
+    slack = CELL / 2 - radius - 4
+    x = (column + 0.5) * CELL + rng.uniform(-slack, slack)
+    return radius, (x, (row + 0.5) * CELL + rng.uniform(-slack, slack))
+
+
 def make_scene(seed: int) -> Scene:
     """The scene of a seed. Two things may share a colour or a shape, and may be look-alikes."""
     rng = random.Random(f"scene-{GENERATOR_VERSION}-{seed}")
@@ -76,12 +84,7 @@ def make_scene(seed: int) -> Scene:
     things = []
     for cell in cells:
         row, column = divmod(cell, 3)
-        radius = rng.uniform(38, 58)
-        slack = CELL / 2 - radius - 4
-        centre = (
-            (column + 0.5) * CELL + rng.uniform(-slack, slack),
-            (row + 0.5) * CELL + rng.uniform(-slack, slack),
-        )
+        radius, centre = place(rng, row, column, 38, 58)
         digit = rng.randint(0, MAX_DIGIT) if rng.random() < 0.5 else None
         things.append(Thing(rng.choice(shapes), rng.choice(colours), row, column, centre, radius, digit))
     return Scene(seed, tuple(things))
@@ -106,12 +109,16 @@ def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
     return ImageFont.load_default(size=size)
 
 
-def draw(scene: Scene) -> Image.Image:
-    """The scene as an RGB picture of `CANVAS` x `CANVAS` pixels, the same for the same seed."""
+def draw(scene: Scene, ground: np.ndarray | None = None) -> Image.Image:
+    """The scene as an RGB picture of `CANVAS` x `CANVAS` pixels, the same for the same seed.
+
+    `ground` is another background than the trained one, uint8 [h, w, 3], smoothed to the canvas.
+    """
     noise = np.random.default_rng(scene.seed)
-    base = noise.integers(70, 190)
-    coarse = base + noise.normal(0, 22, (27, 27, 3))
-    image = Image.fromarray(coarse.clip(0, 255).astype(np.uint8)).resize((CANVAS, CANVAS), Image.Resampling.BICUBIC)
+    if ground is None:
+        base = noise.integers(70, 190)
+        ground = (base + noise.normal(0, 22, (27, 27, 3))).clip(0, 255).astype(np.uint8)
+    image = Image.fromarray(ground).resize((CANVAS, CANVAS), Image.Resampling.BICUBIC)
     pen = ImageDraw.Draw(image)
     for thing in scene.things:
         shade = tuple(int(c) for c in np.clip(np.array(COLOURS[thing.colour]) + noise.normal(0, 9, 3), 0, 255))

@@ -69,11 +69,14 @@ def verify(items: list[tuple[Scene, Question]]) -> None:
     Raises:
         ValueError: the generator no longer gives the set on which the published figures were measured.
     """
-    stored = json.loads(RECORD.read_text())
-    found = record(items)
+    compare(record(items), json.loads(RECORD.read_text()), "test set", RECORD.name)
+
+
+def compare(found: dict[str, object], stored: dict[str, object], what: str, where: str) -> None:
+    """Raises ValueError, naming what differs, where a set is not the one that was recorded."""
     changed = sorted(key for key in stored.keys() | found.keys() if stored.get(key) != found.get(key))
     if changed:
         raise ValueError(
-            f"the frozen test set has changed ({', '.join(changed)} differ from {RECORD.name}); undo the change to the"
+            f"the frozen {what} has changed ({', '.join(changed)} differ from {where}); undo the change to the"
             " generator, or raise GENERATOR_VERSION, retrain, and write a new record"
         )

@@ -15,7 +15,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from services.client import load_cli
+from services.client import evaluate_cli, load_cli
 from services.client.build import parse_budget
 from services.client.connection import Connection, connects
 from services.client.errors import ClientError
@@ -227,6 +227,7 @@ def _run_core(command: list[str], given: str | None = None) -> str:
 
 
 load_cli.add_to(app)
+evaluate_cli.add_to(app)
 
 
 def main() -> None:

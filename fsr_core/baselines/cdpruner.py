@@ -1,0 +1,61 @@
+"""CDPruner (arXiv 2506.10967): a determinantal point process conditioned on the question."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import inf
+from typing import ClassVar, Literal
+
+import torch
+
+from fsr_core.baselines.common import OneByOne, kept, unit_keys
+from fsr_core.focus import minmax
+from fsr_core.tokens import CompressedTokens, VisualTokens
+
+__all__ = ["CDPruner"]
+
+
+@dataclass(frozen=True)
+class CDPruner(OneByOne):
+    """Greedy MAP of a DPP with the kernel L'_ij = r_i cos(key_i, key_j) r_j, r the relevance scaled to 0..1.
+
+    relevance_sign  "+" as the paper writes; the authors' code negates it for CLIP ("-")
+
+    The greedy step is that of Chen et al. (arXiv 1709.05135): one row of the kernel and one Cholesky row a pick,
+    memory K x N. Without relevance r is 1 and diversity alone decides. Departures: the code scales relevance over the
+    whole batch, here within the sample; and it divides by the square root of a remaining volume that reaches zero once
+    K exceeds the rank of the keys, which yields NaN: here what is left then goes by relevance, ties by index.
+    """
+
+    name: ClassVar[str] = "cdpruner"
+
+    relevance_sign: Literal["+", "-"] = "+"
+
+    def __post_init__(self) -> None:
+        if self.relevance_sign not in ("+", "-"):
+            raise ValueError(f"relevance_sign: expected '+' or '-', got {self.relevance_sign!r}")
+
+    def _select(self, sample: VisualTokens, k: int) -> CompressedTokens:
+        keys, n = unit_keys(sample), len(sample)
+        relevance = torch.ones(n, device=keys.device)
+        if sample.relevance is not None:
+            signed = -sample.relevance if self.relevance_sign == "-" else sample.relevance
+            relevance = minmax(signed.unsqueeze(0))[0] + 1e-6  # as the code: no token is wholly out of the question
+        scaled = keys * relevance.unsqueeze(1)
+        volume = scaled.square().sum(1)
+        floor = 1e-10 * volume.max()
+        cholesky = torch.zeros(k, n, device=keys.device)
+        chosen: list[int] = []
+        for step in range(k):
+            pick = int(volume.argmax())
+            if not volume[pick] > floor:
+                left = relevance.clone()
+                left[chosen] = -inf
+                chosen += left.argsort(descending=True, stable=True)[: k - step].tolist()
+                break
+            chosen.append(pick)
+            row = (scaled @ scaled[pick] - cholesky[:step, pick] @ cholesky[:step]) / volume[pick].sqrt()
+            cholesky[step] = row
+            volume = volume - row.square()
+            volume[pick] = -inf
+        return kept(sample, scan=torch.tensor(chosen, device=keys.device), priority=relevance)

@@ -1,0 +1,119 @@
+"""What the baselines share: one sample at a time, a result built from chosen indices, and checked options."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from math import isfinite, isqrt
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fsr_core.budget import Budget
+from fsr_core.compressor import Compressor, check_batch
+from fsr_core.tokens import FOCUS, SCAN, CompressedTokens, VisualTokens
+
+__all__ = ["OneByOne", "by_falling", "cells", "check_number", "check_whole", "kept", "raw_keys", "unit_keys"]
+
+
+class OneByOne(Compressor):
+    """A method that treats every sample by itself; subclasses keep `k` of its tokens, 1 <= k < N."""
+
+    def compress_batch(
+        self, samples: Sequence[VisualTokens], budgets: Sequence[int | Budget]
+    ) -> list[CompressedTokens]:
+        pairs = zip(samples, check_batch(samples, budgets), strict=True)
+        return [self._within(sample, budget.limits(len(sample)).maximum) for sample, budget in pairs]
+
+    def _within(self, sample: VisualTokens, k: int) -> CompressedTokens:
+        if k == len(sample):
+            everything = torch.arange(k, device=sample.features.device)
+            return kept(sample, scan=everything, features=sample.features)
+        return self._select(sample, k)
+
+    @abstractmethod
+    def _select(self, sample: VisualTokens, k: int) -> CompressedTokens: ...
+
+
+def kept(
+    sample: VisualTokens,
+    *,
+    focus: Tensor | None = None,
+    scan: Tensor | None = None,
+    features: Tensor | None = None,
+    merged_into: Tensor | None = None,
+    priority: Tensor | None = None,
+) -> CompressedTokens:
+    """A result in raster order.
+
+    focus, scan  int64, indices kept for what they are and for what they add, in any order
+    features     [K, D] their rows, focus before scan; None: the sample's own
+    merged_into  [N] as in `CompressedTokens`; None: nothing was merged
+    priority     [N] what the method ranked by; None: all ones
+    """
+    n, device = len(sample), sample.features.device
+    nothing = torch.empty(0, dtype=torch.int64, device=device)
+    focus, scan = (nothing if part is None else part for part in (focus, scan))
+    chosen = torch.cat([focus, scan])
+    order = chosen.argsort()
+    index = chosen[order]
+    return CompressedTokens(
+        features=sample.features[index] if features is None else features[order].to(sample.features.dtype),
+        index=index,
+        stage=torch.where(order < len(focus), FOCUS, SCAN),
+        merged_into=torch.full((n,), -1, dtype=torch.int64, device=device) if merged_into is None else merged_into,
+        priority=torch.ones(n, device=device) if priority is None else priority.float(),
+        focus_count=len(focus),
+        focus_wanted=len(focus),
+    )
+
+
+def by_falling(scores: Tensor) -> Tensor:
+    """Indices by falling score, ties by index. [N] -> [N] int64."""
+    return scores.float().argsort(descending=True, stable=True)
+
+
+def raw_keys(sample: VisualTokens) -> Tensor:
+    """The space in which similarity is measured, [N, Dk]."""
+    return sample.features if sample.keys is None else sample.keys
+
+
+def unit_keys(sample: VisualTokens) -> Tensor:
+    """The sample's keys at unit length, fp32 [N, Dk]; a zero key stays zero."""
+    keys = raw_keys(sample).float()
+    norm = torch.linalg.vector_norm(keys, dim=1, keepdim=True)
+    return keys / torch.where(norm > 0, norm, 1.0)
+
+
+def cells(n: int, count: int, device: torch.device) -> Tensor:
+    """Cuts N tokens into exactly `count` regions: int64 [N], the region of each token.
+
+    Where N is a square, the tokens are taken as a square grid in raster order and cut into bands of rows and each
+    band into stretches, as nearly square as `count` allows. A `VisualTokens` does not hold its grid; other N are cut
+    into runs of raster order.
+    """
+    side = isqrt(n)
+    if side * side != n:
+        return torch.arange(n, device=device) * count // n
+    bands = min(side, max(1, round(count**0.5)), count)
+    while -(-count // bands) > side:  # a band of one row holds at most `side` regions
+        bands += 1
+    row, column = torch.arange(n, device=device) // side, torch.arange(n, device=device) % side
+    band = row * bands // side
+    first = torch.tensor([count * b // bands for b in range(bands + 1)], device=device)
+    return first[band] + column * (first[band + 1] - first[band]) // side
+
+
+def check_number(name: str, value: Any, low: float, high: float) -> None:
+    """Raises ValueError, naming the option, unless `value` is a finite number within low..high."""
+    good = isinstance(value, int | float) and not isinstance(value, bool) and isfinite(value) and low <= value <= high
+    if not good:
+        raise ValueError(f"{name}: expected a number within {low:g}..{high:g}, got {value!r}")
+
+
+def check_whole(name: str, value: Any, low: int) -> None:
+    """Raises ValueError, naming the option, unless `value` is a whole number >= low; 8.0 is one, as JSON has it."""
+    check_number(name, value, low, 2**31)
+    if value != int(value):
+        raise ValueError(f"{name}: expected a whole number >= {low}, got {value!r}")

@@ -1,0 +1,49 @@
+"""DART (arXiv 2502.11494): a few pivot tokens, and the tokens that duplicate them least."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+
+from fsr_core.baselines.common import OneByOne, by_falling, check_whole, kept, raw_keys, unit_keys
+from fsr_core.tokens import CompressedTokens, VisualTokens
+
+__all__ = ["Dart"]
+
+
+@dataclass(frozen=True)
+class Dart(OneByOne):
+    """DART's duplication rule, applied before the language model instead of behind its second layer.
+
+    pivots  tokens with the largest L1 norm of their keys; 4 visual ones in the authors' code
+
+    For each pivot in turn, the tokens left that have the lowest cosine to it are kept, an equal share of the budget
+    for each. Departures: in a gateway there are no hidden states of the language model, so the backbone's similarity
+    space stands for both the model's keys and its hidden states, and there are no text pivots (the code has 4), so the
+    question plays no part. The code rounds each share up and may keep more than the budget; here it is exact, the
+    first pivots getting the remainder.
+    """
+
+    name: ClassVar[str] = "dart"
+
+    pivots: int = 4
+
+    def __post_init__(self) -> None:
+        check_whole("pivots", self.pivots, 1)
+
+    def _select(self, sample: VisualTokens, k: int) -> CompressedTokens:
+        norm, keys = raw_keys(sample).float().abs().sum(1), unit_keys(sample)
+        count = min(int(self.pivots), k)
+        pivots = by_falling(norm)[:count]
+        free = torch.ones(len(sample), dtype=torch.bool, device=keys.device)
+        free[pivots] = False
+        found = []
+        for turn, pivot in enumerate(pivots.tolist()):
+            share = (k - count) // count + (turn < (k - count) % count)
+            left = free.nonzero().squeeze(1)
+            least = left[by_falling(-(keys[left] @ keys[pivot]))[:share]]
+            free[least] = False
+            found.append(least)
+        return kept(sample, focus=pivots, scan=torch.cat(found), priority=norm)

@@ -1,0 +1,41 @@
+"""DivPrune (arXiv 2503.02175): the subset whose closest pair lies farthest apart."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import inf
+from typing import ClassVar
+
+import torch
+
+from fsr_core.baselines.common import OneByOne, kept, raw_keys
+from fsr_core.scan import Keys, scan
+from fsr_core.tokens import CompressedTokens, VisualTokens
+
+__all__ = ["DivPrune"]
+
+
+@dataclass(frozen=True)
+class DivPrune(OneByOne):
+    """Greedy solution of the max-min diversity problem, argmax over S of min d(i, j), in cosine distance.
+
+    The first token is the one whose nearest neighbour is farthest; each next one is the farthest from those chosen,
+    ties by index. The choice depends on the picture alone. The authors' code holds all N x N distances and minimises
+    over all picks anew at each step; here rows are computed as they are needed, for the same choice. Departure: they
+    measure before the projector in places, here it is the backbone's similarity space.
+    """
+
+    name: ClassVar[str] = "divprune"
+
+    def _select(self, sample: VisualTokens, k: int) -> CompressedTokens:
+        keys, device = Keys(raw_keys(sample).unsqueeze(0)), sample.features.device
+        closest = []
+        for some in torch.arange(len(sample), device=device).split(256):
+            rows = keys.cosine(some.unsqueeze(0))[0]
+            closest.append(rows.scatter_(1, some.unsqueeze(1), -inf).amax(1))
+        nearest = torch.cat(closest)
+        # Two tokens that are each other's nearest tie, but for rounding: the lower index is taken.
+        first = (nearest <= nearest.min() + 1e-6).nonzero()[0]
+        limit, never = torch.tensor([k], device=device), torch.tensor([-inf], device=device)
+        rest = scan(keys, first.unsqueeze(0), torch.ones_like(limit), limit, limit, never)
+        return kept(sample, scan=torch.cat([first, rest.chosen[0].nonzero().squeeze(1)]))

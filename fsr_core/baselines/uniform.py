@@ -1,0 +1,44 @@
+"""Spatial pooling: the picture at a lower resolution, whatever is in it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+
+from fsr_core.baselines.common import OneByOne, cells, kept
+from fsr_core.tokens import CompressedTokens, VisualTokens
+
+__all__ = ["Uniform"]
+
+
+@dataclass(frozen=True)
+class Uniform(OneByOne):
+    """Cuts the grid into K regions and keeps one token of each: the region's mean, or its middle token as it is.
+
+    pool  true: average pooling, the standard reduction of a grid; false: plain subsampling. Either way the token
+          stands at the middle one of its region.
+    """
+
+    name: ClassVar[str] = "uniform"
+
+    pool: bool = True
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.pool, bool):
+            raise ValueError(f"pool: expected true or false, got {self.pool!r}")
+
+    def _select(self, sample: VisualTokens, k: int) -> CompressedTokens:
+        device = sample.features.device
+        region = cells(len(sample), k, device)
+        order = region.argsort(stable=True)
+        sizes = region.bincount(minlength=k)
+        middle = order[sizes.cumsum(0) - sizes + sizes // 2]
+        if not self.pool:
+            return kept(sample, scan=middle)
+        total = torch.zeros(k, sample.features.shape[1], device=device)
+        total.index_add_(0, region, sample.features.float())
+        merged_into = middle[region]
+        merged_into[middle] = -1
+        return kept(sample, scan=middle, features=total / sizes.unsqueeze(1), merged_into=merged_into)

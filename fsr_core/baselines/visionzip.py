@@ -1,0 +1,62 @@
+"""VisionZip (arXiv 2412.04467): dominant tokens as they are, the rest merged into a few contextual ones."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+
+from fsr_core.baselines.common import OneByOne, by_falling, check_number, kept, unit_keys
+from fsr_core.tokens import CompressedTokens, VisualTokens
+
+__all__ = ["VisionZip"]
+
+
+@dataclass(frozen=True)
+class VisionZip(OneByOne):
+    """Keeps the most attended tokens, and averages all others into evenly spaced ones by similarity of keys.
+
+    contextual  share of the budget that contextual tokens get; the paper gives 10 of 64
+
+    The K_d most salient tokens are dominant. Of those left, in raster order, every (N - K_d) // K_c-th is a target;
+    each of the others joins the target whose key has the highest cosine to its own, and the target becomes the mean
+    of itself and its group's mean. Departures: the authors' code counts the class token among the dominant ones
+    (there is none here), and adds the group's mean to the target without halving, before the projector; behind the
+    projector that would double the token's length, so the sum is halved.
+    """
+
+    name: ClassVar[str] = "visionzip"
+
+    contextual: float = 10 / 64
+
+    def __post_init__(self) -> None:
+        check_number("contextual", self.contextual, 0, 1)
+
+    def _select(self, sample: VisualTokens, k: int) -> CompressedTokens:
+        count = min(round(k * self.contextual), k - 1)
+        order = by_falling(sample.saliency)
+        dominant, rest = order[: k - count], order[k - count :].sort().values
+        if count == 0:
+            return kept(sample, focus=dominant, priority=sample.saliency)
+        place = torch.arange(count, device=rest.device) * (len(rest) // count)
+        targets = rest[place]
+        is_target = torch.zeros(len(rest), dtype=torch.bool, device=rest.device)
+        is_target[place] = True
+        others = rest[~is_target]
+        keys, features = unit_keys(sample), sample.features.float()
+        group = (keys[others] @ keys[targets].T).argmax(1)
+        total = torch.zeros(count, features.shape[1], device=rest.device).index_add_(0, group, features[others])
+        size = group.bincount(minlength=count).unsqueeze(1)
+        own = features[targets]
+        rows = torch.where(size > 0, (own + total / size.clamp(min=1)) / 2, own)
+        merged_into = torch.full_like(order, -1)
+        merged_into[others] = targets[group]
+        return kept(
+            sample,
+            focus=dominant,
+            scan=targets,
+            features=torch.cat([features[dominant], rows]),
+            merged_into=merged_into,
+            priority=sample.saliency,
+        )

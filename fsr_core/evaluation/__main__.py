@@ -1,0 +1,126 @@
+"""`fsr evaluate`: every method at every budget on the frozen sets, with intervals, ablations, tables and plots.
+
+Writes results.json, results.md and the plots into --out, and keeps encoded pictures and answers under --out/cache:
+run the same command again after a stop, and it goes on where it was.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shlex
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from fsr_core.compressor import methods
+from fsr_core.evaluation import overlays, plots, report
+from fsr_core.evaluation.arms import FULL, REFERENCE
+from fsr_core.evaluation.run import Plan, Runner
+from fsr_core.evaluation.sets import SETS, size_of
+
+BUDGETS = [48, 32, 16, 8]
+QUICK = {"test": 96, "crowded": 24, "distractors": 24, "tiny": 24, "shifted": 24}
+
+
+def _list(text: str) -> list[str]:
+    return [part.strip() for part in text.split(",") if part.strip()]
+
+
+def _whole(text: str) -> list[int]:
+    try:
+        return [int(part) for part in _list(text)]
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is no list of whole numbers; write 48,32,16,8") from None
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="fsr evaluate", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--quick", action="store_true", help="a few questions of each set: a check, not a result")
+    parser.add_argument("--out", type=Path, default=Path("runs/evaluate"), help="folder for results and cache")
+    parser.add_argument("--model", default="fsr-tiny", help="fsr-tiny, or the folder of another checkpoint")
+    parser.add_argument("--methods", type=_list, default=list(methods()), help="comma-separated; default: all")
+    parser.add_argument("--budgets", type=_whole, default=BUDGETS, help="kept tokens, comma-separated")
+    parser.add_argument("--seeds", type=int, help="seeds of random selection (default 3; 1 with --quick)")
+    parser.add_argument("--sets", type=_list, default=list(QUICK), help=f"comma-separated, of {', '.join(SETS)}")
+    parser.add_argument("--limit", type=int, help="ask the first questions of each set only")
+    parser.add_argument("--no-ablations", action="store_true", help="methods only")
+    parser.add_argument("--threads", type=int, help="CPU threads; default: PyTorch's own choice")
+    parser.add_argument("--json", action="store_true", help="print results.json instead of results.md")
+    return parser
+
+
+def _plan(options: argparse.Namespace) -> Plan:
+    unknown = [name for name in options.sets if name not in SETS]
+    if unknown:
+        raise ValueError(f"--sets: {unknown[0]!r} is unknown; choose among {', '.join(SETS)}")
+    if not options.sets or not options.methods:
+        raise ValueError("--sets, --methods: name at least one")
+    limits = {name: options.limit or (QUICK.get(name, 96) if options.quick else size_of(name)) for name in options.sets}
+    # FSR comes first: all others are held against it.
+    compared = [REFERENCE, *(name for name in options.methods if name not in (REFERENCE, FULL))]
+    seeds = options.seeds if options.seeds is not None else 1 if options.quick else 3
+    return Plan(limits, compared, options.budgets, seeds, not options.no_ablations)
+
+
+def _commit() -> str:
+    here = Path(__file__).parent
+    asked = ["git", "-C", str(here), "describe", "--always", "--dirty", "--abbrev=12"]
+    try:
+        return subprocess.run(asked, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+
+
+def _run(options: argparse.Namespace, command: str) -> dict[str, Any]:
+    plan, start = _plan(options), time.monotonic()
+    runner = Runner(options.model, options.out)
+    total = sum(limit * (1 + len(plan.arms(name))) for name, limit in plan.sets.items())
+    with tqdm(total=total, unit="answer", file=sys.stderr, mininterval=1) as bar:
+        sets = runner.run(plan, bar.update)
+    about = {
+        "command": command,
+        "commit": _commit(),
+        "model": options.model,
+        "fingerprint": runner.encoder.fingerprint,
+        "torch": torch.__version__,
+        "threads": torch.get_num_threads(),
+        "seconds": round(time.monotonic() - start, 1),
+    }
+    results = {"about": about, "sets": sets}
+    (options.out / "results.json").write_text(json.dumps(results, indent=1) + "\n")
+    (options.out / "results.md").write_text(report.markdown(results))
+    made = plots.write(results, options.out)
+    name, limit = next(iter(plan.sets.items()))
+    shown = runner.encoded(name, limit)
+    number = next((i for i, (_, q) in enumerate(shown.items) if q.kind == "where"), 0)
+    at = 16 if 16 in plan.budgets else plan.budgets[-1]
+    made.append(overlays.write(shown, number, plan.methods, at, options.out / "overlays.png"))
+    print("\n".join(f"wrote {path}" for path in [options.out / "results.json", *made]), file=sys.stderr)
+    return results
+
+
+def main(arguments: list[str] | None = None) -> None:
+    arguments = sys.argv[1:] if arguments is None else arguments
+    options = _parser().parse_args(arguments)
+    if options.threads is not None:
+        torch.set_num_threads(max(1, options.threads))
+    try:
+        options.out.mkdir(parents=True, exist_ok=True)
+        results = _run(options, shlex.join(["fsr", "evaluate", *arguments]))
+    except KeyboardInterrupt:
+        raise SystemExit(130) from None
+    except (ValueError, OSError) as error:
+        raise SystemExit(f"error: {error}") from None
+    print(json.dumps(results) if options.json else (options.out / "results.md").read_text())
+
+
+if __name__ == "__main__":
+    main()

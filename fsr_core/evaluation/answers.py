@@ -1,0 +1,89 @@
+"""Answers under one arm: compress every sample, ask every question greedily, remember what was said."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fsr_core.backbones import ImagePart, KeptImage, Message, TextPart
+from fsr_core.backbones.base import LanguageDecoder, VisualEncoder
+from fsr_core.evaluation.arms import Arm, code_digest
+from fsr_core.evaluation.sets import Encoded
+
+__all__ = ["Outcome", "ask", "cached"]
+
+LONGEST_ANSWER = 5  # tokens; the longest right answer is two words and the end of the turn
+BATCH = 128
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What each question of a set was answered, from how many tokens, and how many Focus wanted (K_F unclamped)."""
+
+    answers: list[str]
+    kept: list[int]
+    focus_wanted: list[int]
+
+
+@torch.inference_mode()
+def ask(
+    encoder: VisualEncoder, decoder: LanguageDecoder, encoded: Encoded, arm: Arm, report: Callable[[int], object]
+) -> Outcome:
+    """Every question of the set under one arm. `report` is told of each answered batch."""
+    compressor, outcome = arm.compressor(), Outcome([], [], [])
+    for start in range(0, len(encoded.items), BATCH):
+        part = slice(start, start + BATCH)
+        samples = encoded.samples[part]
+        kept = compressor.compress_batch(samples, [arm.budget or len(sample) for sample in samples])
+        laid_out = [encoder.assemble(image, one) for image, one in zip(encoded.images[part], kept, strict=True)]
+        texts = [question.text for _, question in encoded.items[part]]
+        outcome.answers.extend(greedy(decoder, texts, laid_out))
+        outcome.kept.extend(len(one) for one in kept)
+        outcome.focus_wanted.extend(one.focus_wanted for one in kept)
+        report(len(samples))
+    return outcome
+
+
+def greedy(decoder: LanguageDecoder, questions: Sequence[str], images: Sequence[KeptImage]) -> list[str]:
+    """Greedy answers to one question about one image each; prompts of different lengths are padded on the left."""
+    rows = [
+        decoder.prompt([Message("user", (ImagePart(0), TextPart(text)))], [image]).inputs_embeds
+        for text, image in zip(questions, images, strict=True)
+    ]
+    longest = max(len(row) for row in rows)
+    embeds = rows[0].new_zeros(len(rows), longest, rows[0].shape[1])
+    mask = torch.zeros(len(rows), longest, dtype=torch.long, device=embeds.device)
+    for i, row in enumerate(rows):
+        embeds[i, longest - len(row) :] = row
+        mask[i, longest - len(row) :] = 1
+    model: Any = decoder.model
+    ids: Tensor = model.generate(
+        inputs_embeds=embeds,
+        attention_mask=mask,
+        do_sample=False,
+        max_new_tokens=LONGEST_ANSWER,
+        eos_token_id=list(decoder.eos_token_ids),
+        pad_token_id=decoder.eos_token_ids[0],
+    )
+    return [str(text).strip() for text in decoder.tokenizer.batch_decode(ids, skip_special_tokens=True)]
+
+
+def cached(folder: Path, arm: Arm, run: Callable[[], Outcome]) -> Outcome:
+    """What `folder` holds for an arm and its method's code, else what `run` gives, which is then written there."""
+    path = folder / f"{arm.key}-{code_digest(type(arm.compressor()))}.json"
+    if path.exists():
+        return Outcome(**json.loads(path.read_text())["outcome"])
+    outcome = run()
+    folder.mkdir(parents=True, exist_ok=True)
+    part = path.with_suffix(".part")
+    budget = None if arm.budget is None else asdict(arm.budget)
+    told = {"method": arm.method, "options": dict(arm.options), "budget": budget, "outcome": asdict(outcome)}
+    part.write_text(json.dumps(told))
+    part.rename(path)
+    return outcome

@@ -1,0 +1,91 @@
+"""Which ways of choosing tokens are compared."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from fsr_core.budget import Budget
+from fsr_core.compressor import Compressor, create
+
+__all__ = ["ABLATIONS", "AUTO", "FULL", "REFERENCE", "Arm", "code_digest", "seeds_of"]
+
+FULL = "full"
+REFERENCE = "fsr"  # what every method is held against
+
+# Group -> label -> options of FSR; as in the paper's figure 5, and the two options that later work asks for.
+ABLATIONS: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
+    "evidence": {
+        "saliency alone": {"alpha": 0.0},
+        "relevance alone": {"beta": 0.0},
+        "product (FSR)": {},
+    },
+    "stages": {
+        "Focus only": {"rho": 1.0},
+        "Focus + Scan": {"kappa": 0.0},
+        "Focus + Scan + Refine (FSR)": {},
+    },
+    "kappa": {"kappa 0": {"kappa": 0.0}, "kappa 1 (FSR)": {}, "kappa 5": {"kappa": 5.0}},
+    "rho": {
+        "rho 0.5": {"rho": 0.5},
+        "rho 0.7": {"rho": 0.7},
+        "rho 0.9 (FSR)": {},
+        "rho 0.95": {"rho": 0.95},
+    },
+    "sign of relevance": {"+ (FSR)": {}, "-": {"relevance_sign": "-"}},
+    "keys": {"as they are (FSR)": {}, "centred": {"centre_keys": True}},
+}
+
+# Automatic budgets, from sparing to generous; each is held against the fixed budget of equal mean.
+AUTO: Mapping[str, Budget] = {
+    "auto, at most 16": Budget(auto=True, max_tokens=16),
+    "auto, at most 48": Budget(auto=True, max_tokens=48),
+}
+
+
+@dataclass(frozen=True)
+class Arm:
+    """A method with its options at a budget; `budget` None keeps every token."""
+
+    method: str
+    budget: Budget | None
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    def compressor(self) -> Compressor:
+        """Raises ValueError for an unknown method or option."""
+        return create(REFERENCE if self.method == FULL else self.method, **self.options)
+
+    @property
+    def key(self) -> str:
+        """Equal for arms that do the same, whatever they are called."""
+        budget = None if self.budget is None else asdict(self.budget)
+        text = json.dumps([self.method, dict(self.options), budget], sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def seeds_of(method: str, seeds: int) -> Sequence[Mapping[str, Any]]:
+    """The options under which a method runs: once, or once a seed where it draws lots."""
+    return [{"seed": seed} for seed in range(seeds)] if method == "random" else [{}]
+
+
+@cache
+def code_digest(kind: type[Compressor]) -> str:
+    """Of a method's module and of what that imports from `fsr_core`; answers found under other code are asked anew."""
+    waiting, seen, state = [kind.__module__], {"fsr_core.compressor"}, hashlib.sha256()
+    while waiting:
+        name = waiting.pop()
+        spec = find_spec(name)
+        if name in seen or spec is None or spec.origin is None:
+            continue
+        seen.add(name)
+        source = Path(spec.origin).read_bytes()
+        state.update(source)
+        waiting += sorted(found.decode() for found in re.findall(rb"^from (fsr_core[\w.]*) import", source, re.M))
+    return state.hexdigest()[:12]

@@ -1,0 +1,145 @@
+"""A model plugin for lmms-eval: real checkpoints on POPE, GQA, TextVQA, MME and the rest, at any budget.
+
+    python -m lmms_eval --model fsr --model_args pretrained=llava-hf/llava-1.5-7b-hf,budget=64 --tasks pope,gqa
+
+lmms-eval finds it by the entry point `lmms_eval.models`, once both are installed in one environment; its dependencies
+clash with those of the services, so that environment holds `fsr_core` alone (see docs/results.md). Only tasks that
+generate are answered: a likelihood of given answers is not what a compressed prompt is for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from lmms_eval import utils
+from lmms_eval.api.instance import Instance
+from lmms_eval.api.model import lmms
+from PIL import Image
+from tqdm import tqdm
+from transformers import AutoModelForImageTextToText, AutoProcessor
+
+from fsr_core import Budget
+from fsr_core.plug import compressed
+from fsr_core.tiny import WEIGHTS
+
+__all__ = ["CompressedVLM", "budget_of"]
+
+_LONGEST_ANSWER = 1024  # tokens, where a task does not say
+
+
+def budget_of(value: object) -> Budget | None:
+    """`all` keeps every token, `auto` goes by the evidence, 64 are tokens and 0.11 is a share.
+
+    Raises ValueError for anything else.
+    """
+    if value == "all":
+        return None
+    if value == "auto":
+        return Budget(auto=True)
+    try:
+        number = float(str(value))
+    except ValueError:
+        raise ValueError(f"budget: {value!r} is neither tokens (64) nor a share (0.11) nor auto nor all") from None
+    return Budget(tokens=int(number)) if number.is_integer() and "." not in str(value) else Budget(keep_ratio=number)
+
+
+class CompressedVLM(lmms):
+    """A checkpoint whose `generate` compresses.
+
+    pretrained   hub id or folder; `fsr-tiny` is the embedded model
+    budget       tokens (64), a share (0.11), auto, or all
+    method       one of `fsr_core.methods()`; every further argument is an option of it
+    """
+
+    is_simple = True
+
+    def __init__(
+        self,
+        pretrained: str = "fsr-tiny",
+        budget: object = 64,
+        method: str = "fsr",
+        batch_size: int | str = 1,
+        device: str | None = None,
+        dtype: str = "auto",
+        max_batch_size: int | None = None,
+        **options: Any,
+    ) -> None:
+        super().__init__()
+        source = str(WEIGHTS) if pretrained == "fsr-tiny" else pretrained
+        self.budget, self.method, self.options = budget_of(budget), method, options
+        self.batch_size = int(batch_size) if str(batch_size).isdigit() else 1
+        place = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        self.processor = AutoProcessor.from_pretrained(source)
+        self.processor.tokenizer.padding_side = "left"
+        model: Any = AutoModelForImageTextToText.from_pretrained(source, dtype=dtype)
+        self.model = model.to(place).eval()
+
+    def generate_until(self, requests: Sequence[Instance]) -> list[str]:
+        """Greedy or sampled answers, as each task's generation options say, in the order of the requests."""
+
+        def longest_first(arguments: Sequence[Any]) -> tuple[int, str]:
+            return -len(arguments[0]), arguments[0]
+
+        # Requests of one batch share their generation options.
+        ordered = utils.Collator([request.args for request in requests], longest_first, grouping=True)
+        answers: list[str] = []
+        with tqdm(total=len(requests), disable=self.rank != 0, unit="answer") as bar:
+            for chunk in ordered.get_batched(n=self.batch_size, batch_fn=None):
+                answers += self._answers(list(chunk))
+                bar.update(len(chunk))
+        found: list[str] = ordered.get_original(answers)
+        return found
+
+    def _answers(self, chunk: list[tuple[Any, ...]]) -> list[str]:
+        texts, pictures, questions = [], [], []
+        for context, _, visuals_of, doc_id, task, split in chunk:
+            visuals = visuals_of(self.task_dict[task][split][doc_id]) or []
+            if any(not isinstance(visual, Image.Image) for visual in visuals):
+                raise ValueError(f"task {task!r}: shows something else than pictures; only pictures are supported")
+            pictures.append([visual.convert("RGB") for visual in visuals])
+            questions.append(context.replace("<image>", "").strip())
+            parts = [*({"type": "image"} for _ in visuals), {"type": "text", "text": questions[-1]}]
+            message = [{"role": "user", "content": parts}]
+            texts.append(self.processor.apply_chat_template(message, add_generation_prompt=True))
+        shown = pictures if any(pictures) else None
+        inputs = self.processor(images=shown, text=texts, padding=True, return_tensors="pt")
+        inputs = inputs.to(self.model.device, self.model.dtype)
+        wanted = dict(chunk[0][1])
+        stops = wanted.pop("until", None) or []
+        generation = _generation(wanted)
+        with torch.inference_mode():
+            if self.budget is None or shown is None:
+                ids = self.model.generate(**inputs, **generation)
+            else:
+                plug = compressed(
+                    self.model, self.processor, self.budget, method=self.method, method_options=self.options
+                )
+                with plug as vlm:
+                    ids = vlm.generate(**inputs, instruction=questions, **generation)
+        said = self.processor.batch_decode(ids[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
+        return [_cut(text, [stops] if isinstance(stops, str) else stops) for text in said]
+
+    def loglikelihood(self, requests: Sequence[Instance]) -> list[tuple[float, bool]]:
+        raise NotImplementedError("this task asks for likelihoods; choose one that generates, such as its *_gen form")
+
+    def generate_until_multi_round(self, requests: Sequence[Instance]) -> list[str]:
+        raise NotImplementedError("this task asks in several rounds, which the adapter does not do")
+
+
+def _generation(wanted: dict[str, Any]) -> dict[str, Any]:
+    """A task's options as `generate` takes them; temperature 0 is greedy."""
+    sample = float(wanted.get("temperature") or 0) > 0
+    options: dict[str, Any] = {
+        "max_new_tokens": wanted.get("max_new_tokens", _LONGEST_ANSWER),
+        "num_beams": wanted.get("num_beams", 1),
+        "do_sample": sample,
+    }
+    return options | ({key: wanted[key] for key in ("temperature", "top_p") if wanted.get(key)} if sample else {})
+
+
+def _cut(text: str, stops: Sequence[str]) -> str:
+    for stop in stops:
+        text = text.split(stop)[0] if stop else text
+    return text.strip()

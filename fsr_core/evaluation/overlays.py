@@ -1,0 +1,43 @@
+"""A page that shows what every method keeps of the same scene for the same question."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from PIL import Image, ImageDraw, ImageFont
+
+from fsr_core import overlay
+from fsr_core.compressor import create
+from fsr_core.evaluation.sets import Encoded
+from fsr_core.tiny.harder import draw
+
+__all__ = ["write"]
+
+_WIDTH, _COLUMNS, _TITLE = 420, 4, 34
+
+
+@torch.inference_mode()
+def write(encoded: Encoded, number: int, methods: Sequence[str], budget: int, path: Path) -> Path:
+    """Draws question `number` of a set under every method at one budget."""
+    (scene, question), image, sample = encoded.items[number], encoded.images[number], encoded.samples[number]
+    picture, cells = draw(scene), []
+    for method in methods:
+        kept = create(method).compress(sample, budget)
+        view = image.tiles[0]
+        plan = overlay.Plan(
+            view.rows, view.cols, kept.index.tolist(), kept.stage.tolist(), kept.merged_into.tolist(), view.crop
+        )
+        cells.append((method, overlay.draw(picture, plan)))
+    height = round(cells[0][1].height * _WIDTH / cells[0][1].width) + _TITLE
+    lines = -(-len(cells) // _COLUMNS)
+    page = Image.new("RGB", (_WIDTH * min(_COLUMNS, len(cells)), height * lines + _TITLE), (24, 24, 28))
+    pen, large, font = ImageDraw.Draw(page), ImageFont.load_default(size=22), ImageFont.load_default(size=20)
+    pen.text((12, 5), f"{question.text}  ({question.answer}; {budget} of {len(sample)} tokens)", (235, 235, 235), large)
+    for place, (method, drawn) in enumerate(cells):
+        x, y = place % _COLUMNS * _WIDTH, place // _COLUMNS * height + _TITLE
+        pen.text((x + 12, y + 6), method, (255, 205, 120), font)
+        page.paste(drawn.resize((_WIDTH, height - _TITLE), Image.Resampling.LANCZOS), (x, y + _TITLE))
+    page.save(path)
+    return path

@@ -1,0 +1,180 @@
+"""Runs every arm on every set and reduces what was answered to the figures that are reported."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from math import ceil, floor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fsr_core.backbones import load_decoder, load_encoder
+from fsr_core.backbones.base import LanguageDecoder, VisualEncoder
+from fsr_core.budget import Budget
+from fsr_core.evaluation.answers import Outcome, ask, cached
+from fsr_core.evaluation.arms import ABLATIONS, AUTO, FULL, REFERENCE, Arm, seeds_of
+from fsr_core.evaluation.sets import Encoded, encode, questions, size_of
+from fsr_core.evaluation.statistics import Resampler, verdict
+from fsr_core.evaluation.timing import selection_times
+from fsr_core.tiny.questions import KINDS, is_correct
+
+__all__ = ["Plan", "Runner"]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What to run: sets with how many of their questions, methods, budgets, seeds of random selection."""
+
+    sets: Mapping[str, int]
+    methods: Sequence[str]
+    budgets: Sequence[int]
+    seeds: int = 3
+    ablate: bool = True
+    resamples: int = 4000
+
+    def __post_init__(self) -> None:
+        for name, limit in self.sets.items():
+            if not 1 <= limit <= size_of(name):
+                raise ValueError(f"limit: {limit} is outside the set {name!r}; give 1 to {size_of(name)}")
+        if self.seeds < 1 or not self.budgets or min(self.budgets) < 1:
+            raise ValueError("seeds, budgets: give at least one seed, and budgets of at least one token")
+        for method in self.methods:
+            Arm(method, None).compressor()
+
+    def arms(self, name: str) -> list[Arm]:
+        """Every arm of a set once, in the order in which they run; those that only a result asks for come later."""
+        found = [Arm(FULL, None), *(Arm(REFERENCE, Budget(tokens=k)) for k in self.budgets)]
+        for method in self.methods:
+            for options in seeds_of(method, self.seeds):
+                found += [Arm(method, Budget(tokens=k), options) for k in self.budgets]
+        if self.ablate and name == next(iter(self.sets)):
+            for group in ABLATIONS.values():
+                for options in group.values():
+                    found += [Arm(REFERENCE, Budget(tokens=k), options) for k in self.budgets]
+            found += [Arm(REFERENCE, budget) for budget in AUTO.values()]
+        return list({arm.key: arm for arm in found}.values())
+
+
+@dataclass
+class _Set:
+    """One set while it is being reduced."""
+
+    encoded: Encoded
+    answer: Callable[[Arm], Outcome]
+    resampler: Resampler
+    full: Outcome
+    right: dict[str, np.ndarray] = field(default_factory=dict)
+
+    def correct(self, arm: Arm) -> np.ndarray:
+        """1.0 where the answer was right, [questions]."""
+        if arm.key not in self.right:
+            said = zip(self.encoded.items, self.answer(arm).answers, strict=True)
+            self.right[arm.key] = np.array([is_correct(question, text) for (_, question), text in said], dtype=float)
+        return self.right[arm.key]
+
+    def figures(self, right: np.ndarray) -> dict[str, Any]:
+        """Overall and by kind of question."""
+        kinds = np.array([question.kind for _, question in self.encoded.items])
+        return {
+            "accuracy": asdict(self.resampler.estimate(right)),
+            "kinds": {kind: float(right[kinds == kind].mean()) for kind in KINDS if (kinds == kind).any()},
+        }
+
+    def against(self, right: np.ndarray, reference: np.ndarray) -> dict[str, Any]:
+        """This minus the reference, question by question, and whether that is more than chance."""
+        difference = self.resampler.estimate(right - reference)
+        return {"difference": asdict(difference), "verdict": verdict(difference)}
+
+
+class Runner:
+    """Loads a model's halves once and runs a plan; what was answered before, under the same code, is read back."""
+
+    def __init__(self, model: str, folder: Path) -> None:
+        self.encoder: VisualEncoder = load_encoder(model)
+        self.decoder: LanguageDecoder = load_decoder(model)
+        self.folder = folder / "cache" / self.encoder.fingerprint[:12]
+
+    def run(self, plan: Plan, report: Callable[[int], object]) -> dict[str, Any]:
+        """Figures by set. `report` is told how many questions were answered or pictures encoded."""
+        return {name: self._set(plan, name, limit, report) for name, limit in plan.sets.items()}
+
+    def encoded(self, name: str, limit: int, report: Callable[[int], object] = lambda done: None) -> Encoded:
+        items = questions(name, limit)
+        return encode(self.encoder, items, self.folder / f"{name}-{limit}.safetensors", report)
+
+    def _set(self, plan: Plan, name: str, limit: int, report: Callable[[int], object]) -> dict[str, Any]:
+        encoded = self.encoded(name, limit, report)
+        folder = self.folder / f"{name}-{limit}"
+
+        def answer(arm: Arm, told: Callable[[int], object] = lambda done: None) -> Outcome:
+            return cached(folder, arm, lambda: ask(self.encoder, self.decoder, encoded, arm, told))
+
+        for arm in plan.arms(name):
+            told = [0]
+
+            def count(done: int, told: list[int] = told) -> None:
+                told[0] += done
+                report(done)
+
+            answer(arm, count)
+            report(limit - told[0])  # what was read back counts as done
+        full = answer(Arm(FULL, None))
+        one = _Set(encoded, answer, Resampler(limit, plan.resamples), full)
+        found = {
+            "questions": limit,
+            "full": one.figures(one.correct(Arm(FULL, None))),
+            "rows": [_row(one, plan, method, k) for method in plan.methods for k in plan.budgets],
+            "focus": [_focus(one, k) for k in plan.budgets],
+        }
+        if plan.ablate and name == next(iter(plan.sets)):
+            found["ablations"] = _ablations(one, plan.budgets)
+            found["auto"] = [_auto(one, label, budget) for label, budget in AUTO.items()]
+            found["milliseconds"] = selection_times(encoded.samples, plan.methods, plan.budgets)
+        return found
+
+
+def _row(one: _Set, plan: Plan, method: str, k: int) -> dict[str, Any]:
+    arms = [Arm(method, Budget(tokens=k), options) for options in seeds_of(method, plan.seeds)]
+    right = np.mean([one.correct(arm) for arm in arms], axis=0)
+    same = [[a == b for a, b in zip(one.answer(arm).answers, one.full.answers, strict=True)] for arm in arms]
+    agreement = one.resampler.estimate(np.mean(same, axis=0))
+    row = {"method": method, "budget": k, "seeds": len(arms), **one.figures(right), "agreement": asdict(agreement)}
+    return row | one.against(right, one.correct(Arm(REFERENCE, Budget(tokens=k))))
+
+
+def _ablations(one: _Set, budgets: Sequence[int]) -> list[dict[str, Any]]:
+    rows = []
+    for group, labels in ABLATIONS.items():
+        for label, options in labels.items():
+            for k in budgets:
+                right = one.correct(Arm(REFERENCE, Budget(tokens=k), options))
+                row = {"group": group, "label": label, "budget": k, **one.figures(right)}
+                rows.append(row | one.against(right, one.correct(Arm(REFERENCE, Budget(tokens=k)))))
+    return rows
+
+
+def _auto(one: _Set, label: str, budget: Budget) -> dict[str, Any]:
+    """An automatic budget against the fixed one of equal mean, which lies between two whole numbers of tokens."""
+    arm = Arm(REFERENCE, budget)
+    kept = np.array(one.answer(arm).kept)
+    mean = float(kept.mean())
+    below, above = (one.correct(Arm(REFERENCE, Budget(tokens=k))) for k in (floor(mean), ceil(mean)))
+    fixed = below + (mean - floor(mean)) * (above - below)
+    spread = {"least": int(kept.min()), "most": int(kept.max()), "mean": mean}
+    figures = one.figures(one.correct(arm)) | one.against(one.correct(arm), fixed)
+    return {"label": label, "tokens": spread, "fixed": asdict(one.resampler.estimate(fixed)), **figures}
+
+
+def _focus(one: _Set, k: int) -> dict[str, Any]:
+    """How many tokens Focus asks for, and how often that is more than the budget (the clamp)."""
+    wanted = np.array(one.answer(Arm(REFERENCE, Budget(tokens=k))).focus_wanted)
+    kinds = np.array([question.kind for _, question in one.encoded.items])
+    return {
+        "budget": k,
+        "mean": float(wanted.mean()),
+        "quantiles": [float(q) for q in np.quantile(wanted, [0.1, 0.5, 0.9])],
+        "clamped": float((wanted > k).mean()),
+        "clamped_by_kind": {kind: float((wanted[kinds == kind] > k).mean()) for kind in KINDS if (kinds == kind).any()},
+    }

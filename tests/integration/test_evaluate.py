@@ -1,0 +1,68 @@
+"""`fsr evaluate --quick`, as a user runs it: everything is written, and a second run takes up what the first found."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from fsr_core import methods
+
+
+def evaluate(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "services.client.cli", "evaluate", *arguments]
+    return subprocess.run(command, capture_output=True, text=True)
+
+
+@pytest.mark.timeout(900)
+def test_quick_writes_every_result_and_goes_on_where_it_was(tmp_path: Path) -> None:
+    done = evaluate("--quick", "--out", str(tmp_path))
+    assert done.returncode == 0, done.stderr[-2000:]
+    results = json.loads((tmp_path / "results.json").read_text())
+    assert list(results["sets"]) == ["test", "crowded", "distractors", "tiny", "shifted"]
+    for found in results["sets"].values():
+        assert [(row["method"], row["budget"]) for row in found["rows"]] == [
+            (method, k) for method in methods() for k in (48, 32, 16, 8)
+        ]
+        for row in found["rows"]:
+            assert row["accuracy"]["low"] <= row["accuracy"]["mean"] <= row["accuracy"]["high"]
+            assert row["method"] != "fsr" or row["difference"]["mean"] == 0
+    test = results["sets"]["test"]
+    assert test["full"]["accuracy"]["mean"] > 0.4  # guessing the commonest answer gives under a quarter
+    assert {row["group"] for row in test["ablations"]} == {
+        "evidence", "stages", "kappa", "rho", "sign of relevance", "keys",
+    }  # fmt: skip
+    assert all(0 <= row["clamped"] <= 1 for row in test["focus"])
+    assert all(row["tokens"]["least"] <= row["tokens"]["mean"] <= row["tokens"]["most"] for row in test["auto"])
+    text = (tmp_path / "results.md").read_text()
+    assert done.stdout.strip() == text.strip()
+    assert all(f"against `{method}` FSR" in text for method in methods() if method != "fsr")
+    plots = ["accuracy-budget", "accuracy-harder", "accuracy-kinds", "accuracy-time", "overlays"]
+    for name in plots:
+        with Image.open(tmp_path / f"{name}.png") as image:
+            assert min(image.size) > 300
+
+    answers = {path: path.stat().st_mtime_ns for path in tmp_path.glob("cache/*/*/*.json")}
+    again = evaluate("--quick", "--out", str(tmp_path), "--json")
+    assert again.returncode == 0, again.stderr[-2000:]
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.glob("cache/*/*/*.json")} == answers
+    second = json.loads(again.stdout)["sets"]
+    assert [found["rows"] for found in second.values()] == [found["rows"] for found in results["sets"].values()]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--sets", "nope"], "--sets: 'nope' is unknown"),
+        (["--methods", "magic"], "method: 'magic' is unknown"),
+        (["--limit", "99999"], "limit: 99999 is outside the set 'test'"),
+        (["--budgets", "few"], "no list of whole numbers"),
+        (["--model", "/no/such/folder"], "/no/such/folder"),
+    ],
+)
+def test_what_cannot_be_evaluated_is_named(tmp_path: Path, arguments: list[str], says: str) -> None:
+    done = evaluate("--out", str(tmp_path), *arguments)
+    assert done.returncode != 0
+    assert says in done.stderr and "Traceback" not in done.stderr

@@ -1,0 +1,147 @@
+"""Statistics, the plan, and the answers of the harness against the checkpoint's own generation."""
+
+from math import sqrt
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoProcessor, LlavaForConditionalGeneration
+
+from fsr_core import Budget, methods
+from fsr_core.backbones import load_decoder, load_encoder
+from fsr_core.evaluation.answers import Outcome, ask, cached
+from fsr_core.evaluation.arms import ABLATIONS, FULL, Arm, code_digest
+from fsr_core.evaluation.run import Plan
+from fsr_core.evaluation.sets import SETS, encode, questions, size_of
+from fsr_core.evaluation.statistics import Estimate, Resampler, verdict
+from fsr_core.tiny import WEIGHTS
+from fsr_core.tiny.harder import draw
+
+
+def test_intervals_are_those_of_a_share():
+    right = np.array([1.0, 0.0] * 400)
+    found = Resampler(800).estimate(right)
+    reach = 1.96 * sqrt(0.25 / 800)
+    assert found.mean == 0.5
+    assert found.low == pytest.approx(0.5 - reach, abs=0.005)
+    assert found.high == pytest.approx(0.5 + reach, abs=0.005)
+
+
+def test_differences_are_paired():
+    """Two methods that err on the same questions differ by little more than where they part."""
+    dice = np.random.default_rng(0)
+    one = (dice.random(600) < 0.5).astype(float)
+    other = one.copy()
+    other[:12] = 0
+    one[:12] = 1
+    resampler = Resampler(600)
+    difference = resampler.estimate(other - one)
+    assert verdict(difference) == "loses"
+    assert verdict(resampler.estimate(one - other)) == "wins"
+    assert verdict(resampler.estimate(one - one)) == "ties"
+    alone = resampler.estimate(one)
+    assert difference.high - difference.low < (alone.high - alone.low) / 3
+
+
+@pytest.mark.parametrize(("low", "high", "says"), [(0.1, 0.2, "wins"), (-0.2, -0.1, "loses"), (-0.1, 0.1, "ties")])
+def test_verdict(low, high, says):
+    assert verdict(Estimate((low + high) / 2, low, high)) == says
+
+
+def test_every_arm_runs_once():
+    plan = Plan({"test": 8, "tiny": 8}, methods(), [16, 8])
+    arms = plan.arms("test")
+    assert len({arm.key for arm in arms}) == len(arms)
+    assert sum(arm.method == "random" for arm in arms) == 2 * 3
+    assert len(plan.arms("tiny")) == 1 + 2 * (len(methods()) - 1 + 3)
+    assert {arm.method for arm in arms} == {FULL, *methods()}
+    assert Arm("fsr", Budget(tokens=8), {"rho": 0.5, "beta": 1.0}).key == Arm(
+        "fsr", Budget(tokens=8), {"beta": 1.0, "rho": 0.5}
+    ).key  # fmt: skip
+
+
+def test_ablations_name_options_that_there_are():
+    for group in ABLATIONS.values():
+        assert sum(not options for options in group.values()) <= 1
+        for options in group.values():
+            Arm("fsr", None, options).compressor()
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"sets": {"test": 0}}, "limit"),
+        ({"sets": {"tiny": 2000}}, "limit"),
+        ({"methods": ["magic"]}, "magic"),
+        ({"budgets": [0]}, "budgets"),
+        ({"budgets": []}, "budgets"),
+        ({"seeds": 0}, "seeds"),
+    ],
+)
+def test_bad_plans_are_named(change, says):
+    with pytest.raises(ValueError, match=says):
+        Plan(**({"sets": {"test": 8}, "methods": ["fsr"], "budgets": [8]} | change))
+
+
+def test_answers_are_kept_and_read_back(tmp_path):
+    arm, calls = Arm("fsr", Budget(tokens=8)), []
+
+    def run():
+        calls.append(1)
+        return Outcome(["red"], [8], [3])
+
+    assert cached(tmp_path, arm, run) == cached(tmp_path, arm, run) == Outcome(["red"], [8], [3])
+    assert len(calls) == 1
+    cached(tmp_path, Arm("fsr", Budget(tokens=9)), run)
+    assert len(calls) == 2
+
+
+@pytest.mark.parametrize("name", SETS)
+def test_sets_are_what_they_are_called(name):
+    items = questions(name, 16)
+    assert len(items) == 16 <= size_of(name)
+    assert items == questions(name, 16)
+    if name != "test":
+        assert not {scene.seed for scene, _ in items} & {scene.seed for scene, _ in questions("test", 16)}
+
+
+@pytest.fixture(scope="module")
+def halves():
+    return load_encoder("fsr-tiny"), load_decoder("fsr-tiny")
+
+
+@torch.inference_mode()
+def test_all_tokens_give_the_checkpoints_own_answers(halves, tmp_path):
+    """The whole path (cache, layout, padding of a batch) against the class's own `generate`, one question at a time."""
+    encoder, decoder = halves
+    items = questions("test", 9)  # questions of different lengths, so that rows are padded
+    fresh = encode(encoder, items, tmp_path / "some.safetensors")
+    again = encode(encoder, items, tmp_path / "some.safetensors")
+    outcome = ask(encoder, decoder, again, Arm(FULL, None), lambda done: None)
+    processor = AutoProcessor.from_pretrained(WEIGHTS)
+    model = LlavaForConditionalGeneration.from_pretrained(WEIGHTS, dtype=torch.float32)
+    for (scene, question), said in zip(items, outcome.answers, strict=True):
+        part = [{"type": "image"}, {"type": "text", "text": question.text}]
+        text = processor.apply_chat_template([{"role": "user", "content": part}], add_generation_prompt=True)
+        inputs = processor(images=draw(scene), text=text, return_tensors="pt")
+        ids = model.generate(**inputs, do_sample=False, max_new_tokens=5)
+        assert (
+            processor.tokenizer.decode(ids[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True).strip() == said
+        )
+    assert outcome.kept == [144] * 9
+    assert all(torch.equal(a.features, b.features) for a, b in zip(fresh.samples, again.samples, strict=True))
+
+
+@torch.inference_mode()
+def test_fewer_tokens_are_really_fewer(halves, tmp_path):
+    encoder, decoder = halves
+    encoded = encode(encoder, questions("crowded", 8), tmp_path / "some.safetensors")
+    arm = Arm("fsr", Budget(auto=True, max_tokens=20, radius=0.5))
+    outcome = ask(encoder, decoder, encoded, arm, lambda done: None)
+    assert len(outcome.answers) == 8 and max(outcome.kept) <= 20
+    assert all(k >= min(20, wanted) for k, wanted in zip(outcome.kept, outcome.focus_wanted, strict=True))
+
+
+def test_the_digest_follows_a_methods_own_code():
+    digests = {name: code_digest(type(Arm(name, None).compressor())) for name in methods()}
+    assert len(set(digests.values())) == len(methods())

@@ -1,0 +1,276 @@
+"""Each baseline against a second, plain reading of it; and properties that all methods share."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fsr_core import Budget, VisualTokens, create, methods
+from fsr_core.baselines.common import cells
+
+BASELINES = [name for name in methods() if name != "fsr"]
+
+
+def sample(seed: int, n: int, d: int = 24, *, relevance: bool = True, keys: bool = True) -> VisualTokens:
+    g = torch.Generator().manual_seed(seed)
+    return VisualTokens(
+        features=torch.randn(n, d, generator=g),
+        saliency=torch.rand(n, generator=g) ** 8,
+        relevance=torch.randn(n, generator=g) if relevance else None,
+        keys=torch.randn(n, d + 3, generator=g) if keys else None,
+    )
+
+
+def cosines(s: VisualTokens) -> np.ndarray:
+    keys = (s.features if s.keys is None else s.keys).double().numpy()
+    unit = keys / np.linalg.norm(keys, axis=1, keepdims=True)
+    return unit @ unit.T
+
+
+def falling(values) -> list[int]:
+    return sorted(range(len(values)), key=lambda i: (-float(values[i]), i))
+
+
+def divprune(s, k):
+    distance = 1 - cosines(s)
+    np.fill_diagonal(distance, np.inf)
+    chosen = [falling(distance.min(1))[0]]
+    while len(chosen) < k:
+        chosen.append(falling([-1 if i in chosen else distance[i, chosen].min() for i in range(len(s))])[0])
+    return chosen
+
+
+def cdpruner(s, k):
+    r = s.relevance.double().numpy()
+    r = (r - r.min()) / (r.max() - r.min()) + 1e-6
+    kernel = r[:, None] * cosines(s) * r[None]
+    chosen: list[int] = []
+    while len(chosen) < k:
+        rest = [i for i in range(len(s)) if i not in chosen]
+        volumes = [np.linalg.slogdet(kernel[np.ix_([*chosen, i], [*chosen, i])])[1] for i in rest]
+        chosen.append(rest[falling(volumes)[0]])
+    return chosen
+
+
+def scope(s, k):
+    cosine, saliency, chosen = cosines(s), s.saliency.double().numpy(), []
+    covered = np.zeros(len(s))
+    while len(chosen) < k:
+        gains = np.maximum(cosine - covered[:, None], 0).sum(0) * saliency
+        gains[chosen] = -1
+        chosen.append(falling(gains)[0])
+        covered = np.maximum(covered, cosine[chosen[-1]])
+    return chosen
+
+
+def dart(s, k):
+    cosine = cosines(s)
+    norms = s.keys.double().abs().sum(1)
+    pivots = falling(norms)[: min(4, k)]
+    chosen = list(pivots)
+    for turn, pivot in enumerate(pivots):
+        share = (k - len(pivots)) // len(pivots) + (turn < (k - len(pivots)) % len(pivots))
+        rest = [i for i in range(len(s)) if i not in chosen]
+        chosen += sorted(rest, key=lambda i: (cosine[i, pivot], i))[:share]
+    return chosen
+
+
+def vispruner(s, k):
+    cosine, order = cosines(s), falling(s.saliency)
+    important, rest = order[: max(1, k // 2)], order[max(1, k // 2) :]
+    wanted = k - len(important)
+    while wanted and len(rest) > wanted:
+        first, second = rest[::2], rest[1::2]
+        ranked = [first[i] for i in falling([cosine[a, second].max() for a in first])]
+        rest = ranked[min(8, len(rest) - wanted) :] + second
+    return important + rest[:wanted]
+
+
+def cls_topk(s, k):
+    return falling(s.saliency)[:k]
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    st.sampled_from([cls_topk, divprune, cdpruner, scope, dart, vispruner]),
+    st.integers(0, 10_000),
+    st.integers(2, 22),
+    st.integers(1, 21),
+)
+def test_selection_equals_a_plain_reading(reference, seed, n, k):
+    s, k = sample(seed, n), min(k, n - 1)
+    assert create(reference.__name__).compress(s, k).index.tolist() == sorted(reference(s, k))
+
+
+def test_selection_at_real_size():
+    s = sample(5, 144, 160, keys=False)
+    for reference in (divprune, scope, vispruner):
+        assert create(reference.__name__).compress(s, 48).index.tolist() == sorted(reference(s, 48))
+
+
+def test_cdpruner_goes_on_where_the_keys_have_no_volume_left():
+    s = sample(1, 30, 4, keys=False)  # rank 4, so a fifth token adds nothing
+    kept = create("cdpruner").compress(s, 12)
+    best = torch.argsort(s.relevance, descending=True)
+    assert len(kept.index.unique()) == 12
+    assert set(best[:7].tolist()) <= set(kept.index.tolist())
+    flipped = VisualTokens(s.features, s.saliency, -s.relevance)
+    assert torch.equal(create("cdpruner", relevance_sign="-").compress(flipped, 12).index, kept.index)
+
+
+def test_visionzip_averages_what_is_left_into_evenly_spaced_tokens():
+    s, k = sample(3, 20), 10  # eight dominant tokens, two contextual
+    kept, order, cosine = create("visionzip", contextual=0.2).compress(s, k), falling(s.saliency), cosines(s)
+    dominant, rest = sorted(order[:8]), sorted(order[8:])
+    targets = [rest[0], rest[6]]
+    assert kept.index[kept.stage == 0].tolist() == dominant
+    assert kept.index[kept.stage == 1].tolist() == targets
+    groups = {t: [] for t in targets}
+    for i in rest:
+        if i not in targets:
+            groups[max(targets, key=lambda t: cosine[i, t])].append(i)
+    for row, index in zip(kept.features, kept.index.tolist(), strict=True):
+        group = groups.get(index)
+        want = s.features[index] if not group else (s.features[index] + s.features[group].mean(0)) / 2
+        assert torch.allclose(row, want, atol=1e-6)
+    assert all(kept.merged_into[i] == t for t, members in groups.items() for i in members)
+
+
+def test_prumerge_keeps_outliers_spreads_the_rest_and_merges():
+    s, k = sample(4, 36), 12
+    s.saliency[[5, 17, 30]] += 4.0
+    quartiles = np.percentile(s.saliency.numpy(), [25, 75])
+    outliers = [i for i in range(36) if s.saliency[i] > quartiles[1] + 1.5 * (quartiles[1] - quartiles[0])]
+    assert outliers == [5, 17, 30]
+    kept, cosine = create("prumerge").compress(s, k), cosines(s)
+    assert kept.index[kept.stage == 0].tolist() == outliers
+    rest = [i for i in range(36) if i not in outliers]
+    steps = k - len(outliers)
+    assert kept.index[kept.stage == 1].tolist() == [rest[int((i + 0.5) * len(rest) / steps)] for i in range(steps)]
+    weight = s.saliency / s.saliency.sum()
+    for row, index in zip(kept.features, kept.index.tolist(), strict=True):
+        nearest = [j for j in falling(cosine[index]) if j != index][:2]  # 32 of 576 is two of 36
+        want = s.features[index] + sum(weight[j] * s.features[j] for j in nearest)
+        assert torch.allclose(row, want, atol=1e-5)
+
+
+def test_holov_shares_the_budget_out_over_crops():
+    s, k = sample(6, 36), 12
+    crop = cells(36, 9, torch.device("cpu"))
+    scores = []
+    for c in range(9):
+        members = (crop == c).nonzero().flatten().tolist()
+        cosine = cosines(s)[np.ix_(members, members)] * (1 - np.eye(4))
+        mean = cosine.sum(1, keepdims=True) / 3
+        variance = ((cosine - mean) ** 2).sum(1) / 3
+        attention = s.saliency[members].double().numpy()
+        scores.append((attention + 0.09 * attention.mean() / variance.mean() * variance).mean())
+    share = np.array(scores) / sum(scores) * k
+    quotas = np.floor(share).astype(int)
+    for c in falling(share)[: k - quotas.sum()]:
+        quotas[c] += 1
+    kept = create("holov", crops=9).compress(s, k)
+    want = []
+    for c in range(9):
+        members = (crop == c).nonzero().flatten().tolist()
+        want += sorted(members, key=lambda i: -s.saliency[i])[: quotas[c]]
+    assert kept.index[kept.stage == 0].tolist() == sorted(want)
+
+
+def test_uniform_is_average_pooling_where_the_budget_is_a_grid():
+    s = sample(7, 144, 5)
+    kept = create("uniform").compress(s, 16)
+    grid = s.features.T.reshape(1, 5, 12, 12)
+    pooled = torch.nn.functional.avg_pool2d(grid, 3)[0].reshape(5, 16).T
+    assert torch.allclose(kept.features, pooled, atol=1e-6)
+    assert kept.index.tolist() == [(3 * r + 1) * 12 + 3 * c + 1 for r in range(4) for c in range(4)]
+    plain = create("uniform", pool=False).compress(s, 16)
+    assert torch.equal(plain.features, s.features[kept.index])
+
+
+@pytest.mark.parametrize("n", [1, 4, 10, 144, 150, 576])
+def test_cells_cut_into_exactly_as_many_regions_of_like_size(n):
+    for count in range(1, n + 1, max(1, n // 40)):
+        sizes = cells(n, count, torch.device("cpu")).bincount(minlength=count)
+        assert len(sizes) == count and sizes.min() >= 1
+        side = math.isqrt(n)
+        assert sizes.max() <= (4 * n / count if side * side == n else n / count + 1)
+
+
+@pytest.mark.parametrize("name", BASELINES)
+def test_baselines_without_relevance_and_with_everything_alike(name):
+    method = create(name)
+    plain = VisualTokens(torch.ones(25, 4), torch.zeros(25))
+    for k in (1, 2, 9, 24):
+        kept = method.compress(plain, k)
+        assert len(kept.index.unique()) == k == len(kept)
+        assert torch.isfinite(kept.features).all()
+    assert len(method.compress(sample(0, 9), Budget(auto=True, max_tokens=4))) == 4
+    low = sample(0, 30)
+    half = VisualTokens(low.features.half(), low.saliency, low.relevance, low.keys)
+    assert method.compress(half, 7).features.dtype == torch.float16
+
+
+@pytest.mark.parametrize("name", BASELINES)
+def test_a_question_does_not_reach_its_neighbours(name):
+    """The picture is the same, the questions differ: a batch must give each what it gives alone."""
+    a, b = sample(1, 64), sample(1, 64)
+    b = VisualTokens(a.features, a.saliency, -a.relevance, a.keys)
+    alone = [create(name).compress(s, 8) for s in (a, b)]
+    together = create(name).compress_batch([a, b], [8, 8])
+    assert all(torch.equal(x.index, y.index) for x, y in zip(alone, together, strict=True))
+    assert torch.equal(alone[0].index, alone[1].index) == (name != "cdpruner")
+
+
+@pytest.mark.parametrize("name", BASELINES)
+def test_memory_is_linear_in_tokens(name):
+    n, biggest = 2500, 0
+
+    class Spy(torch.overrides.TorchFunctionMode):
+        def __torch_function__(self, func, types, args=(), kwargs=None):
+            nonlocal biggest
+            out = func(*args, **(kwargs or {}))
+            if isinstance(out, torch.Tensor) and out.layout == torch.strided:
+                biggest = max(biggest, out.untyped_storage().nbytes() // out.element_size())
+            return out
+
+    # HoloV looks at all pairs within a crop, so its crops must not grow with the picture.
+    options = {"holov": {"crops": 100}, "vispruner": {"per_round": 400}}.get(name, {})
+    with Spy():
+        create(name, **options).compress(sample(0, n, 8, keys=False), 16)
+    assert 8 * n <= biggest < n * n / 4
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("random", {"seed": -1}),
+        ("uniform", {"pool": 1}),
+        ("visionzip", {"contextual": 1.5}),
+        ("prumerge", {"neighbours": float("nan")}),
+        ("vispruner", {"important": "half"}),
+        ("vispruner", {"per_round": 0.5}),
+        ("cdpruner", {"relevance_sign": "*"}),
+        ("dart", {"pivots": 0}),
+        ("holov", {"crops": True}),
+        ("holov", {"weight": -1}),
+        ("scope", {"alpha": -1}),
+    ],
+)
+def test_bad_options_are_named(name, options):
+    with pytest.raises(ValueError, match=next(iter(options))):
+        create(name, **options)
+
+
+def test_whole_options_may_come_as_json_numbers():
+    s = sample(2, 40)
+    assert torch.equal(create("dart", pivots=3.0).compress(s, 9).index, create("dart", pivots=3).compress(s, 9).index)
+
+
+def test_random_seeds_differ_and_repeat():
+    s = sample(9, 60)
+    picks = [create("random", seed=seed).compress(s, 9).index.tolist() for seed in (0, 1, 0)]
+    assert picks[0] == picks[2] != picks[1]
