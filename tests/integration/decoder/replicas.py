@@ -8,6 +8,7 @@ import time
 import urllib.request
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 
 import grpc
 import torch
@@ -119,6 +120,7 @@ class Ask:
         request.MergeFrom(self.request)
         return request
 
+    @cache  # noqa: B019 - the questions live as long as the tests
     def generate(self, count, **options):
         """Ids of the model's own greedy `generate`, going on after an end of sequence."""
         ids = self.prompt.token_ids.unsqueeze(0)
