@@ -22,6 +22,7 @@ ENTRY_POINTS = "fsr_core.methods"  # group in which an installed package announc
 # name -> where its class lives; loaded when it is asked for.
 _METHODS = {
     "fsr": "fsr_core.fsr:FSR",
+    "fsr_guided": "fsr_core.guided:GuidedFSR",
     "random": "fsr_core.baselines.random:Random",
     "uniform": "fsr_core.baselines.uniform:Uniform",
     "cls_topk": "fsr_core.baselines.cls_topk:ClsTopK",

@@ -126,7 +126,7 @@ def test_methods_and_options_change_the_choice(client):
         ({"budget": 0}, InvalidRequestError, r"budget\.tokens"),
         ({"budget": -4}, InvalidRequestError, r"budget\.tokens"),
         ({"budget": float("nan")}, InvalidRequestError, r"budget\.keep_ratio"),
-        ({"method": "magic"}, InvalidRequestError, "fsr, random"),
+        ({"method": "magic"}, InvalidRequestError, "fsr, fsr_guided, random"),
         ({"options": {"gamma": 1}}, InvalidRequestError, "gamma"),
         ({"options": {"rho": 7}}, InvalidRequestError, "rho"),
         ({"model": "other"}, NotFoundError, "fsr-tiny"),

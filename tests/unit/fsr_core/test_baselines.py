@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from fsr_core import Budget, VisualTokens, create, methods
 from fsr_core.baselines.common import cells
 
-BASELINES = [name for name in methods() if name != "fsr"]
+BASELINES = [name for name in methods() if not name.startswith("fsr")]
 
 
 def sample(seed: int, n: int, d: int = 24, *, relevance: bool = True, keys: bool = True) -> VisualTokens:

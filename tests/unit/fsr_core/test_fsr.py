@@ -237,7 +237,7 @@ def test_every_method_keeps_k_and_is_the_same_in_a_batch(name):
 
 
 def test_unknown_methods_and_options_are_refused_with_the_list():
-    with pytest.raises(ValueError, match="fsr, random"):
+    with pytest.raises(ValueError, match="fsr, fsr_guided, random"):
         create("magic")
     with pytest.raises(ValueError, match="alpha, beta"):
         create("fsr", gamma=1)

@@ -1,0 +1,92 @@
+"""FSR with room for Scan and a Scan that looks for evidence: this project's own variant, for small budgets."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+from fsr_core.baselines.common import check_number, kept, unit_keys
+from fsr_core.budget import Budget, Limits
+from fsr_core.compressor import Compressor, check_batch
+from fsr_core.focus import focus_order, focus_wanted, minmax
+from fsr_core.tokens import CompressedTokens, VisualTokens
+
+__all__ = ["GuidedFSR"]
+
+
+@dataclass(frozen=True)
+class GuidedFSR(Compressor):
+    """Focus and Scan of arXiv 2602.05809, changed in three places that cost it its small budgets.
+
+    alpha, rho, relevance_sign  as in `FSR`
+    floor  least that saliency counts: phi = relevance**alpha * (floor + (1 - floor) * saliency), both scaled to 0..1.
+           Class-token attention is so peaked that most tokens scale to nearly 0, and eq. 3 then lets it veto evidence
+    share  most of the budget that Focus may take, so that Scan has the rest even where K_F exceeds the budget
+    pull   how strongly Scan is drawn to evidence: it takes the token of the largest distance * ((1 - pull) + pull *
+           (phi / max phi)**(1/3)), where eq. 6 takes the largest distance alone
+
+    No token is merged: Refine changed nothing that could be measured (docs/results.md). An `auto` budget works as in
+    `FSR`, the weighted distance being held against the radius. Memory is linear in N.
+    """
+
+    name: ClassVar[str] = "fsr_guided"
+
+    alpha: float = 3.0
+    rho: float = 0.9
+    relevance_sign: Literal["+", "-"] = "+"
+    floor: float = 0.2
+    share: float = 0.25
+    pull: float = 0.8
+
+    def __post_init__(self) -> None:
+        check_number("alpha", self.alpha, 0, 100)
+        for name in ("floor", "share", "pull"):
+            check_number(name, getattr(self, name), 0, 1)
+        check_number("rho", self.rho, 1e-6, 1)
+        if self.relevance_sign not in ("+", "-"):
+            raise ValueError(f"relevance_sign: expected '+' or '-', got {self.relevance_sign!r}")
+
+    def compress_batch(
+        self, samples: Sequence[VisualTokens], budgets: Sequence[int | Budget]
+    ) -> list[CompressedTokens]:
+        pairs = zip(samples, check_batch(samples, budgets), strict=True)
+        return [self._one(sample, budget.limits(len(sample))) for sample, budget in pairs]
+
+    def priority(self, sample: VisualTokens) -> Tensor:
+        """phi, [N] fp32."""
+        phi = self.floor + (1 - self.floor) * minmax(sample.saliency.unsqueeze(0))
+        if sample.relevance is not None:
+            signed = -sample.relevance if self.relevance_sign == "-" else sample.relevance
+            phi = phi * minmax(signed.unsqueeze(0)) ** self.alpha
+        return phi[0]
+
+    def _one(self, sample: VisualTokens, limits: Limits) -> CompressedTokens:
+        phi = self.priority(sample)
+        if limits.minimum == len(sample):
+            everything = torch.arange(len(sample), device=phi.device)
+            return kept(sample, scan=everything, features=sample.features, priority=phi)
+        order = focus_order(phi.unsqueeze(0))
+        wanted = int(focus_wanted(phi.unsqueeze(0), order, self.rho))
+        focus = order[0, : min(wanted, max(1, int(self.share * limits.maximum)))]
+        scan = self._scan(unit_keys(sample), focus, phi, limits)
+        return replace(kept(sample, focus=focus, scan=scan, priority=phi), focus_wanted=wanted)
+
+    def _scan(self, keys: Tensor, focus: Tensor, phi: Tensor, limits: Limits) -> Tensor:
+        weight = (1 - self.pull) + self.pull * (phi / phi.max().clamp(min=torch.finfo(torch.float32).tiny)).pow(1 / 3)
+        near = (keys @ keys[focus].T).amax(1)
+        found: list[int] = []
+        taken = torch.zeros(len(keys), dtype=torch.bool, device=keys.device)
+        taken[focus] = True
+        while len(focus) + len(found) < limits.maximum:
+            gap = ((1 - near) * weight).masked_fill(taken, -1.0)
+            pick = int(gap.argmax())
+            if len(focus) + len(found) >= limits.minimum and gap[pick] <= limits.radius:
+                break
+            found.append(pick)
+            taken[pick] = True
+            near = torch.maximum(near, keys @ keys[pick])
+        return torch.tensor(found, dtype=torch.int64, device=keys.device)
