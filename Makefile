@@ -26,7 +26,7 @@ tools: ## Debian packages that tests need: prometheus, with promtool
 		--no-install-recommends prometheus >/dev/null; } || { \
 		echo "error: cannot install Debian's package prometheus; install prometheus and promtool by hand" >&2; exit 1; }; }
 
-test: install tools ## Every test but those of test-cluster
+test: install tools ## Every test but those of test-cluster, test-vllm and lmms-eval
 	$(BIN)/python -m pytest tests
 
 test-cluster: install tools ## Autoscaling and node failure on a Ray of several nodes, images of torch; many minutes
@@ -79,7 +79,7 @@ lmms-eval: install ## Test the lmms-eval plugin, in an environment of its own
 	test -x $(LMMS)/bin/lmms-eval || (python3 -m venv $(LMMS) && $(LMMS)/bin/python -m pip install --quiet \
 		--disable-pip-version-check 'torch>=2.13,<2.14' 'transformers>=5.16,<6' 'lmms-eval>=0.7.3,<0.8' && \
 		$(LMMS)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -e .)
-	$(BIN)/python -m pytest tests/integration/test_lmms_eval.py
+	$(BIN)/python -m pytest tests/integration/test_lmms_eval.py -m lmms
 
 format: install ## Format the code
 	$(BIN)/ruff format .

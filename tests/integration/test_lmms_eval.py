@@ -13,9 +13,7 @@ from fsr_core.tiny.testset import test_set as frozen_questions
 
 ROOT = Path(__file__).parents[2]
 PYTHON = Path(os.environ.get("FSR_LMMS_PYTHON", ROOT / ".venv-lmms/bin/python"))
-pytestmark = pytest.mark.skipif(
-    not PYTHON.exists(), reason="lmms-eval has an environment of its own: make lmms-eval, or set FSR_LMMS_PYTHON"
-)
+pytestmark = pytest.mark.lmms
 
 TASK = """
 task: fsr_scenes
