@@ -49,7 +49,7 @@ $(VLLM)/.installed: pyproject.toml
 	touch $@
 
 test-vllm: $(VLLM)/.installed ## The decoder's contract tests on vLLM, in an environment of its own (3.5 GB)
-	$(VLLM_CACHES) FSR_TEST_ENGINE=vllm $(VLLM)/bin/python -m pytest tests/integration/decoder -p no:cacheprovider
+	$(VLLM_CACHES) FSR_TEST_ENGINE=vllm $(VLLM)/bin/python -m pytest tests/integration/decoder -p no:cacheprovider --timeout 900
 
 lint: install ## Style, and the proto files
 	$(BIN)/ruff format --check .

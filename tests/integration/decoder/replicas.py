@@ -74,7 +74,7 @@ def serving(log, *options):
         process = subprocess.Popen([*command, *options], stderr=out, stdout=out)
     replica = None
     try:
-        end = time.monotonic() + 240
+        end = time.monotonic() + 600
         while replica is None:
             lines = [line for line in log.read_text(errors="replace").splitlines() if '"event": "serving"' in line]
             if lines:
@@ -90,7 +90,7 @@ def serving(log, *options):
             replica.channel.close()
         process.terminate()
         try:
-            process.wait(30)
+            process.wait(90)
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
