@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
 
-from fsr_core.baselines.common import check_number, kept, unit_keys
-from fsr_core.budget import Budget, Limits
-from fsr_core.compressor import Compressor, check_batch
+from fsr_core.baselines.common import OneByOne, check_number, kept, unit_keys
 from fsr_core.focus import focus_order, focus_wanted, minmax
 from fsr_core.tokens import CompressedTokens, VisualTokens
 
@@ -19,7 +16,7 @@ __all__ = ["GuidedFSR"]
 
 
 @dataclass(frozen=True)
-class GuidedFSR(Compressor):
+class GuidedFSR(OneByOne):
     """Focus and Scan of arXiv 2602.05809, changed in three places that cost it its small budgets.
 
     alpha, rho, relevance_sign  as in `FSR`
@@ -29,8 +26,9 @@ class GuidedFSR(Compressor):
     pull   how strongly Scan is drawn to evidence: it takes the token of the largest distance * ((1 - pull) + pull *
            (phi / max phi)**(1/3)), where eq. 6 takes the largest distance alone
 
-    No token is merged: Refine changed nothing that could be measured (docs/results.md). An `auto` budget works as in
-    `FSR`, the weighted distance being held against the radius. Memory is linear in N.
+    No token is merged: Refine changed nothing that could be measured (docs/results.md). An `auto` budget keeps its
+    maximum: how far the weighted distances go down says little about how many tokens a question needs. Memory is
+    linear in N.
     """
 
     name: ClassVar[str] = "fsr_guided"
@@ -50,12 +48,6 @@ class GuidedFSR(Compressor):
         if self.relevance_sign not in ("+", "-"):
             raise ValueError(f"relevance_sign: expected '+' or '-', got {self.relevance_sign!r}")
 
-    def compress_batch(
-        self, samples: Sequence[VisualTokens], budgets: Sequence[int | Budget]
-    ) -> list[CompressedTokens]:
-        pairs = zip(samples, check_batch(samples, budgets), strict=True)
-        return [self._one(sample, budget.limits(len(sample))) for sample, budget in pairs]
-
     def priority(self, sample: VisualTokens) -> Tensor:
         """phi, [N] fp32."""
         phi = self.floor + (1 - self.floor) * minmax(sample.saliency.unsqueeze(0))
@@ -64,28 +56,22 @@ class GuidedFSR(Compressor):
             phi = phi * minmax(signed.unsqueeze(0)) ** self.alpha
         return phi[0]
 
-    def _one(self, sample: VisualTokens, limits: Limits) -> CompressedTokens:
+    def _select(self, sample: VisualTokens, k: int) -> CompressedTokens:
         phi = self.priority(sample)
-        if limits.minimum == len(sample):
-            everything = torch.arange(len(sample), device=phi.device)
-            return kept(sample, scan=everything, features=sample.features, priority=phi)
         order = focus_order(phi.unsqueeze(0))
         wanted = int(focus_wanted(phi.unsqueeze(0), order, self.rho))
-        focus = order[0, : min(wanted, max(1, int(self.share * limits.maximum)))]
-        scan = self._scan(unit_keys(sample), focus, phi, limits)
+        focus = order[0, : min(wanted, max(1, int(self.share * k)))]
+        scan = self._scan(unit_keys(sample), focus, phi, k - len(focus))
         return replace(kept(sample, focus=focus, scan=scan, priority=phi), focus_wanted=wanted)
 
-    def _scan(self, keys: Tensor, focus: Tensor, phi: Tensor, limits: Limits) -> Tensor:
+    def _scan(self, keys: Tensor, focus: Tensor, phi: Tensor, count: int) -> Tensor:
         weight = (1 - self.pull) + self.pull * (phi / phi.max().clamp(min=torch.finfo(torch.float32).tiny)).pow(1 / 3)
         near = (keys @ keys[focus].T).amax(1)
-        found: list[int] = []
         taken = torch.zeros(len(keys), dtype=torch.bool, device=keys.device)
         taken[focus] = True
-        while len(focus) + len(found) < limits.maximum:
-            gap = ((1 - near) * weight).masked_fill(taken, -1.0)
-            pick = int(gap.argmax())
-            if len(focus) + len(found) >= limits.minimum and gap[pick] <= limits.radius:
-                break
+        found: list[int] = []
+        for _ in range(count):
+            pick = int(((1 - near) * weight).masked_fill(taken, -1.0).argmax())
             found.append(pick)
             taken[pick] = True
             near = torch.maximum(near, keys @ keys[pick])

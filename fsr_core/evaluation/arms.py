@@ -15,7 +15,7 @@ from typing import Any
 from fsr_core.budget import Budget
 from fsr_core.compressor import Compressor, create
 
-__all__ = ["ABLATIONS", "AUTO", "AUTO_METHODS", "FULL", "REFERENCE", "Arm", "code_digest", "seeds_of"]
+__all__ = ["ABLATIONS", "AUTO", "FULL", "REFERENCE", "Arm", "code_digest", "seeds_of"]
 
 FULL = "full"
 REFERENCE = "fsr"  # what every method is held against
@@ -43,8 +43,7 @@ ABLATIONS: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
     "keys": {"as they are (FSR)": {}, "centred": {"centre_keys": True}},
 }
 
-# Automatic budgets of the methods that have them; each is held against the fixed budget of equal mean.
-AUTO_METHODS = (REFERENCE, "fsr_guided")
+# Automatic budgets, which FSR has; each is held against its fixed budget of equal mean.
 AUTO: Mapping[str, Budget] = {
     "radius 0.4": Budget(auto=True, radius=0.4),
     "radius 0.3 (default)": Budget(auto=True),

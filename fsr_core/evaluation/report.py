@@ -124,9 +124,7 @@ def _auto(found: dict[str, Any]) -> str:
         spread = row["tokens"]
         tokens = f"{spread['mean']:.1f} ({spread['least']}-{spread['most']})"
         change = _signed(row["difference"], row["verdict"])
-        rows.append(
-            [f"{row['method']}, {row['label']}", tokens, _interval(row["accuracy"]), _interval(row["fixed"]), change]
-        )
+        rows.append([row["label"], tokens, _interval(row["accuracy"]), _interval(row["fixed"]), change])
     return _table(["automatic budget", "mean tokens (range)", "accuracy", "fixed, equal mean", "difference"], rows)
 
 

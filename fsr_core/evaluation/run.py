@@ -14,7 +14,7 @@ from fsr_core.backbones import load_decoder, load_encoder
 from fsr_core.backbones.base import LanguageDecoder, VisualEncoder
 from fsr_core.budget import Budget
 from fsr_core.evaluation.answers import Outcome, ask, cached
-from fsr_core.evaluation.arms import ABLATIONS, AUTO, AUTO_METHODS, FULL, REFERENCE, Arm, seeds_of
+from fsr_core.evaluation.arms import ABLATIONS, AUTO, FULL, REFERENCE, Arm, seeds_of
 from fsr_core.evaluation.sets import Encoded, encode, questions, size_of
 from fsr_core.evaluation.statistics import Resampler, verdict
 from fsr_core.evaluation.timing import selection_times
@@ -43,11 +43,6 @@ class Plan:
         for method in self.methods:
             Arm(method, None).compressor()
 
-    @property
-    def automatic(self) -> list[str]:
-        """Methods of the plan that know when to stop."""
-        return [method for method in AUTO_METHODS if method in self.methods]
-
     def arms(self, name: str) -> list[Arm]:
         """Every arm of a set once, in the order in which they run; those that only a result asks for come later."""
         found = [Arm(FULL, None), *(Arm(REFERENCE, Budget(tokens=k)) for k in self.budgets)]
@@ -58,7 +53,7 @@ class Plan:
             for group in ABLATIONS.values():
                 for options in group.values():
                     found += [Arm(REFERENCE, Budget(tokens=k), options) for k in self.budgets]
-            found += [Arm(method, budget) for method in self.automatic for budget in AUTO.values()]
+            found += [Arm(REFERENCE, budget) for budget in AUTO.values()]
         return list({arm.key: arm for arm in found}.values())
 
 
@@ -135,7 +130,7 @@ class Runner:
         }
         if plan.ablate and name == next(iter(plan.sets)):
             found["ablations"] = _ablations(one, plan.budgets)
-            found["auto"] = [_auto(one, m, label, budget) for m in plan.automatic for label, budget in AUTO.items()]
+            found["auto"] = [_auto(one, label, budget) for label, budget in AUTO.items()]
             found["milliseconds"] = selection_times(encoded.samples, plan.methods, plan.budgets)
         return found
 
@@ -160,17 +155,16 @@ def _ablations(one: _Set, budgets: Sequence[int]) -> list[dict[str, Any]]:
     return rows
 
 
-def _auto(one: _Set, method: str, label: str, budget: Budget) -> dict[str, Any]:
+def _auto(one: _Set, label: str, budget: Budget) -> dict[str, Any]:
     """An automatic budget against the fixed one of equal mean, which lies between two whole numbers of tokens."""
-    arm = Arm(method, budget)
+    arm = Arm(REFERENCE, budget)
     kept = np.array(one.answer(arm).kept)
     mean = float(kept.mean())
-    below, above = (one.correct(Arm(method, Budget(tokens=k))) for k in (floor(mean), ceil(mean)))
+    below, above = (one.correct(Arm(REFERENCE, Budget(tokens=k))) for k in (floor(mean), ceil(mean)))
     fixed = below + (mean - floor(mean)) * (above - below)
     spread = {"least": int(kept.min()), "most": int(kept.max()), "mean": mean}
     figures = one.figures(one.correct(arm)) | one.against(one.correct(arm), fixed)
     return {
-        "method": method,
         "label": label,
         "tokens": spread,
         "fixed": asdict(one.resampler.estimate(fixed)),
