@@ -57,9 +57,9 @@ def _range(field: FieldInfo) -> str:
 
 
 def _value(value: Any) -> str:
-    if value is None:
+    if value is None or value == [] or value == {}:
         return ""
-    return f"`{','.join(map(str, value)) if isinstance(value, list) else value}`" if value != [] else ""
+    return f"`{','.join(map(str, value)) if isinstance(value, list) else value}`"
 
 
 def options(service: str) -> str:
@@ -70,7 +70,7 @@ def options(service: str) -> str:
     for name, field in settings.model_fields.items():
         kind = " ".join(part for part in (_type(field), _range(field)) if part)
         said = (field.description or "").replace("|", "\\|")
-        default = _value(field.default)
+        default = _value(field.get_default(call_default_factory=True))
         lines.append(f"| `--{name.replace('_', '-')}` | `{prefix}{name.upper()}` | {kind} | {default} | {said} |")
     return "\n".join(lines)
 

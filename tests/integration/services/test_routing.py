@@ -34,7 +34,11 @@ async def client(pair):
 
 
 async def test_a_full_replica_is_passed_over_and_a_full_cluster_says_so(pair, client):
-    async with aclosing(client.stream([], "Hello", **LONG)) as first, aclosing(client.stream([], "Hi", **LONG)) as two:
+    longer = LONG | {"max_tokens": 900}  # still running when the third comes, however slow this process is
+    async with (
+        aclosing(client.stream([], "Hello", **longer)) as first,
+        aclosing(client.stream([], "Hi", **longer)) as two,
+    ):
         assert (await anext(first)).token_ids and (await anext(two)).token_ids
         with pytest.raises(OverloadedError) as caught:
             await client.ask([], "Is anybody there?")
