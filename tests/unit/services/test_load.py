@@ -44,7 +44,6 @@ def test_nothing_answered_is_no_crash_and_valid_json():
 
 
 def test_a_plot_is_drawn(tmp_path):
-    pytest.importorskip("matplotlib")
     rows = [Row(budget, load, summarise([Outcome(0, 0.1, 0.2, 3)] * 3, plan())) for budget in "ab" for load in "12"]
     plot(rows, tmp_path / "load.png", 1.0)
     assert (tmp_path / "load.png").read_bytes().startswith(b"\x89PNG")
