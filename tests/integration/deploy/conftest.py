@@ -42,8 +42,10 @@ def png():
 @pytest.fixture(scope="session")
 def system(tmp_path_factory):
     """Addresses of a running system with two decoders, a gateway that refuses early, and metrics every second."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("RAY_metrics_report_interval_ms", "1000")
-        patch.setenv("FSR_GATEWAY_MAX_REQUESTS", "24")
-        with running("fsr-tiny", 2, _free_ports(40), tmp_path_factory.mktemp("logs")) as addresses:
-            yield addresses
+    with contextlib.ExitStack() as stack:
+        with pytest.MonkeyPatch.context() as patch:  # for the services alone, not for the tests that come after
+            patch.setenv("RAY_metrics_report_interval_ms", "1000")
+            patch.setenv("FSR_GATEWAY_MAX_REQUESTS", "24")
+            logs = tmp_path_factory.mktemp("logs")
+            addresses = stack.enter_context(running("fsr-tiny", 2, _free_ports(40), logs))
+        yield addresses
