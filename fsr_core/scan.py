@@ -19,9 +19,10 @@ from torch import Tensor
 
 __all__ = ["Keys", "Scan", "scan"]
 
-# BLAS rounds narrower products in another way. At this width and above a similarity has the same bits in whatever
-# product it is computed, so that a sample's picks do not depend on what else is in its batch.
-NARROWEST = 16
+# CPU products are as wide as a multiple of this. Others take up to twice as long (19 columns longer than 32), and BLAS
+# rounds narrower ones in another way; so a similarity has the same bits in whatever product it is computed, and a
+# sample's picks do not depend on what else is in its batch.
+LANES = 16
 CHUNK = 16  # rows a time on CUDA
 
 
@@ -58,8 +59,8 @@ class Keys:
     def _products(self, index: Tensor, others: Tensor | None, scale: Tensor) -> Tensor:
         batch, n, width = self.values.shape
         wide = index
-        if index.shape[1] < NARROWEST and not index.is_cuda:
-            wide = torch.cat([index, index[:, :1].expand(-1, NARROWEST - index.shape[1])], dim=1)
+        if (lacking := -index.shape[1] % LANES) and not index.is_cuda:
+            wide = torch.cat([index, index[:, :1].expand(-1, lacking)], dim=1)
         place = wide + n * torch.arange(batch, device=index.device).unsqueeze(1)
         rows = self.values.reshape(-1, width).index_select(0, place.flatten()).view(batch, -1, width)
         others = rows[:, : index.shape[1]] if others is None else others
@@ -97,7 +98,7 @@ def _play_size(n: int, width: int) -> int:
     More of them last longer, so all keys are read, and some thirty operations issued, less often; but their Gram matrix
     grows with the square. The two costs meet at the root of a sum of both; the factors were measured on two cores.
     """
-    return max(NARROWEST, round((4 * n + 4e6 / width) ** 0.5))
+    return LANES * max(1, round((4 * n + 4e6 / width) ** 0.5 / LANES))
 
 
 def _played_out(keys: Keys, near: Tensor, left: list[int]) -> Iterator[_Picks]:
@@ -126,12 +127,15 @@ def _played_out(keys: Keys, near: Tensor, left: list[int]) -> Iterator[_Picks]:
             local[everyone, slot] = np.inf
             picks.append(token)
             values.append(value)
-        remaining -= len(picks)
-        tokens = torch.from_numpy(np.stack(picks, 1))
+        count = len(picks)
+        if LANES < count < remaining.max():
+            count -= count % LANES  # the product would be as wide; what is cut off is picked next time
+        remaining -= count
+        tokens = torch.from_numpy(np.stack(picks[:count], 1))
         rows = keys.cosine(tokens)
         torch.maximum(near, rows.amax(1), out=near)
         near.scatter_(1, tokens, inf)
-        yield _Picks(tokens, torch.from_numpy(np.stack(values, 1)), rows)
+        yield _Picks(tokens, torch.from_numpy(np.stack(values[:count], 1)), rows)
 
 
 def scan(keys: Keys, focus: Tensor, counts: Tensor, least: Tensor, most: Tensor, radius: Tensor) -> Scan:
