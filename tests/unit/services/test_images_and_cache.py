@@ -18,7 +18,7 @@ def encoded(kind, size=(8, 6), **options):
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP"])
 def test_formats(kind):
-    image = decode_image(encoded(kind), "images[0]", 100)
+    image = decode_image(encoded(kind), "images[0].data", 100)
     assert (image.mode, image.size) == ("RGB", (8, 6))
 
 
@@ -35,7 +35,7 @@ def test_formats(kind):
 )
 def test_bad_pictures_are_named(data, says):
     with pytest.raises(InvalidRequest, match=r"images\[0\]\.data: .*" + says):
-        decode_image(data, "images[0]", 100 if "more" in says else 10**6)
+        decode_image(data, "images[0].data", 100 if "more" in says else 10**6)
 
 
 def features():
