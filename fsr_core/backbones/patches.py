@@ -66,9 +66,9 @@ class PatchTower:
     ) -> PatchTower:
         """Reads the tower's blocks up to the last one needed, and the projector. Raises ValueError."""
         config = deepcopy(checkpoint.config)
-        halves = load_half(checkpoint.folder, ("vision", "projector", "newline"), dtype, device)
         vision = config.vision_config
         read = _read(config)
+        halves = load_half(checkpoint.folder, ("vision", "projector", "newline"), dtype, device, vision_blocks=read)
         vision._attn_implementation = attention
         shown = deepcopy(vision)
         shown.num_hidden_layers = read

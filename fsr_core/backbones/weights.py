@@ -118,13 +118,19 @@ def read_tensors(
     return found
 
 
-def load_half(folder: Path, parts: Iterable[str], dtype: torch.dtype, device: torch.device) -> dict[str, Any]:
-    """The tensors of the named parts (see :func:`part_of`), as one dict a part."""
+def load_half(
+    folder: Path, parts: Iterable[str], dtype: torch.dtype, device: torch.device, vision_blocks: int | None = None
+) -> dict[str, Any]:
+    """The tensors of the named parts (see :func:`part_of`), as one dict a part; of the vision tower no block from
+    number `vision_blocks` on."""
     wanted = set(parts)
 
     def rename(stored: str) -> str | None:
         found = part_of(stored)
-        return "/".join(found) if found and found[0] in wanted else None
+        if found is None or found[0] not in wanted:
+            return None
+        beyond = vision_blocks is not None and found[0] == "vision" and _block(found[1]) >= vision_blocks
+        return None if beyond else "/".join(found)
 
     halves: dict[str, dict[str, Tensor]] = {part: {} for part in wanted}
     for name, tensor in read_tensors(folder, rename, dtype, device).items():
@@ -138,8 +144,7 @@ def materialise(
 ) -> Any:
     """A module whose parameters are `tensors` themselves: nothing is initialised that a file will overwrite.
 
-    Tensors of blocks beyond those that `config` asks for are left out. Raises ValueError, naming `what`, where the
-    tensors are not those that the configuration asks for.
+    Raises ValueError, naming `what`, where the tensors are not those that the configuration asks for.
     """
     if not tensors:
         raise ValueError(f"model: the checkpoint holds no {what}; point at a whole vision-language checkpoint")
@@ -150,8 +155,7 @@ def materialise(
     buffers = dict(build(_shallow(config)).named_buffers())
     names = {name for name, _ in module.named_parameters()}
     prefix = next((p for p in ("vision_model.", "text_model.") if any(n.startswith(p) for n in names)), "")
-    depth = len(next((m for m in module.modules() if isinstance(m, torch.nn.ModuleList)), ()))
-    state = {prefix + n: t for n, t in tensors.items() if _block(n) < depth and not n.endswith("position_ids")}
+    state = {prefix + n: t for n, t in tensors.items() if not n.endswith("position_ids")}
     missing, unexpected = module.load_state_dict(state, strict=False, assign=True)
     lacking = sorted(set(missing) - set(buffers))
     if lacking or unexpected:
