@@ -227,12 +227,14 @@ class PromptShortener:
     ) -> KeptPrompt:
         info = self._encoder.info
         before = sum(self._places(image) for image in images)
+        deep = max((len(image.deepstack) for image in images if image.deepstack is not None), default=0)
         saved = savings(
             info.geometry,
             text_tokens=prompt.text_tokens,
             visual_before=before,
             visual_after=prompt.visual_tokens,
             wire_dtype=info.dtype,
+            deepstack_layers=deep,
         )
         sizes = [image.size for image in images]
 

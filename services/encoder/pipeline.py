@@ -119,6 +119,7 @@ def compressed_image(
         focus_wanted=kept.focus_wanted,
         merged_count=int((kept.merged_into >= 0).sum()),
         newlines=newlines,
+        source_newlines=features.newlines,
         positions=[] if laid_out.positions is None else laid_out.positions.flatten().tolist(),
         deepstack=[codec.encode(layer, wire) for layer in laid_out.deepstack] if laid_out.deepstack is not None else [],
         video=laid_out.video,
