@@ -14,6 +14,7 @@ import checkpoints
 from benches import ALL, QUESTION, SIZES, picture, shown
 
 from fsr_core.backbones import ImagePart, Message, TextPart
+from services.client import ImageTokens
 from services.decoder.prompts import prompt_of
 from services.encoder.pipeline import Job, compress, compressed_image, content, encode, plan_of, prepare
 from services.errors import InvalidRequest
@@ -110,6 +111,24 @@ def test_an_explanation_shows_every_view(bench):
     assert (views[0].start, views[0].rows, views[0].columns) == (0, 8, 8)
     assert sum(view.rows * view.columns for view in views) == told.source_tokens == len(told.explanation.priority)
     assert len(told.newlines) + len(told.index) == told.features.shape[0]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_sdk_tells_all_that_another_language_model_needs(bench, name):
+    own = bench(name)
+    _, _, [laid] = shown(own, [picture(SIZES[0])], budget=9)
+    told = ImageTokens.of(answer(own, request_of(types_pb2.Image(data=png(picture(SIZES[0])))))[0])
+
+    def rows(data):
+        return torch.frombuffer(bytearray(data), dtype=torch.float32).view(-1, told.shape[1])
+
+    assert torch.equal(rows(told.features), laid.features) and told.dtype == "fp32"
+    assert laid.index is None or list(told.newlines) == (laid.index < 0).nonzero().flatten().tolist()
+    assert len(told.newlines) + len(told.index) == told.shape[0]
+    assert told.grid == laid.grid
+    assert list(map(list, told.positions)) == ([] if laid.positions is None else laid.positions.tolist())
+    layers = [] if laid.deepstack is None else list(laid.deepstack)
+    assert all(torch.equal(rows(data), layer) for (data, _), layer in zip(told.deepstack, layers, strict=True))
 
 
 def test_videos_differ_by_frames_and_speed():
