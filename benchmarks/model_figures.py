@@ -46,7 +46,6 @@ class Model:
     tokens: int
     budgets: tuple[int, ...]
     text_side: int = 0
-    streams: int = 1  # rows that travel for one token: with DeepStack one more for each of its blocks
 
 
 def _llava(text: dict[str, int]) -> Any:
@@ -86,7 +85,7 @@ MODELS = (
     Model("llava-hf/llava-v1.6-mistral-7b-hf", lambda: _next(MISTRAL_7B, "mistral"), 2880, (960, 640, 320), CLIP_TEXT),
     Model("llava-hf/llava-onevision-qwen2-7b-ov-hf", _onevision, 32 * 196, (2509, 1254)),
     Model("Qwen/Qwen2.5-VL-7B-Instruct", _qwen25, 37 * 37, (548, 274, 137)),
-    Model("Qwen/Qwen3-VL-8B-Instruct", _qwen3, 32 * 32, (410, 205, 102), streams=4),
+    Model("Qwen/Qwen3-VL-8B-Instruct", _qwen3, 32 * 32, (410, 205, 102)),
 )
 
 
@@ -116,17 +115,23 @@ def tables() -> str:
     saved.append("| --- | --: | --: | --: | --: |")
     for model in MODELS:
         encoder, decoder = halves(model)
-        geometry = Geometry.from_config(model.config().text_config, dtype_bytes=2)
+        config = model.config()
+        geometry = Geometry.from_config(config.text_config, dtype_bytes=2)
+        deep = len(getattr(config.vision_config, "deepstack_visual_indexes", ()))
         token = geometry.cost_model().kv_bytes_per_token
         memory.append(f"| {model.name} | {2 * encoder / 1e9:.2f} | {2 * decoder / 1e9:.1f} | {token / 1024:.0f} KiB |")
         for budget in model.budgets:
             one = savings(
-                geometry, text_tokens=TEXT_TOKENS, visual_before=model.tokens, visual_after=budget, wire_dtype="bf16"
+                geometry,
+                text_tokens=TEXT_TOKENS,
+                visual_before=model.tokens,
+                visual_after=budget,
+                wire_dtype="bf16",
+                deepstack_layers=deep,
             )
             cache = f"{token * model.tokens / 2**20:.0f} -> {token * budget / 2**20:.0f}"
             flops = f"{one.prefill_flops_before / 1e12:.2f} -> {one.prefill_flops_after / 1e12:.2f}"
-            sent = [model.streams * size / 2**20 for size in (one.wire_bytes_before, one.wire_bytes_after)]
-            wire = f"{sent[0]:.1f} -> {sent[1]:.1f}"
+            wire = f"{one.wire_bytes_before / 2**20:.1f} -> {one.wire_bytes_after / 2**20:.1f}"
             saved.append(f"| {model.name} | {model.tokens} -> {budget} | {cache} | {flops} | {wire} |")
     return "\n".join([*memory, "", *saved]) + "\n"
 

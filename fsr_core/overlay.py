@@ -1,4 +1,4 @@
-"""A picture of what was kept, and why: `python -m fsr_core.overlay IMAGE --plan plan.json -o out.png`.
+"""A picture of what was kept, and why: `python -m fsr_core.overlay IMAGE... --plan plan.json -o out.png`.
 
 Focus patches stay clear in an orange frame, scan patches in a blue one; patches that were merged into a scan patch
 are dimmed and tied to it by a line; dropped ones are dark. The colours are told apart by colour-blind eyes too.
@@ -142,13 +142,13 @@ def _legend(pen: ImageDraw.ImageDraw, plan: Plan, top: int) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m fsr_core.overlay", description=__doc__)
-    parser.add_argument("image", type=Path)
+    parser.add_argument("images", type=Path, nargs="+", help="a picture, or the frames of a video in order")
     parser.add_argument("--plan", required=True, help="JSON with the arguments of plans(); - reads standard input")
     parser.add_argument("-o", "--output", type=Path, required=True, help="PNG to write")
     options = parser.parse_args()
     try:
         told = json.loads(sys.stdin.read() if options.plan == "-" else Path(options.plan).read_text())
-        sheet([Image.open(options.image)], plans(**told)).save(options.output)
+        sheet([Image.open(path) for path in options.images], plans(**told)).save(options.output)
     except (OSError, ValueError, TypeError) as error:
         raise SystemExit(f"error: {error}") from error
 

@@ -19,7 +19,8 @@ from fsr_core.backbones.registry import wrap_encoder
 from fsr_core.backbones.spread import SPREADS, Spread
 from fsr_core.budget import Budget
 from fsr_core.compressor import Compressor, create
-from fsr_core.plug_prompt import KeptPrompt, Prefill, PromptShortener
+from fsr_core.plug_prefill import Prefill
+from fsr_core.plug_prompt import KeptPrompt, PromptShortener
 
 __all__ = ["CompressedModel", "compressed"]
 

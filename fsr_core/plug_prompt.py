@@ -1,4 +1,4 @@
-"""From a processor's batch to shorter prompts, and what the language model is given for them."""
+"""From a processor's batch to shorter prompts, and what was kept of each."""
 
 from __future__ import annotations
 
@@ -18,11 +18,12 @@ from fsr_core.backbones.splice import splice
 from fsr_core.backbones.spread import Spread, compress_images
 from fsr_core.budget import Budget
 from fsr_core.compressor import Compressor
+from fsr_core.plug_prefill import Prefill
 from fsr_core.question import QuestionFinder
 from fsr_core.savings import Savings, savings
 from fsr_core.tokens import CompressedTokens
 
-__all__ = ["KeptPrompt", "Prefill", "PromptShortener"]
+__all__ = ["KeptPrompt", "PromptShortener"]
 
 
 @dataclass(frozen=True)
@@ -50,60 +51,6 @@ class KeptPrompt:
             views, kept.index.tolist(), kept.stage.tolist(), kept.merged_into.tolist(), self.instruction or ""
         )
         return overlay.sheet(pictures, plans)
-
-
-@dataclass(frozen=True)
-class Prefill:
-    """A batch of prompts, padded on the left to one length ``L``.
-
-    input_ids, attention_mask  [B, L]
-    embeds                     [B, L, D]
-    positions                  [3, B, L], or None where the model counts by itself
-    """
-
-    input_ids: Tensor
-    attention_mask: Tensor
-    embeds: Tensor
-    positions: Tensor | None
-    prompts: tuple[Prompt, ...]
-
-    @property
-    def length(self) -> int:
-        return self.input_ids.shape[1]
-
-    def inputs(self, kwargs: dict[str, Any]) -> dict[str, Any]:
-        """Keyword arguments of the language model's forward pass with the prompt's own embeddings and positions.
-
-        A pass may be the whole prompt, a piece of it, or a generated token; rows may be repeated for beams.
-        """
-        cache, given = kwargs.get("past_key_values"), kwargs["inputs_embeds"]
-        start = cache.get_seq_length() if cache is not None else 0
-        times, stop = len(given) // len(self.prompts), start + given.shape[1]
-        if self.positions is not None:
-            steps = torch.arange(self.length, max(stop, self.length), device=given.device) - self.length
-            after = [steps + prompt.next_position for prompt in self.prompts]
-            later = torch.stack(after).expand(3, -1, -1) if len(steps) else self.positions[..., :0]
-            whole = torch.cat([self.positions, later], dim=2)[..., start:stop]
-            kwargs = kwargs | {"position_ids": whole.repeat_interleave(times, dim=1)}
-        if start >= self.length:
-            return kwargs
-        part = slice(start, min(stop, self.length))
-        kwargs = kwargs | {"inputs_embeds": self.embeds[:, part].repeat_interleave(times, dim=0).to(given)}
-        if any(prompt.deepstack is not None for prompt in self.prompts):
-            kwargs |= self._deepstack(part, times)
-        return kwargs
-
-    def _deepstack(self, part: slice, times: int) -> dict[str, Any]:
-        masks, rows = [], []
-        for prompt in self.prompts:
-            mask = torch.zeros(self.length, dtype=torch.bool)
-            mask[self.length - len(prompt.visual_mask) :] = prompt.visual_mask
-            before, count = int(mask[: part.start].sum()), int(mask[part].sum())
-            masks += [mask[part]] * times
-            if prompt.deepstack is not None:
-                rows += [prompt.deepstack[:, before : before + count]] * times
-        deep = torch.cat(rows, dim=1)
-        return {"visual_pos_masks": torch.stack(masks).to(deep.device), "deepstack_visual_embeds": list(deep)}
 
 
 class PromptShortener:
@@ -151,7 +98,7 @@ class PromptShortener:
             chosen = [next(kept) for _ in own]
             prompts.append(self._prompt(row, own, chosen))
             told.append(self._told(question, own, chosen, prompts[-1]))
-        return self._padded(prompts), tuple(told)
+        return Prefill.of(prompts, self._pad, self._multi_axis), tuple(told)
 
     def _by_row(
         self, rows: Sequence[Tensor], images: Sequence[ImageFeatures], videos: Sequence[ImageFeatures]
@@ -227,12 +174,14 @@ class PromptShortener:
     ) -> KeptPrompt:
         info = self._encoder.info
         before = sum(self._places(image) for image in images)
+        deep = max((len(image.deepstack) for image in images if image.deepstack is not None), default=0)
         saved = savings(
             info.geometry,
             text_tokens=prompt.text_tokens,
             visual_before=before,
             visual_after=prompt.visual_tokens,
             wire_dtype=info.dtype,
+            deepstack_layers=deep,
         )
         sizes = [image.size for image in images]
 
@@ -242,18 +191,3 @@ class PromptShortener:
             return (left + box[0] * across, top + box[1] * down, left + box[2] * across, top + box[3] * down)
 
         return KeptPrompt(question, tuple(chosen), tuple(image.tiles for image in images), saved, shown)
-
-    def _padded(self, prompts: Sequence[Prompt]) -> Prefill:
-        longest = max(len(prompt.token_ids) for prompt in prompts)
-        first = prompts[0].inputs_embeds
-        device = first.device
-        ids = torch.full((len(prompts), longest), self._pad, device=device)
-        mask = torch.zeros(len(prompts), longest, dtype=torch.int64, device=device)
-        embeds = first.new_zeros(len(prompts), longest, first.shape[1])
-        positions = torch.zeros(3, len(prompts), longest, dtype=torch.int64, device=device)
-        for i, prompt in enumerate(prompts):
-            own = slice(longest - len(prompt.token_ids), longest)
-            ids[i, own], mask[i, own], embeds[i, own] = prompt.token_ids.to(device), 1, prompt.inputs_embeds
-            if prompt.position_ids is not None:
-                positions[:, i, own] = prompt.position_ids
-        return Prefill(ids, mask, embeds, positions if self._multi_axis else None, tuple(prompts))

@@ -16,6 +16,12 @@ can announce those numbers and a process without torch can do the sums.
 
 plus ``2 * hidden * vocab`` once: the head reads the last position only. Altogether ``a + b * L + c * L ** 2``.
 
+**Positions**: ``L`` counts every place of the prompt. A dropped visual token saves one; so does a newline of the
+layout (LLaVA-NeXT, LLaVA-OneVision) that goes because its row keeps no token.
+
+**Wire bytes**: one row of ``hidden`` numbers a visual position, newlines included, and for models with DeepStack
+(Qwen3-VL) one more a token for each of its layers.
+
 The paper (arXiv 2602.05809) reports for LLaVA-1.5-7B 0.5 MB of KV cache a token and 9.04 -> 2.29 TFLOP for
 576 -> 64 visual tokens; this formula gives the first exactly and the second within 0.2 % at 112 text tokens.
 """
@@ -141,8 +147,8 @@ class Geometry:
 class Savings:
     """One prompt with every visual token and with the kept ones only.
 
-    Tokens are visual tokens; KV bytes and FLOPs are those of the whole prompt, text included; wire bytes are
-    the payload of the visual tokens.
+    Tokens are visual tokens and newlines; KV bytes and FLOPs are those of the whole prompt, text included; wire
+    bytes are the payload of the visual tokens and newlines.
     """
 
     tokens_before: int
@@ -196,29 +202,36 @@ def wire_bytes_per_token(feature_dim: int, wire_dtype: str) -> int:
 
 
 def savings(
-    geometry: Geometry, *, text_tokens: int, visual_before: int, visual_after: int, wire_dtype: str = "fp16"
+    geometry: Geometry,
+    *,
+    text_tokens: int,
+    visual_before: int,
+    visual_after: int,
+    wire_dtype: str = "fp16",
+    deepstack_layers: int = 0,
 ) -> Savings:
     """What keeping ``visual_after`` of ``visual_before`` visual tokens saves in one prompt.
 
     Args:
         geometry: the language model's shape; its ``hidden`` is the width of a visual token.
         text_tokens: tokens of the prompt that are not visual (template, question, history).
-        visual_before: visual tokens of all the prompt's images before compression.
+        visual_before: visual tokens of all the prompt's images before compression, and newlines of their layout.
         visual_after: the same after it; at most ``visual_before``.
         wire_dtype: dtype in which the rows travel (see :func:`wire_bytes_per_token`).
+        deepstack_layers: further rows that travel with each visual token.
 
     Raises:
         ValueError: a count is negative or not an integer, or ``visual_after > visual_before``.
     """
     counts = {"text_tokens": text_tokens, "visual_before": visual_before, "visual_after": visual_after}
-    for name, count in counts.items():
+    for name, count in (counts | {"deepstack_layers": deepstack_layers}).items():
         _require_count(name, count, minimum=0)
     if visual_after > visual_before:
         raise ValueError(
             f"visual_after = {visual_after} exceeds visual_before = {visual_before}; compression never adds tokens"
         )
     costs = geometry.cost_model()
-    row = wire_bytes_per_token(geometry.hidden, wire_dtype)
+    row = wire_bytes_per_token(geometry.hidden, wire_dtype) * (1 + deepstack_layers)
     before, after = text_tokens + visual_before, text_tokens + visual_after
     return Savings(
         tokens_before=visual_before,

@@ -13,7 +13,7 @@ from transformers import AutoConfig
 from fsr_core.backbones.weights import weight_files
 from fsr_core.tiny import WEIGHTS
 
-__all__ = ["Checkpoint", "fingerprint", "read_json", "resolve"]
+__all__ = ["Checkpoint", "checkpoint_name", "fingerprint", "read_json", "resolve"]
 
 ALIASES = {"fsr-tiny": WEIGHTS}
 _SAMPLE_BYTES = 4096
@@ -55,6 +55,11 @@ def resolve(model: str) -> Path:
     except Exception as error:  # the hub's client raises anything from HTTP errors to OSError
         raise ValueError(f"model: {model!r} cannot be fetched from the hub ({error}); use a local folder") from error
     return folder
+
+
+def checkpoint_name(model: Any) -> str:
+    """What a live model was loaded from, as far as it tells."""
+    return str(getattr(model.config, "_name_or_path", "") or "")
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from transformers import AutoTokenizer, CLIPConfig, CLIPTextModel
 
 from fsr_core.backbones.checkpoint import Checkpoint
-from fsr_core.backbones.weights import materialise, read_tensors
+from fsr_core.backbones.weights import Placement, materialise, read_tensors
 
 __all__ = ["ClipText", "known_clip"]
 
@@ -55,23 +55,23 @@ class ClipText:
     `visual_projection` is [P, Dv], for the patches of the vision tower that belongs to it.
     """
 
-    def __init__(self, model: str, device: torch.device, dtype: torch.dtype) -> None:
+    def __init__(self, model: str, place: Placement) -> None:
         checkpoint = Checkpoint.open(model)
         if not isinstance(checkpoint.config, CLIPConfig):
             raise ValueError(f"clip: {model} is a {checkpoint.config.model_type!r} checkpoint; name a CLIP one")
-        tensors = read_tensors(checkpoint.folder, _rename, dtype, device)
+        tensors = read_tensors(checkpoint.folder, _rename, place)
         lacking = [name for name in _PROJECTIONS if name not in tensors]
         if lacking:
             raise ValueError(f"clip: {model} lacks {lacking[0]}; name a whole CLIP checkpoint, not one tower")
         self.text_projection, self.visual_projection = (tensors.pop(name) for name in _PROJECTIONS)
         config: Any = checkpoint.config.text_config
-        self.tower = materialise(CLIPTextModel, config, tensors, device, "CLIP text tower")
+        self.tower = materialise(CLIPTextModel, config, tensors, place.device, "CLIP text tower")
         try:
             self.tokenizer: Any = AutoTokenizer.from_pretrained(checkpoint.folder)
         except Exception as error:  # the library and its Rust parser raise all kinds on damaged files
             raise ValueError(f"clip: the tokenizer of {model} cannot be read ({error})") from error
         self.room = config.max_position_embeddings - 2  # without BOS and EOS
-        self.device = device
+        self.device = place.device
 
     def patches(self, tower: Any, hidden: Tensor) -> Tensor:
         """Patches [..., Dv] of the tower that belongs to this CLIP, before its last layer norm, in the joint space:

@@ -128,6 +128,11 @@ class ImageFeatures:
     frame_seconds: tuple[float, ...] = ()
 
     @property
+    def newlines(self) -> int:
+        """Newline rows that the layout of all its tokens has."""
+        return 0 if self.lines is None else len(self.lines[self.lines >= 0].unique())
+
+    @property
     def nbytes(self) -> int:
         """Bytes that its tensors occupy."""
         values = (getattr(self, field.name) for field in fields(self))

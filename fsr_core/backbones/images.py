@@ -15,7 +15,7 @@ from PIL import Image
 from fsr_core.backbones.checkpoint import read_json
 from fsr_core.backbones.data import Box
 
-__all__ = ["checked", "image_processor", "visible"]
+__all__ = ["checked", "image_processor", "video_settings", "visible"]
 
 
 def image_processor(folder: Path, default: str) -> Any:
@@ -35,6 +35,12 @@ def image_processor(folder: Path, default: str) -> Any:
         return kind.from_pretrained(folder)
     except (OSError, TypeError) as error:
         raise ValueError(f"model: preprocessor_config.json of {folder.name} is damaged ({error})") from error
+
+
+def video_settings(folder: Path) -> dict[str, Any]:
+    """Settings of the video processor that a checkpoint names, or none. Raises ValueError for a damaged file."""
+    told = read_json(folder / "processor_config.json").get("video_processor")
+    return dict(told or read_json(folder / "video_preprocessor_config.json"))
 
 
 def checked(image: Image.Image) -> Image.Image:

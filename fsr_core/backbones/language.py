@@ -17,7 +17,7 @@ from fsr_core.backbones.checkpoint import Checkpoint
 from fsr_core.backbones.data import ModelInfo, dtype_name
 from fsr_core.backbones.prompts import KeptImage, Message, Prompt
 from fsr_core.backbones.splice import splice
-from fsr_core.backbones.weights import load_half, materialise
+from fsr_core.backbones.weights import Placement, load_half, materialise
 from fsr_core.savings import DTYPE_BYTES, Geometry
 
 __all__ = ["HalfDecoder", "TextForCausalLM", "config_info", "model_info"]
@@ -76,17 +76,17 @@ class HalfDecoder(LanguageDecoder):
     text_model: Callable[[Any], Any] | None = None
     multi_axis = False
 
-    def __init__(self, checkpoint: Checkpoint, *, device: torch.device, dtype: torch.dtype, attention: str) -> None:
-        self.info = model_info(checkpoint, dtype, None)
+    def __init__(self, checkpoint: Checkpoint, place: Placement) -> None:
+        self.info = model_info(checkpoint, place.dtype, None)
         self.fingerprint = checkpoint.fingerprint
-        self.device, self.dtype = device, dtype
+        self.device, self.dtype = place.device, place.dtype
         self.chat = Chat(checkpoint)
         self.tokenizer = self.chat.tokenizer
         config = checkpoint.config.text_config
-        config._attn_implementation = attention
+        config._attn_implementation = place.attention
         self.deepstack_layers = len(getattr(checkpoint.config.vision_config, "deepstack_visual_indexes", ()))
         self.eos_token_ids = stop_ids(checkpoint, config, self.tokenizer)
-        parts = load_half(checkpoint.folder, ("language", "head"), dtype, self.device)
+        parts = load_half(checkpoint.folder, ("language", "head"), place)
         tensors = {f"model.{name}": tensor for name, tensor in parts["language"].items()}
         head = parts["head"].get("weight")
         tied = head is None and "model.embed_tokens.weight" in tensors

@@ -6,17 +6,17 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from PIL import Image
 from transformers.models.llava.modeling_llava import LlavaMultiModalProjector
 
-from fsr_core.backbones.checkpoint import Checkpoint
+from fsr_core.backbones.checkpoint import Checkpoint, checkpoint_name
 from fsr_core.backbones.clip_text import ClipText, known_clip
 from fsr_core.backbones.data import Box, ImageFeatures, PreparedImage, Tile
 from fsr_core.backbones.images import checked, image_processor, visible
 from fsr_core.backbones.language import HalfDecoder, config_info, model_info
-from fsr_core.backbones.patch_encoder import PatchEncoder, checkpoint_name, text_side
+from fsr_core.backbones.patch_encoder import PatchEncoder, text_side
 from fsr_core.backbones.patches import PatchTower, Seen
+from fsr_core.backbones.weights import Placement
 
 __all__ = ["LlavaDecoder", "LlavaEncoder"]
 
@@ -25,23 +25,19 @@ class LlavaEncoder(PatchEncoder):
     """Vision tower without the blocks that LLaVA does not read, projector, and CLIP's text tower."""
 
     @classmethod
-    def load(
-        cls, checkpoint: Checkpoint, *, clip: str | None, device: torch.device, dtype: torch.dtype, attention: str
-    ) -> LlavaEncoder:
+    def load(cls, checkpoint: Checkpoint, place: Placement, *, clip: str | None) -> LlavaEncoder:
         """From a checkpoint's folder. Raises ValueError."""
         processor = image_processor(checkpoint.folder, "CLIPImageProcessor")
-        text = text_side(ClipText, clip or known_clip(checkpoint.name, checkpoint.folder), device, dtype)
-        tower = PatchTower.load(
-            checkpoint, LlavaMultiModalProjector, text, device=device, dtype=dtype, attention=attention
-        )
-        info = model_info(checkpoint, dtype, tower.side**2)
+        text = text_side(ClipText, clip or known_clip(checkpoint.name, checkpoint.folder), place)
+        tower = PatchTower.load(checkpoint, LlavaMultiModalProjector, text, place)
+        info = model_info(checkpoint, place.dtype, tower.side**2)
         return cls(tower, checkpoint.config, processor, info, checkpoint.fingerprint)
 
     @classmethod
     def of_model(cls, model: Any, processor: Any, *, clip: str | None) -> LlavaEncoder:
         """Around the modules of a live model. Raises ValueError."""
         core, name = model.model, checkpoint_name(model)
-        text = text_side(ClipText, clip or known_clip(name, Path(name)), model.device, model.dtype)
+        text = text_side(ClipText, clip or known_clip(name, Path(name)), Placement(model.device, model.dtype))
         tower = PatchTower(model.config, core.vision_tower, core.multi_modal_projector, None, text)
         info = config_info(name, model.config, model.dtype, tower.side**2)
         return cls(tower, model.config, processor.image_processor, info, "")

@@ -6,19 +6,19 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
 from PIL import Image
 from transformers.image_processing_utils import select_best_resolution
 from transformers.models.llava_next.modeling_llava_next import LlavaNextModel, LlavaNextMultiModalProjector
 
 from fsr_core.backbones.anyres import packed_features, packer, tile_boxes, tiled_features
-from fsr_core.backbones.checkpoint import Checkpoint
+from fsr_core.backbones.checkpoint import Checkpoint, checkpoint_name
 from fsr_core.backbones.clip_text import ClipText, known_clip
-from fsr_core.backbones.data import ImageFeatures, PreparedImage, Tile
+from fsr_core.backbones.data import ImageFeatures, ModelInfo, PreparedImage, Tile
 from fsr_core.backbones.images import checked, image_processor
 from fsr_core.backbones.language import HalfDecoder, config_info, model_info
-from fsr_core.backbones.patch_encoder import PatchEncoder, checkpoint_name, text_side
+from fsr_core.backbones.patch_encoder import PatchEncoder, text_side
 from fsr_core.backbones.patches import PatchTower, Seen
+from fsr_core.backbones.weights import Placement
 
 __all__ = ["LlavaNextDecoder", "LlavaNextEncoder"]
 
@@ -29,35 +29,23 @@ class LlavaNextEncoder(PatchEncoder):
     """Option `layout`: "stock" prepares and lays out as the library does; "tiles" takes the setting in which papers
     count 2880 tokens: always 2 x 2 tiles and the base view, padding kept, no newlines."""
 
-    layout: Layout = "stock"
+    def __init__(
+        self, tower: PatchTower, config: Any, processor: Any, info: ModelInfo, fingerprint: str, layout: Layout
+    ) -> None:
+        super().__init__(tower, config, processor, info, fingerprint)
+        self.layout, self.newline = layout, tower.line_end
 
     @classmethod
     def load(
-        cls,
-        checkpoint: Checkpoint,
-        *,
-        clip: str | None,
-        device: torch.device,
-        dtype: torch.dtype,
-        attention: str,
-        layout: Layout = "stock",
+        cls, checkpoint: Checkpoint, place: Placement, *, clip: str | None, layout: Layout = "stock"
     ) -> LlavaNextEncoder:
         """From a checkpoint's folder. Raises ValueError."""
-        if layout not in ("stock", "tiles"):
-            raise ValueError(f"options.layout: {layout!r} is unknown; use stock or tiles")
         processor = image_processor(checkpoint.folder, "LlavaNextImageProcessor")
-        text = text_side(ClipText, clip or known_clip(checkpoint.name, checkpoint.folder), device, dtype)
-        tower = PatchTower.load(
-            checkpoint, LlavaNextMultiModalProjector, text, device=device, dtype=dtype, attention=attention
-        )
-        if tower.newline is None:
-            raise ValueError("model: the checkpoint lacks image_newline; download it again")
+        text = text_side(ClipText, clip or known_clip(checkpoint.name, checkpoint.folder), place)
+        tower = PatchTower.load(checkpoint, LlavaNextMultiModalProjector, text, place)
         tokens = 5 * tower.side**2 if layout == "tiles" else None
-        encoder = cls(
-            tower, checkpoint.config, processor, model_info(checkpoint, dtype, tokens), checkpoint.fingerprint
-        )
-        encoder.layout = layout
-        return encoder
+        info = model_info(checkpoint, place.dtype, tokens)
+        return cls(tower, checkpoint.config, processor, info, checkpoint.fingerprint, layout)
 
     @classmethod
     def of_model(cls, model: Any, processor: Any, *, clip: str | None, layout: Layout = "stock") -> LlavaNextEncoder:
@@ -65,10 +53,10 @@ class LlavaNextEncoder(PatchEncoder):
         if layout != "stock":
             raise ValueError("options.layout: a live model gets its pictures from its own processor; use stock")
         core, name = model.model, checkpoint_name(model)
-        text = text_side(ClipText, clip or known_clip(name, Path(name)), model.device, model.dtype)
+        text = text_side(ClipText, clip or known_clip(name, Path(name)), Placement(model.device, model.dtype))
         tower = PatchTower(model.config, core.vision_tower, core.multi_modal_projector, core.image_newline, text)
         info = config_info(name, model.config, model.dtype, None)
-        return cls(tower, model.config, processor.image_processor, info, "")
+        return cls(tower, model.config, processor.image_processor, info, "", layout)
 
     def _edge(self) -> int:
         return int(self.config.vision_config.image_size)
@@ -92,10 +80,7 @@ class LlavaNextEncoder(PatchEncoder):
         columns = tile_grid(self.config, image.size, self._edge())[1]
         strategy = self.config.vision_feature_select_strategy
         pack = packer(LlavaNextModel, self.config, vision_feature_select_strategy=strategy)
-        newline = self.vision.newline
-        if newline is None:
-            raise ValueError("model: the checkpoint lacks image_newline; download it again")
-        return packed_features(image, seen, self.vision.side, columns, newline, pack)
+        return packed_features(image, seen, self.vision.side, columns, self.newline, pack)
 
 
 def tile_grid(config: Any, size: tuple[int, int], edge: int) -> tuple[int, int]:

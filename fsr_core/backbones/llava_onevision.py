@@ -20,15 +20,16 @@ from transformers.models.llava_onevision.modeling_llava_onevision import (
 )
 
 from fsr_core.backbones.anyres import packed_features, packer
-from fsr_core.backbones.checkpoint import Checkpoint, read_json
+from fsr_core.backbones.checkpoint import Checkpoint, checkpoint_name
 from fsr_core.backbones.data import ImageFeatures, ModelInfo, PreparedImage, Tile
-from fsr_core.backbones.images import checked, image_processor
+from fsr_core.backbones.images import checked, image_processor, video_settings
 from fsr_core.backbones.language import HalfDecoder, config_info, model_info
 from fsr_core.backbones.llava_next import tile_grid, unbatch_tiles
-from fsr_core.backbones.patch_encoder import PatchEncoder, checkpoint_name, text_side
+from fsr_core.backbones.patch_encoder import PatchEncoder, text_side
 from fsr_core.backbones.patches import PatchTower, Seen
 from fsr_core.backbones.siglip_text import SiglipText
 from fsr_core.backbones.video import checked_frames
+from fsr_core.backbones.weights import Placement
 
 __all__ = ["LlavaOnevisionDecoder", "LlavaOnevisionEncoder"]
 
@@ -49,39 +50,22 @@ class LlavaOnevisionEncoder(PatchEncoder):
         frames: Any,
         video_newlines: Newlines,
     ) -> None:
-        if video_newlines not in ("end", "frame", "row"):
-            raise ValueError(f"options.video_newlines: {video_newlines!r} is unknown; use end, frame or row")
         super().__init__(tower, config, processor, info, fingerprint)
         self.frames, self.video_newlines = frames, video_newlines
-        if tower.newline is None:
-            raise ValueError("model: the checkpoint lacks image_newline; download it again")
-        self.newline: Tensor = tower.newline
+        self.newline = tower.line_end
 
     @classmethod
     def load(
-        cls,
-        checkpoint: Checkpoint,
-        *,
-        clip: str | None,
-        device: torch.device,
-        dtype: torch.dtype,
-        attention: str,
-        video_newlines: Newlines = "end",
+        cls, checkpoint: Checkpoint, place: Placement, *, clip: str | None, video_newlines: Newlines = "end"
     ) -> LlavaOnevisionEncoder:
         """From a checkpoint's folder. Raises ValueError."""
         processor = image_processor(checkpoint.folder, "LlavaOnevisionImageProcessor")
-        told = read_json(checkpoint.folder / "processor_config.json").get("video_processor")
-        told = told or read_json(checkpoint.folder / "video_preprocessor_config.json")
-        tower = PatchTower.load(
-            checkpoint,
-            LlavaOnevisionMultiModalProjector,
-            text_side(SiglipText, clip, device, dtype),
-            device=device,
-            dtype=dtype,
-            attention=attention,
+        text = text_side(SiglipText, clip, place)
+        tower = PatchTower.load(checkpoint, LlavaOnevisionMultiModalProjector, text, place)
+        info = model_info(checkpoint, place.dtype, None)
+        frames = _frame_processor(
+            processor, video_settings(checkpoint.folder), checkpoint.config.vision_config.image_size
         )
-        info = model_info(checkpoint, dtype, None)
-        frames = _frame_processor(processor, told, checkpoint.config.vision_config.image_size)
         return cls(tower, checkpoint.config, processor, info, checkpoint.fingerprint, frames, video_newlines)
 
     @classmethod
@@ -90,7 +74,7 @@ class LlavaOnevisionEncoder(PatchEncoder):
     ) -> LlavaOnevisionEncoder:
         """Around the modules of a live model. Raises ValueError."""
         core, name = model.model, checkpoint_name(model)
-        text = text_side(SiglipText, clip, model.device, model.dtype)
+        text = text_side(SiglipText, clip, Placement(model.device, model.dtype))
         tower = PatchTower(model.config, core.vision_tower, core.multi_modal_projector, core.image_newline, text)
         info, images = config_info(name, model.config, model.dtype, None), processor.image_processor
         frames = _frame_processor(images, {}, model.config.vision_config.image_size)

@@ -11,8 +11,9 @@ from torch import Tensor
 from fsr_core.backbones.base import VisualEncoder
 from fsr_core.backbones.data import ImageFeatures, ModelInfo, PreparedImage
 from fsr_core.backbones.patches import PatchTower, Seen, TextSide
+from fsr_core.backbones.weights import Placement
 
-__all__ = ["PatchEncoder", "checkpoint_name", "text_side"]
+__all__ = ["PatchEncoder", "text_side"]
 
 
 class PatchEncoder(VisualEncoder):
@@ -64,11 +65,6 @@ class PatchEncoder(VisualEncoder):
         return list(self.vision.text.embed(instructions))
 
 
-def text_side(kind: Any, name: str | None, device: torch.device, dtype: torch.dtype) -> TextSide | None:
+def text_side(kind: Any, name: str | None, place: Placement) -> TextSide | None:
     """The text tower of a named checkpoint; None for no name or "none"."""
-    return None if name in (None, "none") else kind(name, device, dtype)
-
-
-def checkpoint_name(model: Any) -> str:
-    """What a live model was loaded from, as far as it tells."""
-    return str(getattr(model.config, "_name_or_path", "") or "")
+    return None if name in (None, "none") else kind(name, place)

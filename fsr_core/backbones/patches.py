@@ -13,7 +13,7 @@ from transformers import AutoModel
 
 from fsr_core.backbones.checkpoint import Checkpoint
 from fsr_core.backbones.saliency import Recorder, cls_attention, self_attention_received
-from fsr_core.backbones.weights import load_half, materialise
+from fsr_core.backbones.weights import Placement, load_half, materialise
 
 __all__ = ["PatchTower", "Seen", "TextSide"]
 
@@ -59,22 +59,26 @@ class PatchTower:
         checkpoint: Checkpoint,
         projector: Callable[[Any], Any],
         text: TextSide | None,
-        *,
-        device: torch.device,
-        dtype: torch.dtype,
-        attention: str,
+        place: Placement,
     ) -> PatchTower:
         """Reads the tower's blocks up to the last one needed, and the projector. Raises ValueError."""
         config = deepcopy(checkpoint.config)
-        halves = load_half(checkpoint.folder, ("vision", "projector", "newline"), dtype, device)
         vision = config.vision_config
         read = _read(config)
-        vision._attn_implementation = attention
+        halves = load_half(checkpoint.folder, ("vision", "projector", "newline"), place, vision_blocks=read)
+        vision._attn_implementation = place.attention
         shown = deepcopy(vision)
         shown.num_hidden_layers = read
-        tower = materialise(AutoModel.from_config, shown, halves["vision"], device, "vision tower")
-        made = materialise(projector, config, halves["projector"], device, "projector")
+        tower = materialise(AutoModel.from_config, shown, halves["vision"], place.device, "vision tower")
+        made = materialise(projector, config, halves["projector"], place.device, "projector")
         return cls(config, tower, made, halves["newline"].get("image_newline"), text)
+
+    @property
+    def line_end(self) -> Tensor:
+        """``[D]`` the newline row, for families that have one. Raises ValueError where the checkpoint lacks it."""
+        if self.newline is None:
+            raise ValueError("model: the checkpoint lacks image_newline; download it again")
+        return self.newline
 
     @torch.inference_mode()
     def see(self, pixels: Tensor) -> Seen:

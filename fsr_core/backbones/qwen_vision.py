@@ -17,13 +17,13 @@ from torch.nn import functional as F
 from transformers import AutoTokenizer
 
 from fsr_core.backbones.base import VisualEncoder
-from fsr_core.backbones.checkpoint import Checkpoint, read_json
+from fsr_core.backbones.checkpoint import Checkpoint, checkpoint_name
 from fsr_core.backbones.data import ImageFeatures, ModelInfo, PreparedImage
-from fsr_core.backbones.images import image_processor
+from fsr_core.backbones.images import image_processor, video_settings
 from fsr_core.backbones.language import config_info, model_info
 from fsr_core.backbones.qwen_pixels import QwenPixels
 from fsr_core.backbones.saliency import Recorder, attention_received
-from fsr_core.backbones.weights import load_half, materialise, part_of, read_tensors
+from fsr_core.backbones.weights import Placement, load_half, materialise, part_of, read_tensors
 from fsr_core.tokens import VisualTokens
 
 __all__ = ["QwenEncoder", "Relevance"]
@@ -73,44 +73,36 @@ class QwenEncoder(VisualEncoder):
 
     @classmethod
     def load(
-        cls,
-        checkpoint: Checkpoint,
-        *,
-        clip: str | None,
-        device: torch.device,
-        dtype: torch.dtype,
-        attention: str,
-        relevance: Relevance = "none",
+        cls, checkpoint: Checkpoint, place: Placement, *, clip: str | None, relevance: Relevance = "none"
     ) -> QwenEncoder:
         """From a checkpoint's folder. Raises ValueError."""
-        _check_options(clip, relevance)
-        checkpoint.config.vision_config._attn_implementation = attention
-        tensors = load_half(checkpoint.folder, ("vision",), dtype, device)["vision"]
-        visual = materialise(cls.build, checkpoint.config.vision_config, tensors, device, "vision tower")
+        _check_clip(clip)
+        checkpoint.config.vision_config._attn_implementation = place.attention
+        tensors = load_half(checkpoint.folder, ("vision",), place)["vision"]
+        visual = materialise(cls.build, checkpoint.config.vision_config, tensors, place.device, "vision tower")
         words = None
         if relevance == "instruction":
             name = ("language", "embed_tokens.weight")
-            table = read_tensors(checkpoint.folder, lambda n: n if part_of(n) == name else None, dtype, device)
+            table = read_tensors(checkpoint.folder, lambda n: n if part_of(n) == name else None, place)
             words = (AutoTokenizer.from_pretrained(checkpoint.folder), *table.values())
         return cls(
             visual,
             checkpoint.config,
             image_processor(checkpoint.folder, "Qwen2VLImageProcessor"),
-            read_json(checkpoint.folder / "processor_config.json").get("video_processor")
-            or read_json(checkpoint.folder / "video_preprocessor_config.json"),
+            video_settings(checkpoint.folder),
             words,  # type: ignore[arg-type]
-            model_info(checkpoint, dtype, None),
+            model_info(checkpoint, place.dtype, None),
             checkpoint.fingerprint,
         )
 
     @classmethod
     def of_model(cls, model: Any, processor: Any, *, clip: str | None, relevance: Relevance = "none") -> QwenEncoder:
         """Around the modules of a live model. Raises ValueError."""
-        _check_options(clip, relevance)
+        _check_clip(clip)
         words = (processor.tokenizer, model.get_input_embeddings().weight) if relevance == "instruction" else None
         video = getattr(processor, "video_processor", None)
         settings = {} if video is None else {"size": video.size}
-        info = config_info(str(getattr(model.config, "_name_or_path", "")), model.config, model.dtype, None)
+        info = config_info(checkpoint_name(model), model.config, model.dtype, None)
         return cls(model.model.visual, model.config, processor.image_processor, settings, words, info, "")
 
     def salient_block(self) -> int:
@@ -236,8 +228,6 @@ def _turned(part: Tensor) -> Tensor:
     return torch.cat((-second, first), dim=-1)
 
 
-def _check_options(clip: str | None, relevance: str) -> None:
+def _check_clip(clip: str | None) -> None:
     if clip not in (None, "none"):
         raise ValueError("clip: Qwen-VL has no CLIP text side; leave it out, or use the option relevance=instruction")
-    if relevance not in ("none", "instruction"):
-        raise ValueError(f"options.relevance: {relevance!r} is unknown; use none or instruction")

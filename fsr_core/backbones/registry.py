@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from importlib import import_module
 from typing import Any
 
@@ -11,6 +11,7 @@ import torch
 
 from fsr_core.backbones.base import LanguageDecoder, VisualEncoder
 from fsr_core.backbones.checkpoint import Checkpoint
+from fsr_core.backbones.weights import Placement
 
 __all__ = ["FAMILIES", "Family", "load_decoder", "load_encoder", "wrap_encoder"]
 
@@ -19,36 +20,41 @@ __all__ = ["FAMILIES", "Family", "load_decoder", "load_encoder", "wrap_encoder"]
 class Family:
     """The file of a family under ``fsr_core/backbones``, and its two classes there.
 
-    The encoder class has ``load(checkpoint, *, clip, device, dtype, attention, **options)`` and
-    ``of_model(model, processor, *, clip, **options)``; the decoder class is made with
-    ``(checkpoint, *, device, dtype, attention)``.
+    The encoder class has ``load(checkpoint, placement, *, clip, **options)`` and
+    ``of_model(model, processor, *, clip, **options)``; the decoder class is made with ``(checkpoint, placement)``.
+    ``options`` are those of the encoder with the values that each may have.
     """
 
     module: str
     encoder: str
     decoder: str
-    options: tuple[str, ...] = ()
+    options: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
     def get(self, name: str) -> Any:
         """One of its classes; the file is imported when it is asked for."""
         return getattr(import_module(f"fsr_core.backbones.{self.module}"), name)
 
     def checked(self, options: Mapping[str, Any]) -> dict[str, Any]:
-        """The options of the encoder. Raises ValueError for one that the family does not have."""
-        for name in options:
+        """The options of the encoder. Raises ValueError for one that the family does not have, or a value unknown."""
+        for name, value in options.items():
             if name not in self.options:
                 known = f"its options are {', '.join(self.options)}" if self.options else "it has none"
                 raise ValueError(f"options: {self.module} has no option {name!r}; {known}")
+            if value not in self.options[name]:
+                raise ValueError(f"options.{name}: {value!r} is unknown; use {' or '.join(self.options[name])}")
         return dict(options)
 
 
+_RELEVANCE = {"relevance": ("none", "instruction")}
 #: ``model_type`` in a checkpoint's config -> its family. One row per family.
 FAMILIES: Mapping[str, Family] = {
     "llava": Family("llava", "LlavaEncoder", "LlavaDecoder"),
-    "llava_next": Family("llava_next", "LlavaNextEncoder", "LlavaNextDecoder", ("layout",)),
-    "llava_onevision": Family("llava_onevision", "LlavaOnevisionEncoder", "LlavaOnevisionDecoder", ("video_newlines",)),
-    "qwen2_5_vl": Family("qwen2_5_vl", "Qwen25Encoder", "Qwen25Decoder", ("relevance",)),
-    "qwen3_vl": Family("qwen3_vl", "Qwen3Encoder", "Qwen3Decoder", ("relevance",)),
+    "llava_next": Family("llava_next", "LlavaNextEncoder", "LlavaNextDecoder", {"layout": ("stock", "tiles")}),
+    "llava_onevision": Family(
+        "llava_onevision", "LlavaOnevisionEncoder", "LlavaOnevisionDecoder", {"video_newlines": ("end", "frame", "row")}
+    ),
+    "qwen2_5_vl": Family("qwen2_5_vl", "Qwen25Encoder", "Qwen25Decoder", _RELEVANCE),
+    "qwen3_vl": Family("qwen3_vl", "Qwen3Encoder", "Qwen3Decoder", _RELEVANCE),
 }
 
 
@@ -80,7 +86,7 @@ def load_encoder(
     family = _family(checkpoint.config, checkpoint.name)
     given = family.checked(options or {})
     encoder: VisualEncoder = family.get(family.encoder).load(
-        checkpoint, clip=clip, device=torch.device(device), dtype=dtype, attention=attention, **given
+        checkpoint, Placement(torch.device(device), dtype, attention), clip=clip, **given
     )
     return encoder
 
@@ -121,9 +127,7 @@ def load_decoder(
     """
     checkpoint = Checkpoint.open(model)
     family = _family(checkpoint.config, checkpoint.name)
-    decoder: LanguageDecoder = family.get(family.decoder)(
-        checkpoint, device=torch.device(device), dtype=dtype, attention=attention
-    )
+    decoder: LanguageDecoder = family.get(family.decoder)(checkpoint, Placement(torch.device(device), dtype, attention))
     return decoder
 
 

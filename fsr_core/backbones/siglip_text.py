@@ -12,7 +12,7 @@ from transformers import AutoTokenizer, SiglipConfig, SiglipTextModel
 from transformers.models.siglip.modeling_siglip import SiglipMultiheadAttentionPoolingHead
 
 from fsr_core.backbones.checkpoint import Checkpoint
-from fsr_core.backbones.weights import materialise, read_tensors
+from fsr_core.backbones.weights import Placement, materialise, read_tensors
 
 __all__ = ["SiglipText"]
 
@@ -30,20 +30,24 @@ class SiglipText:
     gives for that patch alone.
     """
 
-    def __init__(self, model: str, device: torch.device, dtype: torch.dtype) -> None:
+    def __init__(self, model: str, place: Placement) -> None:
         checkpoint = Checkpoint.open(model)
         if not isinstance(checkpoint.config, SiglipConfig):
             raise ValueError(f"clip: {model} is a {checkpoint.config.model_type!r} checkpoint; name a SigLIP one")
-        stored = read_tensors(checkpoint.folder, _rename, dtype, device)
+        stored = read_tensors(checkpoint.folder, _rename, place)
         text: Any = checkpoint.config.text_config
         vision: Any = checkpoint.config.vision_config
 
         def under(prefix: str) -> dict[str, Tensor]:
             return {n.removeprefix(prefix): t for n, t in stored.items() if n.startswith(prefix)}
 
-        self.tower = materialise(SiglipTextModel, text, under("text_model."), device, "SigLIP text tower")
+        self.tower = materialise(SiglipTextModel, text, under("text_model."), place.device, "SigLIP text tower")
         self.head = materialise(
-            SiglipMultiheadAttentionPoolingHead, vision, under("vision_model.head."), device, "SigLIP pooling head"
+            SiglipMultiheadAttentionPoolingHead,
+            vision,
+            under("vision_model.head."),
+            place.device,
+            "SigLIP pooling head",
         )
         norm = under("vision_model.post_layernorm.")
         if set(norm) != {"weight", "bias"}:
@@ -54,7 +58,7 @@ class SiglipText:
         except Exception as error:  # the library and its Rust parser raise all kinds on damaged files
             raise ValueError(f"clip: the tokenizer of {model} cannot be read ({error})") from error
         self.length: int = text.max_position_embeddings
-        self.device = device
+        self.device = place.device
 
     def patches(self, tower: Any, hidden: Tensor) -> Tensor:
         """Patches [..., Dv] before the tower's last layer norm in the joint space: [..., P] fp32, of unit length."""

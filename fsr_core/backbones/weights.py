@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from copy import deepcopy
+from dataclasses import dataclass
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -15,7 +16,18 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-__all__ = ["load_half", "materialise", "part_of", "weight_files"]
+__all__ = ["Placement", "load_half", "materialise", "part_of", "weight_files"]
+
+
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """Where and in which dtype the weights of a half go, and which attention implementation it uses, as the library
+    names it."""
+
+    device: torch.device
+    dtype: torch.dtype
+    attention: str = "sdpa"
+
 
 # Checkpoints in the wild name the same tensors in several ways: with and without a leading "model.", the language
 # model's head inside or outside it, the vision tower with or without a wrapper.
@@ -97,9 +109,7 @@ def _first_line(error: BaseException) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
-def read_tensors(
-    folder: Path, rename: Callable[[str], str | None], dtype: torch.dtype, device: torch.device
-) -> dict[str, Tensor]:
+def read_tensors(folder: Path, rename: Callable[[str], str | None], place: Placement) -> dict[str, Tensor]:
     """The tensors for which ``rename`` gives a name, by that name. Files that hold none of them stay closed where an
     index tells so. Raises ValueError where there are no weights or a file is damaged."""
     index = folder / "model.safetensors.index.json"
@@ -114,20 +124,24 @@ def read_tensors(
             for stored in names:
                 name = rename(stored)
                 if name is not None:
-                    found[name] = read(stored).to(device=device, dtype=dtype)
+                    found[name] = read(stored).to(device=place.device, dtype=place.dtype)
     return found
 
 
-def load_half(folder: Path, parts: Iterable[str], dtype: torch.dtype, device: torch.device) -> dict[str, Any]:
-    """The tensors of the named parts (see :func:`part_of`), as one dict a part."""
+def load_half(folder: Path, parts: Iterable[str], place: Placement, vision_blocks: int | None = None) -> dict[str, Any]:
+    """The tensors of the named parts (see :func:`part_of`), as one dict a part; of the vision tower no block from
+    number `vision_blocks` on."""
     wanted = set(parts)
 
     def rename(stored: str) -> str | None:
         found = part_of(stored)
-        return "/".join(found) if found and found[0] in wanted else None
+        if found is None or found[0] not in wanted:
+            return None
+        beyond = vision_blocks is not None and found[0] == "vision" and _block(found[1]) >= vision_blocks
+        return None if beyond else "/".join(found)
 
     halves: dict[str, dict[str, Tensor]] = {part: {} for part in wanted}
-    for name, tensor in read_tensors(folder, rename, dtype, device).items():
+    for name, tensor in read_tensors(folder, rename, place).items():
         part, _, leaf = name.partition("/")
         halves[part][leaf] = tensor
     return halves
@@ -138,8 +152,7 @@ def materialise(
 ) -> Any:
     """A module whose parameters are `tensors` themselves: nothing is initialised that a file will overwrite.
 
-    Tensors of blocks beyond those that `config` asks for are left out. Raises ValueError, naming `what`, where the
-    tensors are not those that the configuration asks for.
+    Raises ValueError, naming `what`, where the tensors are not those that the configuration asks for.
     """
     if not tensors:
         raise ValueError(f"model: the checkpoint holds no {what}; point at a whole vision-language checkpoint")
@@ -150,8 +163,7 @@ def materialise(
     buffers = dict(build(_shallow(config)).named_buffers())
     names = {name for name, _ in module.named_parameters()}
     prefix = next((p for p in ("vision_model.", "text_model.") if any(n.startswith(p) for n in names)), "")
-    depth = len(next((m for m in module.modules() if isinstance(m, torch.nn.ModuleList)), ()))
-    state = {prefix + n: t for n, t in tensors.items() if _block(n) < depth and not n.endswith("position_ids")}
+    state = {prefix + n: t for n, t in tensors.items() if not n.endswith("position_ids")}
     missing, unexpected = module.load_state_dict(state, strict=False, assign=True)
     lacking = sorted(set(missing) - set(buffers))
     if lacking or unexpected:

@@ -1,4 +1,4 @@
-"""The Python SDK: ask a gateway about pictures, or have their visual tokens compressed.
+"""The Python SDK: ask a gateway about pictures and videos, or have their visual tokens compressed.
 
 with Client("127.0.0.1:50050") as client:
     answer = client.ask("scene.png", "What colour is the star?", budget=16)
@@ -19,6 +19,7 @@ from services.client.errors import (
     ServerError,
     UnavailableError,
 )
+from services.client.media import Video
 from services.client.sync import Client
 from services.client.types import Answer, Chunk, Compression, Explanation, ImageTokens, Route, Usage
 
@@ -43,4 +44,5 @@ __all__ = [
     "Tls",
     "UnavailableError",
     "Usage",
+    "Video",
 ]

@@ -10,9 +10,10 @@ import grpc
 from fsr.v1 import decoder_pb2, gateway_pb2, gateway_pb2_grpc
 from google.protobuf.message import Message
 
-from services.client.build import ImageSource, compress_request, generate_request
+from services.client.build import compress_request, generate_request
 from services.client.channel import Tls, open_channel
 from services.client.errors import InvalidRequestError, ServerError, from_rpc
+from services.client.media import ImageSource
 from services.client.types import Answer, Chunk, Compression, ImageTokens, Route, Usage
 from services.transport import MESSAGE_BYTES
 
@@ -52,11 +53,12 @@ class AsyncClient:
         timeout: float = 120.0,
         **options: Any,
     ) -> AsyncGenerator[Chunk, None]:
-        """Asks one question about one or several pictures (paths or bytes) and streams the answer.
+        """Asks one question about pictures (paths or bytes) and videos (`Video`) and streams the answer.
 
-        Options: `budget` (tokens, a share, or "auto"), `method` and its `options`, `model`, `wire_dtype`, `max_tokens`,
-        `temperature`, `top_p`, `top_k`, `repetition_penalty`, `seed`, `stop`, `ignore_eos`, `logprobs`. Leaving the
-        loop early (with `aclosing`) cancels the request in every service.
+        Options: `budget` (tokens, a share, or "auto") of each picture or video, its `spread` over tiles or frames
+        ("even" or "free"), `method` and its `options`, `model`, `wire_dtype`, `max_tokens`, `temperature`, `top_p`,
+        `top_k`, `repetition_penalty`, `seed`, `stop`, `ignore_eos`, `logprobs`. Leaving the loop early (with
+        `aclosing`) cancels the request in every service.
         """
         async with aclosing(self.generate(generate_request(images, question, **options), timeout=timeout)) as chunks:
             async for chunk in chunks:
@@ -101,7 +103,7 @@ class AsyncClient:
     ) -> Compression:
         """The kept visual tokens, for a language model of your own.
 
-        Options: `budget`, `method` and its `options`, `model`, `wire_dtype`, `explain`.
+        Options: `budget`, `spread`, `method` and its `options`, `model`, `wire_dtype`, `explain`.
         """
         request = compress_request(images, instruction, **options)
         _check_size(request)

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any, Literal
 
 from fsr.v1 import gateway_pb2, types_pb2
 
 from services.client.errors import InvalidRequestError
+from services.client.media import ImageSource, image_messages
 
-__all__ = ["Budget", "ImageSource", "WireDtype", "budget_of", "compress_request", "generate_request", "parse_budget"]
+__all__ = ["Budget", "Spread", "WireDtype", "budget_of", "compress_request", "generate_request", "parse_budget"]
 
-ImageSource = str | os.PathLike[str] | bytes
 Budget = int | float | Literal["auto"]
+Spread = Literal["even", "free"]
 WireDtype = Literal["fp32", "fp16", "bf16", "int8"]
 
 
@@ -23,6 +22,7 @@ def generate_request(
     question: str,
     *,
     budget: Budget = "auto",
+    spread: Spread = "even",
     method: str = "fsr",
     options: Mapping[str, Any] | None = None,
     model: str = "",
@@ -37,15 +37,15 @@ def generate_request(
     ignore_eos: bool = False,
     logprobs: bool = False,
 ) -> gateway_pb2.GenerateRequest:
-    """One question about one or several pictures (paths or bytes). Raises InvalidRequestError naming the argument."""
-    pictures = _images(images)
+    """One question about pictures and videos. Raises InvalidRequestError naming the argument."""
+    pictures = image_messages(images)
     parts = [types_pb2.Part(image=i) for i in range(len(pictures))]
     try:
         return gateway_pb2.GenerateRequest(
             model=model,
             images=pictures,
             messages=[types_pb2.Message(role=types_pb2.ROLE_USER, parts=[*parts, types_pb2.Part(text=question)])],
-            budget=budget_of(budget),
+            budget=budget_of(budget, spread),
             method=_method(method, options),
             wire_dtype=_wire_dtype(wire_dtype),
             sampling=types_pb2.Sampling(
@@ -69,26 +69,39 @@ def compress_request(
     instruction: str,
     *,
     budget: Budget = "auto",
+    spread: Spread = "even",
     method: str = "fsr",
     options: Mapping[str, Any] | None = None,
     model: str = "",
     wire_dtype: WireDtype | None = None,
     explain: bool = False,
 ) -> gateway_pb2.CompressRequest:
-    """Pictures to compress for one instruction. Raises InvalidRequestError naming the argument."""
+    """Pictures and videos to compress for one instruction. Raises InvalidRequestError naming the argument."""
     return gateway_pb2.CompressRequest(
         model=model,
-        images=_images(images),
+        images=image_messages(images),
         instruction=instruction,
-        budget=budget_of(budget),
+        budget=budget_of(budget, spread),
         method=_method(method, options),
         wire_dtype=_wire_dtype(wire_dtype),
         explain=explain,
     )
 
 
-def budget_of(budget: Budget) -> types_pb2.Budget:
-    """An int is a number of tokens, a float a share of them, "auto" as many as the evidence asks for."""
+def budget_of(budget: Budget, spread: Spread = "even") -> types_pb2.Budget:
+    """An int is a number of tokens, a float a share of them, "auto" as many as the evidence asks for.
+
+    Over the tiles of a picture or the frames of a video it is shared evenly, or goes where the evidence is ("free").
+    Raises InvalidRequestError naming the argument.
+    """
+    if spread not in ("even", "free"):
+        raise InvalidRequestError(f"spread: {spread!r} is unknown; use even or free")
+    message = _kind(budget)
+    message.spread = types_pb2.Spread.Value(f"SPREAD_{spread.upper()}")
+    return message
+
+
+def _kind(budget: Budget) -> types_pb2.Budget:
     if budget == "auto":
         return types_pb2.Budget(auto=types_pb2.AutoBudget())
     if isinstance(budget, bool) or not isinstance(budget, int | float):
@@ -109,20 +122,6 @@ def parse_budget(text: str) -> Budget:
     except ValueError as error:
         wanted = "is neither tokens (16) nor a share (0.11) nor auto"
         raise InvalidRequestError(f"--budget: {text!r} {wanted}") from error
-
-
-def _images(images: ImageSource | Sequence[ImageSource]) -> list[types_pb2.Image]:
-    sources = [images] if isinstance(images, str | bytes | os.PathLike) else list(images)
-    return [_image(source) for source in sources]
-
-
-def _image(source: ImageSource) -> types_pb2.Image:
-    if isinstance(source, bytes):
-        return types_pb2.Image(data=source)
-    try:
-        return types_pb2.Image(data=Path(source).read_bytes())
-    except OSError as error:
-        raise InvalidRequestError(f"image: cannot read {source} ({error.strerror}); check the path") from error
 
 
 def _method(name: str, options: Mapping[str, Any] | None) -> types_pb2.Method:

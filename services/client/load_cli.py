@@ -16,6 +16,7 @@ from services.client.connection import Connection, connects
 from services.client.errors import ClientError, InvalidRequestError
 from services.client.load import Outcome, Plan, drive, summarise
 from services.client.load_report import Row, as_json, markdown, plot
+from services.client.media import read_picture
 from services.client.terminal import fail
 
 __all__ = ["add_to"]
@@ -56,7 +57,7 @@ def load(
     """
     try:
         loads = _loads(clients, rate)
-        pictures = [_read(path) for path in images]
+        pictures = [read_picture(path) for path in images]
         base = {"method": method, "max_tokens": max_tokens, "ignore_eos": ignore_eos}
         bounds: dict[str, Any] = {"seconds": seconds, "requests": requests, "warmup": warmup, "bound": bound}
         bounds |= {"timeout": timeout, "seed": seed}
@@ -93,13 +94,6 @@ def _loads(clients: str, rate: str) -> list[tuple[str, dict[str, Any]]]:
     except ValueError as error:
         raise InvalidRequestError(f"--{option}: {text!r} is no list of numbers; write 1,4,16") from error
     return [(f"{value:g}" if clients else f"{value:g}/s", {option: value}) for value in values]
-
-
-def _read(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise InvalidRequestError(f"image: cannot read {path} ({error.strerror}); check the path") from error
 
 
 async def _run(connection: Connection, plans: list[tuple[str, str, Plan]]) -> list[Row]:

@@ -9,8 +9,8 @@ from typing import Any
 from fsr.v1 import gateway_pb2
 
 from services.client.aio import AsyncClient
-from services.client.build import ImageSource
 from services.client.channel import Tls
+from services.client.media import ImageSource
 from services.client.types import Answer, Chunk, Compression
 
 __all__ = ["Client"]

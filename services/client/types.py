@@ -102,12 +102,22 @@ def _box(crop: types_pb2.Crop) -> tuple[float, float, float, float]:
 
 @dataclass(frozen=True)
 class ImageTokens:
-    """Kept tokens of one image: `features` is raw little-endian bytes of `shape` [K, D] in `dtype`."""
+    """Kept tokens of one picture or video: `features` is raw little-endian bytes of `shape` [rows, D] in `dtype`.
+
+    Its rows are the kept tokens in the order of `index`, and `newlines` among them: the numbers of rows that are such.
+    For models that place tokens by time, row and column, `positions` has those of each kept token and `grid` the
+    extent of all; for models with DeepStack, `deepstack` has (features, scales) of the kept tokens a layer.
+    """
 
     features: bytes
     scales: bytes
     shape: tuple[int, ...]
     dtype: str
+    newlines: tuple[int, ...]
+    positions: tuple[tuple[int, int, int], ...]
+    grid: tuple[int, int, int] | None
+    deepstack: tuple[tuple[bytes, bytes], ...]
+    step_seconds: tuple[float, ...]
     index: tuple[int, ...]
     source_tokens: int
     focus_count: int
@@ -129,11 +139,17 @@ class ImageTokens:
                 _box(told.crop),
                 tuple((view.start, view.rows, view.columns, _box(view.crop)) for view in told.views),
             )
+        grid = message.grid
         return cls(
             message.features.data,
             message.features.scales,
             tuple(message.features.shape),
             types_pb2.Dtype.Name(message.features.dtype).removeprefix("DTYPE_").lower(),
+            tuple(message.newlines),
+            tuple(zip(*[iter(message.positions)] * 3, strict=True)),
+            (grid.steps, grid.rows, grid.columns) if message.HasField("grid") else None,
+            tuple((layer.data, layer.scales) for layer in message.deepstack),
+            tuple(message.step_seconds),
             tuple(message.index),
             message.source_tokens,
             message.focus_count,

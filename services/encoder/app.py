@@ -15,6 +15,7 @@ from ray import serve
 from fsr_core import methods
 from fsr_core.backbones import load_encoder
 from services.encoder.cache import FeatureCache
+from services.encoder.images import check_pixels
 from services.encoder.ingress import ReplicaPorts
 from services.encoder.metrics import EncoderMetrics
 from services.encoder.pipeline import Job, compress, compressed_image, content, encode, plan_of, prepare
@@ -81,6 +82,8 @@ class Encoder:
         plan = plan_of(request)
         if not request.images:
             raise InvalidRequest("images: is empty; send at least one JPEG, PNG or WebP file")
+        options = self._settings
+        await asyncio.to_thread(check_pixels, request.images, options.max_image_pixels, options.max_request_pixels)
         keys = [self._cache.key(content(image)) for image in request.images]
         known = [self._cache.get(key) for key in keys]
         jobs = [

@@ -74,12 +74,10 @@ def content(image: types_pb2.Image) -> bytes:
 
 def prepare(encoder: VisualEncoder, image: types_pb2.Image, field: str, max_pixels: int) -> PreparedImage:
     """Decodes and prepares one picture or video. Raises InvalidRequest naming `field`."""
-    if not image.frames:
-        return encoder.preprocess(decode_image(image.data, field, max_pixels))
-    if image.data:
-        raise InvalidRequest(f"{field}: has both data and frames; send a picture or a video")
-    frames = [decode_image(f, f"{field}.frames[{i}]", max_pixels) for i, f in enumerate(image.frames)]
     try:
+        if not image.frames:
+            return encoder.preprocess(decode_image(image.data, f"{field}.data", max_pixels))
+        frames = [decode_image(f, f"{field}.frames[{i}]", max_pixels) for i, f in enumerate(image.frames)]
         return encoder.preprocess_video(frames, image.frames_per_second or 2.0)
     except ValueError as error:
         raise InvalidRequest(f"{field}: {error}") from error
@@ -119,6 +117,7 @@ def compressed_image(
         focus_wanted=kept.focus_wanted,
         merged_count=int((kept.merged_into >= 0).sum()),
         newlines=newlines,
+        source_newlines=features.newlines,
         positions=[] if laid_out.positions is None else laid_out.positions.flatten().tolist(),
         deepstack=[codec.encode(layer, wire) for layer in laid_out.deepstack] if laid_out.deepstack is not None else [],
         video=laid_out.video,

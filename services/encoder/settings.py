@@ -43,5 +43,6 @@ class EncoderSettings(ServiceSettings):
     max_batch_size: int = Field(16, ge=1, description="images that the vision tower takes at once")
     batch_wait_seconds: float = Field(0.005, ge=0, description="time that a batch waits for company")
     cache_mb: float = Field(256.0, ge=0, description="features kept for follow-up questions, a replica")
-    max_image_pixels: int = Field(40_000_000, ge=1, description="largest picture, width times height")
+    max_image_pixels: int = Field(40_000_000, ge=1, description="largest picture or frame, width times height")
+    max_request_pixels: int = Field(100_000_000, ge=1, description="pixels of all pictures and frames of a request")
     ray_address: str | None = Field(None, description="cluster to join, or 'auto'; default: start a local Ray")

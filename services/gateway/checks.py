@@ -62,15 +62,27 @@ def _check_budget(budget: types_pb2.Budget) -> None:
 def _check_images(images: Sequence[types_pb2.Image], settings: GatewaySettings) -> None:
     """Raises InvalidRequest."""
     if len(images) > settings.max_images:
-        raise InvalidRequest(f"images: {len(images)} are more than {settings.max_images}; send fewer")
+        remedy = "send fewer, and the frames of a video as one image"
+        raise InvalidRequest(f"images: {len(images)} are more than {settings.max_images}; {remedy}")
+    count = sum(len(image.frames) for image in images)
+    if count > settings.max_frames:
+        raise InvalidRequest(f"images: their {count} frames are more than {settings.max_frames}; take every other one")
+    total = 0
     for i, image in enumerate(images):
-        if not image.data and not image.frames:
-            raise InvalidRequest(f"images[{i}].data: is empty; send a JPEG, PNG or WebP file")
+        if image.data and image.frames:
+            raise InvalidRequest(f"images[{i}]: has both data and frames; send a picture or a video")
         if not (isfinite(image.frames_per_second) and image.frames_per_second >= 0):
             raise InvalidRequest(f"images[{i}].frames_per_second: {image.frames_per_second} is no number of frames")
-        size = max(map(len, (image.data, *image.frames)))
-        if size > settings.max_image_bytes:
-            raise InvalidRequest(f"images[{i}].data: {size} bytes exceed {settings.max_image_bytes}; scale it down")
+        for j, file in enumerate(image.frames or (image.data,)):
+            field = f"images[{i}].frames[{j}]" if image.frames else f"images[{i}].data"
+            if not file:
+                raise InvalidRequest(f"{field}: is empty; send a JPEG, PNG or WebP file")
+            if len(file) > settings.max_image_bytes:
+                raise InvalidRequest(f"{field}: {len(file)} bytes exceed {settings.max_image_bytes}; scale it down")
+            total += len(file)
+    if total > settings.max_images_bytes:
+        size = f"{total} bytes together exceed {settings.max_images_bytes}"
+        raise InvalidRequest(f"images: {size}; scale them down or send fewer")
 
 
 def check_method(method: types_pb2.Method, known: Sequence[str]) -> None:

@@ -27,7 +27,8 @@ class Encoding:
         self, model: str, request: encoder_pb2.EncodeRequest, deadline: Deadline, trail: Trail
     ) -> encoder_pb2.EncodeResponse:
         """Raises ServiceError."""
-        digest = hashlib.sha256(request.images[0].data).digest()
+        first = request.images[0]
+        digest = hashlib.sha256(first.data or b"".join(first.frames)).digest()
         attempts = Attempts(self._shared, partial(self._pools.encoder, model, digest), deadline, trail)
         while True:
             replica = await attempts.next()

@@ -85,7 +85,7 @@ class Requests:
                     logprobs=message.logprobs,
                 )
                 if message.finish_reason:
-                    usage = usage_of(encoded, message.stats, replica, trail)
+                    usage = usage_of(encoded, request.messages, message.stats, replica, trail)
                     seconds = watch.seconds(encoded, message.stats, time.monotonic())
                     usage.seconds.update(seconds)
                     count_usage(self._metrics, model, request.method.name, usage, replica.cost, seconds)

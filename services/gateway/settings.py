@@ -46,8 +46,10 @@ class GatewaySettings(ServiceSettings):
     default_timeout_seconds: float = Field(120.0, gt=0, description="deadline of a request that brings none")
     max_timeout_seconds: float = Field(1200.0, gt=0, description="longest deadline that a request may bring")
     max_message_bytes: int = Field(MESSAGE_BYTES, ge=1024, le=MESSAGE_BYTES, description="bytes a request")
-    max_images: int = Field(16, ge=1, description="images a request")
-    max_image_bytes: int = Field(20 * 2**20, ge=1, description="bytes an image")
+    max_images: int = Field(16, ge=1, description="images a request, a video counting as one")
+    max_frames: int = Field(512, ge=1, description="frames of videos a request")
+    max_image_bytes: int = Field(20 * 2**20, ge=1, description="bytes an image or a frame of a video")
+    max_images_bytes: int = Field(48 * 2**20, ge=1, description="bytes of all images and frames of a request")
     max_text_bytes: int = Field(64 * 2**10, ge=1, description="bytes of text a request")
     wire_dtype: Literal["weights", "fp32", "fp16", "bf16", "int8"] = Field(
         "weights", description="format of features where the request names none; weights: that of the encoder's"

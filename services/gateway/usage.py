@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 
 from fsr.v1 import decoder_pb2, encoder_pb2, types_pb2
 from fsr.v1 import gateway_pb2 as pb
@@ -17,33 +18,54 @@ _DEFAULT_METHOD = "fsr"
 
 
 def usage_of(
-    encoded: encoder_pb2.EncodeResponse, stats: decoder_pb2.DecodeStats, replica: Replica, trail: Trail
+    encoded: encoder_pb2.EncodeResponse,
+    messages: Sequence[types_pb2.Message],
+    stats: decoder_pb2.DecodeStats,
+    replica: Replica,
+    trail: Trail,
 ) -> pb.Usage:
     """The figures of one answer.
 
     Bytes and FLOPs saved compare with the same prompt and every visual token in it, by the cost that the decoder
-    announces for its model: flops(L) = constant + linear * L + quadratic * L^2, and KV bytes a token.
+    announces for its model: flops(L) = constant + linear * L + quadratic * L^2, and KV bytes a token. An image saves
+    as many of the prompt's L places as tokens and newlines were dropped from it, each time that `messages` show it.
     """
-    before = sum(image.source_tokens for image in encoded.images)
-    kept = sum(len(image.index) for image in encoded.images)
-    wire = sum(len(image.features.data) + len(image.features.scales) for image in encoded.images)
-    cost, length, saved = replica.cost, stats.prompt_tokens, before - kept
+    shown = Counter(part.image for message in messages for part in message.parts if part.HasField("image"))
+    saved = sum(shown[i] * _places_saved(image) for i, image in enumerate(encoded.images))
+    cost, length = replica.cost, stats.prompt_tokens
     flops = cost.flops_linear * saved + cost.flops_quadratic * ((length + saved) ** 2 - length**2)
     return pb.Usage(
         request_id=trail.request_id,
         prompt_tokens=length,
         completion_tokens=stats.completion_tokens,
-        visual_tokens_in=before,
-        visual_tokens_kept=kept,
+        visual_tokens_in=sum(image.source_tokens for image in encoded.images),
+        visual_tokens_kept=sum(len(image.index) for image in encoded.images),
         kv_bytes_saved=cost.kv_bytes_per_token * saved,
         prefill_flops_saved=flops,
-        wire_bytes=wire,
-        wire_bytes_saved=wire // kept * saved if kept else 0,
+        wire_bytes=sum(_nbytes(image.features, *image.deepstack) for image in encoded.images),
+        wire_bytes_saved=sum(_wire_bytes_saved(image) for image in encoded.images),
         failovers=trail.failovers,
         retries=trail.retries,
         cached_images=encoded.cache_hits,
         cached_tokens=stats.cached_tokens,
     )
+
+
+def _places_saved(image: types_pb2.CompressedImage) -> int:
+    """Tokens and newlines that all source tokens would have put into a prompt and the kept ones do not."""
+    newlines = max(0, image.source_newlines - len(image.newlines))
+    return image.source_tokens - len(image.index) + newlines
+
+
+def _wire_bytes_saved(image: types_pb2.CompressedImage) -> int:
+    """A row of features for each place saved, and one of every DeepStack layer for each dropped token."""
+    kept = len(image.index)
+    row, deep = _nbytes(image.features) // (kept + len(image.newlines)), _nbytes(*image.deepstack) // kept
+    return row * _places_saved(image) + deep * (image.source_tokens - kept)
+
+
+def _nbytes(*tensors: types_pb2.Tensor) -> int:
+    return sum(len(tensor.data) + len(tensor.scales) for tensor in tensors)
 
 
 class Stopwatch:

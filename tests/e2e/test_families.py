@@ -6,6 +6,7 @@ the encoder's pipeline runs here and a real decoder process answers: a start of 
 
 import contextlib
 import io
+import json
 import subprocess
 import sys
 import time
@@ -17,17 +18,18 @@ from fsr.v1 import decoder_pb2, decoder_pb2_grpc, encoder_pb2, types_pb2
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "unit" / "fsr_core" / "backbones"))
 import checkpoints
-from benches import Bench, picture
+from benches import Bench, chat, picture
 
 import fsr_core
 from fsr_core.backbones import load_encoder
-from services.client import Client
+from services.client import Client, InvalidRequestError, Video
 from services.client.up import running
 from services.encoder.pipeline import Job, compress, compressed_image, encode, plan_of, prepare
 
 QUESTION = "what colour is the star?"
 WHOLE_SYSTEM = ("llava_next", "qwen2_5_vl")
 BUDGET = 9
+PICTURE = picture((70, 50))
 
 
 @pytest.fixture(scope="module")
@@ -42,19 +44,17 @@ def family(tmp_path_factory):
     return get
 
 
-def png():
+def png(shown=PICTURE):
     out = io.BytesIO()
-    picture((70, 50)).save(out, "PNG")
+    shown.save(out, "PNG")
     return out.getvalue()
 
 
-def plugged(own):
-    """What the model says in this process, with the same budget."""
-    turn = {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": QUESTION}]}
-    text = own.processor.apply_chat_template([turn], add_generation_prompt=True)
-    inputs = own.processor(images=[picture((70, 50))], text=[text], return_tensors="pt")
+def plugged(own, shown=PICTURE, spread="even"):
+    """What the model says in this process about a picture or frames, with the same budget."""
+    _, inputs, _, _ = chat(own, ("user", shown, QUESTION))
     clip = str(own.folder / "clip") if (own.folder / "clip").is_dir() else None
-    with fsr_core.compressed(own.whole, own.processor, BUDGET, clip=clip) as vlm:
+    with fsr_core.compressed(own.whole, own.processor, BUDGET, clip=clip, spread=spread) as vlm:
         ids = vlm.generate(**inputs, max_new_tokens=8, do_sample=False)[0, inputs["input_ids"].shape[1] :]
     return own.processor.tokenizer.decode(ids, skip_special_tokens=True)
 
@@ -108,5 +108,35 @@ def test_the_whole_system(family, ports, tmp_path, name):
     with running(str(own.folder), 1, ports(), tmp_path) as addresses, Client(addresses["gateway"]) as client:
         assert time.monotonic() - began < 180
         answer = client.ask(png(), QUESTION, budget=BUDGET, max_tokens=8)
-    assert answer.text == plugged(own)
-    assert answer.usage.visual_tokens_kept == BUDGET
+        assert answer.text == plugged(own)
+        assert answer.usage.visual_tokens_kept == BUDGET
+        if name in checkpoints.VIDEO:
+            videos_are_answered(own, client, addresses["gateway"], tmp_path)
+        else:
+            with pytest.raises(InvalidRequestError, match=rf"images\[0\]: video: {name} takes pictures only"):
+                client.ask(Video([png()]), QUESTION, budget=BUDGET)
+
+
+def videos_are_answered(own, client, gateway, folder):
+    """Through the SDK as bytes and through the command as a folder, evenly and freely, as plug-and-play answers."""
+    frames = [picture((48, 32), number) for number in range(4)]
+    (folder / "frames").mkdir()
+    for number, frame in enumerate(frames):
+        frame.save(folder / "frames" / f"{number + 8}.png")
+    for spread in ("even", "free"):
+        want = plugged(own, frames, spread)
+        options = {"budget": BUDGET, "spread": spread, "max_tokens": 8}
+        answer = client.ask(Video([png(frame) for frame in frames]), QUESTION, **options)
+        assert (answer.text, answer.usage.visual_tokens_kept) == (want, BUDGET)
+        said = fsr("ask", folder / "frames", QUESTION, "--gateway", gateway, "--spread", spread, "--max-tokens", 8)
+        assert json.loads(said.stdout)["answer"] == want.strip()
+    why = fsr("explain", folder / "frames", QUESTION, "--gateway", gateway, "-o", folder / "why.png")
+    assert json.loads(why.stdout)["kept"] == BUDGET and (folder / "why.png").read_bytes().startswith(b"\x89PNG")
+    (folder / "frames" / "9.png").write_bytes(b"no picture")
+    wrong = fsr("ask", folder / "frames", QUESTION, "--gateway", gateway)
+    assert wrong.returncode == 1 and wrong.stderr.startswith("error: images[0].frames[1]: is no readable JPEG")
+
+
+def fsr(*arguments):
+    command = [sys.executable, "-m", "services.client.cli", *map(str, arguments), "--budget", str(BUDGET), "--json"]
+    return subprocess.run(command, capture_output=True, text=True)

@@ -167,17 +167,17 @@ class Usage(_message.Message):
     completion_tokens: _builtins.int
     """Tokens generated."""
     visual_tokens_in: _builtins.int
-    """Visual tokens before compression, all images."""
+    """Visual tokens before compression, all images; newlines of the layout are not among them."""
     visual_tokens_kept: _builtins.int
     """Visual tokens kept."""
     kv_bytes_saved: _builtins.int
-    """Bytes of KV cache that were not needed."""
+    """Bytes of KV cache that were not needed: those of the places of dropped tokens, and of newlines that went with them."""
     prefill_flops_saved: _builtins.float
-    """FLOPs of prefill that were not needed."""
+    """FLOPs of prefill that the same places would have taken."""
     wire_bytes_saved: _builtins.int
-    """Bytes of visual features that did not travel."""
+    """Bytes of visual features that did not travel: rows of the same places, and of every DeepStack layer."""
     wire_bytes: _builtins.int
-    """Bytes of visual features that did."""
+    """Bytes of visual features that did, newlines and DeepStack layers included."""
     failovers: _builtins.int
     """Times that the answer moved to another decoder because one failed."""
     retries: _builtins.int

@@ -563,6 +563,7 @@ class CompressedImage(_message.Message):
     DEEPSTACK_FIELD_NUMBER: _builtins.int
     VIDEO_FIELD_NUMBER: _builtins.int
     STEP_SECONDS_FIELD_NUMBER: _builtins.int
+    SOURCE_NEWLINES_FIELD_NUMBER: _builtins.int
     source_tokens: _builtins.int
     """Tokens before compression."""
     focus_count: _builtins.int
@@ -573,6 +574,8 @@ class CompressedImage(_message.Message):
     """Dropped tokens that were merged into a kept one."""
     video: _builtins.bool
     """Whether it is a video."""
+    source_newlines: _builtins.int
+    """Newlines that the layout has with every source token; `newlines` are those that are left."""
     @_builtins.property
     def features(self) -> Global___Tensor:
         """Kept tokens in raster order, and newline tokens where the model's layout has them: [rows, D]."""
@@ -621,10 +624,11 @@ class CompressedImage(_message.Message):
         deepstack: _abc.Iterable[Global___Tensor] | None = ...,
         video: _builtins.bool = ...,
         step_seconds: _abc.Iterable[_builtins.float] | None = ...,
+        source_newlines: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["explanation", b"explanation", "features", b"features", "grid", b"grid"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["deepstack", b"deepstack", "explanation", b"explanation", "features", b"features", "focus_count", b"focus_count", "focus_wanted", b"focus_wanted", "grid", b"grid", "index", b"index", "merged_count", b"merged_count", "newlines", b"newlines", "positions", b"positions", "source_tokens", b"source_tokens", "step_seconds", b"step_seconds", "video", b"video"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["deepstack", b"deepstack", "explanation", b"explanation", "features", b"features", "focus_count", b"focus_count", "focus_wanted", b"focus_wanted", "grid", b"grid", "index", b"index", "merged_count", b"merged_count", "newlines", b"newlines", "positions", b"positions", "source_newlines", b"source_newlines", "source_tokens", b"source_tokens", "step_seconds", b"step_seconds", "video", b"video"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -24,6 +24,9 @@ from services.client import (
 
 NOWHERE = ("--encoders", "127.0.0.1:9", "--decoders", "127.0.0.1:9", "--log-level", "warning")
 
+SMALL = ("--max-message-bytes", "100000", "--max-images-bytes", "60000", "--max-image-bytes", "40000")
+SMALL += ("--max-frames", "4")
+
 
 class Certificates:
     """A server's, a client's, and the authority behind both."""
@@ -51,7 +54,7 @@ def gateways(spawn, certificates, tmp_path_factory):
     keys.write_text("open-sesame\nonly-small small\n")
     tls = ("--tls-cert", str(certificates.server_cert), "--tls-key", str(certificates.server_key))
     started = {
-        "plain": spawn("gateway", *NOWHERE, "--max-message-bytes", "100000"),
+        "plain": spawn("gateway", *NOWHERE, *SMALL),
         "keys": spawn("gateway", *NOWHERE, "--api-keys-file", str(keys), "--discovery-seconds", "0.2"),
         "tls": spawn("gateway", *NOWHERE, *tls, "--api-keys", "open-sesame"),
         "mutual": spawn("gateway", *NOWHERE, *tls, "--tls-client-ca", str(certificates.ca)),
@@ -188,7 +191,14 @@ def message(role=types_pb2.ROLE_USER, **part):
         ({"messages": [message(image=3), message(text="x")]}, r"messages\[0\]\.parts\[0\]\.image: 3 of 1 images"),
         ({"messages": [types_pb2.Message(role=2, parts=[types_pb2.Part()])]}, r"parts\[0\]: is empty"),
         ({"messages": [message(image=0), message(text="x" * 70_000)]}, "bytes of text exceed"),
-        ({"images": [types_pb2.Image(data=b"x")] * 17}, "images: 17 are more than 16"),
+        ({"images": [types_pb2.Image(data=b"x")] * 17}, "images: 17 are more than 16; .* frames of a video as one"),
+        ({"images": [types_pb2.Image(frames=[b"x"] * 3)] * 2}, "images: their 6 frames are more than 4"),
+        ({"images": [types_pb2.Image(data=b"x", frames=[b"x"])]}, r"images\[0\]: has both data and frames"),
+        ({"images": [types_pb2.Image()]}, r"images\[0\]\.data: is empty"),
+        ({"images": [types_pb2.Image(frames=[b"x", b""])]}, r"images\[0\]\.frames\[1\]: is empty"),
+        ({"images": [types_pb2.Image(frames=[b"x" * 40_001])]}, r"images\[0\]\.frames\[0\]: 40001 bytes exceed 40000"),
+        ({"images": [types_pb2.Image(data=b"x" * 31_000)] * 2}, "images: 62000 bytes together exceed 60000"),
+        ({"images": [types_pb2.Image(frames=[b"x"], frames_per_second=-1)]}, r"images\[0\]\.frames_per_second: -1"),
         ({"budget": types_pb2.Budget()}, "budget: is not set"),
         ({"budget": types_pb2.Budget(tokens=0)}, "budget.tokens"),
         ({"budget": types_pb2.Budget(keep_ratio=float("nan"))}, "budget.keep_ratio"),

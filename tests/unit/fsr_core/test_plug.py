@@ -60,6 +60,8 @@ def test_few_tokens_equal_the_two_halves(bench, name):
         assert row[: len(said)].tolist() == said
         assert told.images[0].index.tolist() == kept[0].index.tolist()
         assert told.saved.tokens_after == len(laid[0].features) < told.saved.tokens_before
+        layers = 0 if laid[0].deepstack is None else laid[0].deepstack.nbytes
+        assert told.saved.wire_bytes_after == laid[0].features.nbytes + layers
 
 
 @pytest.mark.parametrize("name", checkpoints.VIDEO)

@@ -5,11 +5,14 @@ import re
 
 import grpc
 import pytest
+from fsr.v1 import types_pb2
+from typer.testing import CliRunner
 
 import services.client
-from services.client import ClientError, InvalidRequestError, OverloadedError, Tls, errors
+from services.client import ClientError, InvalidRequestError, OverloadedError, Tls, Video, errors
 from services.client.aio import AsyncClient
-from services.client.build import generate_request
+from services.client.build import compress_request, generate_request
+from services.client.cli import app
 from services.client.errors import from_rpc
 
 
@@ -51,6 +54,11 @@ def test_a_message_that_is_too_large_is_the_callers_mistake():
     ("arguments", "says"),
     [
         ({"images": "/no/such/picture"}, "image: cannot read"),
+        ({"images": "/"}, r"image: / is a folder; Video.from_folder"),
+        ({"images": "clip.mp4"}, r"image: clip.mp4 is a video file; .*ffmpeg"),
+        ({"images": [3]}, "image: int is no picture"),
+        ({"images": Video([b"x", "/no/such/frame"])}, r"frames\[1\]: cannot read /no/such/frame"),
+        ({"spread": "uneven"}, "spread: 'uneven' is unknown; use even or free"),
         ({"budget": True}, "budget: expected"),
         ({"budget": 2**40}, "budget: .* no sensible number"),
         ({"wire_dtype": "fp8"}, "wire_dtype: 'fp8' is unknown"),
@@ -63,6 +71,58 @@ def test_what_cannot_be_sent_is_named(arguments, says):
     given = {"images": b"x", "question": "?"} | arguments
     with pytest.raises(InvalidRequestError, match=says):
         generate_request(given.pop("images"), given.pop("question"), **given)
+
+
+@pytest.fixture
+def frames(tmp_path):
+    """Frames whose names do not sort as text, and a file that is none."""
+    folder = tmp_path / "frames"
+    folder.mkdir()
+    for number in (10, 9, 1):
+        (folder / f"f{number}.PNG").write_bytes(bytes([number]))
+    (folder / "notes.txt").write_text("no frame")
+    return folder
+
+
+@pytest.mark.parametrize(("spread", "wire"), [("even", types_pb2.SPREAD_EVEN), ("free", types_pb2.SPREAD_FREE)])
+@pytest.mark.parametrize(("budget", "kind"), [(8, "tokens"), (0.1, "keep_ratio"), ("auto", "auto")])
+@pytest.mark.parametrize("build", [generate_request, compress_request])
+def test_videos_travel_as_their_frames_beside_pictures(frames, build, budget, kind, spread, wire):
+    request = build([b"picture", Video.from_folder(frames, 4.0)], "?", budget=budget, spread=spread)
+    picture, video = request.images
+    assert (picture.data, list(picture.frames)) == (b"picture", [])
+    assert (video.data, list(video.frames), video.frames_per_second) == (b"", [b"\1", b"\t", b"\n"], 4.0)
+    assert (request.budget.WhichOneof("kind"), request.budget.spread) == (kind, wire)
+
+
+@pytest.mark.parametrize(
+    ("make", "says"),
+    [
+        (lambda: Video([]), "frames: is empty"),
+        (lambda: Video("clip"), "frames: expected a list of frames"),
+        (lambda: Video([b"x"], 0.0), "frames_per_second: 0.0 is not above 0"),
+        (lambda: Video([b"x"], float("nan")), "frames_per_second: nan"),
+        (lambda: Video.from_folder("/no/such/folder"), "video: cannot read /no/such/folder"),
+    ],
+)
+def test_what_is_no_video_is_named(make, says):
+    with pytest.raises(InvalidRequestError, match=says):
+        make()
+
+
+@pytest.mark.parametrize("command", ["ask", "explain"])
+def test_commands_say_in_one_line_what_is_no_video(frames, tmp_path, command):
+    (tmp_path / "empty").mkdir()
+    picture, more = frames / "f1.PNG", ["-o", "why.png"] if command == "explain" else []
+    for given, says in (
+        ([tmp_path / "empty"], "holds no frames"),
+        ([frames, "--fps", "0"], "frames_per_second: 0.0 is not above 0"),
+        ([picture, "--fps", "2"], "--fps: there is no video"),
+        ([tmp_path / "missing.png"], "cannot read"),
+    ):
+        done = CliRunner().invoke(app, [command, str(given[0]), "?", *given[1:], *more])
+        assert done.exit_code == 1 and says in done.stderr
+        assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
 
 
 async def test_oversized_requests_never_leave():

@@ -3,6 +3,7 @@
 import io
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -10,12 +11,15 @@ from fsr.v1 import decoder_pb2, encoder_pb2, types_pb2
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "fsr_core" / "backbones"))
 import checkpoints
-from benches import QUESTION, SIZES, picture, shown
+from benches import ALL, QUESTION, SIZES, picture, shown
 
 from fsr_core.backbones import ImagePart, Message, TextPart
+from services.client import ImageTokens
 from services.decoder.prompts import prompt_of
 from services.encoder.pipeline import Job, compress, compressed_image, content, encode, plan_of, prepare
 from services.errors import InvalidRequest
+from services.gateway.trail import Trail
+from services.gateway.usage import usage_of
 
 NAMES = tuple(checkpoints.FAMILIES)
 FRAMES = [picture((48, 32), i) for i in range(4)]
@@ -45,9 +49,9 @@ def answer(own, request, wire=types_pb2.DTYPE_UNSPECIFIED, explain=False):
     ]
 
 
-def decode(own, images):
+def decode(own, images, message=None):
     parts = [types_pb2.Part(image=i) for i in range(len(images))]
-    message = types_pb2.Message(role=types_pb2.ROLE_USER, parts=[*parts, types_pb2.Part(text=QUESTION)])
+    message = message or types_pb2.Message(role=types_pb2.ROLE_USER, parts=[*parts, types_pb2.Part(text=QUESTION)])
     request = decoder_pb2.DecodeRequest(fingerprint=own.encoder.fingerprint, messages=[message], images=images)
     return prompt_of(decoder_pb2.DecodeRequest.FromString(request.SerializeToString()), own.decoder)
 
@@ -73,6 +77,33 @@ def test_the_prompt_is_the_one_without_a_wire(bench, name, kind, spread):
         assert mine is None or torch.equal(mine, theirs)
 
 
+@pytest.mark.parametrize("wire", [types_pb2.DTYPE_FP32, types_pb2.DTYPE_INT8])
+@pytest.mark.parametrize(("name", "kind"), [(n, "picture") for n in NAMES] + [(n, "video") for n in checkpoints.VIDEO])
+def test_savings_are_what_all_tokens_would_have_taken(bench, name, kind, wire):
+    """Places in the prompt with newlines, bytes with newlines and DeepStack rows, of an image that is shown twice."""
+    own = bench(name)
+    image = types_pb2.Image(data=png(picture(SIZES[0]))) if kind == "picture" else video_of()
+    replica = SimpleNamespace(
+        cost=types_pb2.CostModel(flops_constant=5, flops_linear=3, flops_quadratic=2, kv_bytes_per_token=7)
+    )
+    told, lengths, sent = {}, {}, {}
+    shown = types_pb2.Message(role=types_pb2.ROLE_USER, parts=[types_pb2.Part(image=0)] * 2)
+    for budget in (2, ALL):
+        images = answer(own, request_of(image, budget=budget), wire)
+        lengths[budget] = len(decode(own, images, shown).token_ids)
+        sent[budget] = sum(len(t.data) + len(t.scales) for t in (images[0].features, *images[0].deepstack))
+        stats = decoder_pb2.DecodeStats(prompt_tokens=lengths[budget])
+        told[budget] = usage_of(encoder_pb2.EncodeResponse(images=images), [shown], stats, replica, Trail("r"))
+    few, whole = told[2], told[ALL]
+    assert (few.visual_tokens_kept, few.visual_tokens_in) == (2, whole.visual_tokens_kept)
+    assert few.kv_bytes_saved == 7 * (lengths[ALL] - lengths[2])
+    assert few.prefill_flops_saved == sum(
+        sign * (3 * length + 2 * length**2) for sign, length in ((1, lengths[ALL]), (-1, lengths[2]))
+    )
+    assert (few.wire_bytes, few.wire_bytes_saved) == (sent[2], sent[ALL] - sent[2])
+    assert (whole.kv_bytes_saved, whole.prefill_flops_saved, whole.wire_bytes_saved) == (0, 0, 0)
+
+
 def test_an_explanation_shows_every_view(bench):
     own = bench("llava_next")
     told = answer(own, request_of(types_pb2.Image(data=png(picture(SIZES[0])))), explain=True)[0]
@@ -80,6 +111,24 @@ def test_an_explanation_shows_every_view(bench):
     assert (views[0].start, views[0].rows, views[0].columns) == (0, 8, 8)
     assert sum(view.rows * view.columns for view in views) == told.source_tokens == len(told.explanation.priority)
     assert len(told.newlines) + len(told.index) == told.features.shape[0]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_sdk_tells_all_that_another_language_model_needs(bench, name):
+    own = bench(name)
+    _, _, [laid] = shown(own, [picture(SIZES[0])], budget=9)
+    told = ImageTokens.of(answer(own, request_of(types_pb2.Image(data=png(picture(SIZES[0])))))[0])
+
+    def rows(data):
+        return torch.frombuffer(bytearray(data), dtype=torch.float32).view(-1, told.shape[1])
+
+    assert torch.equal(rows(told.features), laid.features) and told.dtype == "fp32"
+    assert laid.index is None or list(told.newlines) == (laid.index < 0).nonzero().flatten().tolist()
+    assert len(told.newlines) + len(told.index) == told.shape[0]
+    assert told.grid == laid.grid
+    assert list(map(list, told.positions)) == ([] if laid.positions is None else laid.positions.tolist())
+    layers = [] if laid.deepstack is None else list(laid.deepstack)
+    assert all(torch.equal(rows(data), layer) for (data, _), layer in zip(told.deepstack, layers, strict=True))
 
 
 def test_videos_differ_by_frames_and_speed():
@@ -91,7 +140,6 @@ def test_videos_differ_by_frames_and_speed():
     ("name", "image", "says"),
     [
         ("llava", video_of(), r"images\[0\]: video: llava takes pictures only"),
-        ("qwen2_5_vl", types_pb2.Image(data=b"x", frames=[b"y"]), "both data and frames"),
         ("qwen2_5_vl", video_of([*FRAMES, picture((32, 48))]), "differ in size"),
         ("qwen2_5_vl", types_pb2.Image(frames=[b"no picture"]), r"images\[0\]\.frames\[0\]"),
     ],

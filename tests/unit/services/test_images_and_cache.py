@@ -2,11 +2,12 @@ import io
 
 import pytest
 import torch
+from fsr.v1 import types_pb2
 from PIL import Image
 
 from fsr_core.backbones import ImageFeatures, Tile
 from services.encoder.cache import FeatureCache
-from services.encoder.images import decode_image
+from services.encoder.images import check_pixels, decode_image
 from services.errors import InvalidRequest
 
 
@@ -18,7 +19,7 @@ def encoded(kind, size=(8, 6), **options):
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP"])
 def test_formats(kind):
-    image = decode_image(encoded(kind), "images[0]", 100)
+    image = decode_image(encoded(kind), "images[0].data", 100)
     assert (image.mode, image.size) == ("RGB", (8, 6))
 
 
@@ -29,13 +30,32 @@ def test_formats(kind):
         (b"hello", "no readable"),
         (encoded("BMP"), "no readable"),
         (encoded("PNG", (200, 200))[:-60], "truncated"),
-        (encoded("PNG", (11, 10)), "11 x 10 is more than 100"),
+        (encoded("PNG", (11, 10)), "11 x 10 is more than 100 pixels"),
+        (encoded("PNG", (201, 1)), "201 x 1 is more than 200 times as long as wide"),
         (encoded("WEBP", save_all=True, append_images=[Image.new("RGB", (8, 6), "blue")]), "animated"),
     ],
 )
 def test_bad_pictures_are_named(data, says):
     with pytest.raises(InvalidRequest, match=r"images\[0\]\.data: .*" + says):
-        decode_image(data, "images[0]", 100 if "more" in says else 10**6)
+        decode_image(data, "images[0].data", 100 if "pixels" in says else 10**6)
+
+
+@pytest.mark.parametrize(
+    ("images", "says"),
+    [
+        ([{"data": encoded("PNG")}] * 3, "images: 144 pixels together exceed 100"),
+        ([{"data": encoded("PNG")}, {"frames": [encoded("PNG")] * 2}], "images: 144 pixels together exceed 100"),
+        ([{"frames": [encoded("PNG"), encoded("PNG", (9, 9))]}], r"images\[0\]\.frames\[1\]: 9 x 9 is more than 60"),
+        ([{"data": encoded("PNG")}, {"data": b"x", "frames": [b"x"]}], r"images\[1\]: has both data and frames"),
+        ([{}], r"images\[0\]\.data: is empty"),
+    ],
+)
+def test_a_request_s_pixels_are_counted_before_any_is_decoded(images, says, monkeypatch):
+    monkeypatch.setattr("PIL.ImageFile.ImageFile.load", lambda self: pytest.fail("decoded"))
+    messages = [types_pb2.Image(**image) for image in images]
+    with pytest.raises(InvalidRequest, match=says):
+        check_pixels(messages, 60, 100)
+    check_pixels([types_pb2.Image(frames=[encoded("PNG")] * 2)], 60, 100)
 
 
 def features():

@@ -48,6 +48,18 @@ TEXT = {
 CLIP_VISION = {"hidden_size": 48, "intermediate_size": 64, "num_hidden_layers": 3, "num_attention_heads": 4}
 
 
+QWEN_VISION = {
+    "depth": 4,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_heads": 4,
+    "patch_size": 4,
+    "out_hidden_size": 64,
+}
+#: what is handed to save_pretrained besides the folder
+SAVING = {}
+
+
 def tokenizer(specials, **names):
     words = Tokenizer(models.BPE())
     words.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -138,7 +150,7 @@ def write(model, processor, words, template, folder):
             torch.nn.init.normal_(parameter, std=0.15)
     model.generation_config.eos_token_id = words.eos_token_id
     model.generation_config.pad_token_id = words.pad_token_id
-    model.save_pretrained(folder)
+    model.save_pretrained(folder, **SAVING)
     words.save_pretrained(folder)
     processor.image_processor.save_pretrained(folder)
     (folder / "chat_template.jinja").write_text(template)
@@ -158,17 +170,7 @@ def qwen2_5_vl(folder):
             "bos_token_id": None,
             "pad_token_id": ids["<|endoftext|>"],
         },
-        vision_config={
-            "depth": 4,
-            "hidden_size": 32,
-            "intermediate_size": 48,
-            "num_heads": 4,
-            "patch_size": 4,
-            "window_size": 16,
-            "fullatt_block_indexes": [1, 3],
-            "out_hidden_size": 64,
-            "tokens_per_second": 4,
-        },
+        vision_config=QWEN_VISION | {"window_size": 16, "fullatt_block_indexes": [1, 3], "tokens_per_second": 4},
         image_token_id=ids["<|image_pad|>"],
         video_token_id=ids["<|video_pad|>"],
         vision_start_token_id=ids["<|vision_start|>"],
@@ -194,16 +196,7 @@ def qwen3_vl(folder):
             "bos_token_id": None,
             "pad_token_id": ids["<|endoftext|>"],
         },
-        vision_config={
-            "depth": 4,
-            "hidden_size": 32,
-            "intermediate_size": 48,
-            "num_heads": 4,
-            "patch_size": 4,
-            "out_hidden_size": 64,
-            "num_position_embeddings": 64,
-            "deepstack_visual_indexes": [0, 2],
-        },
+        vision_config=QWEN_VISION | {"num_position_embeddings": 64, "deepstack_visual_indexes": [0, 2]},
         image_token_id=ids["<|image_pad|>"],
         video_token_id=ids["<|video_pad|>"],
         vision_start_token_id=ids["<|vision_start|>"],

@@ -1,0 +1,75 @@
+"""What memory each half of a checkpoint takes at its peak while it loads, in a process of its own."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "unit" / "fsr_core" / "backbones"))
+import checkpoints
+
+MIB = 2**20
+SHARD = 8 * MIB  # one shard is mapped while its tensors are converted; a tensor of more is a shard by itself
+SLACK = 16 * MIB
+# Each half loads in a fork of a process that has imported everything and loaded both halves of a tiny checkpoint: what
+# a fork's peak rises by is what the half takes.
+MEASURE = """
+import json, os, resource, sys
+import torch
+from fsr_core.backbones import load_decoder, load_encoder
+
+torch.set_num_threads(1)
+halves = {
+    "encoder": lambda folder: load_encoder(folder, clip="none" if name.startswith("llava") else None),
+    "decoder": load_decoder,
+}
+name = "llava"
+for load in halves.values():
+    load("fsr-tiny")
+for name, folder in json.loads(sys.argv[1]).items():
+    for half, load in halves.items():
+        if not os.fork():
+            before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+            loaded = load(folder)
+            peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+            module = loaded.model if half == "decoder" else getattr(loaded, "visual", None) or loaded.vision.tower
+            size = sum(p.nbytes for p in module.parameters())
+            print(json.dumps([name, half, peak * 1024, size]), flush=True)
+            os._exit(0)
+        os.wait()
+"""
+
+
+@pytest.fixture(scope="module")
+def measured(tmp_path_factory):
+    """(family, half) -> bytes that loading it in fp32 took at its peak, bytes of its weights, bytes of all weights.
+
+    The checkpoints are shards of fp16, and nearly all of their weights are in the blocks' inner layers.
+    """
+    folders = {name: tmp_path_factory.mktemp(name) for name in checkpoints.FAMILIES}
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("TEXT", "CLIP_VISION", "QWEN_VISION"):
+            patch.setattr(checkpoints, name, getattr(checkpoints, name) | {"intermediate_size": 40_000})
+        patch.setattr(checkpoints, "SAVING", {"max_shard_size": SHARD})
+        torch.set_default_dtype(torch.float16)
+        try:
+            for name, folder in folders.items():
+                checkpoints.FAMILIES[name](folder)
+        finally:
+            torch.set_default_dtype(torch.float32)
+    whole = {name: 2 * sum(f.stat().st_size for f in path.glob("model-*")) for name, path in folders.items()}
+    command = [sys.executable, "-c", MEASURE, json.dumps({name: str(folder) for name, folder in folders.items()})]
+    done = subprocess.run(command, capture_output=True, text=True)
+    rows = [json.loads(line) for line in done.stdout.splitlines()]
+    assert len(rows) == 2 * len(folders), done.stderr
+    return {(name, half): (peak, size, whole[name]) for name, half, peak, size in rows}
+
+
+@pytest.mark.parametrize("half", ["encoder", "decoder"])
+@pytest.mark.parametrize("name", checkpoints.FAMILIES)
+def test_a_half_takes_little_more_than_its_own_weights(measured, name, half):
+    peak, size, whole = measured[name, half]
+    assert 0.8 * size < peak < size + SHARD + SLACK < whole
