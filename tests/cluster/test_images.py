@@ -1,5 +1,6 @@
 """The encoder's and decoder's install lines in clean environments: minutes, and gigabytes of torch."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -20,12 +21,13 @@ def test_install_line_brings_a_service_that_starts(service, tmp_path):
     for name in ("pyproject.toml", "README.md", "LICENSE", "protos", "fsr_core", "services"):
         (source / name).symlink_to(ROOT / name)
     line = line.replace("/opt/fsr", str(tmp_path / "fsr")).replace("python -m venv", f"{sys.executable} -m venv")
-    subprocess.run(["bash", "-ec", line], cwd=source, check=True)
+    clean = {key: value for key, value in os.environ.items() if not key.startswith(("PYTHON", "FSR_", "VIRTUAL_ENV"))}
+    subprocess.run(["bash", "-ec", line], cwd=source, env=clean, check=True)
     # Loads all that a start loads, without starting: the model of the image, and the server's modules.
     code = f"import services.{service}.__main__, services.health; from fsr_core.backbones import load_{service} as load"
     code += "; import services.encoder.app" if service == "encoder" else ""
     code += f"; print(load('fsr-tiny', {'clip=None, ' if service == 'encoder' else ''}device='cpu').fingerprint)"
     python = tmp_path / "fsr/bin/python"
-    done = subprocess.run([python, "-c", code], cwd=tmp_path, capture_output=True, text=True)
+    done = subprocess.run([python, "-c", code], cwd=tmp_path, env=clean, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert len(done.stdout.split()[-1]) >= 12
