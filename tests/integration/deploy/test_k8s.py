@@ -16,7 +16,7 @@ from fsr.v1 import encoder_pb2, encoder_pb2_grpc, types_pb2
 from ray.serve.schema import ServeDeploySchema
 
 from deploy.catalogue import series
-from deploy.grafana.queries import metrics
+from deploy.grafana.queries import metrics, selectors
 from deploy.k8s.build import TARGET, build
 from services.decoder.settings import DecoderSettings
 from services.encoder.settings import EncoderSettings
@@ -182,6 +182,13 @@ def test_pods_get_the_time_to_drain(overlay):
         assert pod["terminationGracePeriodSeconds"] > drain + pause
 
 
+def announced(overlay):
+    """The name under which encoder and decoders serve the model."""
+    data = next(one["data"] for one in of(overlay, "ConfigMap") if one["metadata"]["name"] == "fsr-model")
+    assert data["FSR_ENCODER_SERVED_NAME"] == data["FSR_DECODER_SERVED_NAME"]
+    return data["FSR_DECODER_SERVED_NAME"]
+
+
 @pytest.mark.parametrize("overlay", OVERLAYS)
 def test_scalers_have_targets_and_metrics_that_exist(overlay):
     deployments = {one["metadata"]["name"]: one for one in of(overlay, "Deployment")}
@@ -196,7 +203,10 @@ def test_scalers_have_targets_and_metrics_that_exist(overlay):
         for trigger in spec.get("triggers", []):
             assert set(trigger) == {"type", "name", "metricType", "metadata"}
             assert float(trigger["metadata"]["threshold"]) > 0
-            assert metrics(trigger["metadata"]["query"]) <= series()
+            query = trigger["metadata"]["query"]
+            assert metrics(query) <= series()
+            # Of this model alone, where one Prometheus watches several.
+            assert all(f'namespace="fsr", model="{announced(overlay)}"' in one for one in selectors(query))
     assert scaled <= set(deployments)
     assert all("replicas" not in deployments[name]["spec"] for name in scaled)
     assert scaled == (set() if overlay == "single-gpu" else {"gateway", "decoder"})

@@ -48,6 +48,23 @@ def test_every_name_exists():
         assert names and {name for name in names if not name.startswith("ray_serve_")} <= known, expr
 
 
+def test_every_query_is_filtered_by_the_variables_that_it_has_labels_for():
+    """The variable `replica` lists encoders and decoders; a batch of the encoder mixes methods."""
+    labels = {metric.name: set(metric.labels) for metric in catalogue()}
+    labels["ray_fsr_encoder_images_total"].remove("method")
+    labels |= {name: found | {"replica"} for name, found in labels.items() if name.startswith("fsr_decoder_")}
+    labels |= {rule["record"]: set(rule["record"].partition(":")[0].split("_")) for rule in RULES if "record" in rule}
+    for query in asked.queries():
+        for selector in asked.selectors(query.expr):
+            name = re.sub("_(bucket|sum|count)$", "", selector.partition("{")[0])
+            for label in labels.get(name, set()) & {"model", "method", "replica"}:
+                assert f'{label}=~"${label}"' in selector, f"{query.dashboard}: {query.panel}: {selector}"
+
+
+def test_every_metric_of_the_decoder_says_whose_it_is():
+    assert all("model" in metric.labels for metric in catalogue() if metric.service == "decoder")
+
+
 def test_names_follow_the_conventions():
     for metric in catalogue():
         assert re.fullmatch(r"(ray_)?fsr_[a-z_]+", metric.name)
