@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import shutil
 import subprocess
 import sys
 from functools import cache
@@ -31,28 +32,28 @@ CUSTOM = {"RayService", "ScaledObject", "PodMonitor", "PrometheusRule"}
 
 
 @cache
-def built(overlay):
+def built(overlay, deploy=ROOT / "deploy"):
     kubectl = Path(sys.executable).with_name("kubectl")
-    command = [kubectl, "kustomize", ROOT / "deploy/k8s/overlays" / overlay]
+    command = [kubectl, "kustomize", deploy / "k8s/overlays" / overlay]
     return list(yaml.safe_load_all(subprocess.run(command, capture_output=True, text=True, check=True).stdout))
 
 
-def of(overlay, *kinds):
-    return [one for one in built(overlay) if one["kind"] in kinds]
+def of(overlay, *kinds, **place):
+    return [one for one in built(overlay, **place) if one["kind"] in kinds]
 
 
-def templates(overlay):
+def templates(overlay, **place):
     """Pod templates by what owns them; those of Ray's head and workers too."""
-    found = {one["metadata"]["name"]: one["spec"]["template"] for one in of(overlay, "Deployment")}
-    for one in of(overlay, "RayService"):
+    found = {one["metadata"]["name"]: one["spec"]["template"] for one in of(overlay, "Deployment", **place)}
+    for one in of(overlay, "RayService", **place):
         cluster = one["spec"]["rayClusterConfig"]
         found["ray-head"] = cluster["headGroupSpec"]["template"]
         found |= {f"ray-{group['groupName']}": group["template"] for group in cluster["workerGroupSpecs"]}
     return found
 
 
-def containers(overlay):
-    return [(owner, one) for owner, pod in templates(overlay).items() for one in pod["spec"]["containers"]]
+def containers(overlay, **place):
+    return [(owner, one) for owner, pod in templates(overlay, **place).items() for one in pod["spec"]["containers"]]
 
 
 def matching(overlay, selector):
@@ -171,6 +172,21 @@ def test_ports_probes_and_images_are_those_of_the_services(overlay):
         assert {"cpu", "memory"} <= set(container["resources"]["requests"])
         wanted, limit = (container["resources"][kind].get("nvidia.com/gpu") for kind in ("requests", "limits"))
         assert wanted == limit
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_one_entry_an_image_moves_every_container_to_another_registry(overlay, tmp_path):
+    """Ray's head and workers too, which stand in fields that Kubernetes does not know."""
+    deploy = tmp_path / "deploy"
+    for part in ("k8s", "grafana"):
+        shutil.copytree(ROOT / "deploy" / part, deploy / part)
+    file = deploy / "k8s/overlays" / overlay / "kustomization.yaml"
+    told = yaml.safe_load(file.read_text())
+    for entry in told["images"]:
+        entry |= {"newName": f"registry.test/{entry['name']}", "newTag": "9"}
+    file.write_text(yaml.safe_dump(told))
+    images = [one["image"] for _, one in containers(overlay, deploy=deploy)]
+    assert sorted(images) == [f"registry.test/fsr-{name}:9" for name in ("decoder", "encoder", "encoder", "gateway")]
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
