@@ -1,13 +1,17 @@
 import contextlib
 import io
 import socket
+import sys
 import warnings
+from pathlib import Path
 
 import pytest
 
 with warnings.catch_warnings():  # Ray 2.60 declares its schemas in a way that pydantic 2 deprecates
     warnings.simplefilter("ignore", DeprecationWarning)
     import ray.serve  # noqa: F401
+
+sys.path.insert(0, str(Path(__file__).parent))
 
 from fsr_core.tiny.scenes import draw, make_scene
 from services.client.up import running
