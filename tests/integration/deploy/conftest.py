@@ -45,11 +45,13 @@ def png():
 
 @pytest.fixture(scope="session")
 def system(tmp_path_factory):
-    """Addresses of a running system with two decoders, a gateway that refuses early, and metrics every second."""
+    """Addresses of a running system with two decoders, a gateway that refuses early, decoders with
+    room for a dozen answers, and metrics every second."""
     with contextlib.ExitStack() as stack:
         with pytest.MonkeyPatch.context() as patch:  # for the services alone, not for the tests that come after
             patch.setenv("RAY_metrics_report_interval_ms", "1000")
             patch.setenv("FSR_GATEWAY_MAX_REQUESTS", "24")
+            patch.setenv("FSR_DECODER_KV_MEMORY", "8MiB")
             logs = tmp_path_factory.mktemp("logs")
             addresses = stack.enter_context(running("fsr-tiny", 2, _free_ports(40), logs))
         yield addresses
