@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import math
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -62,7 +63,10 @@ def _draw(axes: Axes, panel: dict[str, Any], server: Prometheus, start: float, e
         axes.text(0.5, 0.4, text, fontsize=20 if told else 9, ha="center", va="center", color="#1f6f43")
         return
     lines = [([t - start for t, _ in s.points], [v for _, v in s.points], name) for name, s in told]
-    if panel["fieldConfig"]["defaults"]["custom"].get("stacking"):
+    stacked = bool(panel["fieldConfig"]["defaults"]["custom"].get("stacking"))
+    colours = pyplot.colormaps["tab10" if len(lines) <= 10 else "tab20"]
+    axes.set_prop_cycle(color=[colours(i) for i in range(colours.N)])
+    if stacked:
         shared = sorted({t for x, _, _ in lines for t in x})
         rows = [[dict(zip(x, y, strict=True)).get(t, 0.0) for t in shared] for x, y, _ in lines]
         filled = [[v if math.isfinite(v) else 0.0 for v in row] for row in rows]
@@ -71,7 +75,8 @@ def _draw(axes: Axes, panel: dict[str, Any], server: Prometheus, start: float, e
         for x, y, name in lines:
             axes.plot(x, y, linewidth=1.2, label=name)
     axes.set_xlim(0, end - start)
-    axes.set_ylim(bottom=0)
+    most = max((v for _, y, _ in lines for v in y if math.isfinite(v)), default=0) or 1
+    axes.set_ylim(-0.02 * most, None if stacked else 1.08 * most)  # so that a line at 0 is seen
     axes.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 1.5, 3, 6, 10], integer=True))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda t, _: f"{round(t) // 60}:{round(t) % 60:02}"))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: _written(value, unit)))
@@ -79,17 +84,17 @@ def _draw(axes: Axes, panel: dict[str, Any], server: Prometheus, start: float, e
     axes.grid(alpha=0.2)
 
 
-def _place(axes: Axes, left: float, top: float, width: float, height: float) -> None:
-    """Puts a panel on the figure, in inches from its top left corner; the legend below the curves, as Grafana does."""
-    figure = axes.get_figure()
-    whole = figure.get_size_inches()
+def _place(axes: Axes, whole: Sequence[float], left: float, top: float, width: float, height: float) -> None:
+    """Puts a panel on a picture of the size `whole`, in inches from its top left corner; the legend goes below it."""
     names = axes.get_legend_handles_labels()[1]
     rows = 0
     if names:
-        columns = max(1, int(width / (max(map(len, names)) * 0.055 + 0.4)))
+        columns = max(1, int(width / (max(map(len, names)) * 0.05 + 0.3)))
         rows = math.ceil(len(names) / columns)
-        below = {"loc": "upper left", "bbox_to_anchor": (-0.02, -0.22 / (height - 0.65 - 0.13 * rows))}
-        axes.legend(ncols=columns, fontsize=6.5, frameon=False, columnspacing=1, borderpad=0, labelspacing=0.2, **below)
+        corner, tight = (-0.02, -0.22 / (height - 0.65 - 0.13 * rows)), {"columnspacing": 1, "labelspacing": 0.2}
+        axes.legend(
+            loc="upper left", bbox_to_anchor=corner, ncols=columns, fontsize=6.5, frameon=False, borderpad=0, **tight
+        )
     bottom = 0.35 + 0.13 * rows
     inner = (width - 0.75, height - 0.3 - bottom)
     axes.set_position(
@@ -110,7 +115,7 @@ def _picture(server: Prometheus, board: dict[str, Any], start: float, end: float
             continue
         axes = figure.add_subplot()
         _draw(axes, panel, server, start, end, step)
-        _place(axes, left, top, at["w"] * _COLUMN, at["h"] * _ROW)
+        _place(axes, tuple(figure.get_size_inches()), left, top, at["w"] * _COLUMN, at["h"] * _ROW)
     return figure
 
 

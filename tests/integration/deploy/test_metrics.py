@@ -161,7 +161,7 @@ def test_a_chosen_model_is_all_that_is_shown(watched, model):
             assert one.labels.get("model", model) == model, query
             if "fsr_decoder_" in query.expr and "replica" in one.labels:
                 tiers.setdefault(query.panel, set()).add(one.labels["replica"])
-    assert len(tiers) == 4  # time per output token, KV memory, requests, batch size
+    assert set(tiers) == {"Time per output token", "KV memory", "Requests running and waiting", "Batch size"}
     for replicas in tiers.values():
         assert replicas == {watched.other} if model == OTHER else replicas and watched.other not in replicas
 

@@ -40,6 +40,13 @@ def test_every_alert_is_tested_to_fire():
     assert fired == {rule["alert"] for rule in RULES if "alert" in rule}
 
 
+def test_every_recording_rule_is_tested_for_its_value():
+    cases = yaml.safe_load((HERE / "tests/recording.yml").read_text())["tests"]
+    checks = [check for case in cases for check in case["promql_expr_test"] if check["exp_samples"]]
+    read = {name for check in checks for name in asked.metrics(check["expr"])}
+    assert read == {rule["record"] for rule in RULES if "record" in rule}
+
+
 def test_every_name_exists():
     """Also those that one rule or panel reads of another rule."""
     known = series() | {rule["record"] for rule in RULES if "record" in rule} | {"up"}

@@ -141,4 +141,4 @@ async def test_refusals_are_counted_by_reason():
         for sample in metric.samples
         if sample.name == "fsr_decoder_refused_total"
     }
-    assert values == {("tiny", "too_large"): 1.0, ("tiny", "waiting"): 1.0}
+    assert values == {("tiny", "too_large"): 1.0, ("tiny", "waiting"): 1.0, ("tiny", "wait_time"): 0.0}
