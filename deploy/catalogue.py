@@ -43,7 +43,7 @@ def catalogue() -> list[Metric]:
         suffix = "_total" if kind == "counter" else ""
         labels = (*declared.labels, "application", "deployment", "replica")
         found.append(Metric("encoder", f"ray_{name}{suffix}", kind, labels, declared.help))
-    return [*found, *_of("decoder", DecoderMetrics().registry)]
+    return [*found, *_of("decoder", DecoderMetrics("").registry)]
 
 
 def series() -> set[str]:

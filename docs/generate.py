@@ -14,9 +14,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import yaml
 from pydantic.fields import FieldInfo
 
 from deploy.catalogue import catalogue
+from deploy.grafana import queries
 from services.decoder.settings import DecoderSettings
 from services.encoder.settings import EncoderSettings
 from services.gateway.settings import GatewaySettings
@@ -85,18 +87,33 @@ def metrics(service: str) -> str:
     return "\n".join(lines)
 
 
+def recorded() -> str:
+    """The table of recorded series."""
+    lines = ["| series | made of |", "| --- | --- |"]
+    rules = yaml.safe_load((HERE.parent / "deploy/prometheus/rules/recording.yml").read_text())
+    for rule in (rule for group in rules["groups"] for rule in group["rules"]):
+        lines.append(
+            f"| `{rule['record']}` | {', '.join(f'`{name}`' for name in sorted(queries.metrics(rule['expr'])))} |"
+        )
+    return "\n".join(lines)
+
+
 def pages() -> Iterator[tuple[Path, str]]:
     """Each page and the text that it must have."""
-    for name, table in (("configuration", options), ("metrics", metrics)):
+    tables = {
+        "configuration": {service: options(service) for service in _SETTINGS},
+        "metrics": {service: metrics(service) for service in _SETTINGS} | {"recorded": recorded()},
+    }
+    for name, blocks in tables.items():
         path = HERE / f"{name}.md"
         text = path.read_text()
-        for service in _SETTINGS:
-            begin, end = f"<!-- begin {service} -->\n", f"\n<!-- end {service} -->"
+        for block, table in blocks.items():
+            begin, end = f"<!-- begin {block} -->\n", f"\n<!-- end {block} -->"
             before, _, rest = text.partition(begin)
             _, found, after = rest.partition(end)
             if not found:
                 raise ValueError(f"{path.name}: lacks the block {begin.strip()} ... {end.strip()}")
-            text = f"{before}{begin}{table(service)}{end}{after}"
+            text = f"{before}{begin}{table}{end}{after}"
         yield path, text
 
 

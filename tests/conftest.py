@@ -7,11 +7,13 @@ import socket
 import subprocess
 import sys
 import time
+import urllib.request
 from pathlib import Path
 
 import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
+from prometheus_client.parser import text_string_to_metric_families
 
 _taken: set[int] = set()
 
@@ -55,6 +57,12 @@ class Service:
         if self._process.poll() is None:
             self.send(number)
         return self._process.wait(wait)
+
+    def metric(self, name: str, **labels: str) -> float:
+        """Sum of its series with these labels, on its metrics page now."""
+        page = urllib.request.urlopen(f"http://{self.metrics}/metrics").read().decode()
+        samples = [sample for family in text_string_to_metric_families(page) for sample in family.samples]
+        return sum(s.value for s in samples if s.name == name and labels.items() <= s.labels.items())
 
     def wait_until_serving(self, wait: float = 180) -> None:
         """Until its health says so."""

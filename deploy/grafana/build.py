@@ -47,15 +47,15 @@ def variables(declared: dict[str, str]) -> list[dict[str, Any]]:
     return chosen
 
 
-def panel(wanted: dict[str, Any], number: int, x: int, y: int) -> dict[str, Any]:
-    """One panel; `queries` are pairs of expression and legend."""
+def panel(wanted: dict[str, Any], number: int, place: dict[str, int]) -> dict[str, Any]:
+    """One panel; `queries` are pairs of expression and legend, `place` is where it lies on the grid."""
     made = {
         "id": number,
         "title": wanted["title"],
         "description": wanted["description"],
         "type": wanted.get("type", "timeseries"),
         "datasource": _SOURCE,
-        "gridPos": {"x": x, "y": y, "w": wanted["width"], "h": _HEIGHT},
+        "gridPos": place,
         "fieldConfig": {
             "defaults": {"unit": wanted.get("unit", "short"), "min": 0, "custom": {}},
             "overrides": [],
@@ -89,15 +89,12 @@ def dashboard(name: str, wanted: dict[str, Any], declared: dict[str, str]) -> di
                 "gridPos": {"x": 0, "y": y, "w": _COLUMNS, "h": 1},
             }
         )
-        y, x = y + 1, 0
-        for one in row["panels"]:
-            one = {"width": _COLUMNS // len(row["panels"]), **one}
-            if x + one["width"] > _COLUMNS:
-                x, y = 0, y + _HEIGHT
+        y, height, count = y + 1, row.get("height", _HEIGHT), len(row["panels"])
+        edges = [round(_COLUMNS * i / count) for i in range(count + 1)]
+        for one, left, right in zip(row["panels"], edges, edges[1:], strict=False):
             number += 1
-            panels.append(panel(one, number, x, y))
-            x += one["width"]
-        y += _HEIGHT
+            panels.append(panel(one, number, {"x": left, "y": y, "w": right - left, "h": height}))
+        y += height
     used = {name for name in declared if re.search(rf"\${name}\b", json.dumps(panels))}
     return {
         "uid": f"fsr-{name}",

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-__all__ = ["Query", "dashboards", "fill", "queries"]
+__all__ = ["Query", "dashboards", "fill", "metrics", "queries", "selectors"]
 
 FOLDER = Path(__file__).parent / "dashboards"
 _METRIC = re.compile(r"(?:\b[a-z_]+:)?\b(?:ray_)?(?:fsr|serve)_\w+(?::\w+)?|\bup\b")

@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import math
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,8 @@ import matplotlib
 matplotlib.use("Agg")
 from matplotlib import pyplot
 from matplotlib.axes import Axes
-from matplotlib.ticker import FuncFormatter
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from deploy.grafana.queries import dashboards, fill
 from deploy.prometheus.local import Prometheus, Series
@@ -24,6 +26,7 @@ from deploy.prometheus.local import Prometheus, Series
 __all__ = ["render"]
 
 _PREFIXES = ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"), (1, ""))
+_COLUMN, _ROW = 14 / 24, 0.32  # inches of a step on Grafana's grid
 _SUFFIX = {"bytes": "B", "Bps": "B/s", "flop": "FLOP", "flops": "FLOP/s", "reqps": "req/s"}
 
 
@@ -54,28 +57,66 @@ def _draw(axes: Axes, panel: dict[str, Any], server: Prometheus, start: float, e
         for series in server.range(fill(target["expr"], rate, f"{round(end - start)}s"), start, end, step)
     ]
     axes.set_title(panel["title"], fontsize=9, loc="left")
-    if not told:
+    if not told or panel["type"] == "stat":
         axes.axis("off")
-        axes.text(0.5, 0.5, "no data", fontsize=9, ha="center", va="center", color="grey")
+        text = _written(told[0][1].points[-1][1], unit) if told else "no data"
+        axes.text(0.5, 0.4, text, fontsize=20 if told else 9, ha="center", va="center", color="#1f6f43")
         return
-    if panel["type"] == "stat":
-        axes.axis("off")
-        axes.text(0.5, 0.5, _written(told[0][1].points[-1][1], unit), fontsize=20, ha="center", color="#1f6f43")
-        return
-    lines = [([t - end for t, _ in s.points], [v for _, v in s.points], name) for name, s in told]
-    if panel["fieldConfig"]["defaults"]["custom"].get("stacking"):
+    lines = [([t - start for t, _ in s.points], [v for _, v in s.points], name) for name, s in told]
+    stacked = bool(panel["fieldConfig"]["defaults"]["custom"].get("stacking"))
+    colours = pyplot.colormaps["tab10" if len(lines) <= 10 else "tab20"]
+    axes.set_prop_cycle(color=[colours(i) for i in range(colours.N)])
+    if stacked:
         shared = sorted({t for x, _, _ in lines for t in x})
         rows = [[dict(zip(x, y, strict=True)).get(t, 0.0) for t in shared] for x, y, _ in lines]
-        axes.stackplot(shared, [[v if math.isfinite(v) else 0.0 for v in row] for row in rows], alpha=0.7)
-        axes.legend([name for *_, name in lines], fontsize=6, frameon=False)
+        filled = [[v if math.isfinite(v) else 0.0 for v in row] for row in rows]
+        axes.stackplot(shared, filled, alpha=0.7, labels=[name for *_, name in lines])
     else:
         for x, y, name in lines:
             axes.plot(x, y, linewidth=1.2, label=name)
-        axes.legend(fontsize=6, frameon=False)
-    axes.set_ylim(bottom=0)
+    axes.set_xlim(0, end - start)
+    most = max((v for _, y, _ in lines for v in y if math.isfinite(v)), default=0) or 1
+    axes.set_ylim(-0.02 * most, None if stacked else 1.08 * most)  # so that a line at 0 is seen
+    axes.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 1.5, 3, 6, 10], integer=True))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda t, _: f"{round(t) // 60}:{round(t) % 60:02}"))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: _written(value, unit)))
-    axes.tick_params(labelsize=6)
+    axes.tick_params(labelsize=6.5)
     axes.grid(alpha=0.2)
+
+
+def _place(axes: Axes, whole: Sequence[float], left: float, top: float, width: float, height: float) -> None:
+    """Puts a panel on a picture of the size `whole`, in inches from its top left corner; the legend goes below it."""
+    names = axes.get_legend_handles_labels()[1]
+    rows = 0
+    if names:
+        columns = max(1, int(width / (max(map(len, names)) * 0.05 + 0.3)))
+        rows = math.ceil(len(names) / columns)
+        corner, tight = (-0.02, -0.22 / (height - 0.65 - 0.13 * rows)), {"columnspacing": 1, "labelspacing": 0.2}
+        axes.legend(
+            loc="upper left", bbox_to_anchor=corner, ncols=columns, fontsize=6.5, frameon=False, borderpad=0, **tight
+        )
+    bottom = 0.35 + 0.13 * rows
+    inner = (width - 0.75, height - 0.3 - bottom)
+    axes.set_position(
+        ((left + 0.6) / whole[0], 1 - (top + height - bottom) / whole[1], inner[0] / whole[0], inner[1] / whole[1])
+    )
+
+
+def _picture(server: Prometheus, board: dict[str, Any], start: float, end: float, step: float) -> Figure:
+    rows = max(panel["gridPos"]["y"] + panel["gridPos"]["h"] for panel in board["panels"])
+    figure = pyplot.figure(figsize=(14, 0.4 + rows * _ROW), dpi=80)
+    figure.text(0.012, 1 - 0.3 / figure.get_figheight(), f"{board['title']}   (time: min:s)", fontsize=12)
+    for panel in board["panels"]:
+        at = panel["gridPos"]
+        left, top = at["x"] * _COLUMN, 0.4 + at["y"] * _ROW
+        if panel["type"] == "row":
+            down = 1 - (top + 0.25) / figure.get_figheight()
+            figure.text(0.012, down, panel["title"], fontsize=10, weight="bold")
+            continue
+        axes = figure.add_subplot()
+        _draw(axes, panel, server, start, end, step)
+        _place(axes, tuple(figure.get_size_inches()), left, top, at["w"] * _COLUMN, at["h"] * _ROW)
+    return figure
 
 
 def render(server: Prometheus, folder: str | Path, seconds: float, step: float) -> list[Path]:
@@ -83,19 +124,7 @@ def render(server: Prometheus, folder: str | Path, seconds: float, step: float) 
     written = []
     end = time.time()
     for name, board in dashboards().items():
-        rows = max(panel["gridPos"]["y"] + panel["gridPos"]["h"] for panel in board["panels"])
-        figure = pyplot.figure(figsize=(13, rows * 0.3), dpi=80)
-        grid = figure.add_gridspec(rows, 24, left=0.05, right=0.99, top=0.96, bottom=0.02, wspace=4)
-        for panel in board["panels"]:
-            at = panel["gridPos"]
-            if panel["type"] == "row":
-                title = figure.add_subplot(grid[at["y"], :])
-                title.axis("off")
-                title.text(-0.03, 0.3, panel["title"], fontsize=10, weight="bold")
-                continue
-            cell = grid[at["y"] + 1 : at["y"] + at["h"] - 1, at["x"] : at["x"] + at["w"]]
-            _draw(figure.add_subplot(cell), panel, server, end - seconds, end, step)
-        figure.suptitle(board["title"], fontsize=12, x=0.01, ha="left")
+        figure = _picture(server, board, end - seconds, end, step)
         path = Path(folder) / f"dashboard-{name}.png"
         figure.savefig(path, pil_kwargs={"optimize": True})
         pyplot.close(figure)

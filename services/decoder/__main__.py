@@ -69,7 +69,7 @@ async def serve(settings: DecoderSettings) -> None:
     """Loads the model, serves until a signal, drains."""
     stop = stop_signal()
     torch.set_num_threads(settings.threads)
-    metrics = Metrics()
+    metrics = Metrics(settings.announced_name)
     try:
         web, _ = start_http_server(settings.metrics_port, settings.host, metrics.registry)
     except OSError as error:

@@ -122,14 +122,14 @@ class Admission:
 
     def _check_size(self, wanted: int) -> None:
         if wanted > self.capacity:
-            self._metrics.refused.labels("too_large").inc()
+            self._metrics.refused("too_large").inc()
             raise InvalidRequest(
                 f"sampling.max_tokens: prompt and answer together need {wanted} bytes of KV memory, this replica has"
                 f" {self.capacity} in all; lower max_tokens or the budget, or raise the replica's --kv-memory"
             )
 
     def _refuse(self, reason: str) -> None:
-        self._metrics.refused.labels(reason).inc()
+        self._metrics.refused(reason).inc()
         told = (
             f"{self.waiting} requests wait already"
             if reason == "waiting"

@@ -60,7 +60,7 @@ class DecoderServicer(decoder_pb2_grpc.DecoderServiceServicer):
         info, cost = self._model.info, self._cost
         return pb.DescribeDecoderResponse(
             model=types_pb2.ModelDescription(
-                model=self._settings.served_name or self._settings.model,
+                model=self._settings.announced_name,
                 fingerprint=self._model.fingerprint,
                 feature_dim=info.feature_dim,
                 context_length=info.context_length,
@@ -91,7 +91,7 @@ class DecoderServicer(decoder_pb2_grpc.DecoderServiceServicer):
             code = "INTERNAL"
             raise
         finally:
-            self._metrics.requests.labels(code).inc()
+            self._metrics.requests(code).inc()
 
     async def _answer(self, request: pb.DecodeRequest):  # type: ignore[no-untyped-def]
         structlog.contextvars.bind_contextvars(request_id=request.request_id)
@@ -135,8 +135,8 @@ class DecoderServicer(decoder_pb2_grpc.DecoderServiceServicer):
 
     async def _stream(self, generation: Generation, queued: float):  # type: ignore[no-untyped-def]
         prompt, sampling, m = generation.prompt, generation.sampling, self._metrics
-        m.tokens_in.labels("text").inc(prompt.text_tokens)
-        m.tokens_in.labels("visual").inc(prompt.visual_tokens)
+        m.tokens_in("text").inc(prompt.text_tokens)
+        m.tokens_in("visual").inc(prompt.visual_tokens)
         stats = pb.DecodeStats(
             prompt_tokens=len(prompt.token_ids),
             visual_tokens=prompt.visual_tokens,

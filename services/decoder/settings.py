@@ -47,3 +47,8 @@ class DecoderSettings(ServiceSettings):
     )
     default_max_tokens: int = Field(64, ge=1, description="answer length where the request names none")
     drain_seconds: float = Field(20.0, ge=0, description="time that running answers get at shutdown")
+
+    @property
+    def announced_name(self) -> str:
+        """The model's name to callers, and in metrics."""
+        return self.served_name or self.model

@@ -87,8 +87,9 @@ class EncoderMetrics:
             self._add("visual_tokens_kept", image.focus_count, stage="focus", **by)
             self._add("visual_tokens_kept", len(image.index) - image.focus_count, stage="scan", **by)
             self._add("visual_tokens_merged", image.merged_count, **by)
-            self._add("focus_wanted", image.focus_wanted, **by)
-            self._add("focus_kept", image.focus_count, **by)
+            if image.focus_wanted:  # other methods have no focus set
+                self._add("focus_wanted", image.focus_wanted, **by)
+                self._add("focus_kept", image.focus_count, **by)
         self._add("cache_hits", hits)
         self._add("cache_misses", len(images) - hits)
         self._add("cache_bytes", cache_bytes)

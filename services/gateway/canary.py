@@ -14,7 +14,7 @@ from itertools import zip_longest
 import structlog
 from fsr.v1 import decoder_pb2, encoder_pb2, types_pb2
 
-from services.errors import ServiceError
+from services.errors import Overloaded, ServiceError
 from services.gateway.attempts import Retrying
 from services.gateway.deadline import Deadline
 from services.gateway.decoding import Decoding
@@ -64,8 +64,9 @@ class Canary:
         self._pools, self._metrics, self._settings = pools, metrics, settings
         self._share = Share(settings.canary_share)
         self._task: asyncio.Task[None] | None = None
-        # Not retried, and counted apart, so that savings stay those of the callers' requests.
-        apart = Retrying(settings, Metrics(), RetryBudget(0.0, 0))
+        # Given up at the first failure, and counted apart, so that savings stay those of the callers' requests.
+        once = settings.model_copy(update={"max_failovers": 0})
+        apart = Retrying(once, Metrics(), RetryBudget(0.0, 0))
         self._encoding, self._decoding = Encoding(pools, apart), Decoding(pools, apart)
 
     def consider(
@@ -116,6 +117,9 @@ class Canary:
                     self._metrics.canary_skipped.labels("shed").inc()
                     return
             whole = asking.result()
+        except Overloaded:
+            self._metrics.canary_skipped.labels("shed").inc()
+            return
         except ServiceError as error:
             log.info("canary failed", reason=str(error))
             self._metrics.canary_skipped.labels("failed").inc()

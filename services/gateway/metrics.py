@@ -66,7 +66,10 @@ class Metrics:
             "fsr_canary_tokens_agreed", "Of these, those that were equal in both", compared, registry=r
         )
         self.canary_skipped = Counter(
-            "fsr_canary_skipped", "Canaries not asked (busy), given up (shed) or failed", ("reason",), registry=r
+            "fsr_canary_skipped",
+            "Canaries not asked (busy), given up for want of room (shed) or failed",
+            ("reason",),
+            registry=r,
         )
         self.replicas = Gauge("fsr_replicas_ready", "Replicas that answer", ("model", "role"), registry=r)
         # There from the start, so that a first event is an increase.

@@ -90,9 +90,9 @@ class Requests:
                     usage.seconds.update(seconds)
                     count_usage(self._metrics, model, request.method.name, usage, replica.cost, seconds)
                     response.usage.CopyFrom(usage)
-                    if request.images:
-                        self._canary.consider(model, asked, decode, encoded)
                 yield response
+        if request.images:
+            self._canary.consider(model, asked, decode, encoded)
 
     def _model(self, wanted: str, method: types_pb2.Method) -> str:
         self._budget.deposit()

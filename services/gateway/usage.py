@@ -103,8 +103,9 @@ def count_images(metrics: Metrics, model: str, method: str, encoded: encoder_pb2
         metrics.tokens_kept.labels(*by, "scan").inc(kept - image.focus_count)
         metrics.tokens_merged.labels(*by).inc(image.merged_count)
         metrics.tokens_dropped.labels(*by).inc(image.source_tokens - kept - image.merged_count)
-        metrics.focus_wanted.labels(*by).observe(image.focus_wanted)
-        metrics.focus_kept.labels(*by).observe(image.focus_count)
+        if image.focus_wanted:  # other methods have no focus set
+            metrics.focus_wanted.labels(*by).observe(image.focus_wanted)
+            metrics.focus_kept.labels(*by).observe(image.focus_count)
         metrics.ratio.labels(*by).observe(kept / image.source_tokens)
         metrics.clamped.labels(*by).inc(image.focus_wanted > image.focus_count)
     metrics.cache_hits.labels(model).inc(encoded.cache_hits)

@@ -1,31 +1,46 @@
-"""The encoder's and decoder's install lines in clean environments: minutes, and gigabytes of torch."""
+"""The encoder's and decoder's images without a Docker engine: minutes, and gigabytes of torch."""
 
-import subprocess
+import socket
 import sys
 from pathlib import Path
 
+import grpc
 import pytest
+from fsr.v1 import decoder_pb2, decoder_pb2_grpc, encoder_pb2, encoder_pb2_grpc
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "integration/deploy"))
+from images import install, started
 
 pytestmark = pytest.mark.cluster
-ROOT = Path(__file__).parents[2]
+
+
+def describe_encoder(channel):
+    return encoder_pb2_grpc.EncoderServiceStub(channel).DescribeEncoder(
+        encoder_pb2.DescribeEncoderRequest(), timeout=20
+    )
+
+
+def describe_decoder(channel):
+    return decoder_pb2_grpc.DecoderServiceStub(channel).DescribeDecoder(
+        decoder_pb2.DescribeDecoderRequest(), timeout=20
+    )
+
+
+def two_free_ports():
+    """The first of two free ones in a row."""
+    for port in range(33000, 40000, 2):
+        with socket.socket() as one, socket.socket() as two:
+            if one.connect_ex(("127.0.0.1", port)) and two.connect_ex(("127.0.0.1", port + 1)):
+                return port
+    raise RuntimeError("no two free ports in a row")
 
 
 @pytest.mark.timeout(1200)
-@pytest.mark.parametrize("service", ["decoder", "encoder"])
-def test_install_line_brings_a_service_that_starts(service, tmp_path):
-    text = (ROOT / f"deploy/docker/{service}.Dockerfile").read_text()
-    line = next(line for line in text.splitlines() if "pip install" in line).removeprefix("RUN ")
-    source = tmp_path / "src"
-    source.mkdir()
-    for name in ("pyproject.toml", "README.md", "LICENSE", "protos", "fsr_core", "services"):
-        (source / name).symlink_to(ROOT / name)
-    line = line.replace("/opt/fsr", str(tmp_path / "fsr")).replace("python -m venv", f"{sys.executable} -m venv")
-    subprocess.run(["bash", "-ec", line], cwd=source, check=True)
-    # Loads all that a start loads, without starting: the model of the image, and the server's modules.
-    code = f"import services.{service}.__main__, services.health; from fsr_core.backbones import load_{service} as load"
-    code += "; import services.encoder.app" if service == "encoder" else ""
-    code += f"; print(load('fsr-tiny', {'clip=None, ' if service == 'encoder' else ''}device='cpu').fingerprint)"
-    python = tmp_path / "fsr/bin/python"
-    done = subprocess.run([python, "-c", code], cwd=tmp_path, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert len(done.stdout.split()[-1]) >= 12
+@pytest.mark.parametrize(("image", "describe"), [("decoder", describe_decoder), ("encoder", describe_encoder)])
+def test_image_starts_with_what_its_install_line_brings(image, describe, tmp_path):
+    """Its entry point, in an environment with nothing else, passes its health check, serves, and ends when told to."""
+    clean, packages = install(image, tmp_path)
+    assert "torch" in packages and ("ray" in packages) == (image == "encoder")
+    port = two_free_ports()
+    with started(image, clean, port, tmp_path), grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
+        assert describe(channel).model.model == "fsr-tiny"

@@ -47,12 +47,13 @@ class Replica:
         return list(self.stub.Decode(request, timeout=timeout))
 
     def metric(self, name):
-        """Sum over the labels of a metric; `name` may end in a label, as in 'x{code="OK"'."""
+        """Sum over the series of a metric; `name` may end in a label that they must have, as in 'x{code="OK"}'."""
         page = urllib.request.urlopen(f"http://{self.metrics_address}/metrics").read().decode()
+        name, _, label = name.removesuffix("}").partition("{")
         return sum(
             float(line.rsplit(" ", 1)[1])
             for line in page.splitlines()
-            if line.startswith(name) and line[len(name)] in " {},"
+            if line.startswith(f"{name}{{") and label in line
         )
 
     def settles(self, **wanted):

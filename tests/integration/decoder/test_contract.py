@@ -166,10 +166,10 @@ def test_a_deadline_frees_everything(replica, asks):
 
 def test_metrics_count_what_was_done(replica, asks):
     names = (
-        'fsr_decoder_prompt_tokens_total{kind="visual"',
-        'fsr_decoder_prompt_tokens_total{kind="text"',
+        'fsr_decoder_prompt_tokens_total{kind="visual"}',
+        'fsr_decoder_prompt_tokens_total{kind="text"}',
         "fsr_decoder_generated_tokens_total",
-        'fsr_decoder_requests_total{code="OK"',
+        'fsr_decoder_requests_total{code="OK"}',
         "fsr_decoder_prefill_seconds_count",
         "fsr_decoder_decode_seconds_count",
         "fsr_decoder_queue_seconds_count",

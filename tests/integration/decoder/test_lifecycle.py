@@ -39,7 +39,7 @@ def test_admission_by_kv_memory(start, asks):
         for error in refused:
             assert error.code() == grpc.StatusCode.RESOURCE_EXHAUSTED and "wait already" in error.details()
             assert int(dict(error.trailing_metadata())["retry-after-ms"]) > 0
-        assert replica.metric('fsr_decoder_refused_total{reason="waiting"') == 2
+        assert replica.metric('fsr_decoder_refused_total{reason="waiting"}') == 2
 
         error = outcome(replica, ask.with_(max_tokens=850))
         assert error.code() == grpc.StatusCode.INVALID_ARGUMENT

@@ -1,13 +1,17 @@
 import contextlib
 import io
 import socket
+import sys
 import warnings
+from pathlib import Path
 
 import pytest
 
 with warnings.catch_warnings():  # Ray 2.60 declares its schemas in a way that pydantic 2 deprecates
     warnings.simplefilter("ignore", DeprecationWarning)
     import ray.serve  # noqa: F401
+
+sys.path.insert(0, str(Path(__file__).parent))
 
 from fsr_core.tiny.scenes import draw, make_scene
 from services.client.up import running
@@ -41,11 +45,13 @@ def png():
 
 @pytest.fixture(scope="session")
 def system(tmp_path_factory):
-    """Addresses of a running system with two decoders, a gateway that refuses early, and metrics every second."""
+    """Addresses of a running system with two decoders, a gateway that refuses early, decoders with
+    room for a dozen answers, and metrics every second."""
     with contextlib.ExitStack() as stack:
         with pytest.MonkeyPatch.context() as patch:  # for the services alone, not for the tests that come after
             patch.setenv("RAY_metrics_report_interval_ms", "1000")
             patch.setenv("FSR_GATEWAY_MAX_REQUESTS", "24")
+            patch.setenv("FSR_DECODER_KV_MEMORY", "8MiB")
             logs = tmp_path_factory.mktemp("logs")
             addresses = stack.enter_context(running("fsr-tiny", 2, _free_ports(40), logs))
         yield addresses

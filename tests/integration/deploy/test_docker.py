@@ -2,18 +2,15 @@
 
 import importlib.metadata
 import json
-import os
 import re
-import shlex
-import shutil
 import subprocess
 import sys
-import time
 import tomllib
 from pathlib import Path
 
 import pytest
 import yaml
+from images import ROOT, environment, install, install_line, instructions, one, started
 from packaging.requirements import Requirement
 
 from services.client import Client
@@ -21,7 +18,6 @@ from services.decoder.settings import DecoderSettings
 from services.encoder.settings import EncoderSettings
 from services.gateway.settings import GatewaySettings
 
-ROOT = Path(__file__).parents[3]
 SETTINGS = {"gateway": GatewaySettings, "encoder": EncoderSettings, "decoder": DecoderSettings}
 # The service of each image, and the extra that it is installed with.
 IMAGES = {
@@ -32,25 +28,6 @@ IMAGES = {
 }
 EXTRAS = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
 COMPOSE = yaml.safe_load((ROOT / "deploy/compose.yaml").read_text())
-
-
-def instructions(image):
-    """(keyword, arguments) of each instruction of a Dockerfile, continuation lines joined."""
-    text = (ROOT / f"deploy/docker/{image}.Dockerfile").read_text()
-    lines = re.sub(r"\\\n\s*", "", text).splitlines()
-    return [tuple(line.split(None, 1)) for line in lines if line and not line.startswith("#")]
-
-
-def one(service, keyword):
-    return [rest for word, rest in instructions(service) if word == keyword][-1]
-
-
-def install_line(service):
-    return next(rest for word, rest in instructions(service) if word == "RUN" and "pip install" in rest)
-
-
-def environment(service):
-    return dict(pair.split("=", 1) for pair in shlex.split(one(service, "ENV")))
 
 
 def test_hadolint():
@@ -155,50 +132,13 @@ def imports(service):
 
 def test_gateway_image_answers(system, free_ports, png, tmp_path):
     """The gateway's install line and entry point in a clean environment that holds nothing else."""
-    source, venv = tmp_path / "src", tmp_path / "fsr"
-    for word, rest in instructions("gateway"):
-        if word == "COPY" and not rest.startswith("--from"):
-            *sources, target = rest.split()
-            for name in sources:
-                place = source / (name if target == "./" else target)
-                place.parent.mkdir(parents=True, exist_ok=True)
-                if (ROOT / name).is_dir():
-                    shutil.copytree(ROOT / name, place, ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
-                else:
-                    shutil.copy(ROOT / name, place)
-    clean = {key: value for key, value in os.environ.items() if not key.startswith(("PYTHON", "FSR_", "VIRTUAL_ENV"))}
-    # The image's cache would be thrown away; this machine's is welcome.
-    line = install_line("gateway").replace("/opt/fsr", str(venv)).replace("--no-cache-dir", "--quiet")
-    assert str(venv) in line
-    subprocess.run(
-        ["bash", "-ec", line.replace("python -m venv", f"{sys.executable} -m venv")], cwd=source, env=clean, check=True
-    )
-    packages = {path.name for path in next(venv.glob("lib/python*/site-packages")).iterdir()}
+    clean, packages = install("gateway", tmp_path)
     assert {"services", "fsr", "grpc"} <= packages and not packages & {"torch", "ray", "fsr_core", "transformers"}
     port = free_ports(2)
-    env = clean | environment("gateway") | {
-        "PATH": f"{venv}/bin:{clean['PATH']}",
-        "FSR_GATEWAY_HOST": "127.0.0.1",
-        "FSR_GATEWAY_PORT": str(port),
-        "FSR_GATEWAY_METRICS_PORT": str(port + 1),
-        "FSR_GATEWAY_ENCODERS": system["encoder"],
-        "FSR_GATEWAY_DECODERS": system["decoder-0"],
-    }  # fmt: skip
-    probe = json.loads(one("gateway", "HEALTHCHECK").split("CMD ", 1)[1])
-    probe[-1] = f"127.0.0.1:{port}"
-    process = subprocess.Popen(json.loads(one("gateway", "ENTRYPOINT")), env=env, cwd=tmp_path)
-    try:
-        end = time.monotonic() + 60
-        while (told := subprocess.run(probe, env=env, cwd=tmp_path, capture_output=True, text=True)).returncode:
-            assert told.returncode == 1 and told.stderr.startswith("error: ")
-            assert process.poll() is None and time.monotonic() < end, told.stderr
-            time.sleep(0.2)
-        with Client(f"127.0.0.1:{port}") as client:
-            usage = client.ask(png(1), "Is there a red star?", budget=16).usage
+    replicas = {"FSR_GATEWAY_ENCODERS": system["encoder"], "FSR_GATEWAY_DECODERS": system["decoder-0"]}
+    with started("gateway", clean | replicas, port, tmp_path), Client(f"127.0.0.1:{port}") as client:
+        usage = client.ask(png(1), "Is there a red star?", budget=16).usage
         assert (usage.visual_tokens_in, usage.visual_tokens_kept) == (144, 16)
-    finally:
-        process.terminate()
-        assert process.wait(40) == 0
 
 
 def test_compose():
@@ -206,6 +146,8 @@ def test_compose():
     for name, service in services.items():
         assert not service["image"].endswith(":latest") and ":" in service["image"]
         if "build" in service:
+            arguments = [rest for word, rest in instructions(name) if word == "ARG"]
+            assert all(f"{argument}=" in arguments for argument in service["build"].get("args", {}))
             assert (ROOT / service["build"]["dockerfile"]).is_file()
             assert (ROOT / "deploy" / service["build"]["context"]).resolve() == ROOT
         for pair in service.get("environment", {}):

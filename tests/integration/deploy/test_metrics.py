@@ -1,178 +1,139 @@
 """A real Prometheus scrapes a running system: every panel and rule must have data, and the figures be the load's."""
 
 import asyncio
-import contextlib
 import math
 import os
-import re
-import signal
-import subprocess
-import sys
 import time
-import urllib.request
+from dataclasses import dataclass
 
-import psutil
 import pytest
 import yaml
+from loads import LOAD, MODEL, OTHER, Mixed, ask, compare, figures, kill_a_busy_decoder, settled, total
 
 from deploy.grafana import queries as asked
 from deploy.grafana.render import render
-from deploy.prometheus.local import HERE, prometheus
-from services.client import AsyncClient, Client, ClientError
+from deploy.prometheus.local import HERE, Prometheus, prometheus
 
-QUESTION, COLOUR = "Is there a red star?", "What colour is the star?"
 RULES = [
     rule
     for path in sorted((HERE / "rules").glob("*.yml"))
     for group in yaml.safe_load(path.read_text())["groups"]
     for rule in group["rules"]
 ]
-# The load whose figures are checked: method, budget and number of requests.
-LOAD = (("fsr", 16, 12), ("random", 32, 6), ("fsr", 4, 4))
+# Where pictures for the documentation are wanted, they show minutes rather than seconds.
+PAUSE = 40.0 if "FSR_PICTURES" in os.environ else 1.0
+pytestmark = pytest.mark.timeout(900)
 
 
-async def ask(address, picture, wanted):
-    """Asks all at once; the answers' usage, and how many were refused."""
-    async with AsyncClient(address) as client:
-        calls = (
-            client.ask(picture(i % 4), QUESTION, budget=budget, method=method, **more)
-            for i, (method, budget, more) in enumerate(wanted)
-        )
-        told = await asyncio.gather(*calls, return_exceptions=True)
-    assert all(isinstance(one, ClientError) or hasattr(one, "usage") for one in told), told
-    return [one.usage for one in told if hasattr(one, "usage")], sum(isinstance(one, ClientError) for one in told)
+@dataclass
+class Watched:
+    """A Prometheus, what it has seen, and what it must have seen.
 
+    Attributes:
+        wanted, counted, usages: of the load whose figures are checked.
+        compared: what the canary must have counted, and what it did.
+        moved: usage of every answer of the canary's gateway since it could lose a decoder.
+        gateway, other: where the metrics of that gateway and of the decoder of another model are.
+        began: when, in seconds since 1970.
+    """
 
-def figures(load):
-    """What a load must have added to some sums."""
-    kept = {method: sum(b * n for m, b, n in load if m == method) for method in ("fsr", "random")}
-    images = {method: sum(n for m, _, n in load if m == method) for method in ("fsr", "random")}
-    return {
-        'fsr_requests_total{rpc="Generate", code="OK"}': sum(images.values()),
-        'fsr_visual_tokens_in_total{method="fsr"}': 144 * images["fsr"],
-        'fsr_visual_tokens_kept_total{method="fsr"}': kept["fsr"],
-        'fsr_visual_tokens_kept_total{method="random"}': kept["random"],
-        'ray_fsr_encoder_visual_tokens_kept_total{method="fsr"}': kept["fsr"],
-        'ray_fsr_encoder_visual_tokens_in_total{method="random"}': 144 * images["random"],
-        "ray_fsr_encoder_images_total": sum(images.values()),
-    }
-
-
-def settled(server, ask_for, before, seconds=30):
-    """Waits until Prometheus has seen every sum of `ask_for` reach what it must."""
-    end = time.monotonic() + seconds
-    while True:
-        now = {query: sum(s.points[-1][1] for s in server.instant(query)) - before[query] for query in ask_for}
-        if now == ask_for or time.monotonic() > end:
-            return now
-        time.sleep(0.5)
-
-
-@contextlib.contextmanager
-def canary_gateway(at, port):
-    """A second gateway, which asks every answer once more without compression when there is little to do."""
-    command = [sys.executable, "-m", "services.gateway", "--port", str(port), "--metrics-port", str(port + 1)]
-    command += ["--encoders", at["encoder"], "--decoders", at["decoder-0"], "--canary-share", "1"]
-    process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
-    try:
-        with Client(f"127.0.0.1:{port}") as client:
-            end = time.monotonic() + 60
-            while True:
-                with contextlib.suppress(ClientError):
-                    if client.models(timeout=2):
-                        break
-                assert time.monotonic() < end
-                time.sleep(0.3)
-        yield f"127.0.0.1:{port}", f"127.0.0.1:{port + 1}"
-    finally:
-        process.terminate()
-        process.wait(40)
-
-
-def value(address, name):
-    """Sum of the series on the page at `address` whose name and labels begin with `name`."""
-    page = urllib.request.urlopen(f"http://{address}/metrics").read().decode()
-    return sum(float(number) for number in re.findall(rf"^{re.escape(name)}\S* (\S+)$", page, re.MULTILINE))
-
-
-def compare(at, gateway, metrics, png):
-    """Asks some questions through the canary's gateway, one after the other; what it must and what it did count."""
-    wanted = {"answers": 0, "exact": 0, "tokens": 0, "tokens_agreed": 0}
-    with Client(at["gateway"]) as plain, Client(gateway) as canary:
-        for seed in range(10, 18):
-            few, whole = (plain.ask(png(seed), COLOUR, budget=n).token_ids for n in (4, 144))
-            wanted["answers"] += 1
-            wanted["exact"] += few == whole
-            wanted["tokens"] += max(len(few), len(whole))
-            wanted["tokens_agreed"] += sum(a == b for a, b in zip(few, whole, strict=False))
-            assert canary.ask(png(seed), COLOUR, budget=4).token_ids == few
-            end = time.monotonic() + 20
-            while value(metrics, "fsr_canary_answers_total") < wanted["answers"] and time.monotonic() < end:
-                time.sleep(0.05)
-        canary.ask(png(1), COLOUR, budget=144)  # nothing to compare
-        canary.ask(png(1), COLOUR, budget=4, temperature=1.0)  # nor here
-    counted = {name: value(metrics, f"fsr_canary_{name}_total") for name in wanted}
-    return wanted, counted
+    server: Prometheus
+    gateway: str
+    other: str
+    began: float
+    wanted: dict
+    counted: dict
+    usages: list
+    compared: tuple
+    moved: list
 
 
 @pytest.fixture(scope="module")
-def watched(system, free_ports, png):
-    """A Prometheus over a system that has answered, refused, and lost a decoder; and what the first load was."""
-    at, base = system, free_ports(3)
-    with canary_gateway(at, base) as (canary, canary_metrics):
-        yield from watch(at, png, canary, canary_metrics, base + 2)
-
-
-def watch(at, png, canary, canary_metrics, port):
+def watched(system, spawn, free_ports, png):
+    """The running system and, beside it, a gateway with a canary, which has decoders of its own: one to be killed, and
+    one of another model, which knows no pictures."""
+    victim = spawn("decoder", "--kv-memory", "8MiB")
+    other = spawn("decoder", "--kv-memory", "8MiB", "--served-name", OTHER)
+    options = ["--encoders", system["encoder"], "--canary-share", "1", "--discovery-seconds", "0.5"]
+    options += ["--decoders", ",".join((system["decoder-0"], victim.address, other.address)), "--eject-failures", "1"]
+    canary = spawn("gateway", *options)
+    for service in (victim, other, canary):
+        service.wait_until_serving()
     targets = {
-        "gateway": [at["metrics"], canary_metrics],
-        "decoder": [at["decoder-0-metrics"], at["decoder-1-metrics"]],
-        "encoder": [at["encoder-metrics"]],
+        "gateway": [system["metrics"], canary.metrics],
+        "decoder": [system["decoder-0-metrics"], system["decoder-1-metrics"], victim.metrics, other.metrics],
+        "encoder": [system["encoder-metrics"]],
     }
-    with prometheus(targets, port, "1s") as server:
-        end = time.monotonic() + 60
-        while sum(s.points[-1][1] for s in server.instant("up")) < 5 and time.monotonic() < end:
-            time.sleep(0.2)
-        time.sleep(2)  # the encoder may have had other callers before; what they left is seen by now
-        start = {query: sum(s.points[-1][1] for s in server.instant(query)) for query in figures(LOAD)}
-        # Every label is there before the counting starts: a series that is born is no increase.
-        first = [(method, budget, 1) for method, budget, _ in LOAD]
-        asyncio.run(ask(at["gateway"], png, [(method, budget, {}) for method, budget, _ in first]))
-        assert settled(server, figures(first), start) == figures(first)
-        before = {query: count + figures(first)[query] for query, count in start.items()}
-        wanted = figures(LOAD)
-        usages = []
-        for method, budget, count in LOAD:
-            done, refused = asyncio.run(ask(at["gateway"], png, [(method, budget, {})] * count))
-            assert not refused
-            usages += done
-        counted = settled(server, wanted, before)
-        compared = compare(at, canary, canary_metrics, png)
-        told, refused = asyncio.run(ask(canary, png, [("fsr", 16, {})] * 24))
-        assert len(told) == 24 and value(canary_metrics, 'fsr_canary_skipped_total{reason="busy"}') > 0
-        _, refused = asyncio.run(ask(at["gateway"], png, [("fsr", 16, {})] * 60))
-        assert refused, "the overload was none"
-        victim = next(
-            c.pid
-            for c in psutil.net_connections("tcp")
-            if c.status == "LISTEN" and f"127.0.0.1:{c.laddr.port}" == at["decoder-1"]
-        )
-        os.kill(victim, signal.SIGKILL)
-        asyncio.run(ask(at["gateway"], png, [("fsr", 16, {})] * 8))
-        time.sleep(4)
-        yield server, wanted, counted, usages, compared
+    with prometheus(targets, free_ports(1), "1s") as server:
+        yield watch(server, system["gateway"], canary, victim, other, png)
+
+
+def watch(server, plain, canary, victim, other, png):
+    end = time.monotonic() + 60
+    while total(server, "up") < 7 and time.monotonic() < end:
+        time.sleep(0.2)
+    time.sleep(2)  # the encoder may have had other callers before; what they left is seen by now
+    began = time.time()
+    start = {query: total(server, query) for query in figures(LOAD)}
+    # Every label is there before the counting starts: a series that is born is no increase.
+    first = [(method, budget, 1) for method, budget, _ in LOAD]
+    asyncio.run(ask(plain, png, [(method, budget) for method, budget, _ in first]))
+    assert settled(server, figures(first), start) == figures(first)
+    before = {query: count + figures(first)[query] for query, count in start.items()}
+    usages = []
+    for method, budget, count in LOAD:
+        done, refused = asyncio.run(ask(plain, png, [(method, budget)] * count))
+        assert not refused
+        usages += [answer.usage for answer in done]
+    counted = settled(server, figures(LOAD), before)
+    compared = asyncio.run(compare(plain, canary, png))
+    moved = events(plain, canary, victim, png)
+    time.sleep(3)  # all of it is scraped, and rules have seen it
+    return Watched(server, canary.metrics, other.metrics, began, figures(LOAD), counted, usages, compared, moved)
+
+
+def events(plain, canary, victim, png):
+    """Callers go on while some come all at once, and a busy decoder is killed; usage at the canary's gateway."""
+    with Mixed((plain, canary.address), png) as load:
+        time.sleep(PAUSE)
+        done, refused = asyncio.run(ask(canary.address, png, [("fsr", 16)] * 24))
+        assert not refused and canary.metric("fsr_canary_skipped_total", reason="busy") > 0
+        time.sleep(PAUSE)
+        assert asyncio.run(ask(plain, png, [("fsr", 16)] * 60))[1], "the overload was none"
+        time.sleep(PAUSE)
+        usages = asyncio.run(kill_a_busy_decoder(canary, victim, png))
+        time.sleep(PAUSE)
+    assert not load.errors
+    return [*usages, *load.usages, *(answer.usage for answer in done)]
 
 
 def test_figures_are_those_of_the_load(watched):
-    _, wanted, counted, usages, _ = watched
-    assert counted == wanted
-    assert sum(usage.visual_tokens_kept for usage in usages) == 12 * 16 + 6 * 32 + 4 * 4
+    assert watched.counted == watched.wanted
+    assert sum(usage.visual_tokens_kept for usage in watched.usages) == 12 * 16 + 6 * 32 + 4 * 4
 
 
 def test_canary_counts_what_asking_twice_tells(watched):
-    wanted, counted = watched[4]
+    wanted, counted = watched.compared
     assert counted == wanted
     assert wanted["exact"] < wanted["answers"], "questions that every budget answers alike tell nothing"
+
+
+def test_a_killed_decoder_shows_in_failovers_retries_and_ejections(watched):
+    def now(name, **labels):
+        chosen = ", ".join(f'{key}="{value}"' for key, value in labels.items())
+        return total(watched.server, f'{name}{{replica="{watched.gateway}", {chosen}}}')
+
+    moved = sum(usage.failovers for usage in watched.moved)
+    assert moved > 0 and now("fsr_failovers_total", model=MODEL) == moved
+    assert now("fsr_failovers_total", model=OTHER) == 0
+    assert now("fsr_retries_total", role="decoder") == sum(usage.retries for usage in watched.moved) >= moved
+    assert now("fsr_retries_total", role="encoder") == now("fsr_ejections_total", role="encoder") == 0
+    assert now("fsr_ejections_total", role="decoder") == now("fsr_replicas_ejected", role="decoder") == 1
+    assert now("fsr_replicas_ready", role="decoder", model=MODEL) == 1
+    panel = [query for query in asked.queries() if query.panel == "Failovers, retries, ejections a second"]
+    seen = [series for query in panel for series in watched.server.instant(asked.fill(query.expr, rate="1m"))]
+    rising = {(s.labels.get("model"), s.labels.get("role")) for s in seen if s.points[-1][1] > 0}
+    assert len(seen) == 6 and rising == {(MODEL, None), (None, "decoder")}
 
 
 def finite(series):
@@ -181,18 +142,40 @@ def finite(series):
 
 @pytest.mark.parametrize("query", list(asked.queries()), ids=lambda q: f"{q.dashboard}: {q.panel}: {q.legend}")
 def test_every_panel_shows_something(watched, query):
-    server = watched[0]
+    server = watched.server
     series = server.instant(asked.fill(query.expr, rate="1m", span="5m"))
     assert series and finite(series)
     for one in series:
         assert all(one.labels.get(label) for label in query.legend_labels), one.labels
-        assert one.labels.get("model", "fsr-tiny") == "fsr-tiny"
-        assert one.labels.get("method", "fsr") in ("fsr", "random")
+        assert one.labels.get("model", MODEL) in (MODEL, OTHER)
+        assert one.labels.get("method", "fsr") in ("fsr", "cdpruner")
+
+
+@pytest.mark.parametrize("model", [MODEL, OTHER])
+def test_a_chosen_model_is_all_that_is_shown(watched, model):
+    tiers = {}
+    for query in asked.queries():
+        if "$model" not in query.expr:
+            continue
+        for one in watched.server.instant(asked.fill(query.expr.replace("$model", model), rate="1m", span="5m")):
+            assert one.labels.get("model", model) == model, query
+            if "fsr_decoder_" in query.expr and "replica" in one.labels:
+                tiers.setdefault(query.panel, set()).add(one.labels["replica"])
+    assert set(tiers) == {"Time per output token", "KV memory", "Requests running and waiting", "Batch size"}
+    for replicas in tiers.values():
+        assert replicas == {watched.other} if model == OTHER else replicas and watched.other not in replicas
+
+
+def test_the_room_for_extra_requests_is_that_of_each_models_decoders(watched):
+    told = {
+        one.labels["model"]: one.points[-1][1] for one in watched.server.instant("model:fsr_extra_requests:estimate")
+    }
+    assert told[OTHER] == 0 and told[MODEL] > 0, "text alone saves nothing"
 
 
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.get("record") or rule["alert"])
 def test_every_rule_has_its_series(watched, rule):
-    server = watched[0]
+    server = watched.server
     if "record" in rule:
         series = server.instant(rule["record"])
         assert series and finite(series)
@@ -205,30 +188,29 @@ def test_every_rule_has_its_series(watched, rule):
 
 
 def test_every_alert_is_loaded_and_healthy(watched):
-    server = watched[0]
+    server = watched.server
     rules = [rule for group in server.get("rules")["groups"] for rule in group["rules"]]
     assert len(rules) == len(RULES)
     assert [rule["name"] for rule in rules if rule["health"] != "ok"] == []
 
 
 def test_variables_list_what_there_is(watched):
-    server = watched[0]
+    server = watched.server
     found = {}
     for board in asked.dashboards().values():
         for variable in board["templating"]["list"]:
             if variable["type"] == "query":
                 selector, _, label = variable["definition"].removeprefix("label_values(")[:-1].rpartition(", ")
-                found[variable["name"]] = {
-                    one.labels.get(label) for one in server.instant(f"last_over_time({selector}[5m])")
-                }
-    assert found["model"] == {"fsr-tiny"} and found["method"] == {"fsr", "random"}
-    assert len(found["replica"]) == 3 and None not in found["replica"]
+                series = server.instant(f"last_over_time({asked.fill(selector)}[5m])")
+                found[variable["name"]] = {one.labels.get(label) for one in series}
+    assert found["model"] == {MODEL, OTHER} and found["method"] == {"fsr", "cdpruner"}
+    assert len(found["replica"]) == 5 and None not in found["replica"]
 
 
 def test_pictures_of_the_dashboards(watched, tmp_path):
     """Also what the documentation shows, where FSR_PICTURES names a folder."""
     folder = os.environ.get("FSR_PICTURES", tmp_path)
-    paths = render(watched[0], folder, seconds=60, step=1)
+    paths = render(watched.server, folder, seconds=time.time() - watched.began, step=1)
     assert [path.stem for path in paths] == [f"dashboard-{name}" for name in asked.dashboards()]
     for path in paths:
-        assert path.read_bytes().startswith(b"\x89PNG") and 10_000 < path.stat().st_size < 150_000
+        assert path.read_bytes().startswith(b"\x89PNG") and 10_000 < path.stat().st_size < 250_000

@@ -40,12 +40,36 @@ def test_every_alert_is_tested_to_fire():
     assert fired == {rule["alert"] for rule in RULES if "alert" in rule}
 
 
+def test_every_recording_rule_is_tested_for_its_value():
+    cases = yaml.safe_load((HERE / "tests/recording.yml").read_text())["tests"]
+    checks = [check for case in cases for check in case["promql_expr_test"] if check["exp_samples"]]
+    read = {name for check in checks for name in asked.metrics(check["expr"])}
+    assert read == {rule["record"] for rule in RULES if "record" in rule}
+
+
 def test_every_name_exists():
     """Also those that one rule or panel reads of another rule."""
     known = series() | {rule["record"] for rule in RULES if "record" in rule} | {"up"}
     for expr in [rule["expr"] for rule in RULES] + [query.expr for query in asked.queries()]:
         names = asked.metrics(expr)
         assert names and {name for name in names if not name.startswith("ray_serve_")} <= known, expr
+
+
+def test_every_query_is_filtered_by_the_variables_that_it_has_labels_for():
+    """The variable `replica` lists encoders and decoders; a batch of the encoder mixes methods."""
+    labels = {metric.name: set(metric.labels) for metric in catalogue()}
+    labels["ray_fsr_encoder_images_total"].remove("method")
+    labels |= {name: found | {"replica"} for name, found in labels.items() if name.startswith("fsr_decoder_")}
+    labels |= {rule["record"]: set(rule["record"].partition(":")[0].split("_")) for rule in RULES if "record" in rule}
+    for query in asked.queries():
+        for selector in asked.selectors(query.expr):
+            name = re.sub("_(bucket|sum|count)$", "", selector.partition("{")[0])
+            for label in labels.get(name, set()) & {"model", "method", "replica"}:
+                assert f'{label}=~"${label}"' in selector, f"{query.dashboard}: {query.panel}: {selector}"
+
+
+def test_every_metric_of_the_decoder_says_whose_it_is():
+    assert all("model" in metric.labels for metric in catalogue() if metric.service == "decoder")
 
 
 def test_names_follow_the_conventions():

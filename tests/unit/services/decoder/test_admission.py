@@ -9,7 +9,7 @@ from services.errors import InvalidRequest, Overloaded
 
 
 def admission(capacity=100, max_running=10, max_waiting=2, max_wait=5.0):
-    return Admission(capacity, max_running, max_waiting, max_wait, Metrics())
+    return Admission(capacity, max_running, max_waiting, max_wait, Metrics("tiny"))
 
 
 class Request:
@@ -128,7 +128,7 @@ async def test_what_can_never_fit_is_the_callers_mistake():
 
 
 async def test_refusals_are_counted_by_reason():
-    metrics = Metrics()
+    metrics = Metrics("tiny")
     line = Admission(100, 10, 0, 5.0, metrics)
     for least in (101, 1):
         with suppress(InvalidRequest), line.enter(least) as place:
@@ -136,9 +136,9 @@ async def test_refusals_are_counted_by_reason():
             with suppress(Overloaded), line.enter(1):
                 pass
     values = {
-        sample.labels["reason"]: sample.value
+        (sample.labels["model"], sample.labels["reason"]): sample.value
         for metric in metrics.registry.collect()
         for sample in metric.samples
         if sample.name == "fsr_decoder_refused_total"
     }
-    assert values == {"too_large": 1.0, "waiting": 1.0}
+    assert values == {("tiny", "too_large"): 1.0, ("tiny", "waiting"): 1.0, ("tiny", "wait_time"): 0.0}

@@ -112,7 +112,7 @@ async def answer(engine, prompt, count, emitted=(), **options):
 
 @pytest.fixture
 async def engine(model):
-    engine = TransformersEngine(model, Metrics(), 1 << 20, prefill_tokens=24, prefix_block=4)
+    engine = TransformersEngine(model, Metrics("tiny"), 1 << 20, prefill_tokens=24, prefix_block=4)
     yield engine
     await engine.close()
 
@@ -167,7 +167,7 @@ async def test_an_engine_that_keeps_failing_is_dead(model):
         def forward(self, **inputs):
             raise RuntimeError("no kernel image is available")
 
-    engine = TransformersEngine(SimpleNamespace(**vars(model) | {"model": Broken()}), Metrics(), 1 << 20)
+    engine = TransformersEngine(SimpleNamespace(**vars(model) | {"model": Broken()}), Metrics("tiny"), 1 << 20)
     for _ in range(3):
         with pytest.raises(NotReady), capture_logs():
             await answer(engine, prompt(model, 9, 5, 0), 5)
@@ -178,7 +178,7 @@ async def test_an_engine_that_keeps_failing_is_dead(model):
 
 
 async def test_closing_tells_those_who_run(model):
-    engine = TransformersEngine(model, Metrics(), 1 << 20)
+    engine = TransformersEngine(model, Metrics("tiny"), 1 << 20)
     stream = engine.generate(Generation("test", prompt(model, 9, 5, 0), Sampling(240)))
     await anext(stream)
     await engine.close()
