@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import inf, isfinite
+from math import inf
+
+from fsr_core.checks import check_number, check_whole
 
 __all__ = ["Budget", "Limits"]
 
@@ -18,9 +20,7 @@ class Limits:
     radius: float = -inf
 
 
-def _whole(name: str, value: object) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ValueError(f"{name}: expected a whole number >= 1, got {value!r}; ask for at least one token")
+_RADIUS = 0.3
 
 
 @dataclass(frozen=True)
@@ -38,26 +38,27 @@ class Budget:
     auto: bool = False
     min_tokens: int = 1
     max_tokens: int | None = None
-    radius: float = 0.3
+    radius: float = _RADIUS
 
     def __post_init__(self) -> None:
         if (self.tokens is not None) + (self.keep_ratio is not None) + bool(self.auto) != 1:
             raise ValueError("budget: give exactly one of tokens, keep_ratio and auto")
         if self.tokens is not None:
-            _whole("budget.tokens", self.tokens)
-        if self.keep_ratio is not None and not (
-            isinstance(self.keep_ratio, float | int) and isfinite(self.keep_ratio) and 0 < self.keep_ratio <= 1
-        ):
-            raise ValueError(f"budget.keep_ratio: expected a share in (0, 1], got {self.keep_ratio!r}; try 0.11")
-        _whole("budget.min_tokens", self.min_tokens)
+            check_whole("budget.tokens", self.tokens, 1, "ask for at least one token")
+        if self.keep_ratio is not None:
+            check_number("budget.keep_ratio", self.keep_ratio, 1e-9, 1, "a share of the tokens, such as 0.11")
+        if not self.auto and (self.min_tokens, self.max_tokens, self.radius) != (1, None, _RADIUS):
+            raise ValueError(
+                "budget: min_tokens, max_tokens and radius bound an automatic budget; set auto or drop them"
+            )
+        check_whole("budget.min_tokens", self.min_tokens, 1, "ask for at least one token")
         if self.max_tokens is not None:
-            _whole("budget.max_tokens", self.max_tokens)
+            check_whole("budget.max_tokens", self.max_tokens, 1, "ask for at least one token")
             if self.max_tokens < self.min_tokens:
                 raise ValueError(
                     f"budget.max_tokens: {self.max_tokens} is below min_tokens {self.min_tokens}; raise it"
                 )
-        if not (isfinite(self.radius) and 0 <= self.radius <= 2):
-            raise ValueError(f"budget.radius: expected a cosine distance in [0, 2], got {self.radius!r}; try 0.3")
+        check_number("budget.radius", self.radius, 0, 2, "a cosine distance, such as 0.3")
 
     @classmethod
     def of(cls, budget: int | Budget) -> Budget:
@@ -67,7 +68,7 @@ class Budget:
     def limits(self, n: int) -> Limits:
         """Limits for a sample of `n` tokens, never above `n`."""
         if self.auto:
-            most = n if self.max_tokens is None else min(n, self.max_tokens)
-            return Limits(min(self.min_tokens, most), most, self.radius)
-        k = self.tokens if self.tokens is not None else max(1, int(n * (self.keep_ratio or 0) + 0.5))
+            most = n if self.max_tokens is None else min(n, int(self.max_tokens))
+            return Limits(min(int(self.min_tokens), most), most, self.radius)
+        k = int(self.tokens) if self.tokens is not None else max(1, int(n * (self.keep_ratio or 0) + 0.5))
         return Limits(min(k, n), min(k, n))

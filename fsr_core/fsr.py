@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import isfinite
 from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
 
 from fsr_core.budget import Budget, Limits
+from fsr_core.checks import check_number
 from fsr_core.compressor import Compressor, check_batch
 from fsr_core.focus import focus_order, focus_wanted, priority
 from fsr_core.refine import absorbed, merge
@@ -44,12 +44,9 @@ class FSR(Compressor):
     centre_keys: bool = False
 
     def __post_init__(self) -> None:
-        for name in ("alpha", "beta", "kappa"):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int | float) or not (isfinite(value) and value >= 0):
-                raise ValueError(f"{name}: expected a finite number >= 0, got {value!r}; the paper uses 3, 1 and 1")
-        if isinstance(self.rho, bool) or not isinstance(self.rho, int | float) or not 0 < self.rho <= 1:
-            raise ValueError(f"rho: expected a share in (0, 1], got {self.rho!r}; the paper uses 0.9")
+        for name, usual in (("alpha", 3), ("beta", 1), ("kappa", 1)):
+            check_number(name, getattr(self, name), 0, 1e6, f"the paper uses {usual}")
+        check_number("rho", self.rho, 1e-9, 1, "the paper uses 0.9")
         if self.relevance_sign not in ("+", "-"):
             raise ValueError(f"relevance_sign: expected '+' or '-', got {self.relevance_sign!r}")
         if not isinstance(self.centre_keys, bool):
@@ -63,7 +60,9 @@ class FSR(Compressor):
         groups: dict[tuple[object, ...], list[int]] = defaultdict(list)
         for i, sample in enumerate(samples):
             keys = sample.features if sample.keys is None else sample.keys
-            groups[(keys.shape, keys.dtype, keys.device, sample.relevance is None)].append(i)
+            whole = limits[i].minimum == len(sample)  # keeps everything, so nothing is scanned for it
+            form = (keys.shape, keys.dtype, keys.device, sample.features.shape, sample.features.dtype)
+            groups[(*form, sample.relevance is None, sample.keys is None, whole)].append(i)
         results: dict[int, CompressedTokens] = {}
         for members in groups.values():
             kept = self._compress_equal([samples[i] for i in members], [limits[i] for i in members])
@@ -82,42 +81,49 @@ class FSR(Compressor):
         most = torch.tensor([limit.maximum for limit in limits], device=device)
         counts = torch.minimum(wanted, most)
         position = torch.arange(n, device=device)
-        kept = torch.zeros_like(phi, dtype=torch.bool)
-        kept.scatter_(1, order, position < counts.unsqueeze(1))
-        focus = kept
-        merged_into = torch.full_like(order, -1)
+        focus = torch.zeros_like(phi, dtype=torch.bool)
+        focus.scatter_(1, order, position < counts.unsqueeze(1))
+        kept, merged_into = focus, torch.full_like(order, -1)
+        features = _stacked([s.features for s in samples])
         if all(limit.minimum == n for limit in limits):
-            kept = torch.ones_like(kept)
+            kept = torch.ones_like(focus)
         elif bool((counts < most).any()):
-            keys = [s.features if s.keys is None else s.keys for s in samples]
-            stacked = torch.stack(keys) if len(keys) > 1 else keys[0].unsqueeze(0)  # one sample's are not copied
+            own = samples[0].keys is None
+            keys = features if own else _stacked([_given(s.keys) for s in samples])
             least = torch.tensor([limit.minimum for limit in limits], device=device)
             radius = torch.tensor([limit.radius for limit in limits], device=device)
-            found = scan(Keys(stacked, self.centre_keys), order[:, : int(counts.max())], counts, least, most, radius)
+            found = scan(Keys(keys, self.centre_keys), order[:, : int(counts.max())], counts, least, most, radius)
             kept = focus | found.chosen
-            scan_counts = found.chosen.sum(1)
-            merged_into = absorbed(kept, found.anchor, found.similarity, scan_counts, self.kappa)
-        return [
-            _result(sample.features, *rows)
-            for sample, *rows in zip(
-                samples, kept, focus, merged_into, phi, counts.tolist(), wanted.tolist(), strict=True
-            )
-        ]
+            merged_into = absorbed(kept, found.anchor, found.similarity, found.chosen.sum(1), self.kappa)
+        return _results(features, kept, focus, merged_into, phi, counts.tolist(), wanted.tolist())
 
 
 def _given(tensor: Tensor | None) -> Tensor:
-    if tensor is None:  # pragma: no cover - samples are grouped by whether they have it
-        raise ValueError("samples: some have relevance and some not within one group")
+    if tensor is None:  # pragma: no cover - samples are grouped by what they have
+        raise ValueError("samples: some have relevance or keys and some not within one group")
     return tensor
 
 
-def _result(
-    features: Tensor, kept: Tensor, focus: Tensor, merged_into: Tensor, phi: Tensor, count: int, wanted: int
-) -> CompressedTokens:
-    index = kept.nonzero().squeeze(1)
-    rows = features if len(index) == len(features) else features[index]
+def _stacked(tensors: list[Tensor]) -> Tensor:
+    """[B, ...]; what is alone is not copied."""
+    return torch.stack(tensors) if len(tensors) > 1 else tensors[0].unsqueeze(0)
+
+
+def _results(
+    features: Tensor,
+    kept: Tensor,
+    focus: Tensor,
+    merged_into: Tensor,
+    phi: Tensor,
+    counts: list[int],
+    wanted: list[int],
+) -> list[CompressedTokens]:
+    """What was kept of each sample of a batch [B, N]; `features` [B, N, D]."""
+    n, sizes = kept.shape[1], kept.sum(1).tolist()
+    place = kept.flatten().nonzero().squeeze(1)
+    rows = features.flatten(0, 1)[place]
     anchors, values = merge(features, merged_into, phi)
-    if len(anchors):
-        rows[torch.searchsorted(index, anchors)] = values
-    stage = torch.where(focus[index], FOCUS, SCAN)
-    return CompressedTokens(rows, index, stage, merged_into, phi, count, wanted)
+    rows[torch.searchsorted(place, anchors)] = values
+    stage = torch.where(focus.flatten()[place], FOCUS, SCAN)
+    parts = zip(*(part.split(sizes) for part in (rows, place % n, stage)), strict=True)
+    return [CompressedTokens(*part, merged_into[i], phi[i], counts[i], wanted[i]) for i, part in enumerate(parts)]

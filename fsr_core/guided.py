@@ -8,7 +8,8 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from fsr_core.baselines.common import OneByOne, check_number, kept, unit_keys
+from fsr_core.baselines.common import OneByOne, kept, unit_keys
+from fsr_core.checks import check_number
 from fsr_core.focus import focus_order, focus_wanted, minmax
 from fsr_core.tokens import CompressedTokens, VisualTokens
 
@@ -66,7 +67,7 @@ class GuidedFSR(OneByOne):
 
     def _scan(self, keys: Tensor, focus: Tensor, phi: Tensor, count: int) -> Tensor:
         weight = (1 - self.pull) + self.pull * (phi / phi.max().clamp(min=torch.finfo(torch.float32).tiny)).pow(1 / 3)
-        near = (keys @ keys[focus].T).amax(1)
+        near = torch.stack([(keys @ keys[some].T).amax(1) for some in focus.split(64)]).amax(0)
         taken = torch.zeros(len(keys), dtype=torch.bool, device=keys.device)
         taken[focus] = True
         found: list[int] = []

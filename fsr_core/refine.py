@@ -7,6 +7,8 @@ from math import inf
 import torch
 from torch import Tensor
 
+from fsr_core.segments import segment_sum
+
 __all__ = ["absorbed", "merge"]
 
 
@@ -27,16 +29,18 @@ def absorbed(kept: Tensor, anchor: Tensor, similarity: Tensor, scan_counts: Tens
 def merge(features: Tensor, merged_into: Tensor, phi: Tensor) -> tuple[Tensor, Tensor]:
     """New values of the anchors that absorbed something: phi-weighted means, summed in fp32.
 
-    features [N, D]; merged_into int64 [N]; phi [N]. Returns the anchors' indices [A], ascending, and their features
-    [A, D] in the dtype of `features`. Where the weights sum to zero an anchor stays as it was.
+    features [B, N, D]; merged_into int64 [B, N]; phi [B, N]. Returns the anchors' places [A] in the flattened batch,
+    ascending, and their features [A, D] in the dtype of `features`. Where the weights sum to zero an anchor stays as
+    it was.
     """
-    source = (merged_into >= 0).nonzero().squeeze(1)
-    anchors, slot = merged_into[source].unique(return_inverse=True)
-    own = features[anchors]
-    weight = phi[anchors].clone()
-    total = own.float() * weight.unsqueeze(1)
-    total.index_add_(0, slot, features[source].float() * phi[source].unsqueeze(1))
-    weight.index_add_(0, slot, phi[source])
-    some = (weight > 0).unsqueeze(1)
-    mean = total / torch.where(some, weight.unsqueeze(1), 1.0)
-    return anchors, torch.where(some, mean.to(features.dtype), own)
+    batch, n, width = features.shape
+    first = n * torch.arange(batch, device=features.device).unsqueeze(1)
+    source = (merged_into >= 0).flatten().nonzero().squeeze(1)
+    anchors, slot = (merged_into + first).flatten()[source].unique(return_inverse=True)
+    rows, weight = features.reshape(-1, width), phi.flatten()
+    own = rows[anchors]
+    added = segment_sum(rows[source].float() * weight[source].unsqueeze(1), slot, len(anchors))
+    total = own.float() * weight[anchors].unsqueeze(1) + added
+    weights = (weight[anchors] + segment_sum(weight[source].unsqueeze(1), slot, len(anchors))[:, 0]).unsqueeze(1)
+    mean = total / torch.where(weights > 0, weights, 1.0)
+    return anchors, torch.where(weights > 0, mean.to(features.dtype), own)

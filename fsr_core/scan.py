@@ -43,7 +43,7 @@ class Keys:
     """
 
     def __init__(self, keys: Tensor, centre: bool = False) -> None:
-        keys = keys.float()
+        keys = keys.detach().float()
         self.values = keys - keys.mean(1, keepdim=True) if centre else keys
         norm = torch.linalg.vector_norm(self.values, dim=2)
         self.scale = torch.where(norm > 0, 1 / norm, 0.0)
@@ -156,7 +156,7 @@ def scan(keys: Keys, focus: Tensor, counts: Tensor, least: Tensor, most: Tensor,
     for some in focus.split(64, dim=1):
         near = torch.maximum(near, keys.cosine(some).amax(1))
     near.scatter_(1, focus, inf)
-    done = 0
+    done, stops_early = 0, bool((radius > -inf).any())
     for picks in _row_by_row(keys, near, max(left)) if near.is_cuda else _played_out(keys, near, left):
         # A sample that has enough goes on beside the others; what it picks after that does not count.
         have = counts.unsqueeze(1) + done + torch.arange(picks.tokens.shape[1], device=focus.device)
@@ -164,7 +164,8 @@ def scan(keys: Keys, focus: Tensor, counts: Tensor, least: Tensor, most: Tensor,
         active = (have < most.unsqueeze(1)) & ~covered
         found = _add(found, picks, active)
         done += picks.tokens.shape[1]
-        if not near.is_cuda and not bool(active[:, -1].any()):
+        # On CUDA asking makes the host wait, which only a sample that may stop early is worth.
+        if (stops_early or not near.is_cuda) and not bool(active[:, -1].any()):
             break
     return found
 

@@ -10,6 +10,7 @@ from torch import Tensor
 __all__ = ["FOCUS", "SCAN", "CompressedTokens", "VisualTokens"]
 
 FOCUS, SCAN = 0, 1
+_DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 
 
 @dataclass(frozen=True)
@@ -41,8 +42,8 @@ class VisualTokens:
             if tensor.dim() != rank:
                 shape = "[N, D]" if rank == 2 else "[N]"
                 raise ValueError(f"{name}: expected shape {shape}, got {list(tensor.shape)}; pass one sample at a time")
-            if not tensor.is_floating_point():
-                raise ValueError(f"{name}: expected a floating dtype, got {tensor.dtype}; convert it with .float()")
+            if tensor.dtype not in _DTYPES:
+                raise ValueError(f"{name}: expected fp32, fp16 or bf16, got {tensor.dtype}; convert it with .float()")
             if len(tensor) != len(self.features):
                 raise ValueError(
                     f"{name}: has {len(tensor)} tokens but features has {len(self.features)}; pass one row a token"
@@ -51,8 +52,9 @@ class VisualTokens:
                 raise ValueError(f"{name}: is empty; a sample needs at least one token of at least one dimension")
             if tensor.device != self.features.device:
                 raise ValueError(f"{name}: is on {tensor.device} but features on {self.features.device}; move it")
-            if not bool(torch.isfinite(tensor).all()):
-                raise ValueError(f"{name}: has NaN or infinity; check the vision encoder's output and its dtype")
+            if not bool(torch.linalg.vector_norm(tensor, dtype=torch.float32).isfinite()):
+                wrong = "is too large for fp32's squares" if bool(tensor.isfinite().all()) else "has NaN or infinity"
+                raise ValueError(f"{name}: {wrong}; check the vision encoder's output and its dtype")
         if bool((self.saliency < 0).any()):
             raise ValueError("saliency: has negative values; pass attention weights or another score >= 0")
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Sequence
-from math import isfinite, isqrt
-from typing import Any
+from math import isqrt
 
 import torch
 from torch import Tensor
@@ -14,7 +13,7 @@ from fsr_core.budget import Budget
 from fsr_core.compressor import Compressor, check_batch
 from fsr_core.tokens import FOCUS, SCAN, CompressedTokens, VisualTokens
 
-__all__ = ["OneByOne", "by_falling", "cells", "check_number", "check_whole", "kept", "raw_keys", "unit_keys"]
+__all__ = ["OneByOne", "by_falling", "cells", "kept", "raw_keys", "unit_keys"]
 
 
 class OneByOne(Compressor):
@@ -103,17 +102,3 @@ def cells(n: int, count: int, device: torch.device) -> Tensor:
     band = row * bands // side
     first = torch.tensor([count * b // bands for b in range(bands + 1)], device=device)
     return first[band] + column * (first[band + 1] - first[band]) // side
-
-
-def check_number(name: str, value: Any, low: float, high: float) -> None:
-    """Raises ValueError, naming the option, unless `value` is a finite number within low..high."""
-    good = isinstance(value, int | float) and not isinstance(value, bool) and isfinite(value) and low <= value <= high
-    if not good:
-        raise ValueError(f"{name}: expected a number within {low:g}..{high:g}, got {value!r}")
-
-
-def check_whole(name: str, value: Any, low: int) -> None:
-    """Raises ValueError, naming the option, unless `value` is a whole number >= low; 8.0 is one, as JSON has it."""
-    check_number(name, value, low, 2**31)
-    if value != int(value):
-        raise ValueError(f"{name}: expected a whole number >= {low}, got {value!r}")

@@ -7,7 +7,8 @@ from typing import ClassVar
 
 import torch
 
-from fsr_core.baselines.common import OneByOne, by_falling, check_whole, kept, raw_keys, unit_keys
+from fsr_core.baselines.common import OneByOne, by_falling, kept, raw_keys, unit_keys
+from fsr_core.checks import check_whole
 from fsr_core.tokens import CompressedTokens, VisualTokens
 
 __all__ = ["Dart"]
@@ -22,8 +23,8 @@ class Dart(OneByOne):
     For each pivot in turn, the tokens left that have the lowest cosine to it are kept, an equal share of the budget
     for each. Departures: in a gateway there are no hidden states of the language model, so the backbone's similarity
     space stands for both the model's keys and its hidden states, and there are no text pivots (the code has 4), so the
-    question plays no part. The code rounds each share up and may keep more than the budget; here it is exact, the
-    first pivots getting the remainder.
+    question plays no part. The shares in the code do not add up to the budget; here they do, the first pivots
+    getting the remainder.
     """
 
     name: ClassVar[str] = "dart"

@@ -8,7 +8,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from fsr_core.baselines.common import OneByOne, by_falling, cells, check_number, check_whole, kept, unit_keys
+from fsr_core.baselines.common import OneByOne, by_falling, cells, kept, unit_keys
+from fsr_core.checks import check_number, check_whole
 from fsr_core.tokens import CompressedTokens, VisualTokens
 
 __all__ = ["HoloV"]

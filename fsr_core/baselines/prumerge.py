@@ -9,7 +9,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from fsr_core.baselines.common import OneByOne, by_falling, check_number, kept, unit_keys
+from fsr_core.baselines.common import OneByOne, by_falling, kept, unit_keys
+from fsr_core.checks import check_number
 from fsr_core.tokens import CompressedTokens, VisualTokens
 
 __all__ = ["PruMerge"]
@@ -54,7 +55,8 @@ class PruMerge(OneByOne):
         similarity = keys[centres] @ keys.T  # [K, N]
         similarity.scatter_(1, centres.unsqueeze(1), -inf)
         nearest = similarity.topk(min(count, len(sample) - 1), dim=1).indices
-        rows = features[centres] + torch.einsum("kc,kcd->kd", weight[nearest], features[nearest])
+        share = torch.zeros_like(similarity).scatter_(1, nearest, weight[nearest])
+        rows = features[centres] + share @ features
         taken = torch.full_like(similarity, -inf).scatter(1, nearest, similarity.gather(1, nearest))
         best, which = taken.max(0)
         merged_into = torch.where(best > -inf, centres[which], -1)

@@ -8,7 +8,8 @@ from typing import ClassVar
 
 import torch
 
-from fsr_core.baselines.common import OneByOne, check_number, kept, unit_keys
+from fsr_core.baselines.common import OneByOne, kept, unit_keys
+from fsr_core.checks import check_number
 from fsr_core.tokens import CompressedTokens, VisualTokens
 
 __all__ = ["Scope"]

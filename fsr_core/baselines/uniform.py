@@ -5,9 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-import torch
-
 from fsr_core.baselines.common import OneByOne, cells, kept
+from fsr_core.segments import segment_sum
 from fsr_core.tokens import CompressedTokens, VisualTokens
 
 __all__ = ["Uniform"]
@@ -37,8 +36,7 @@ class Uniform(OneByOne):
         middle = order[sizes.cumsum(0) - sizes + sizes // 2]
         if not self.pool:
             return kept(sample, scan=middle)
-        total = torch.zeros(k, sample.features.shape[1], device=device)
-        total.index_add_(0, region, sample.features.float())
+        total = segment_sum(sample.features.float(), region, k)
         merged_into = middle[region]
         merged_into[middle] = -1
         return kept(sample, scan=middle, features=total / sizes.unsqueeze(1), merged_into=merged_into)

@@ -7,7 +7,9 @@ from typing import ClassVar
 
 import torch
 
-from fsr_core.baselines.common import OneByOne, by_falling, check_number, kept, unit_keys
+from fsr_core.baselines.common import OneByOne, by_falling, kept, unit_keys
+from fsr_core.checks import check_number
+from fsr_core.segments import segment_sum
 from fsr_core.tokens import CompressedTokens, VisualTokens
 
 __all__ = ["VisionZip"]
@@ -46,7 +48,7 @@ class VisionZip(OneByOne):
         others = rest[~is_target]
         keys, features = unit_keys(sample), sample.features.float()
         group = (keys[others] @ keys[targets].T).argmax(1)
-        total = torch.zeros(count, features.shape[1], device=rest.device).index_add_(0, group, features[others])
+        total = segment_sum(features[others], group, count)
         size = group.bincount(minlength=count).unsqueeze(1)
         own = features[targets]
         rows = torch.where(size > 0, (own + total / size.clamp(min=1)) / 2, own)

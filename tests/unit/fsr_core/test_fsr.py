@@ -8,6 +8,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from fsr_core import FSR, Budget, CompressedTokens, VisualTokens, create, methods, scan
+from fsr_core.segments import segment_sum
 
 sys.path.insert(0, str(Path(__file__).parent))
 import reference
@@ -21,6 +22,9 @@ def sample(seed: int, n: int, d: int = 6, *, dk: int | None = None, relevance: b
         relevance=torch.randn(n, generator=g) if relevance else None,
         keys=None if dk is None else torch.randn(n, dk, generator=g),
     )
+
+
+SCANNING = FSR(rho=1e-6)  # Focus stops at its first token, so that Scan has something to do
 
 
 def same(a: CompressedTokens, b: CompressedTokens) -> bool:
@@ -66,8 +70,9 @@ def test_a_batch_gives_what_each_gives_alone(rows):
 def test_a_batch_of_real_sizes_gives_what_each_gives_alone():
     samples = [sample(i, 576, 256) for i in range(4)]
     budgets = [16, 64, 192, 576]
-    together = FSR().compress_batch(samples, budgets)
-    assert all(same(a, FSR().compress(s, k)) for a, s, k in zip(together, samples, budgets, strict=True))
+    together = SCANNING.compress_batch(samples, budgets)
+    assert [kept.focus_count for kept in together] == [1, 1, 1, 1]
+    assert all(same(a, SCANNING.compress(s, k)) for a, s, k in zip(together, samples, budgets, strict=True))
 
 
 @settings(max_examples=60, deadline=None)
@@ -115,11 +120,11 @@ def test_scan_covers_at_most_twice_the_best_radius(seed, n, budget):
 def test_dtypes(dtype):
     s = sample(3, 40, 16)
     low = VisualTokens(s.features.to(dtype), s.saliency.to(dtype), s.relevance.to(dtype))
-    kept = FSR().compress(low, 12)
-    assert kept.features.dtype == dtype
+    kept = SCANNING.compress(low, 12)
+    assert kept.features.dtype == dtype and kept.focus_count == 1
     assert kept.priority.dtype == torch.float32
     same_values = VisualTokens(low.features.float(), low.saliency.float(), low.relevance.float())
-    assert torch.equal(kept.index, FSR().compress(same_values, 12).index)
+    assert torch.equal(kept.index, SCANNING.compress(same_values, 12).index)
 
 
 def test_budget_of_all_returns_everything_unchanged():
@@ -175,8 +180,38 @@ def test_both_ways_of_scanning_pick_the_same_and_a_batch_changes_nothing(shape, 
     assert all(same(a, b) for a, b in zip(ahead, method.compress_batch(some, budgets), strict=True))
 
 
+def test_what_keeps_everything_is_not_scanned_beside_what_does_not(monkeypatch):
+    samples, looked = [sample(i, 90, 8) for i in range(2)], []
+    cosine = scan.Keys.cosine
+    monkeypatch.setattr(scan.Keys, "cosine", lambda keys, index: looked.append(len(index)) or cosine(keys, index))
+    kept = SCANNING.compress_batch(samples, [10, 90])
+    assert [len(k) for k in kept] == [10, 90] and set(looked) == {1}
+
+
+def test_an_automatic_budget_computes_hardly_more_rows_than_it_keeps(monkeypatch):
+    rows = []
+    cosine = scan.Keys.cosine
+    monkeypatch.setattr(scan, "_played_out", lambda keys, near, left: scan._row_by_row(keys, near, max(left)))
+    monkeypatch.setattr(scan.Keys, "cosine", lambda keys, index: rows.append(index.shape[1]) or cosine(keys, index))
+    kept = SCANNING.compress(sample(0, 400, 3), Budget(auto=True, radius=0.2))
+    assert len(kept) <= sum(rows) <= len(kept) + 2 * scan.CHUNK < 200
+
+
+def test_features_may_carry_gradients():
+    s = sample(4, 40, 8)
+    tracked = VisualTokens(s.features.clone().requires_grad_(), s.saliency, s.relevance)
+    assert torch.equal(SCANNING.compress(tracked, 20).index, SCANNING.compress(s, 20).index)
+
+
+def test_segments_are_summed_alike_on_both_kinds_of_device(monkeypatch):
+    rows, segment = torch.randn(50, 6), torch.randint(0, 9, (50,))
+    on_cpu = segment_sum(rows, segment, 10)
+    monkeypatch.setattr(torch.Tensor, "is_cuda", property(lambda self: True))
+    assert torch.equal(segment_sum(rows, segment, 10), on_cpu)
+
+
 def test_memory_is_linear_in_tokens():
-    n, biggest = 3000, 0
+    n, width, biggest = 3000, 64, 0
 
     class Spy(torch.overrides.TorchFunctionMode):
         def __torch_function__(self, func, types, args=(), kwargs=None):
@@ -187,8 +222,9 @@ def test_memory_is_linear_in_tokens():
             return out
 
     with Spy():
-        FSR().compress(sample(0, n, 8), 32)
-    assert 8 * n <= biggest < n * n / 20
+        kept = SCANNING.compress(sample(0, n, width), 32)
+    assert kept.focus_count == 1
+    assert width * n <= biggest < n * n / 20
 
 
 @pytest.mark.parametrize(
@@ -199,7 +235,8 @@ def test_memory_is_linear_in_tokens():
         ({"relevance": torch.tensor([1.0, float("nan"), 0])}, "relevance: has NaN"),
         ({"keys": torch.full((3, 2), float("inf"))}, "keys: has NaN or infinity"),
         ({"saliency": torch.tensor([1.0, -1, 0])}, "saliency: has negative"),
-        ({"features": torch.ones(3, 2, dtype=torch.int64)}, "features: expected a floating"),
+        ({"features": torch.ones(3, 2, dtype=torch.int64)}, "features: expected fp32, fp16 or bf16"),
+        ({"features": torch.full((3, 2), 1e30)}, "features: is too large"),
         ({"features": [[1.0]]}, "features: expected a torch.Tensor"),
         ({"features": torch.ones(0, 2), "saliency": torch.ones(0)}, "features: is empty"),
     ],
@@ -216,13 +253,31 @@ def test_bad_budgets_are_named(budget):
         FSR().compress(sample(0, 4), budget)
 
 
-@pytest.mark.parametrize("ratio", [0, -0.1, 1.1, float("nan"), float("inf")])
+@pytest.mark.parametrize("ratio", [0, -0.1, 1.1, True, 10**400, float("nan"), float("inf")])
 def test_bad_ratios_are_named(ratio):
     with pytest.raises(ValueError, match=r"budget\.keep_ratio"):
         Budget(keep_ratio=ratio)
 
 
-@pytest.mark.parametrize("options", [{"alpha": -1}, {"rho": 0}, {"kappa": float("nan")}, {"relevance_sign": "*"}])
+@pytest.mark.parametrize(
+    ("fields", "says"),
+    [
+        ({"auto": True, "radius": "0.3"}, r"budget\.radius"),
+        ({"auto": True, "radius": None}, r"budget\.radius"),
+        ({"auto": True, "min_tokens": 9, "max_tokens": 8}, r"budget\.max_tokens"),
+        ({"tokens": 64, "max_tokens": 8}, "set auto or drop them"),
+        ({"tokens": 64, "auto": True}, "exactly one"),
+    ],
+)
+def test_bad_fields_of_budgets_are_named(fields, says):
+    with pytest.raises(ValueError, match=says):
+        Budget(**fields)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"alpha": -1}, {"alpha": 10**400}, {"rho": 0}, {"kappa": float("nan")}, {"kappa": 1e18}, {"relevance_sign": "*"}],
+)
 def test_bad_options_are_named(options):
     with pytest.raises(ValueError, match=next(iter(options))):
         FSR(**options)
@@ -230,7 +285,8 @@ def test_bad_options_are_named(options):
 
 @pytest.mark.parametrize("name", methods())
 def test_every_method_keeps_k_and_is_the_same_in_a_batch(name):
-    method, samples = create(name), [sample(i, 30) for i in range(3)]
+    method = create(name, **({"rho": 0.1} if "fsr" in name else {}))
+    samples = [sample(i, 30) for i in range(3)]
     together = method.compress_batch(samples, [5, 30, 1])
     assert [len(kept) for kept in together] == [5, 30, 1]
     assert all(same(a, method.compress(s, k)) for a, s, k in zip(together, samples, [5, 30, 1], strict=True))

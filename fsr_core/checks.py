@@ -1,0 +1,34 @@
+"""Checks of numbers that callers give: options of methods, budgets."""
+
+from __future__ import annotations
+
+from math import isfinite
+from numbers import Integral, Real
+from typing import Any
+
+__all__ = ["check_number", "check_whole"]
+
+
+def check_number(name: str, value: Any, low: float, high: float, hint: str = "") -> None:
+    """Raises ValueError, naming the option, unless `value` is a finite number within low..high."""
+    if isinstance(value, Real) and not isinstance(value, bool):
+        try:
+            if isfinite(value) and low <= value <= high:
+                return
+        except OverflowError:  # a whole number beyond any float
+            pass
+    raise ValueError(f"{name}: expected a number within {low:g}..{high:g}, got {_short(value)}{hint and '; ' + hint}")
+
+
+def check_whole(name: str, value: Any, low: int, hint: str = "") -> None:
+    """Raises ValueError, naming the option, unless `value` is a whole number >= low; 8.0 is one, as JSON has it."""
+    if isinstance(value, Real) and not isinstance(value, bool):
+        whole = isinstance(value, Integral) or (isfinite(value) and value == int(value))
+        if whole and low <= value < 2**31:
+            return
+    raise ValueError(f"{name}: expected a whole number >= {low}, got {_short(value)}{hint and '; ' + hint}")
+
+
+def _short(value: Any) -> str:
+    text = repr(value) if not isinstance(value, Integral) or abs(int(value)) < 10**30 else "a number of many digits"
+    return text if len(text) <= 60 else text[:60] + "..."
