@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from math import isfinite
 from numbers import Integral, Real
 from typing import Any
 
@@ -13,7 +12,7 @@ def check_number(name: str, value: Any, low: float, high: float, hint: str = "")
     """Raises ValueError, naming the option, unless `value` is a finite number within low..high."""
     if isinstance(value, Real) and not isinstance(value, bool):
         try:
-            if isfinite(value) and low <= value <= high:
+            if low <= float(value) <= high:  # false of NaN
                 return
         except OverflowError:  # a whole number beyond any float
             pass
@@ -22,9 +21,9 @@ def check_number(name: str, value: Any, low: float, high: float, hint: str = "")
 
 def check_whole(name: str, value: Any, low: int, hint: str = "") -> None:
     """Raises ValueError, naming the option, unless `value` is a whole number >= low; 8.0 is one, as JSON has it."""
-    if isinstance(value, Real) and not isinstance(value, bool):
-        whole = isinstance(value, Integral) or (isfinite(value) and value == int(value))
-        if whole and low <= value < 2**31:
+    if isinstance(value, Integral | float) and not isinstance(value, bool):
+        whole = isinstance(value, Integral) or value.is_integer()
+        if whole and low <= int(value) < 2**31:
             return
     raise ValueError(f"{name}: expected a whole number >= {low}, got {_short(value)}{hint and '; ' + hint}")
 

@@ -125,5 +125,8 @@ def _results(
     anchors, values = merge(features, merged_into, phi)
     rows[torch.searchsorted(place, anchors)] = values
     stage = torch.where(focus.flatten()[place], FOCUS, SCAN)
-    parts = zip(*(part.split(sizes) for part in (rows, place % n, stage)), strict=True)
-    return [CompressedTokens(*part, merged_into[i], phi[i], counts[i], wanted[i]) for i, part in enumerate(parts)]
+    parts = zip(rows.split(sizes), (place % n).split(sizes), stage.split(sizes), strict=True)
+    return [
+        CompressedTokens(own, index, found_by, merged_into[i], phi[i], counts[i], wanted[i])
+        for i, (own, index, found_by) in enumerate(parts)
+    ]

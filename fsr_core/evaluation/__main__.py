@@ -63,11 +63,12 @@ def _plan(options: argparse.Namespace) -> Plan:
         raise ValueError(f"--sets: {unknown[0]!r} is unknown; choose among {', '.join(SETS)}")
     if not options.sets or not options.methods:
         raise ValueError("--sets, --methods: name at least one")
-    limits = {name: options.limit or (QUICK.get(name, 96) if options.quick else size_of(name)) for name in options.sets}
+    sizes = {name: QUICK.get(name, 96) if options.quick else size_of(name) for name in options.sets}
+    limits = sizes if options.limit is None else dict.fromkeys(options.sets, options.limit)
     # FSR comes first: all others are held against it.
-    compared = [REFERENCE, *(name for name in options.methods if name not in (REFERENCE, FULL))]
+    compared = [REFERENCE, *(name for name in dict.fromkeys(options.methods) if name not in (REFERENCE, FULL))]
     seeds = options.seeds if options.seeds is not None else 1 if options.quick else 3
-    return Plan(limits, compared, options.budgets, seeds, not options.no_ablations)
+    return Plan(limits, compared, list(dict.fromkeys(options.budgets)), seeds, not options.no_ablations)
 
 
 def _commit() -> str:

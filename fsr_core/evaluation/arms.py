@@ -5,9 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cache
+from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -15,8 +16,9 @@ from typing import Any
 from fsr_core.budget import Budget
 from fsr_core.compressor import Compressor, create
 
-__all__ = ["ABLATIONS", "AUTO", "FULL", "REFERENCE", "Arm", "code_digest", "seeds_of"]
+__all__ = ["ABLATIONS", "AUTO", "FULL", "REFERENCE", "Arm", "code_digest", "path_digest", "seeds_of"]
 
+CORE = Path(__file__).parents[1]
 FULL = "full"
 REFERENCE = "fsr"  # what every method is held against
 
@@ -78,15 +80,39 @@ def seeds_of(method: str, seeds: int) -> Sequence[Mapping[str, Any]]:
 
 @cache
 def code_digest(kind: type[Compressor]) -> str:
-    """Of a method's module and of what that imports from `fsr_core`; answers found under other code are asked anew."""
-    waiting, seen, state = [kind.__module__], {"fsr_core.compressor"}, hashlib.sha256()
+    """Of a method's module and of what that imports from `fsr_core`; answers found under other code are asked anew.
+
+    A third party's method is known by its whole package and all of `fsr_core`.
+    """
+    package = kind.__module__.partition(".")[0]
+    if package != "fsr_core":
+        spec = find_spec(package)
+        file = Path(spec.origin) if spec and spec.origin else None
+        theirs = [] if file is None else file.parent.rglob("*.py") if file.name == "__init__.py" else [file]
+        return digest_of([*theirs, *CORE.rglob("*.py")])
+    waiting, seen, files = [kind.__module__], {"fsr_core.compressor"}, []
     while waiting:
         name = waiting.pop()
         spec = find_spec(name)
         if name in seen or spec is None or spec.origin is None:
             continue
         seen.add(name)
-        source = Path(spec.origin).read_bytes()
-        state.update(source)
+        files.append(Path(spec.origin))
+        source = files[-1].read_bytes()
         waiting += sorted(found.decode() for found in re.findall(rb"^from (fsr_core[\w.]*) import", source, re.M))
-    return state.hexdigest()[:12]
+    return digest_of(files)
+
+
+def digest_of(files: Iterable[Path]) -> str:
+    """Of the contents of some files, in whatever order they are named."""
+    contents = sorted(hashlib.sha256(file.read_bytes()).digest() for file in set(files))
+    return hashlib.sha256(b"".join(contents)).hexdigest()[:12]
+
+
+@cache
+def path_digest() -> str:
+    """Of everything between a question and its answer but the method: drawing, families, prompts, libraries."""
+    parts = ("backbones/*.py", "tiny/scenes.py", "tiny/harder.py", "tiny/questions.py", "evaluation/answers.py")
+    files = [file for part in (*parts, "evaluation/sets.py") for file in CORE.glob(part)]
+    versions = "-".join(version(name) for name in ("torch", "transformers", "pillow", "numpy"))
+    return f"{digest_of(files)}-{hashlib.sha256(versions.encode()).hexdigest()[:6]}"

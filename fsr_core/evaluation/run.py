@@ -14,7 +14,7 @@ from fsr_core.backbones import load_decoder, load_encoder
 from fsr_core.backbones.base import LanguageDecoder, VisualEncoder
 from fsr_core.budget import Budget
 from fsr_core.evaluation.answers import Outcome, ask, cached
-from fsr_core.evaluation.arms import ABLATIONS, AUTO, FULL, REFERENCE, Arm, seeds_of
+from fsr_core.evaluation.arms import ABLATIONS, AUTO, FULL, REFERENCE, Arm, path_digest, seeds_of
 from fsr_core.evaluation.sets import Encoded, encode, questions, size_of
 from fsr_core.evaluation.statistics import Resampler, verdict
 from fsr_core.evaluation.timing import selection_times
@@ -94,7 +94,7 @@ class Runner:
     def __init__(self, model: str, folder: Path) -> None:
         self.encoder: VisualEncoder = load_encoder(model)
         self.decoder: LanguageDecoder = load_decoder(model)
-        self.folder = folder / "cache" / self.encoder.fingerprint[:12]
+        self.folder = folder / "cache" / f"{self.encoder.fingerprint[:12]}-{path_digest()}"
 
     def run(self, plan: Plan, report: Callable[[int], object]) -> dict[str, Any]:
         """Figures by set. `report` is told how many questions were answered or pictures encoded."""

@@ -130,7 +130,7 @@ def draw(scene: Scene) -> Image.Image:
 
 
 def _record(name: str, items: list[tuple[Scene, Question]]) -> dict[str, object]:
-    found = record(items)
+    found = record(items, draw)
     if name == "shifted":
         grounds = b"".join(_ground(scene.seed).tobytes() for scene, _ in items)
         found["sha256_backgrounds"] = hashlib.sha256(grounds).hexdigest()

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from tqdm import tqdm
 from transformers import LlavaForConditionalGeneration, PreTrainedTokenizerFast
 
-from fsr_core.tiny.optimise import Optimiser, read_checkpoint, write_checkpoint
+from fsr_core.tiny.optimise import Optimiser, due, read_checkpoint, write_checkpoint
 from fsr_core.tiny.pool import Pool
 from fsr_core.tiny.questions import KINDS, NUMBERS
 from fsr_core.tiny.scenes import COLUMNS, ROWS, Scene
@@ -159,7 +159,7 @@ class Trainer:
             self._count(right.view(batch, -1, TURN).all(-1), kinds)
             if step % 20 == 19:
                 bar.set_postfix_str(" ".join(f"{kind} {share:.2f}" for kind, share in self.running.items()))
-            if step % 100 == 99 or step == steps - 1:
+            if due(step, steps):
                 more = {"running": self.running, "active": self.active}
                 write_checkpoint(path, step + 1, self.llava, optimiser, self.rng, **more)
 

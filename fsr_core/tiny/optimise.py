@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 WARM_UP = 50  # steps
+EVERY = 100  # steps from one checkpoint to the next
 DECAY = 0.4  # share of the steps, at the end, over which the learning rate falls to nothing
 
 
@@ -52,11 +53,17 @@ class Optimiser:
             part.load_state_dict(one)
 
 
+def due(step: int, steps: int) -> bool:
+    """Whether a checkpoint follows this step."""
+    return step % EVERY == EVERY - 1 or step == steps - 1
+
+
 def write_checkpoint(
     path: Path, step: int, model: nn.Module, optimiser: Optimiser, rng: random.Random, **more: Any
 ) -> None:
     """Everything a stage needs to go on after `step` steps; the file is never seen half written."""
-    state = {"step": step, "model": model.state_dict(), "optimiser": optimiser.state(), "rng": rng.getstate(), **more}
+    state = {"step": step, "model": model.state_dict(), "optimiser": optimiser.state(), **more}
+    state |= {"rng": rng.getstate(), "torch_rng": torch.get_rng_state()}
     torch.save(state, path.with_suffix(".part"))
     path.with_suffix(".part").rename(path)
 
@@ -70,4 +77,5 @@ def read_checkpoint(path: Path, model: nn.Module, optimiser: Optimiser, rng: ran
     optimiser.load(state["optimiser"])
     version, internal, gauss = state["rng"]
     rng.setstate((version, tuple(internal), gauss))
+    torch.set_rng_state(state["torch_rng"])
     return state

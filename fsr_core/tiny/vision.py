@@ -15,7 +15,7 @@ from tqdm import tqdm
 from transformers import CLIPModel, CLIPTokenizer
 
 from fsr_core.tiny.model import GRID, clip_tokenizer, image_processor
-from fsr_core.tiny.optimise import Optimiser, read_checkpoint, write_checkpoint
+from fsr_core.tiny.optimise import Optimiser, due, read_checkpoint, write_checkpoint
 from fsr_core.tiny.pool import Pool
 from fsr_core.tiny.questions import ask
 from fsr_core.tiny.scenes import COLOURS, SHAPES, Scene, patch_owner
@@ -89,7 +89,7 @@ def pixel_values(pixels: np.ndarray) -> Tensor:
     """uint8 [n, 144, 144, 3] -> float32 [n, 3, 144, 144], normalised as the checkpoint's processor does."""
     processor = image_processor()
     mean, std = torch.tensor(processor.image_mean), torch.tensor(processor.image_std)
-    scaled = torch.from_numpy(pixels).float() / 255
+    scaled = torch.tensor(pixels).float() / 255
     return ((scaled - mean) / std).permute(0, 3, 1, 2).contiguous()
 
 
@@ -180,5 +180,5 @@ def train_vision(clip: CLIPModel, pool: Pool, steps: int, batch: int, folder: Pa
         shown = {name: 0.9 * shown.get(name, value) + 0.1 * value for name, value in told.items()}
         if step % 20 == 19:
             bar.set_postfix_str(f"loss {loss.item():.2f} " + " ".join(f"{k} {v:.2f}" for k, v in shown.items()))
-        if step % 100 == 99 or step == steps - 1:
+        if due(step, steps):
             write_checkpoint(folder / "vision.pt", step + 1, both, optimiser, rng)

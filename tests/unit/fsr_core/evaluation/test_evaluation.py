@@ -1,6 +1,8 @@
 """Statistics, the plan, and the answers of the harness against the checkpoint's own generation."""
 
+import importlib
 from math import sqrt
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,7 +12,7 @@ from transformers import AutoProcessor, LlavaForConditionalGeneration
 from fsr_core import Budget, methods
 from fsr_core.backbones import load_decoder, load_encoder
 from fsr_core.evaluation.answers import Outcome, ask, cached
-from fsr_core.evaluation.arms import ABLATIONS, FULL, Arm, code_digest
+from fsr_core.evaluation.arms import ABLATIONS, FULL, Arm, code_digest, path_digest
 from fsr_core.evaluation.run import Plan
 from fsr_core.evaluation.sets import SETS, encode, questions, size_of
 from fsr_core.evaluation.statistics import Estimate, Resampler, verdict
@@ -145,3 +147,28 @@ def test_fewer_tokens_are_really_fewer(halves, tmp_path):
 def test_the_digest_follows_a_methods_own_code():
     digests = {name: code_digest(type(Arm(name, None).compressor())) for name in methods()}
     assert len(set(digests.values())) == len(methods())
+
+
+def test_the_digest_of_a_third_partys_method_follows_its_package_and_ours(tmp_path, monkeypatch):
+    package = tmp_path / "their_package"
+    package.mkdir()
+    (package / "__init__.py").write_text("")
+    (package / "helper.py").write_text("share = 1\n")
+    (package / "method.py").write_text("from fsr_core import FSR\n\n\nclass Theirs(FSR):\n    name = 'theirs'\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    kind = importlib.import_module("their_package.method").Theirs
+    before = code_digest(kind)
+    (package / "helper.py").write_text("share = 2\n")
+    code_digest.cache_clear()
+    assert code_digest(kind) != before
+
+
+@pytest.mark.parametrize("part", ["tiny/scenes.py", "backbones/llava.py", "evaluation/answers.py"])
+def test_the_cache_follows_what_lies_between_question_and_answer(part, monkeypatch):
+    read = Path.read_bytes
+    before = path_digest()
+    monkeypatch.setattr(Path, "read_bytes", lambda file: read(file) + (b"#" if str(file).endswith(part) else b""))
+    path_digest.cache_clear()
+    changed = path_digest()
+    path_digest.cache_clear()
+    assert changed != before

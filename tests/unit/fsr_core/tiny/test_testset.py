@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from functools import partial
 
 import pytest
 
-from fsr_core.tiny.scenes import GENERATOR_VERSION, SEEDS
-from fsr_core.tiny.testset import RECORD, SIZE, digest, test_set, verify
+from fsr_core.tiny import testset
+from fsr_core.tiny.scenes import GENERATOR_VERSION, SEEDS, draw
+from fsr_core.tiny.testset import RECORD, SIZE, digest, record, test_set, verify
 
 STORED = json.loads(RECORD.read_text())
 
@@ -32,6 +34,13 @@ def test_a_changed_question_is_found() -> None:
     items[100] = (scene, replace(question, answer="mauve"))
     with pytest.raises(ValueError, match="sha256"):
         verify(items)
+
+
+def test_a_changed_drawing_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    turned = partial(record, draw=lambda scene: draw(scene).rotate(90))
+    monkeypatch.setattr(testset, "record", turned)
+    with pytest.raises(ValueError, match="thumbnails"):
+        verify(test_set())
 
 
 @pytest.mark.parametrize("limit", [0, -3, SIZE + 1])
