@@ -148,6 +148,9 @@ def compressed(
     compressor = create(method, **(method_options or {})) if isinstance(method, str) else method
     if "generate" in getattr(model, "__dict__", {}):
         raise ValueError("model: its generate is replaced already; leave the other context first")
+    if not (hasattr(processor, "tokenizer") and hasattr(processor, "image_processor")):
+        name = type(processor).__name__
+        raise ValueError(f"processor: {name} is not a model's whole processor; pass what AutoProcessor gives for it")
     encoder = wrap_encoder(model, processor, clip=clip, options=options)
     shorten = PromptShortener(model, processor, encoder, compressor, wanted, spread, instruction)
     vlm = CompressedModel(model, shorten)

@@ -83,7 +83,9 @@ class QwenPixels:
             self._tiles(grid, size),
             size,
             video=True,
-            frame_seconds=tuple((pair * step + (pair - 1) / 2) / fps for step in range(steps)),
+            frame_seconds=tuple(
+                (first + min(first + pair, len(frames)) - 1) / 2 / fps for first in range(0, len(pictures), pair)
+            ),
         )
 
     def _tiles(self, grid: Tensor, size: tuple[int, int]) -> tuple[Tile, ...]:

@@ -213,5 +213,7 @@ def test_bad_inputs_are_named(bench):
         ):
             with pytest.raises(ValueError, match=says):
                 vlm.generate(**(inputs | wrong))
+    with pytest.raises(ValueError, match=r"processor: .* not a model's whole processor"):
+        fsr_core.compressed(own.whole, own.processor.tokenizer, 3).__enter__()
     with pytest.raises(ValueError, match="no vision-language model"), fsr_core.compressed(object(), own.processor, 3):
         pass

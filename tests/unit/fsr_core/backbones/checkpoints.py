@@ -88,8 +88,8 @@ class PillowVideos:
             pixels = [self.images(f, do_center_crop=False)["pixel_values"][0] for f in frames]
             pixels = [np.asarray(p[0] if np.asarray(p).ndim == 4 else p) for p in pixels]
             return tf.BatchFeature({"pixel_values_videos": torch.tensor(np.stack(pixels))[None]})
-        if len(frames) % 2:
-            frames.append(frames[-1])
+        indices = list(range(len(frames)))
+        frames += frames[-1:] * (len(frames) % 2)
         height, width = self.frame_size
         scaled = [np.asarray(f.resize((width, height), 3), dtype=np.float32).transpose(2, 0, 1) for f in frames]
         mean, std = (
@@ -103,9 +103,7 @@ class PillowVideos:
             {
                 "pixel_values_videos": torch.tensor(blocks.reshape(t * h * w, -1)),
                 "video_grid_thw": torch.tensor([[t, h, w]]),
-                "video_metadata": [
-                    SimpleNamespace(fps=self.seconds, sampled_fps=self.seconds, frames_indices=list(range(len(frames))))
-                ],
+                "video_metadata": [SimpleNamespace(fps=self.seconds, sampled_fps=self.seconds, frames_indices=indices)],
             }
         )
 
