@@ -38,8 +38,8 @@ def known_clip(name: str, folder: Path | None) -> str:
     if name in _KNOWN:
         return _KNOWN[name]
     raise ValueError(
-        f"clip: no CLIP text side is known for {name!r}; name the checkpoint its vision tower comes from,"
-        " or 'none' to go without relevance"
+        f"clip: no CLIP text side is known for {name!r}; name the checkpoint that its vision tower comes from (for"
+        f" LLaVA-1.5 and 1.6 {_LARGE}, or a folder with it), or 'none' to go without relevance"
     )
 
 

@@ -66,5 +66,8 @@ class PatchEncoder(VisualEncoder):
 
 
 def text_side(kind: Any, name: str | None, place: Placement) -> TextSide | None:
-    """The text tower of a named checkpoint; None for no name or "none"."""
-    return None if name in (None, "none") else kind(name, place)
+    """The text tower of a named checkpoint; None for no name or "none". Raises ValueError naming `clip`."""
+    try:
+        return None if name in (None, "none") else kind(name, place)
+    except ValueError as error:
+        raise ValueError(f"clip: {str(error).removeprefix('clip: ').removeprefix('model: ')}") from error

@@ -6,7 +6,7 @@ import json
 import signal
 import tempfile
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 from rich.console import Console
@@ -36,18 +36,31 @@ app = typer.Typer(
 def up(
     model: Annotated[str, typer.Option(help="fsr-tiny, a checkpoint folder, or a hub id")] = "fsr-tiny",
     decoders: Annotated[int, typer.Option(min=1, max=8, help="decoder replicas")] = 1,
+    clip: Annotated[
+        str | None, typer.Option(help="CLIP or SigLIP checkpoint that gives relevance, or none to go without")
+    ] = None,
+    device: Annotated[str | None, typer.Option(help="torch device of all weights; default cpu")] = None,
+    dtype: Annotated[
+        Literal["fp32", "fp16", "bf16"] | None, typer.Option(help="dtype of all weights; default fp32")
+    ] = None,
     port: Annotated[int, typer.Option(min=1024, max=65000, help="gateway port; the others follow it")] = 50050,
     logs: Annotated[Path | None, typer.Option(help="folder for the services' logs")] = None,
 ) -> None:
     """Start encoder, decoders and gateway on this machine; Ctrl-C stops them all.
 
     example: fsr up --decoders 2
+
+    example: fsr up --model /models/llava-1.5-7b-hf --clip openai/clip-vit-large-patch14-336 --device cuda --dtype bf16
     """
+    halves = [*(["--device", device] if device else []), *(["--dtype", dtype] if dtype else [])]
+    encoder = ["--clip", clip] if clip else []
+    if device and device.startswith("cuda"):
+        encoder += ["--num-gpus", "1"]  # else Ray hides the GPU from the replica
     folder = logs or Path(tempfile.mkdtemp(prefix="fsr-logs-"))
     console = Console()
     try:
         with console.status(f"starting {model} (logs in {folder})"):
-            context = running(model, decoders, port, folder)
+            context = running(model, decoders, port, folder, halves=halves, encoder=encoder)
             addresses = context.__enter__()
     except StartFailed as error:
         fail(error)

@@ -9,7 +9,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import FrameType
 
@@ -44,9 +44,19 @@ def _end(processes: dict[str, subprocess.Popen[bytes]], patience: float) -> None
 
 
 @contextlib.contextmanager
-def running(model: str, decoders: int, port: int, logs: Path, wait: float = 180.0) -> Iterator[dict[str, str]]:
+def running(
+    model: str,
+    decoders: int,
+    port: int,
+    logs: Path,
+    *,
+    halves: Sequence[str] = (),
+    encoder: Sequence[str] = (),
+    wait: float = 180.0,
+) -> Iterator[dict[str, str]]:
     """Starts an encoder, `decoders` decoders and a gateway, waits until a request could be answered, yields their
-    addresses, and on leaving stops every process. Raises StartFailed."""
+    addresses, and on leaving stops every process. `halves` and `encoder` are more flags, of encoder and decoders or of
+    the encoder alone. Raises StartFailed."""
     logs.mkdir(parents=True, exist_ok=True)
     ports = {"gateway": port, "encoder": port + 1, **{f"decoder-{i}": port + 11 + i for i in range(decoders)}}
     ports |= {"metrics": port + 5, "encoder-metrics": port + 6}
@@ -58,11 +68,11 @@ def running(model: str, decoders: int, port: int, logs: Path, wait: float = 180.
     commands = {
         "encoder": ["services.encoder", "--model", model, "--served-name", Path(model).name, "--port", str(port + 1)],
     }
-    commands["encoder"] += ["--metrics-port", str(ports["encoder-metrics"])]
+    commands["encoder"] += ["--metrics-port", str(ports["encoder-metrics"]), *halves, *encoder]
     for i in range(decoders):
         name = f"decoder-{i}"
         commands[name] = ["services.decoder", "--model", model, "--served-name", Path(model).name]
-        commands[name] += ["--port", str(ports[name]), "--metrics-port", str(ports[f"{name}-metrics"])]
+        commands[name] += ["--port", str(ports[name]), "--metrics-port", str(ports[f"{name}-metrics"]), *halves]
     commands["gateway"] = ["services.gateway", "--port", str(port), "--metrics-port", str(ports["metrics"])]
     commands["gateway"] += ["--encoders", address["encoder"], "--discovery-seconds", "0.5"]
     commands["gateway"] += ["--decoders", ",".join(address[f"decoder-{i}"] for i in range(decoders))]
@@ -97,7 +107,8 @@ def _wait_until_ready(
             for name, process in processes.items():
                 if process.poll() is not None:
                     tail = (logs / f"{name}.log").read_text(errors="replace").strip().splitlines()[-1:]
-                    raise StartFailed(f"{name} stopped: {' '.join(tail)} (log: {logs / f'{name}.log'})")
+                    reason = " ".join(tail).removeprefix("error: ")
+                    raise StartFailed(f"{name} stopped: {reason} (log: {logs / f'{name}.log'})")
             with contextlib.suppress(ClientError):
                 if any(m.encoders and m.decoders == decoders for m in client.models(timeout=2)):
                     return

@@ -37,13 +37,13 @@ def main() -> None:
     from ray import serve
     from ray.serve.config import gRPCOptions
 
-    from fsr_core.backbones import resolve
+    from fsr_core.backbones import load_encoder
     from services.encoder.app import APPLICATION, build
 
-    try:
-        resolve(settings.model)
+    try:  # what is wrong with the checkpoint is told here and now, not from within a replica
+        load_encoder(settings.model, clip=settings.clip, device="meta", options=settings.family_options)
     except ValueError as error:
-        raise SystemExit(f"error: --{error}") from error
+        raise SystemExit(f"error: --{'family-' if str(error).startswith('options') else ''}{error}") from error
     ray.init(
         address=settings.ray_address or "local",
         include_dashboard=False,

@@ -1,5 +1,6 @@
 """Every family against the library's own model: pixels, layout, logits and greedy ids, with all tokens and with few."""
 
+import shutil
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -8,6 +9,7 @@ import pytest
 import torch
 import transformers
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
 sys.path.insert(0, str(Path(__file__).parent))
 import checkpoints
@@ -145,6 +147,20 @@ def test_each_half_loads_only_its_half(bench, name):
     for module in (tower, own.decoder.model):
         assert not any(t.is_meta for t in (*module.parameters(), *module.buffers()))
     assert own.encoder.fingerprint == own.decoder.fingerprint
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_checkpoint_is_checked_without_taking_memory(bench, name, tmp_path):
+    own = bench(name)
+    checked = load_encoder(str(own.folder), clip=own.clip, device="meta")
+    tower = checked.visual if hasattr(checked, "visual") else checked.vision.tower
+    assert all(t.is_meta for t in (*tower.parameters(), *tower.buffers()))
+    shutil.copytree(own.folder, tmp_path, dirs_exist_ok=True)
+    stored = load_file(own.folder / "model.safetensors")
+    lost = next(n for n in stored if ("vision" in n or "visual" in n) and ".0." in n and ".mlp." in n)
+    save_file({n: t for n, t in stored.items() if n != lost}, tmp_path / "model.safetensors")
+    with pytest.raises(ValueError, match="vision tower lacks"):
+        load_encoder(str(tmp_path), clip=own.clip, device="meta")
 
 
 @pytest.mark.parametrize("name", ["llava_next", "qwen2_5_vl"])
@@ -305,6 +321,7 @@ def test_relevance_is_the_text_towers_own_cosine(bench, name, tmp_path):
     make = {"llava_next": checkpoints.clip, "llava_onevision": checkpoints.siglip}[name]
     kind = {"llava_next": "CLIPModel", "llava_onevision": "SiglipModel"}[name]
     encoder = load_encoder(str(own.folder), clip=make(tower, tmp_path))
+    assert load_encoder(str(own.folder), clip=str(tmp_path), device="meta").text is not None
     joint = getattr(transformers, kind).from_pretrained(tmp_path, dtype=torch.float32).eval()
     prepared = encoder.preprocess(picture((40, 40)))
     image = encoder.encode_images([prepared])[0]

@@ -1,0 +1,31 @@
+"""An encoder process that cannot start says why, before Ray does."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "unit" / "fsr_core" / "backbones"))
+import checkpoints
+
+
+@pytest.fixture(scope="module")
+def llava(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("llava")
+    checkpoints.llava(folder)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("flags", "says"),
+    [
+        ((), "error: --clip: no CLIP text side is known for"),
+        (("--family-options", '{"layout": "tiles"}'), "error: --family-options: llava has no option 'layout'"),
+    ],
+)
+def test_a_checkpoint_that_does_not_do_is_named_in_one_line(llava, flags, says):
+    command = [sys.executable, "-m", "services.encoder", "--model", str(llava), *flags]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1].startswith(says) and "Traceback" not in done.stderr
