@@ -1,6 +1,7 @@
 """Plug-and-play: the model's own generate, with fewer visual tokens, on every family."""
 
 import sys
+from itertools import accumulate, groupby
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,15 @@ import fsr_core
 from fsr_core.backbones import load_encoder
 
 NAMES = tuple(checkpoints.FAMILIES)
+CHATS = {
+    "two pictures": (("user", picture(SIZES[0]), picture(SIZES[1], 1), QUESTION),),
+    "a later picture": (
+        ("user", picture(SIZES[0]), QUESTION),
+        ("assistant", "the seconds"),
+        ("user", picture(SIZES[1], 1), "and here?"),
+    ),
+    "a picture and a video": (("user", picture(SIZES[0]), [picture((48, 32), i) for i in range(3)], QUESTION),),
+}
 GREEDY = {"max_new_tokens": 6, "do_sample": False}
 
 
@@ -78,6 +88,42 @@ def test_videos(bench, name):
     _, _, laid = shown(own, (), [frames], budget=9)
     said = continue_greedily(own.decoder, own.decoder.prompt(messages, laid), 6)
     assert few[: len(said)].tolist() == said
+
+
+def by_kind(prompt):
+    """Embeddings and positions of text and of visual rows, and the lengths of the stretches of both in turn."""
+    seen = prompt.visual_mask
+    places = prompt.position_ids if prompt.position_ids is not None else torch.zeros(3, len(seen))
+    stretches = [(visual, len(list(same))) for visual, same in groupby(seen.tolist())]
+    return [(prompt.inputs_embeds[mask], places[:, mask]) for mask in (~seen, seen)], stretches
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("talk", ["two pictures", "a later picture", "a picture and a video"])
+def test_few_tokens_of_several_pictures(bench, name, talk):
+    """Each picture's rows stand where its own stood, in their order, and the text is as it was. The prompt with all
+    tokens is held to the class's own elsewhere."""
+    if talk == "a picture and a video" and name not in checkpoints.VIDEO:
+        pytest.skip("takes pictures only")
+    own, budget = bench(name), 7
+    turns = CHATS[talk]
+    messages, inputs, pictures, videos = chat(own, *turns)
+    _, _, laid = shown(own, pictures, videos)
+    _, kept, few = shown(own, pictures, videos, budget=budget)
+    (text, visual), stretches = by_kind(own.decoder.prompt(messages, laid))
+    prompt = own.decoder.prompt(messages, few)
+    (text_now, visual_now), stretches_now = by_kind(prompt)
+    assert torch.equal(text_now[0], text[0]) and torch.equal(text_now[1], text[1])
+    assert [length for seen, length in stretches_now if not seen] == [length for seen, length in stretches if not seen]
+    assert torch.equal(visual_now[0], torch.cat([image.features for image in few]))
+    if prompt.position_ids is not None:
+        starts = [0, *accumulate(len(image.features) for image in laid)]
+        rows = torch.cat([start + one.index for start, one in zip(starts, kept, strict=False)])
+        assert torch.equal(visual_now[1], visual[1][:, rows])
+    with plugged(own, budget) as vlm:
+        got = vlm.generate(**inputs, **GREEDY)[0, inputs["input_ids"].shape[1] :].tolist()
+    said = continue_greedily(own.decoder, prompt, 6)
+    assert got[: len(said)] == said
 
 
 @pytest.mark.parametrize("name", ["llava", "qwen3_vl"])

@@ -1,8 +1,10 @@
 """Every family against the library's own model: pixels, layout, logits and greedy ids, with all tokens and with few."""
 
+import json
 import shutil
 import sys
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -19,6 +21,7 @@ from benches import ALL, QUESTION, SIZES, chat, continue_greedily, picture, show
 from fsr_core import Budget, create
 from fsr_core.backbones import FAMILIES, load_decoder, load_encoder, weights
 from fsr_core.backbones.spread import compress_images
+from fsr_core.backbones.video import evenly
 
 NAMES = tuple(checkpoints.FAMILIES)
 CHATS = {
@@ -150,17 +153,46 @@ def test_each_half_loads_only_its_half(bench, name):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_checkpoint_is_checked_without_taking_memory(bench, name, tmp_path):
+def test_a_checkpoint_is_checked_without_taking_memory(bench, name):
     own = bench(name)
     checked = load_encoder(str(own.folder), clip=own.clip, device="meta")
     tower = checked.visual if hasattr(checked, "visual") else checked.vision.tower
     assert all(t.is_meta for t in (*tower.parameters(), *tower.buffers()))
+
+
+@pytest.mark.parametrize(
+    ("half", "lost", "says"),
+    [
+        ("encoder", ("vision", "visual"), "holds no vision tower"),
+        ("encoder", ("vision_tower.encoder.layers.0.mlp.fc1.w", "visual.blocks.0.mlp."), "vision tower lacks"),
+        (
+            "decoder",
+            ("language_model", "lm_head", "model.layers", "model.norm", "embed_tokens"),
+            "holds no language model",
+        ),
+        ("decoder", ("layers.1.mlp",), "language model lacks"),
+        ("decoder", (), "has no image token 399"),
+        ("encoder", None, "is of type 'blip-2', which is not supported; supported: llava, llava_next"),
+        ("decoder", None, "is of type 'blip-2', which is not supported; supported: llava, llava_next"),
+    ],
+)
+@pytest.mark.parametrize("name", NAMES)
+def test_checkpoints_that_do_not_do_are_named(bench, name, half, lost, says, tmp_path):
+    own = bench(name)
     shutil.copytree(own.folder, tmp_path, dirs_exist_ok=True)
-    stored = load_file(own.folder / "model.safetensors")
-    lost = next(n for n in stored if ("vision" in n or "visual" in n) and ".0." in n and ".mlp." in n)
-    save_file({n: t for n, t in stored.items() if n != lost}, tmp_path / "model.safetensors")
-    with pytest.raises(ValueError, match="vision tower lacks"):
-        load_encoder(str(tmp_path), clip=own.clip, device="meta")
+    config = json.loads((tmp_path / "config.json").read_text())
+    if lost is None:
+        config = {"model_type": "blip-2"}
+    elif not lost:
+        config |= {"image_token_id": 399, "image_token_index": 399}
+    else:
+        stored = load_file(own.folder / "model.safetensors")
+        left = {n: t for n, t in stored.items() if not any(part in n for part in lost)}
+        assert len(left) < len(stored)
+        save_file(left, tmp_path / "model.safetensors")
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ValueError, match=f"model.*{says}"):
+        load_encoder(str(tmp_path), clip=own.clip, device="meta") if half == "encoder" else load_decoder(str(tmp_path))
 
 
 @pytest.mark.parametrize("name", ["llava_next", "qwen2_5_vl"])
@@ -262,6 +294,18 @@ def test_video_budgets_add_up(bench, name):
             if spread == "even":
                 counts = images[0].groups[kept[0].index].bincount(minlength=int(images[0].groups.max()) + 1)
                 assert counts.max() - counts.min() <= 1
+
+
+def test_frames_are_thinned_out_evenly():
+    """The papers' 32 frames of a longer video, the first and the last among them."""
+    picked = evenly(range(100))
+    assert len(picked) == 32 and (picked[0], picked[-1]) == (0, 99)
+    steps = {after - before for before, after in pairwise(picked)}
+    assert steps == {3, 4}
+    assert evenly("abc") == ["a", "b", "c"] and evenly(range(9), 1) == [0]
+    for frames, count, says in (((), 3, "has no frames"), ((1,), 0, "at least one frame")):
+        with pytest.raises(ValueError, match=says):
+            evenly(frames, count)
 
 
 def test_the_papers_2880_tokens(bench):
