@@ -1,0 +1,102 @@
+"""Each half of every family's checkpoint: what it loads, and what it says of a checkpoint that does not do."""
+
+import json
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+sys.path.insert(0, str(Path(__file__).parent))
+import checkpoints
+from benches import SIZES, picture
+
+from fsr_core.backbones import load_decoder, load_encoder, weights
+
+NAMES = tuple(checkpoints.FAMILIES)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_each_half_loads_only_its_half(bench, name):
+    own, core = bench(name), bench(name).whole.model
+    vision = core.visual if hasattr(core, "visual") else core.vision_tower
+
+    def names(module):
+        return {n for n, _ in module.named_parameters()}
+
+    def count(module):
+        return sum(p.numel() for p in module.parameters())
+
+    assert count(own.decoder.model) == count(core.language_model) + count(own.whole.lm_head)
+    tower = own.encoder.visual if hasattr(own.encoder, "visual") else own.encoder.vision.tower
+    assert names(tower) <= names(vision)
+    for module in (tower, own.decoder.model):
+        assert not any(t.is_meta for t in (*module.parameters(), *module.buffers()))
+    assert own.encoder.fingerprint == own.decoder.fingerprint
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_checkpoint_is_checked_without_taking_memory(bench, name):
+    own = bench(name)
+    checked = load_encoder(str(own.folder), clip=own.clip, device="meta")
+    tower = checked.visual if hasattr(checked, "visual") else checked.vision.tower
+    assert all(t.is_meta for t in (*tower.parameters(), *tower.buffers()))
+
+
+@pytest.mark.parametrize(
+    ("half", "lost", "says"),
+    [
+        ("encoder", ("vision", "visual"), "holds no vision tower"),
+        ("encoder", ("vision_tower.encoder.layers.0.mlp.fc1.w", "visual.blocks.0.mlp."), "vision tower lacks"),
+        (
+            "decoder",
+            ("language_model", "lm_head", "model.layers", "model.norm", "embed_tokens"),
+            "holds no language model",
+        ),
+        ("decoder", ("layers.1.mlp",), "language model lacks"),
+        ("decoder", (), "has no image token 399"),
+        ("encoder", None, "is of type 'blip-2', which is not supported; supported: llava, llava_next"),
+        ("decoder", None, "is of type 'blip-2', which is not supported; supported: llava, llava_next"),
+    ],
+)
+@pytest.mark.parametrize("name", NAMES)
+def test_checkpoints_that_do_not_do_are_named(bench, name, half, lost, says, tmp_path):
+    own = bench(name)
+    shutil.copytree(own.folder, tmp_path, dirs_exist_ok=True)
+    config = json.loads((tmp_path / "config.json").read_text())
+    if lost is None:
+        config = {"model_type": "blip-2"}
+    elif not lost:
+        config |= {"image_token_id": 399, "image_token_index": 399}
+    else:
+        stored = load_file(own.folder / "model.safetensors")
+        left = {n: t for n, t in stored.items() if not any(part in n for part in lost)}
+        assert len(left) < len(stored)
+        save_file(left, tmp_path / "model.safetensors")
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ValueError, match=f"model.*{says}"):
+        load_encoder(str(tmp_path), clip=own.clip, device="meta") if half == "encoder" else load_decoder(str(tmp_path))
+
+
+@pytest.mark.parametrize("name", ["llava_next", "qwen2_5_vl"])
+def test_sharded_checkpoints_open_only_the_files_they_need(bench, name, tmp_path, monkeypatch):
+    own = bench(name)
+    own.whole.save_pretrained(tmp_path, max_shard_size="60KB")
+    for file in own.folder.iterdir():
+        if not file.name.startswith("model") and file.name != "config.json":
+            (tmp_path / file.name).write_bytes(file.read_bytes())
+    shards = list(tmp_path.glob("model-*.safetensors"))
+    opened, real = set(), weights.safe_open
+    monkeypatch.setattr(weights, "safe_open", lambda path, **kw: opened.add(path.name) or real(path, **kw))
+    encoder = load_encoder(str(tmp_path), clip=own.clip)
+    assert 0 < len(opened) < len(shards)
+    load_decoder(str(tmp_path))
+    assert len(opened) == len(shards)
+    prepared = encoder.preprocess(picture(SIZES[0]))
+    features = encoder.encode_images([prepared])[0].features
+    assert torch.equal(features, own.encoder.encode_images([prepared])[0].features)
+    shards[0].unlink()
+    with pytest.raises(ValueError, match="lacks model-"):
+        load_decoder(str(tmp_path))
