@@ -74,8 +74,8 @@ def load_encoder(
         model: ``fsr-tiny``, a checkpoint folder, or a hub id.
         clip: folder or hub id of the CLIP (or SigLIP) checkpoint that gives the text side; by default
             ``<folder>/clip``, else the one known to belong to the model; ``"none"`` goes without relevance.
-        device, dtype: where and in which dtype the weights go; "meta" checks all that can be wrong with a checkpoint
-            and takes no memory.
+        device, dtype: where and in which dtype the weights go; "meta" checks options, configuration and the names and
+            shapes of the tensors, and takes no memory.
         attention: attention implementation of the vision tower, as the library names them.
         options: of the family, by name; see its encoder class.
 

@@ -164,7 +164,11 @@ def materialise(
     names = {name for name, _ in module.named_parameters()}
     prefix = next((p for p in ("vision_model.", "text_model.") if any(n.startswith(p) for n in names)), "")
     state = {prefix + n: t for n, t in tensors.items() if not n.endswith("position_ids")}
-    missing, unexpected = module.load_state_dict(state, strict=False, assign=True)
+    try:
+        missing, unexpected = module.load_state_dict(state, strict=False, assign=True)
+    except RuntimeError as error:  # of another shape than the configuration says
+        reason = str(error).strip().splitlines()[-1].strip()
+        raise ValueError(f"model: the checkpoint's {what} does not fit its config.json ({reason}); fix it") from error
     lacking = sorted(set(missing) - set(buffers))
     if lacking or unexpected:
         which = f"lacks {lacking[0]}" if lacking else f"has {unexpected[0]}, which the configuration does not know"

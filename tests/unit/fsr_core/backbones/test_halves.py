@@ -57,6 +57,8 @@ def test_a_checkpoint_is_checked_without_taking_memory(bench, name):
         ),
         ("decoder", ("layers.1.mlp",), "language model lacks"),
         ("decoder", (), "has no image token 399"),
+        ("encoder", "vision_config", "vision tower does not fit its config.json"),
+        ("decoder", "text_config", "language model does not fit its config.json"),
         ("encoder", None, "is of type 'blip-2', which is not supported; supported: llava, llava_next"),
         ("decoder", None, "is of type 'blip-2', which is not supported; supported: llava, llava_next"),
     ],
@@ -68,6 +70,8 @@ def test_checkpoints_that_do_not_do_are_named(bench, name, half, lost, says, tmp
     config = json.loads((tmp_path / "config.json").read_text())
     if lost is None:
         config = {"model_type": "blip-2"}
+    elif isinstance(lost, str):
+        config[lost]["intermediate_size"] += 8
     elif not lost:
         config |= {"image_token_id": 399, "image_token_index": 399}
     else:
