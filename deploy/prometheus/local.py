@@ -119,6 +119,7 @@ def main() -> None:
     parser.add_argument("--port", type=int, default=9090, help="where Prometheus listens")
     options = parser.parse_args()
     targets = {job: getattr(options, job) for job in ("gateway", "decoder", "encoder")}
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # else the server would outlive us
     with prometheus(targets, options.port) as server, contextlib.suppress(KeyboardInterrupt):
         print(f"Prometheus on {server.url}; Ctrl-C stops it", flush=True)
         signal.pause()

@@ -10,15 +10,16 @@ from threading import Event, Thread
 from services.client import Answer, AsyncClient, ClientError, OverloadedError
 
 QUESTION, COLOUR, MODEL, OTHER = "Is there a red star?", "What colour is the star?", "fsr-tiny", "another-tiny"
+LONG = {"max_tokens": 100, "ignore_eos": True}  # so that many asked at once are at work at once, on any machine
 # The load whose figures are checked: method, budget and number of requests.
 LOAD = (("fsr", 16, 12), ("cdpruner", 32, 6), ("fsr", 4, 4))
 
 
-async def ask(address, picture, wanted):
+async def ask(address, picture, wanted, **options):
     """Asks all (method, budget) at once; the answers, and how many were refused."""
     async with AsyncClient(address) as client:
         calls = (
-            client.ask(picture(i % 4), QUESTION, budget=budget, method=method, model=MODEL)
+            client.ask(picture(i % 4), QUESTION, budget=budget, method=method, model=MODEL, **options)
             for i, (method, budget) in enumerate(wanted)
         )
         told = await asyncio.gather(*calls, return_exceptions=True)
