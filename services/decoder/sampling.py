@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from math import isfinite
@@ -20,6 +21,7 @@ from transformers import (
 )
 
 from services.errors import InvalidRequest
+from services.limits import MAX_STOP_CHARACTERS, MAX_STOPS, SMALLEST_DIVISOR
 
 __all__ = ["Sampling", "choose", "uniform"]
 
@@ -53,8 +55,11 @@ class Sampling:
             raise InvalidRequest(
                 f"sampling.repetition_penalty: {message.repetition_penalty} is outside (0, 10]; leave it unset for 1"
             )
-        if any(not text for text in message.stop):
-            raise InvalidRequest("sampling.stop: holds an empty string; leave it out")
+        for name in ("temperature", "repetition_penalty"):
+            if 0 < getattr(message, name) < SMALLEST_DIVISOR:
+                remedy = "0 is greedy" if name == "temperature" else "leave it unset for 1"
+                raise InvalidRequest(f"sampling.{name}: {getattr(message, name):.3g} is below 1e-6; {remedy}")
+        _check_stop(message.stop)
         return cls(
             max_tokens=message.max_tokens or default_max_tokens,
             temperature=message.temperature,
@@ -85,6 +90,19 @@ class Sampling:
             if self.top_p < 1:
                 steps.append(TopPLogitsWarper(self.top_p))
         return steps
+
+
+def _check_stop(stop: Sequence[str]) -> None:
+    """Raises InvalidRequest."""
+    if len(stop) > MAX_STOPS:
+        raise InvalidRequest(f"sampling.stop: {len(stop)} strings are more than {MAX_STOPS}; send fewer")
+    for at, text in enumerate(stop):
+        if not text:
+            raise InvalidRequest("sampling.stop: holds an empty string; leave it out")
+        if len(text) > MAX_STOP_CHARACTERS:
+            raise InvalidRequest(
+                f"sampling.stop[{at}]: {len(text)} characters are more than {MAX_STOP_CHARACTERS}; send its beginning"
+            )
 
 
 def uniform(seed: int, step: int) -> float:

@@ -46,9 +46,7 @@ class TextStream:
         if at >= 0:
             self.stopped, self._held = True, ""
             return text[:at]
-        hold = max((n for stop in self._stop for n in range(1, len(stop)) if text.endswith(stop[:n])), default=0)
-        if final:
-            hold = 0
+        hold = 0 if final else max((_overlap(text, stop) for stop in self._stop), default=0)
         self._held = text[len(text) - hold :]
         return text[: len(text) - hold]
 
@@ -59,3 +57,9 @@ class TextStream:
         known, text = self._decode(self._from, self._done), self._decode(self._from)
         self._from = self._done = len(self._ids)
         return self._release(text[len(known) :], final=True)
+
+
+def _overlap(text: str, stop: str) -> int:
+    """Characters at the end of the text that a stop string begins with, short of all of it."""
+    longest = min(len(stop) - 1, len(text))
+    return next((n for n in range(longest, 0, -1) if text.endswith(stop[:n])), 0)

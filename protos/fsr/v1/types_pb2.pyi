@@ -344,7 +344,7 @@ class Sampling(_message.Message):
     max_tokens: _builtins.int
     """Most tokens to generate; 0 means the decoder's default."""
     temperature: _builtins.float
-    """0 is greedy; otherwise logits are divided by it."""
+    """0 is greedy; otherwise logits are divided by it: 1e-6 to 10."""
     top_p: _builtins.float
     """Keep the likeliest tokens that together reach this probability; 0 means 1."""
     seed: _builtins.int
@@ -353,7 +353,7 @@ class Sampling(_message.Message):
     """Keep only this many of the likeliest tokens; 0 means all."""
     repetition_penalty: _builtins.float
     """Logits of tokens that prompt or answer already hold are divided by it where positive, else multiplied; above 1
-    discourages repetition. 0 means 1, which changes nothing.
+    discourages repetition. From 1e-6 to 10; 0 means 1, which changes nothing.
     """
     ignore_eos: _builtins.bool
     """Go on after an end-of-sequence token until max_tokens, for load tests and benchmarks."""
@@ -361,7 +361,7 @@ class Sampling(_message.Message):
     """Send the log probability of each token of the answer."""
     @_builtins.property
     def stop(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """The answer ends before the first of these."""
+        """The answer ends before the first of these; at most 16, of at most 256 characters each."""
 
     def __init__(
         self,

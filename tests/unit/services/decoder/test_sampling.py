@@ -55,6 +55,12 @@ def test_repetition_penalty_weighs_what_was_seen(penalty):
     assert choose(LOGITS, greedy, torch.tensor([2]), 1) == (1 if penalty > 1 else 2)
 
 
+@pytest.mark.parametrize("options", [{"temperature": 1e-6}, {"repetition_penalty": 1e-6}])
+def test_the_smallest_options_still_choose_by_the_logits(options):
+    sampling = Sampling.of(types_pb2.Sampling(seed=3, stop=["a" * 256] * 16, **options), 64, 0)
+    assert {choose(LOGITS * 1000, sampling, torch.tensor([1]), step) for step in range(20)} == {1}
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_half_precision_logits_draw_too(dtype):
     sampling = Sampling(5, temperature=1.0, top_p=0.9, seed=1)
@@ -75,12 +81,17 @@ def test_options_come_from_the_message():
         {"max_tokens": -1},
         {"temperature": -0.1},
         {"temperature": float("inf")},
+        {"temperature": 1e-38},
+        {"temperature": 9e-7},
         {"top_p": 1.1},
         {"top_p": float("nan")},
         {"top_k": -2},
         {"repetition_penalty": 11},
         {"repetition_penalty": float("nan")},
+        {"repetition_penalty": 1e-40},
         {"stop": [""]},
+        {"stop": ["a", "b" * 257]},
+        {"stop": ["a"] * 17},
     ],
 )
 def test_bad_options_are_named(wrong):

@@ -93,3 +93,19 @@ def test_a_token_costs_the_same_however_long_the_answer_is(tokenizer):
     tokens = encode(tokenizer, "red star left of blue circle " * 50)
     stream(counting, tokens)
     assert counting.decoded < 8 * len(tokens)
+
+
+def test_a_token_costs_the_same_however_long_a_stop_string_is(tokenizer):
+    """Counts the beginnings of stop strings that the text's end is compared with, not seconds."""
+
+    class Counting(str):
+        cut = 0
+
+        def __getitem__(self, key):
+            self.cut += 1
+            return super().__getitem__(key)
+
+    stop = Counting("nowhere " * 32)
+    tokens = encode(tokenizer, "red star left of blue circle " * 4)
+    assert "".join(stream(tokenizer, tokens, [stop])) == tokenizer.decode(tokens)
+    assert 0 < stop.cut < 16 * len(tokens)
