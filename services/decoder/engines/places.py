@@ -7,14 +7,13 @@ nobody uses stay until their room is needed, the longest unused going first.
 
 from __future__ import annotations
 
+from array import array
 from collections import OrderedDict
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from hashlib import blake2b
 
 __all__ = ["Lease", "Places"]
-
-# What a block holds depends on everything before it, so its key does: (key of the block before it or salt, tokens).
-_Key = tuple[object, tuple[int, ...]]
 
 
 @dataclass
@@ -30,13 +29,14 @@ class Lease:
     Attributes:
         places: in the order of the request's tokens.
         cached: tokens at its beginning whose keys and values are there.
+        keys: of the blocks that it may share; those that it does share come first.
+        shared: how many of them it does.
     """
 
     places: list[int]
     cached: int
-    head: Sequence[int]
-    salt: str
-    blocks: list[_Key] = field(default_factory=list)
+    keys: list[bytes]
+    shared: int = 0
 
 
 class Places:
@@ -45,7 +45,7 @@ class Places:
     def __init__(self, count: int, block: int = 16) -> None:
         self.count, self._size = count, block
         self._free = list(range(count, 0, -1))
-        self._blocks: OrderedDict[_Key, _Block] = OrderedDict()  # the longest unused first
+        self._blocks: OrderedDict[bytes, _Block] = OrderedDict()  # the longest unused first
         self._unused = 0
 
     @property
@@ -58,15 +58,15 @@ class Places:
 
         Raises MemoryError where running requests hold the rest; who admits requests must not let that happen.
         """
-        lease = Lease([], 0, head, salt)
-        for key in self._keys(head, salt, total):
+        lease = Lease([], 0, list(self._keys(head, salt, total)))
+        for key in lease.keys:
             block = self._blocks.get(key)
             if block is None:
                 break
             self._unused -= block.users == 0
             block.users += 1
             lease.places += block.places
-            lease.blocks.append(key)
+            lease.shared += 1
         lease.cached = len(lease.places)
         needed = total - lease.cached
         while len(self._free) < needed:
@@ -81,28 +81,30 @@ class Places:
 
     def share(self, lease: Lease) -> None:
         """Lets later requests share the head of this one, whose keys and values have been written."""
-        keys = list(self._keys(lease.head, lease.salt, len(lease.places)))
-        for number in range(len(lease.blocks), len(keys)):
-            if keys[number] in self._blocks:  # another request wrote the same meanwhile; what follows is its own too
+        for key in lease.keys[lease.shared :]:
+            if key in self._blocks:  # another request wrote the same meanwhile; what follows is its own too
                 return
-            first = number * self._size
-            self._blocks[keys[number]] = _Block(lease.places[first : first + self._size])
-            lease.blocks.append(keys[number])
+            first = lease.shared * self._size
+            self._blocks[key] = _Block(lease.places[first : first + self._size])
+            lease.shared += 1
 
     def give_back(self, lease: Lease) -> None:
         """Ends a lease. What it shared stays for others."""
-        for key in reversed(lease.blocks):  # so that the end of a prefix goes before its beginning
+        for key in reversed(lease.keys[: lease.shared]):  # so that the end of a prefix goes before its beginning
             block = self._blocks[key]
             block.users -= 1
             self._unused += block.users == 0
             self._blocks.move_to_end(key)
-        self._free += lease.places[len(lease.blocks) * self._size :]
-        lease.places, lease.blocks = [], []
+        self._free += lease.places[lease.shared * self._size :]
+        lease.places, lease.keys, lease.shared = [], [], 0
 
-    def _keys(self, head: Sequence[int], salt: str, total: int):  # type: ignore[no-untyped-def]
+    def _keys(self, head: Sequence[int], salt: str, total: int) -> Iterator[bytes]:
         """Keys of the whole blocks of a head; the last token of a request is never among them, so that there is always
-        one left to compute the first answer token from."""
-        before: object = salt
+        one left to compute the first answer token from.
+
+        What a block holds depends on everything before it, so its key is a digest of its tokens and the key before it.
+        """
+        key = blake2b(salt.encode()).digest()
         for first in range(0, min(len(head), total - 1) - self._size + 1, self._size):
-            before = (before, tuple(head[first : first + self._size]))
-            yield before
+            key = blake2b(key + array("q", head[first : first + self._size]).tobytes()).digest()
+            yield key

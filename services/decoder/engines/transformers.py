@@ -30,6 +30,7 @@ __all__ = ["TransformersEngine"]
 
 log = structlog.get_logger()
 _GOING_AWAY = "decoder: is shutting down; ask another replica"
+_FAILED = "decoder: failed while generating; ask another replica"
 _FAILURES = 3  # steps in a row that may fail before the engine counts as dead
 
 
@@ -122,31 +123,44 @@ class TransformersEngine(Engine):
 
     def _let_leave_and_join(self) -> bool:
         """Frees what ended, takes what arrived, sleeps while there is nothing; False when the engine is to end."""
-        with self._wake:
-            while True:
-                for job in self._running:
-                    if job.over and job.row is not None:
-                        self._places.give_back(job.row.lease)
-                self._running = [job for job in self._running if not job.over]
+        while True:
+            for job in [job for job in self._running if job.over]:
+                self._running.remove(job)
+                if job.row is not None:
+                    self._places.give_back(job.row.lease)
+            with self._wake:
                 if self._closed or self._failures >= _FAILURES:
                     return False
-                while self._arrived:
-                    job = self._arrived.popleft()
-                    if not job.over:
-                        self._start(job)
-                if self._running:
-                    return True
-                self._wake.wait()
+                if not (self._arrived or self._running):
+                    self._wake.wait()
+                    continue
+                arrived = [job for job in self._arrived if not job.over]
+                self._arrived.clear()
+            for job in arrived:
+                self._start(job)
+            if self._running:
+                return True
 
     def _start(self, job: _Job) -> None:
-        generation = job.generation
+        """If it fails, so does this request, and no other."""
+        try:
+            job.row, job.began = self._row(job.generation), time.monotonic()
+            self._running.append(job)
+        except Exception:
+            log.exception("a request cannot start", request=job.generation.request_id)
+            self._deliver([(job, NotReady(_FAILED))])
+
+    def _row(self, generation: Generation) -> Row:
         prompt, length = generation.prompt, len(generation.prompt.token_ids)
         room = min(generation.sampling.max_tokens, self._model.info.context_length - length)
         seen = prompt.visual_mask.nonzero()
         head = prompt.token_ids[: int(seen[0]) if len(seen) else length].tolist()
         lease = self._places.take(length + room, head, generation.cache_salt)
-        job.row, job.began = Row(generation, lease, room, list(generation.emitted)), time.monotonic()
-        self._running.append(job)
+        try:
+            return Row(generation, lease, room, list(generation.emitted))
+        except Exception:
+            self._places.give_back(lease)
+            raise
 
     def _step(self, jobs: list[_Job], sent, work) -> None:  # type: ignore[no-untyped-def]
         """One forward pass. If it fails, so do the requests in it, and no others."""
@@ -161,7 +175,7 @@ class TransformersEngine(Engine):
             self._failures += 1
             for job in jobs:
                 job.over = True
-                sent.append((job, NotReady("decoder: failed while generating; ask another replica")))
+                sent.append((job, NotReady(_FAILED)))
 
     def _to_prefill(self) -> list[_Job]:
         """Jobs to prefill together in this step: the first come, and as many as fit the bound, padding included."""
@@ -219,10 +233,10 @@ class TransformersEngine(Engine):
             row.tokens.append(token)
             ended = token in self._model.eos_token_ids and not sampling.ignore_eos
             full = len(row.tokens) >= row.room
-            job.over = ended or full
-            sent.append(
-                (job, Token(token, job.over, full and not ended, logprob, job.prefill_seconds, row.lease.cached))
-            )
+            last = ended or full
+            if last:  # and never back to False: the caller may have left during this step
+                job.over = True
+            sent.append((job, Token(token, last, full and not ended, logprob, job.prefill_seconds, row.lease.cached)))
 
     def _deliver(self, sent: list[tuple[_Job, Token | ServiceError]]) -> None:
         def put() -> None:

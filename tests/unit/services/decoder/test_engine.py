@@ -111,6 +111,15 @@ async def answer(engine, prompt, count, emitted=(), **options):
 
 
 @pytest.fixture
+def passes(model):
+    """How many forward passes there have been."""
+    counted = []
+    hook = model.model.register_forward_hook(lambda *_: counted.append(1))
+    yield lambda: len(counted)
+    hook.remove()
+
+
+@pytest.fixture
 async def engine(model):
     engine = TransformersEngine(model, Metrics("tiny"), 1 << 20, prefill_tokens=24, prefix_block=4)
     yield engine
@@ -136,21 +145,46 @@ async def test_an_answer_ends_at_the_context_length(model, engine):
     assert len(await answer(engine, long, 100)) == 256 - 244
 
 
-async def test_leaving_early_frees_everything_within_a_step(model, engine):
+async def test_leaving_early_frees_everything_within_a_step(model, engine, passes):
     one = prompt(model, 9, 5, 0)
+
+    async def settled():
+        while engine.kv_used():
+            await asyncio.sleep(0.001)
+
     for _ in range(3):
         stream = engine.generate(Generation("test", one, Sampling(200)))
         await anext(stream)
         assert engine.kv_used() > 0
         await stream.aclose()
-    while engine.kv_used():
+        left = passes()
+        await settled()
+        assert passes() - left <= 1
+    task, before = asyncio.create_task(answer(engine, one, 200)), passes()
+    while passes() < before + 3:
         await asyncio.sleep(0.001)
-    assert await answer(engine, one, 5) == recomputed(model, one, 5)
-    task = asyncio.create_task(answer(engine, one, 200))
-    await asyncio.sleep(0.01)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
+    left = passes()
+    await settled()
+    assert passes() - left <= 1
+    assert await answer(engine, one, 5) == recomputed(model, one, 5)
+
+
+async def test_a_request_that_cannot_start_fails_alone(model, engine):
+    """Of two that arrive together the first has no room in the pool, which admission would have seen."""
+    small = TransformersEngine(model, Metrics("tiny"), 40 * 3 * 2 * 2 * 8 * 4)
+    good = prompt(model, 9, 5, 0)
+    async with asyncio.timeout(20):
+        with capture_logs() as logs:
+            too_long, fine = await asyncio.gather(
+                answer(small, prompt(model, 9, 60, 1), 5), answer(small, good, 5), return_exceptions=True
+            )
+    assert isinstance(too_long, NotReady) and [log["event"] for log in logs] == ["a request cannot start"]
+    assert fine == recomputed(model, good, 5)
+    assert not small.dead.is_set() and small.kv_used() == 0
+    await small.close()
 
 
 async def test_a_failing_step_fails_its_requests_alone(model, engine):

@@ -37,6 +37,14 @@ def test_whole_blocks_of_the_same_beginning_are_shared(head, salt, cached):
     assert not set(second.places[cached:]) & set(first.places)
 
 
+@pytest.mark.parametrize("block", [1, 16])
+def test_a_long_beginning_is_shared_like_a_short_one(block):
+    pool, head = Places(60_000, block), list(range(20_000))
+    pool.share(pool.take(20_000, head, ""))
+    assert pool.take(20_000, head, "").cached == 20_000 - block
+    assert pool.take(20_000, [7, *head[1:]], "a").cached == 0
+
+
 def test_the_last_token_is_always_computed():
     pool = Places(200, block=10)
     first = pool.take(41, HEAD, "")
@@ -73,7 +81,7 @@ def test_no_place_is_lost_or_given_twice(steps):
         assert len(lease.places) == len(set(lease.places)) == total and 0 not in lease.places
         pool.share(lease)
         held.append(lease)
-        private = [place for one in held for place in one.places[len(one.blocks) * 4 :]]
+        private = [place for one in held for place in one.places[one.shared * 4 :]]
         assert len(private) == len(set(private))
     for lease in held:
         pool.give_back(lease)
