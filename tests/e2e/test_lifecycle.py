@@ -12,6 +12,7 @@ from fsr.v1 import decoder_pb2, decoder_pb2_grpc, encoder_pb2, encoder_pb2_grpc,
 
 from services.client import AsyncClient, Client, DeadlineExceeded, OverloadedError
 
+SOON = 200  # tokens: of the 900 of a long answer, the most after its caller has gone
 LONG = {"budget": 16, "max_tokens": 900, "ignore_eos": True}
 QUESTION = "Is there a red star?"
 
@@ -48,7 +49,13 @@ def until(condition, seconds: float = 20) -> None:
 
 def idle(decoder) -> bool:
     now = load(decoder)
-    return now.running == now.waiting == 0 and now.kv_bytes_free == now.kv_bytes_capacity
+    admitted = now.running or now.waiting or now.kv_bytes_free < now.kv_bytes_capacity
+    return not admitted and value(decoder, "fsr_decoder_kv_used_bytes") == 0
+
+
+def generated(decoder) -> float:
+    """Tokens that the engine itself has counted, whether or not anybody took them."""
+    return value(decoder, "fsr_decoder_batch_size_sum")
 
 
 async def test_a_caller_that_goes_away_frees_slot_and_memory(small, pictures):
@@ -63,8 +70,10 @@ async def test_a_caller_that_goes_away_frees_slot_and_memory(small, pictures):
                 await client.ask(picture, QUESTION, budget=16)
             assert caught.value.retry_after is not None
             assert caught.value.route.decoders == (decoder.address,)
+            said = generated(decoder)
         assert all(chunk.finish_reason is None for chunk in seen)
         await asyncio.to_thread(until, lambda: idle(decoder))
+        assert generated(decoder) - said < SOON
         assert (await client.ask(picture, QUESTION, budget=16)).text
     assert value(gateway, 'fsr_requests_total{code="CANCELLED",rpc="Generate"}') == before[0] + 1
     assert value(gateway, "fsr_requests_in_flight") == 0
@@ -79,7 +88,9 @@ def test_an_expired_deadline_stops_the_work_behind(small, pictures):
         before = value(gateway, name)
         with pytest.raises(DeadlineExceeded):
             client.ask(picture, QUESTION, timeout=0.3, **LONG)
+        said = generated(decoder)
         until(lambda: idle(decoder))
+        assert generated(decoder) - said < SOON
         until(lambda: value(gateway, name) == before + 1)
         assert client.ask(picture, QUESTION, budget=16).text
 

@@ -21,6 +21,8 @@ from services import codec
 ENGINE = os.environ.get("FSR_TEST_ENGINE", "transformers")
 # Compiling the model takes vLLM minutes and changes no token.
 OPTIONS = ["--engine-options", '{"enforce_eager": true}'] if ENGINE == "vllm" else []
+# What the engine itself counts, whether or not anybody takes it: rows of decode steps, or tokens.
+GENERATED = "vllm:generation_tokens_total" if ENGINE == "vllm" else "fsr_decoder_batch_size_sum"
 LONG = "red star left of blue circle " * 8
 #: name -> visual tokens, question, system prompt
 SHAPES = {
@@ -55,6 +57,10 @@ class Replica:
             for line in page.splitlines()
             if line.startswith(f"{name}{{") and label in line
         )
+
+    def generated(self):
+        """Tokens that its engine has generated; a first token, which comes from a prefill, may not be among them."""
+        return self.metric(GENERATED)
 
     def settles(self, **wanted):
         """Waits until metrics have these values; returns what they are in the end."""
