@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -63,19 +63,43 @@ class Chat:
                     " belongs to the checkpoint"
                 )
 
-    def tokenise(
-        self, messages: Sequence[Message], images: Sequence[KeptImage], placeholder: Callable[[KeptImage], str | None]
-    ) -> tuple[Tensor, list[int]]:
-        """Token ids [n], and which image stands at each placeholder that the template wrote.
-
-        `placeholder` may write an image otherwise than the template's single placeholder token.
+    def order(self, messages: Sequence[Message], images: Sequence[KeptImage]) -> list[int]:
+        """Which image stands at each place of one, in the order of the text.
 
         Raises ValueError naming the message or image that is wrong.
         """
-        conversation, order = self._conversation(messages, images)
+        if not messages:
+            raise ValueError("messages: is empty; send at least one user turn")
+        order = []
+        for turn, message in enumerate(messages):
+            for part in message.parts:
+                if isinstance(part, ImagePart):
+                    if not 0 <= part.image < len(images):
+                        raise ValueError(f"messages[{turn}]: image {part.image} is not among the {len(images)} sent")
+                    order.append(part.image)
         unused = sorted(set(range(len(images))) - set(order))
         if unused:
             raise ValueError(f"images[{unused[0]}]: no message refers to it; refer to it or leave it out")
+        return order
+
+    def tokenise(
+        self,
+        messages: Sequence[Message],
+        images: Sequence[KeptImage],
+        order: Sequence[int],
+        written: Sequence[str | None],
+    ) -> Tensor:
+        """Token ids [n].
+
+        Args:
+            messages: the conversation.
+            images: what its image parts refer to.
+            order: from :meth:`order`.
+            written: how each image is written, where that is not the template's single placeholder token.
+
+        Raises ValueError naming the message that is wrong.
+        """
+        conversation = self._conversation(messages, images)
         try:
             text = str(
                 self.tokenizer.apply_chat_template(
@@ -84,28 +108,21 @@ class Chat:
             )
         except Exception as error:  # templates refuse conversations by raising from within Jinja
             raise ValueError(f"messages: the model's chat template refuses them ({error})") from error
-        return self._ids(self._placed(text, [images[i] for i in order], placeholder)), order
+        return self._ids(self._placed(text, [(images[i].video, written[i]) for i in order]))
 
-    def _conversation(
-        self, messages: Sequence[Message], images: Sequence[KeptImage]
-    ) -> tuple[list[dict[str, Any]], list[int]]:
-        if not messages:
-            raise ValueError("messages: is empty; send at least one user turn")
-        conversation, order = [], []
+    def _conversation(self, messages: Sequence[Message], images: Sequence[KeptImage]) -> list[dict[str, Any]]:
+        conversation = []
         for turn, message in enumerate(messages):
             if message.role not in _ROLES:
                 raise ValueError(f"messages[{turn}].role: {message.role!r} is unknown; use system, user or assistant")
             content: list[dict[str, str]] = []
             for part in message.parts:
                 if isinstance(part, ImagePart):
-                    if not 0 <= part.image < len(images):
-                        raise ValueError(f"messages[{turn}]: image {part.image} is not among the {len(images)} sent")
-                    order.append(part.image)
                     content.append({"type": "video" if images[part.image].video else "image"})
                 else:
                     content.append({"type": "text", "text": self._checked(part, turn)})
             conversation.append({"role": message.role, "content": content})
-        return conversation, order
+        return conversation
 
     def _checked(self, part: TextPart, turn: int) -> str:
         for token in self.visual_tokens:
@@ -113,15 +130,17 @@ class Chat:
                 raise ValueError(f"messages[{turn}]: text holds {token}, which stands for an image or a video")
         return part.text
 
-    def _placed(self, text: str, images: Sequence[KeptImage], placeholder: Callable[[KeptImage], str | None]) -> str:
-        pieces, rest = [], text
-        for image in images:
-            token = self.visual_tokens[-1 if image.video else 0]
-            before, found, rest = rest.partition(token)
-            if not found:
+    def _placed(self, text: str, shown: Sequence[tuple[bool, str | None]]) -> str:
+        """The text with each image, a video or not, as it is written where the template has a placeholder for it."""
+        pieces, at = [], 0
+        for video, written in shown:
+            token = self.visual_tokens[-1 if video else 0]
+            found = text.find(token, at)
+            if found < 0:
                 raise ValueError("messages: the model's chat template has no place for one of the images")
-            pieces += [before, placeholder(image) or token]
-        return "".join([*pieces, rest])
+            pieces += [text[at:found], written or token]
+            at = found + len(token)
+        return "".join([*pieces, text[at:]])
 
     def _ids(self, text: str) -> Tensor:
         # A template that writes the first token itself must not get a second one from the tokenizer.

@@ -109,15 +109,24 @@ class HalfDecoder(LanguageDecoder):
     @torch.inference_mode()
     def prompt(self, messages: Sequence[Message], images: Sequence[KeptImage] = ()) -> Prompt:
         seen = [self._checked(image, f"images[{i}]") for i, image in enumerate(images)]
-        ids, order = self.chat.tokenise(messages, seen, self.placeholder)
-        blocks = [block for i in order for block in self.blocks(seen[i])]
-        prompt = splice(ids, blocks, self.chat.visual_ids, self.embed, self.multi_axis)
-        if len(prompt.token_ids) >= self.info.context_length:
+        order = self.chat.order(messages, seen)
+        written = [self.placeholder(image) for image in seen]
+        blocks = [self.blocks(image) for image in seen]
+        # Images may be shown again and again, so how long that gets is told before any of it is laid out. Of a frame
+        # without tokens there is at least its time.
+        places = [sum(max(1, len(block.features)) for block in of_image) for of_image in blocks]
+        self._check_length(sum(places[i] for i in order), "images alone take")
+        ids = self.chat.tokenise(messages, seen, order, written)
+        shown = [block for i in order for block in blocks[i]]
+        self._check_length(len(ids) + sum(len(block.features) - 1 for block in shown), "prompt takes")
+        return splice(ids, shown, self.chat.visual_ids, self.embed, self.multi_axis)
+
+    def _check_length(self, tokens: int, what: str) -> None:
+        if tokens >= self.info.context_length:
             raise ValueError(
-                f"messages: the prompt takes {len(prompt.token_ids)} tokens of the model's {self.info.context_length};"
-                " ask shorter, or lower the budget"
+                f"messages: the {what} {tokens} tokens of the model's {self.info.context_length};"
+                " ask shorter, show fewer images, or lower the budget"
             )
-        return prompt
 
     def placeholder(self, image: KeptImage) -> str | None:
         """How this image is written in the text, where that is not the template's single placeholder."""

@@ -9,9 +9,16 @@ from fsr_core.backbones import ImagePart, KeptImage, LanguageDecoder, Message, P
 from services import codec
 from services.errors import InvalidRequest, Mismatch
 
-__all__ = ["prompt_of"]
+__all__ = ["prompt_of", "visual_rows"]
 
 _ROLES = {types_pb2.ROLE_SYSTEM: "system", types_pb2.ROLE_USER: "user", types_pb2.ROLE_ASSISTANT: "assistant"}
+
+
+def visual_rows(request: decoder_pb2.DecodeRequest) -> int:
+    """Places that images take in the prompt, each as often as it is shown; by their stated shapes, nothing checked."""
+    rows = [image.features.shape[0] if image.features.shape else 0 for image in request.images]
+    shown = (part.image for message in request.messages for part in message.parts if part.HasField("image"))
+    return sum(rows[image] for image in shown if image < len(rows))
 
 
 def prompt_of(request: decoder_pb2.DecodeRequest, model: LanguageDecoder) -> Prompt:

@@ -18,7 +18,7 @@ from fsr_core.backbones import LanguageDecoder, Prompt
 from services.decoder.admission import Admission
 from services.decoder.engines.base import Engine, Generation, check_prompt
 from services.decoder.metrics import Metrics
-from services.decoder.prompts import prompt_of
+from services.decoder.prompts import prompt_of, visual_rows
 from services.decoder.sampling import Sampling
 from services.decoder.settings import DecoderSettings
 from services.decoder.text import TextStream
@@ -99,8 +99,7 @@ class DecoderServicer(decoder_pb2_grpc.DecoderServiceServicer):
         sampling = Sampling.of(request.sampling, self._settings.default_max_tokens, secrets.randbits(62))
         emitted = tuple(request.emitted_token_ids)
         self._check_emitted(emitted, sampling)
-        seen = sum(image.features.shape[0] for image in request.images if image.features.shape)
-        with self._admission.enter(self._bytes(seen + 1, sampling)) as place:
+        with self._admission.enter(self._bytes(visual_rows(request) + 1, sampling)) as place:
             prompt = await asyncio.to_thread(self._prompt, request)
             await place.reserve(self._bytes(len(prompt.token_ids), sampling))
             queued = time.monotonic() - arrived

@@ -47,10 +47,14 @@ def test_admission_by_kv_memory(start, asks):
         assert f"has {capacity} in all" in error.details() and "--kv-memory" in error.details()
 
         # Sizes are looked at before anything is laid out: that the tensor has too few bytes does not matter any more.
-        huge = ask.with_(max_tokens=1)
+        # An image that is shown several times counts as often.
+        huge, often = ask.with_(max_tokens=1), ask.with_(max_tokens=1)
         huge.images[0].features.shape[0] = 5000
-        error = outcome(replica, huge)
-        assert error.code() == grpc.StatusCode.INVALID_ARGUMENT and "KV memory" in error.details()
+        often.images[0].features.data = b""
+        often.messages[0].parts.extend([often.messages[0].parts[0]] * 7)
+        for large in (huge, often):
+            error = outcome(replica, large)
+            assert error.code() == grpc.StatusCode.INVALID_ARGUMENT and "KV memory" in error.details()
 
         # Who gives up while waiting leaves the line.
         running = [replica.stub.Decode(request) for _ in range(2)]

@@ -268,6 +268,19 @@ def test_bad_conversations_are_named(decoder, messages, images, says):
         decoder.prompt(messages, images)
 
 
+@pytest.mark.parametrize(
+    ("more", "step"),
+    [(ImagePart(0), lambda half: (half.chat, "tokenise")), (TextPart("star " * 20), lambda half: (half, "embed"))],
+)
+def test_what_is_too_long_is_refused_before_it_is_laid_out(decoder, monkeypatch, more, step):
+    image, room = KeptImage(torch.ones(16, 160)), decoder.info.context_length
+    parts = (*[ImagePart(0)] * (room // 16 - 1), TextPart("Where?"))
+    assert decoder.prompt([Message("user", parts)], [image]).visual_tokens == room - 16
+    monkeypatch.setattr(*step(decoder), None)  # is not come to
+    with pytest.raises(ValueError, match=f"messages: the .* tokens of the model's {room}"):
+        decoder.prompt([Message("user", (*parts, more))], [image])
+
+
 @pytest.mark.parametrize("model", ["nowhere", "./nowhere", "/nowhere/at/all"])
 def test_a_missing_checkpoint_is_named(model):
     with pytest.raises(ValueError, match="model"):
