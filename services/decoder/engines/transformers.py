@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections import deque
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass, field
 
@@ -66,7 +65,7 @@ class TransformersEngine(Engine):
         self._cache = PooledCache(geometry.layers, self._places.count)
         self._model, self._metrics, self._prefill_tokens = model, metrics, prefill_tokens
         self._loop, self.dead = asyncio.get_running_loop(), asyncio.Event()
-        self._arrived: deque[_Job] = deque()
+        self._arrived: list[_Job] = []
         self._running: list[_Job] = []
         self._wake = threading.Condition()
         self._closed, self._failures = False, 0
