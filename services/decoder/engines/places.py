@@ -12,6 +12,7 @@ from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
+from itertools import islice
 
 __all__ = ["Lease", "Places"]
 
@@ -69,12 +70,13 @@ class Places:
             lease.shared += 1
         lease.cached = len(lease.places)
         needed = total - lease.cached
-        while len(self._free) < needed:
-            unused = next((key for key, block in self._blocks.items() if block.users == 0), None)
-            if unused is None:
-                self.give_back(lease)
-                raise MemoryError(f"{needed} places are needed, {len(self._free)} are free")
-            self._free += self._blocks.pop(unused).places
+        short, free = needed - len(self._free), len(self._free) + self.cached
+        if needed > free:
+            self.give_back(lease)
+            raise MemoryError(f"{needed} places are needed, {free} are free")
+        unused = (key for key, block in self._blocks.items() if block.users == 0)
+        for key in list(islice(unused, max(0, -(-short // self._size)))):
+            self._free += self._blocks.pop(key).places
             self._unused -= 1
         lease.places += [self._free.pop() for _ in range(needed)]
         return lease
