@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from contextlib import asynccontextmanager
 
 import grpc
@@ -103,7 +104,10 @@ async def serve(settings: DecoderSettings) -> None:
         await stop.wait()
     log.info("draining", seconds=settings.drain_seconds)
     await health.enter_graceful_shutdown()
-    await server.stop(settings.drain_seconds)
+    # By the servicer first: gRPC's own stop tells a call that is on its way CANCELLED, as if its caller had left.
+    end = time.monotonic() + settings.drain_seconds
+    await servicer.drain(settings.drain_seconds)
+    await server.stop(max(0.0, end - time.monotonic()))
     await engine.close()
     web.shutdown()
 

@@ -26,6 +26,8 @@ from services.errors import InvalidRequest, NotReady, ServiceError, status_of, s
 
 __all__ = ["DecoderServicer"]
 
+_DRAIN_POLL_SECONDS = 0.02
+
 
 class DecoderServicer(decoder_pb2_grpc.DecoderServiceServicer):
     """Serves one model with one engine."""
@@ -41,6 +43,17 @@ class DecoderServicer(decoder_pb2_grpc.DecoderServiceServicer):
         self._model, self._engine, self._admission = model, engine, admission
         self._metrics, self._settings = metrics, settings
         self._cost = model.info.geometry.cost_model()
+        self._draining = False
+
+    async def drain(self, seconds: float) -> None:
+        """Takes nothing new from now on; returns once what there is has been answered, or after `seconds`."""
+        self._draining, end = True, time.monotonic() + seconds
+        while (self._admission.running or self._admission.waiting) and time.monotonic() < end:
+            await asyncio.sleep(_DRAIN_POLL_SECONDS)
+
+    def _check_ready(self) -> None:
+        if self._draining:
+            raise NotReady("decoder: is shutting down; ask another replica")
 
     def _load(self) -> pb.DecoderLoad:
         return pb.DecoderLoad(
@@ -55,6 +68,7 @@ class DecoderServicer(decoder_pb2_grpc.DecoderServiceServicer):
     async def DescribeDecoder(
         self, request: pb.DescribeDecoderRequest, context: grpc.aio.ServicerContext
     ) -> pb.DescribeDecoderResponse:
+        self._check_ready()
         if self._engine.dead.is_set():
             raise NotReady("decoder: its engine has died; ask another replica")
         info, cost = self._model.info, self._cost
@@ -95,6 +109,7 @@ class DecoderServicer(decoder_pb2_grpc.DecoderServiceServicer):
 
     async def _answer(self, request: pb.DecodeRequest):  # type: ignore[no-untyped-def]
         structlog.contextvars.bind_contextvars(request_id=request.request_id)
+        self._check_ready()
         arrived = time.monotonic()
         sampling = Sampling.of(request.sampling, self._settings.default_max_tokens, secrets.randbits(62))
         emitted = tuple(request.emitted_token_ids)

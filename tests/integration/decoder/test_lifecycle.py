@@ -85,7 +85,10 @@ def test_draining_ends_what_runs_and_takes_nothing_new(start, asks):
         late, end = [], time.monotonic() + 10
         while isinstance(late, list) and time.monotonic() < end:
             late = outcome(replica, asks["few"].with_(max_tokens=1))
-        assert late.code() == grpc.StatusCode.UNAVAILABLE
+        assert late.code() == grpc.StatusCode.UNAVAILABLE and "shutting down" in late.details()
+        with pytest.raises(grpc.RpcError) as caught:
+            replica.stub.DescribeDecoder(pb.DescribeDecoderRequest())
+        assert caught.value.code() == grpc.StatusCode.UNAVAILABLE
         assert ids([first, *stream]) == asks["few"].generate(200)
         assert replica.process.wait(30) == 0
 
