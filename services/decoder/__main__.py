@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from contextlib import asynccontextmanager
+from functools import partial
 
 import grpc
 import structlog
@@ -28,13 +29,13 @@ _CPU_KV_BYTES = 2**30
 _GPU_SHARE = 0.8
 
 
-def kv_bytes(settings: DecoderSettings) -> int:
-    """The KV budget: what the option says, else what is reasonable on the device."""
+def kv_bytes(settings: DecoderSettings, to_load: int = 0) -> int:
+    """The KV budget: what the option says, else what is reasonable on the device beside weights still `to_load`."""
     if settings.kv_memory is not None:
         return int(settings.kv_memory)
     device = torch.device(settings.device)
     if device.type == "cuda":
-        return int(torch.cuda.mem_get_info(device)[0] * _GPU_SHARE)
+        return int(max(0, torch.cuda.mem_get_info(device)[0] - to_load) * _GPU_SHARE)
     return _CPU_KV_BYTES
 
 
@@ -44,7 +45,7 @@ async def start_engine(settings: DecoderSettings, metrics: Metrics) -> tuple[Lan
     if settings.engine == "vllm":
         from services.decoder.engines.vllm import VllmEngine  # an extra of its own
 
-        return await VllmEngine.start(settings, kv_bytes(settings), dtype)
+        return await VllmEngine.start(settings, partial(kv_bytes, settings), dtype)
     from services.decoder.engines.transformers import TransformersEngine
 
     if settings.engine_options or settings.engine_folder:

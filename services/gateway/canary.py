@@ -101,7 +101,9 @@ class Canary:
     def _spare(self, model: str) -> bool:
         """Whether replicas have little to do besides the canary's own call, and KV memory is mostly free."""
         encoders, decoders = self._pools.of("encoder", model), self._pools.of("decoder", model)
-        work = sum(replica.outstanding for replica in (*encoders, *decoders)) - (self._task is not None)
+        # Other gateways' calls count too, as decoders last told; they did so in an answer's end, which counted itself.
+        told = [max(d.outstanding, d.load.running + d.load.waiting - 1) for d in decoders]
+        work = sum(told) + sum(e.outstanding for e in encoders) - (self._task is not None)
         roomy = [d for d in decoders if not d.load.waiting and 2 * d.load.kv_bytes_free >= d.load.kv_bytes_capacity]
         return work <= self._settings.canary_max_requests and bool(roomy)
 

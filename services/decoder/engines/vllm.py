@@ -20,7 +20,7 @@ import contextlib
 import os
 import shutil
 import tempfile
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -75,9 +75,9 @@ class VllmEngine(Engine):
 
     @classmethod
     async def start(
-        cls, settings: DecoderSettings, kv_bytes: int, dtype: torch.dtype
+        cls, settings: DecoderSettings, budget: Callable[[int], int], dtype: torch.dtype
     ) -> tuple[LanguageDecoder, VllmEngine]:
-        """Starts vLLM on a copy of the checkpoint's language model.
+        """Starts vLLM on a copy of the checkpoint's language model; `budget` gives KV bytes beside so many of weights.
 
         Returns the checkpoint's template and embeddings, without the weights that vLLM now holds, and the engine.
 
@@ -86,6 +86,7 @@ class VllmEngine(Engine):
         """
         model = await asyncio.to_thread(load_decoder, settings.model, device="cpu", dtype=dtype)
         refuse_multi_axis(model)
+        kv_bytes = budget(sum(weight.nbytes for weight in model.model.parameters()))
         blocks = _usable_blocks(model, kv_bytes)
         ours: dict[str, Any] = {
             "skip_tokenizer_init": True,

@@ -67,6 +67,23 @@ async def test_it_is_given_up_for_the_next_caller(gateway, decoder, client, png)
     assert ended == {"OK": 2, "CANCELLED": 1}, "the canary came first"
 
 
+async def test_calls_of_another_gateway_keep_it_from_running(system, spawn, png):
+    both = spawn("decoder", "--max-running", "8")
+    options = ("--canary-share", "1", "--canary-max-requests", "1", "--discovery-seconds", "0.3")
+    one = spawn("gateway", "--encoders", system["encoder"], "--decoders", both.address, *options)
+    other = spawn("gateway", "--encoders", system["encoder"], "--decoders", both.address)
+    for service in (both, one, other):
+        service.wait_until_serving()
+    async with AsyncClient(one.address) as ours, AsyncClient(other.address) as theirs, asyncio.timeout(120):
+        busy = [asyncio.create_task(theirs.ask(png(3), QUESTION, budget=4, **LONG)) for _ in range(4)]
+        await until(lambda: both.metric("fsr_decoder_running_requests") == 4)
+        before = outcomes(one)
+        await ours.ask(png(1), QUESTION, budget=4)
+        await until(lambda: outcomes(one) != before)
+        assert outcomes(one) - before == {"busy": 1}
+        await asyncio.gather(*busy)
+
+
 async def test_one_whose_decoder_dies_has_failed_and_the_next_is_compared(gateway, decoder, client, png):
     before = outcomes(gateway)
     await caught(client, decoder, png(1))

@@ -2,9 +2,12 @@ import asyncio
 from contextlib import suppress
 
 import pytest
+import torch
 
+from services.decoder.__main__ import kv_bytes
 from services.decoder.admission import Admission
 from services.decoder.metrics import Metrics
+from services.decoder.settings import DecoderSettings
 from services.errors import InvalidRequest, Overloaded
 
 
@@ -142,3 +145,12 @@ async def test_refusals_are_counted_by_reason():
         if sample.name == "fsr_decoder_refused_total"
     }
     assert values == {("tiny", "too_large"): 1.0, ("tiny", "waiting"): 1.0, ("tiny", "wait_time"): 0.0}
+
+
+def test_the_budget_of_kv_memory_leaves_room_for_weights_that_are_still_to_load(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (24_000_000_000, 24_000_000_000))
+    on_gpu = DecoderSettings(model="any", device="cuda")
+    assert kv_bytes(on_gpu) == 19_200_000_000
+    assert kv_bytes(on_gpu, to_load=14_000_000_000) == 8_000_000_000
+    assert kv_bytes(on_gpu, to_load=30_000_000_000) == 0
+    assert kv_bytes(DecoderSettings(model="any", device="cuda", kv_memory="1GiB"), to_load=10**10) == 2**30
