@@ -13,7 +13,7 @@ import structlog
 from fsr.v1 import decoder_pb2, decoder_pb2_grpc, encoder_pb2, encoder_pb2_grpc, types_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from services.gateway.ejection import Ejection, EjectionPolicy
+from services.gateway.ejection import Ejection, EjectionPolicy, Trial
 from services.transport import channel_options
 
 __all__ = ["Replica", "Role"]
@@ -69,15 +69,18 @@ class Replica:
         return (work + 1) / max(free, 0.05)
 
     @contextmanager
-    def working(self) -> Iterator[None]:
-        """For the length of one call to it; what became of the call must be said before it ends."""
+    def working(self) -> Iterator[Trial | None]:
+        """For the length of one call to it; what became of the call must be said before it ends.
+
+        Yields the trial where the call is one, to be shown with its failure.
+        """
         self.outstanding += 1
-        self.ejection.chosen()
+        trial = self.ejection.chosen()
         try:
-            yield
+            yield trial
         finally:
             self.outstanding -= 1
-            self.ejection.abandoned()
+            self.ejection.abandoned(trial)
 
     async def probe(self, timeout: float) -> None:
         """Asks how it is and what it serves; one that drains, is unhealthy or does not answer serves nothing."""
@@ -100,7 +103,6 @@ class Replica:
     def _up(self, model: types_pb2.ModelDescription) -> None:
         if self.model is None:
             log.info("replica up", role=self.role, address=self.address, model=model.model)
-            self.ejection.succeeded()  # another process than the one that failed
         self.model, self.silent = model, 0
 
     def _unanswered(self, error: grpc.aio.AioRpcError) -> None:

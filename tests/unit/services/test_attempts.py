@@ -121,15 +121,15 @@ async def test_failures_eject_and_a_failed_trial_ejects_for_longer(attempts, rep
     victim = replicas[0]
     for _ in range(2):
         one = attempts()
-        with victim.working():
-            one.failed(victim, rpc_error(Code.INTERNAL))
+        with victim.working() as trial:
+            one.failed(victim, rpc_error(Code.INTERNAL), trial)
     assert victim.ejection.out and not victim.ejection.admits
     victim.ejection._until = 0.0  # its time is over
     assert victim.ejection.admits
-    with victim.working():
-        one.failed(victim, rpc_error(Code.INTERNAL))
+    with victim.working() as trial:
+        one.failed(victim, rpc_error(Code.INTERNAL), trial)
     assert not victim.ejection.admits
     victim.ejection._until = 0.0
-    with contextlib.suppress(ServiceError), victim.working():
-        one.failed(victim, rpc_error(Code.INVALID_ARGUMENT))  # tells nothing about the replica
+    with contextlib.suppress(ServiceError), victim.working() as trial:
+        one.failed(victim, rpc_error(Code.INVALID_ARGUMENT), trial)  # tells nothing about the replica
     assert victim.ejection.admits

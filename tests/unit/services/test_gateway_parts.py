@@ -39,9 +39,9 @@ def test_failures_in_a_row_eject_for_twice_as_long_each_time_until_a_trial_succe
         assert not ejection.admits
         clock.now += 0.01
         assert ejection.admits  # one request on trial
-        ejection.chosen()
-        assert not ejection.admits  # and no second one beside it
-        assert ejection.failed()
+        trial = ejection.chosen()
+        assert trial and not ejection.admits and not ejection.chosen()  # and no second one beside it
+        assert ejection.failed(trial)
     clock.now += 3
     ejection.chosen()
     ejection.succeeded()
@@ -56,9 +56,16 @@ def test_stragglers_do_not_lengthen_an_ejection_and_an_abandoned_trial_is_tried_
     assert ejection.failed()
     assert not ejection.failed() and not ejection.failed()
     clock.now += 1
-    ejection.chosen()
-    ejection.abandoned()
-    assert ejection.admits
+    first = ejection.chosen()
+    ejection.abandoned(None)
+    assert not ejection.failed() and not ejection.admits  # the trial goes on
+    ejection.abandoned(first)
+    second = ejection.chosen()
+    ejection.abandoned(first)
+    assert not ejection.failed(first) and not ejection.admits  # now it is the second
+    assert ejection.failed(second)
+    clock.now += 1
+    assert not ejection.admits  # for twice as long
 
 
 def test_the_retry_budget_is_a_share_of_the_load_when_everything_fails(clock):
