@@ -55,6 +55,7 @@ class Decoding:
                 try:
                     async with aclosing(self._read(replica, request, deadline)) as messages:
                         async for message in messages:
+                            replica.heard()
                             attempts.started = True
                             request.emitted_token_ids.extend(message.token_ids)
                             if message.finish_reason:

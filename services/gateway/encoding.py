@@ -40,6 +40,7 @@ class Encoding:
                 except grpc.aio.AioRpcError as error:
                     attempts.failed(replica, error, trial)
                     continue
+                replica.heard()
                 replica.ejection.succeeded()
             count_images(self._shared.metrics, model, request.method.name, encoded)
             return encoded

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -48,6 +49,7 @@ class Replica:
         self.decoder = decoder_pb2_grpc.DecoderServiceStub(self.channel)
         self._health = health_pb2_grpc.HealthStub(self.channel)
         self.ejection = Ejection(self.policy)
+        self._heard = 0.0
         self._checking: asyncio.Task[None] | None = None
 
     @property
@@ -82,8 +84,13 @@ class Replica:
             self.outstanding -= 1
             self.ejection.abandoned(trial)
 
+    def heard(self) -> None:
+        """It answered a call, so it lives, whatever has become of probes that were sent before."""
+        self._heard, self.silent = time.monotonic(), 0
+
     async def probe(self, timeout: float) -> None:
         """Asks how it is and what it serves; one that drains, is unhealthy or does not answer serves nothing."""
+        began = time.monotonic()
         try:
             if self.role == "encoder":
                 told = await self.encoder.DescribeEncoder(encoder_pb2.DescribeEncoderRequest(), timeout=timeout)
@@ -98,20 +105,22 @@ class Replica:
             self.cost, self.load = described.cost, described.load
             self._up(described.model)
         except grpc.aio.AioRpcError as error:
-            self._unanswered(error)
+            self._unanswered(error, began)
 
     def _up(self, model: types_pb2.ModelDescription) -> None:
         if self.model is None:
             log.info("replica up", role=self.role, address=self.address, model=model.model)
         self.model, self.silent = model, 0
 
-    def _unanswered(self, error: grpc.aio.AioRpcError) -> None:
+    def _unanswered(self, error: grpc.aio.AioRpcError, began: float) -> None:
         code = error.code()
-        if code == grpc.StatusCode.RESOURCE_EXHAUSTED:
-            return  # full, so alive
+        late = code == grpc.StatusCode.DEADLINE_EXCEEDED
+        if code == grpc.StatusCode.RESOURCE_EXHAUSTED or (late and self._heard >= began):
+            self.silent = 0  # full, or busy: an encoder's probe waits in one queue with its calls
+            return
         self.silent += 1
         # A busy machine answers late; a refused connection is certain.
-        if code != grpc.StatusCode.DEADLINE_EXCEEDED or self.silent >= _PATIENCE:
+        if not late or self.silent >= _PATIENCE:
             self.down(code.name)
 
     def suspect(self, timeout: float) -> None:

@@ -5,12 +5,14 @@ from contextlib import aclosing
 
 import grpc
 import pytest
-from fsr.v1 import decoder_pb2, decoder_pb2_grpc, types_pb2
+from fsr.v1 import decoder_pb2, decoder_pb2_grpc, encoder_pb2, encoder_pb2_grpc, types_pb2
 from grpc_health.v1 import health_pb2
 
+from services.errors import NotReady
 from services.gateway.attempts import Retrying
 from services.gateway.deadline import Deadline
 from services.gateway.decoding import Decoding
+from services.gateway.encoding import Encoding
 from services.gateway.metrics import Metrics
 from services.gateway.pools import Pools
 from services.gateway.retries import RetryBudget
@@ -43,6 +45,19 @@ class Decoder(decoder_pb2_grpc.DecoderServiceServicer):
         await context.abort(self.wrong, "out of order")
 
 
+class Encoder(encoder_pb2_grpc.EncoderServiceServicer):
+    """Answers questions about itself after `patience` seconds, and encodes at once."""
+
+    patience = 0.0
+
+    async def DescribeEncoder(self, request, context):
+        await asyncio.sleep(self.patience)
+        return encoder_pb2.DescribeEncoderResponse(model=MODEL)
+
+    async def Encode(self, request, context):
+        return encoder_pb2.EncodeResponse(fingerprint="f")
+
+
 @pytest.fixture
 async def serve():
     servers = []
@@ -50,7 +65,10 @@ async def serve():
     async def start(servicer):
         """Its address."""
         server = grpc.aio.server()
-        decoder_pb2_grpc.add_DecoderServiceServicer_to_server(servicer, server)
+        if isinstance(servicer, Decoder):
+            decoder_pb2_grpc.add_DecoderServiceServicer_to_server(servicer, server)
+        else:
+            encoder_pb2_grpc.add_EncoderServiceServicer_to_server(servicer, server)
         health = add_health_and_reflection(server, [])
         await health.set("fsr.v1.DecoderService", health_pb2.HealthCheckResponse.SERVING)
         servers.append(server)
@@ -94,3 +112,21 @@ async def test_a_replica_that_fails_its_requests_is_ejected_however_well_it_says
             told = [message async for _, message in answer]
         assert told[-1].finish_reason and trail.decoders[-1] == addresses[1]
     assert (bad.asked, good.asked) == (3, 40)
+
+
+async def test_a_busy_encoder_is_not_gone_while_it_encodes(serve, gateway):
+    encoder = Encoder()
+    pools, shared = gateway(encoders=[await serve(encoder)], decoders=[], probe_timeout_seconds=0.1)
+    encoding = Encoding(pools, shared)
+    request = encoder_pb2.EncodeRequest(images=[types_pb2.Image(data=b"x")])
+    await pools.look()
+    encoder.patience = 60
+    for _ in range(5):
+        look = asyncio.create_task(pools.look())
+        await asyncio.sleep(0.02)
+        assert (await encoding.encode("m", request, Deadline(20), Trail("r"))).fingerprint
+        await look
+    for _ in range(3):  # nor encodes any more
+        await pools.look()
+    with pytest.raises(NotReady):
+        await encoding.encode("m", request, Deadline(20), Trail("r"))
