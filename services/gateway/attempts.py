@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import grpc
 import structlog
 
-from services.errors import InvalidRequest, NotReady, Overloaded, ServiceError, from_rpc, retry_after
+from services.errors import InvalidRequest, Mismatch, NotReady, Overloaded, ServiceError, from_rpc, retry_after
 from services.gateway.deadline import Deadline
 from services.gateway.ejection import Trial
 from services.gateway.metrics import Metrics
@@ -57,7 +57,7 @@ class Attempts:
     _give_up: float = 0.0
 
     async def next(self) -> Replica:
-        """Raises the last failure, or NotReady or Expired, where there is no sense in another attempt."""
+        """Raises the last failure, or Mismatch, NotReady or Expired, where there is no sense in another attempt."""
         if self._last is None:
             return self.choose(())
         if self.failures > self.shared.settings.max_failovers:
@@ -93,9 +93,10 @@ class Attempts:
             self._note(replica, Overloaded(details, retry_after(error) or _RETRY_AFTER), wait)
         elif code in _FAULTS or (code == Code.DEADLINE_EXCEEDED and not self.deadline.passed):
             self.fault(replica, f"failed ({code.name}: {details})", trial, gone=code == Code.UNAVAILABLE)
-        elif code == Code.FAILED_PRECONDITION and not self.started:
+        elif code == Code.FAILED_PRECONDITION:
             replica.down("holds another checkpoint")
-            self._note(replica, from_rpc(error, replica.role), 0.0)
+            wait = self.shared.settings.failover_wait_seconds if self.started else 0.0
+            self._note(replica, from_rpc(error, replica.role), wait)
         else:
             raise from_rpc(error, replica.role) from error
 
@@ -118,5 +119,5 @@ class Attempts:
     def _untried(self) -> Replica | None:
         try:
             return self.choose(self._tried)
-        except NotReady:
+        except (Mismatch, NotReady):
             return None

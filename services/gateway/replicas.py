@@ -57,6 +57,11 @@ class Replica:
         """Whether it only leads to other addresses: Serve's proxy, where the replicas behind it have ports too."""
         return bool(self.told) and self.address not in self.told
 
+    @property
+    def fingerprint(self) -> str:
+        """Of its checkpoint; empty while it does not answer."""
+        return self.model.fingerprint if self.model is not None else ""
+
     def serves(self, model: str) -> bool:
         return self.model is not None and self.model.model == model
 

@@ -46,7 +46,7 @@ class Requests:
             pb.AvailableModel(
                 model=name,
                 encoders=len(self._pools.of("encoder", name)),
-                decoders=len(self._pools.of("decoder", name)),
+                decoders=len(self._pools.fitting(name)),
                 methods=self._pools.methods(name),
             )
             for name in self._pools.models()

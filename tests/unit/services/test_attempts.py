@@ -5,7 +5,7 @@ import contextlib
 import grpc
 import pytest
 
-from services.errors import Expired, Failed, InvalidRequest, NotReady, Overloaded, ServiceError
+from services.errors import Expired, Failed, InvalidRequest, Mismatch, NotReady, Overloaded, ServiceError
 from services.gateway.attempts import Attempts, Retrying
 from services.gateway.deadline import Deadline
 from services.gateway.ejection import EjectionPolicy
@@ -90,6 +90,17 @@ async def test_a_full_cluster_is_told_at_once_before_the_first_token_and_waited_
     other.down.update(replica.address for replica in replicas)
     with pytest.raises(Expired):
         await other.next()
+
+
+async def test_a_cut_answer_that_meets_another_checkpoint_goes_on_elsewhere(attempts, replicas):
+    one = attempts(failover_wait_seconds=0.2)
+    one.started = True
+    one.failed(await one.next(), rpc_error(Code.FAILED_PRECONDITION))
+    assert await one.next() is replicas[1]
+    one.down.update(replica.address for replica in replicas)
+    one.failed(replicas[1], rpc_error(Code.FAILED_PRECONDITION))
+    with pytest.raises(Mismatch):  # once it has been waited for the right one
+        await one.next()
 
 
 async def test_a_spent_budget_ends_a_request_that_has_not_begun(attempts):

@@ -128,5 +128,6 @@ async def test_a_busy_encoder_is_not_gone_while_it_encodes(serve, gateway):
         await look
     for _ in range(3):  # nor encodes any more
         await pools.look()
+    assert pools._metrics.registry.get_sample_value("fsr_replicas_ready", {"model": "m", "role": "encoder"}) == 0
     with pytest.raises(NotReady):
         await encoding.encode("m", request, Deadline(20), Trail("r"))
