@@ -77,7 +77,7 @@ class Requests:
         watch.shipped = time.monotonic()
         async with aclosing(self._decoding.answer(model, decode, deadline, trail)) as answer:
             async for replica, message in answer:
-                watch.first = watch.first or time.monotonic()
+                watch.heard(len(trail.decoders), time.monotonic())
                 response = pb.GenerateResponse(
                     text=message.text,
                     finish_reason=message.finish_reason,
