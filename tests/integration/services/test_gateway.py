@@ -113,6 +113,26 @@ def test_keys(gateways):
             client.ask(b"x", "?", budget=1)
 
 
+def test_calls_that_are_refused_at_the_door_are_counted(gateways):
+    service, channel = gateways["keys"], grpc.insecure_channel(gateways["keys"].address)
+    stub, names = gateway_pb2_grpc.GatewayServiceStub(channel), ("ListModels", "Compress", "Generate")
+    code = {"code": "UNAUTHENTICATED"}
+    before = [service.metric("fsr_requests_total", rpc=rpc, **code) for rpc in names]
+    everything = service.metric("fsr_requests_total", **code)
+    for call in (
+        lambda: stub.ListModels(gateway_pb2.ListModelsRequest()),
+        lambda: stub.Compress(gateway_pb2.CompressRequest()),
+        lambda: list(stub.Generate(gateway_pb2.GenerateRequest())),
+        lambda: channel.unary_unary("/fsr.v1.GatewayService/NoSuchRpc")(b""),
+    ):
+        with pytest.raises(grpc.RpcError) as caught:
+            call()
+        assert caught.value.code() == grpc.StatusCode.UNAUTHENTICATED
+    channel.close()
+    assert [service.metric("fsr_requests_total", rpc=rpc, **code) for rpc in names] == [n + 1 for n in before]
+    assert service.metric("fsr_requests_total", **code) == everything + 3  # labels hold no caller's data
+
+
 def test_a_key_bound_to_models_asks_no_other(gateways):
     with Client(gateways["keys"].address, api_key="only-small") as client:
         with pytest.raises(ForbiddenError, match="may not ask 'huge'; ask small"):
@@ -227,9 +247,12 @@ def test_raw_requests_are_checked_before_anything_is_spent(gateways, change, say
     assert caught.value.code() == grpc.StatusCode.INVALID_ARGUMENT
 
 
-def test_a_deadline_beyond_reason_is_refused(gateways):
+def test_a_deadline_beyond_reason_is_refused_and_counted(gateways):
+    refused = {"rpc": "Generate", "code": "INVALID_ARGUMENT"}
+    before = gateways["plain"].metric("fsr_requests_total", **refused)
     with (
         Client(gateways["plain"].address) as client,
         pytest.raises(InvalidRequestError, match=r"deadline: .* more than"),
     ):
         client.ask(b"x", "?", budget=1, timeout=100_000)
+    assert gateways["plain"].metric("fsr_requests_total", **refused) == before + 1
