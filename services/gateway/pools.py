@@ -28,16 +28,18 @@ class Pools:
     def __init__(self, settings: GatewaySettings, metrics: Metrics) -> None:
         self._settings, self._metrics = settings, metrics
         self._policy = EjectionPolicy(settings.eject_failures, settings.eject_seconds, settings.eject_max_seconds)
-        self._sources = {"encoder": Discovery(settings.encoders), "decoder": Discovery(settings.decoders)}
+        patience = settings.probe_timeout_seconds
+        self._sources = [Discovery(targets, patience) for targets in (settings.encoders, settings.decoders)]
         self._all: dict[tuple[Role, str], Replica] = {}
         self._leaving: list[Replica] = []
         self._seen: set[str] = set()  # models, those that nobody serves any more included
 
     async def look(self) -> None:
         """Finds out which replicas there are and asks each how it is; called every few seconds."""
-        for role in _ROLES:
+        found = await asyncio.gather(*(source.addresses() for source in self._sources))
+        for role, addresses in zip(_ROLES, found, strict=True):
             told = [r.told for r in self._all.values() if r.role == role and r.model is not None]
-            self._adopt(role, (await self._sources[role].addresses()).union(*told))
+            self._adopt(role, addresses.union(*told))
         await asyncio.gather(*(r.probe(self._settings.probe_timeout_seconds) for r in self._all.values()))
         self._seen.update(self.models())
         for name in self._seen:

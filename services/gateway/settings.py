@@ -56,7 +56,9 @@ class GatewaySettings(ServiceSettings):
     )
 
     discovery_seconds: float = Field(2.0, gt=0, description="time between looks at DNS and at each replica")
-    probe_timeout_seconds: float = Field(2.0, gt=0, description="time a replica has to say how it is")
+    probe_timeout_seconds: float = Field(
+        2.0, gt=0, description="time a replica has to say how it is, and DNS to answer"
+    )
     keepalive_seconds: float = Field(5.0, gt=0, description="silence after which a decoder's connection is pinged")
     stall_seconds: float = Field(10.0, gt=0, description="longest pause between tokens before another replica goes on")
     first_token_seconds: float = Field(60.0, gt=0, description="longest wait for the first token, queueing included")

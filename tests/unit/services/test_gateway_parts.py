@@ -133,15 +133,42 @@ async def test_discovery_reads_every_address_of_a_name_and_survives_an_outage(mo
         return [(socket.AF_INET, type, 6, "", (ip, port)) for ip in answer]
 
     monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", lookup)
-    discovery = Discovery(["dns:///decoders:50061", "fixed:1"])
+    discovery = Discovery(["dns:///decoders:50061", "fixed:1"], timeout=10)
     assert await discovery.addresses() == {"10.0.0.1:50061", "10.0.0.2:50061", "fixed:1"}
     moved = {"10.0.0.2:50061", "10.0.0.3:50061", "fixed:1"}
     assert await discovery.addresses() == moved
     assert await discovery.addresses() == moved  # the outage
 
 
+async def test_a_name_that_hangs_holds_nothing_up_and_is_looked_up_once_at_a_time(monkeypatch):
+    answers, asked = {}, []
+
+    async def lookup(host, port, type):
+        asked.append(host)
+        await answers.setdefault(host, asyncio.Event()).wait()
+        return [(socket.AF_INET, type, 6, "", ("10.0.0.1", port))]
+
+    monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", lookup)
+    discovery = Discovery(["dns:///hangs:1", "dns:///well:2", "fixed:3"], timeout=0.05)
+    answers["well"] = asyncio.Event()
+    answers["well"].set()
+    for _ in range(3):
+        async with asyncio.timeout(10):
+            assert await discovery.addresses() == {"10.0.0.1:2", "fixed:3"}
+    assert Counter(asked) == {"hangs": 1, "well": 3}
+    answers["hangs"].set()
+    assert await discovery.addresses() == {"10.0.0.1:1", "10.0.0.1:2", "fixed:3"}
+    assert await discovery.addresses() == {"10.0.0.1:1", "10.0.0.1:2", "fixed:3"}
+    assert Counter(asked) == {"hangs": 2, "well": 5}
+
+
+@pytest.mark.parametrize("name", ["a..b", "a" * 70])
+async def test_what_cannot_be_a_name_has_no_address(name):
+    assert await Discovery([f"dns:///{name}:7", "fixed:1"], timeout=10).addresses() == {"fixed:1"}
+
+
 async def test_discovery_of_a_real_name():
-    assert await Discovery(["dns:///localhost:7"]).addresses() & {"127.0.0.1:7", "[::1]:7"}
+    assert await Discovery(["dns:///localhost:7"], timeout=10).addresses() & {"127.0.0.1:7", "[::1]:7"}
 
 
 @pytest.fixture
