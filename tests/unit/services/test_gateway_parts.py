@@ -6,13 +6,20 @@ from collections import Counter
 from dataclasses import dataclass
 
 import pytest
+from fsr.v1 import encoder_pb2, types_pb2
 
-from services.errors import Forbidden, Unauthenticated
+from services.errors import Forbidden, NotReady, Unauthenticated
+from services.gateway.attempts import Retrying
 from services.gateway.auth import ApiKeys
 from services.gateway.balancing import less_busy_of_two, rendezvous
+from services.gateway.deadline import Deadline
 from services.gateway.discovery import Discovery
 from services.gateway.ejection import Ejection, EjectionPolicy
+from services.gateway.encoding import Encoding
+from services.gateway.metrics import Metrics
 from services.gateway.retries import RetryBudget, backoff
+from services.gateway.settings import GatewaySettings
+from services.gateway.trail import Trail
 
 
 class Clock:
@@ -120,6 +127,23 @@ def test_rendezvous_passes_over_a_replica_far_above_the_mean():
     assert second is not first
     first.outstanding = 0
     assert rendezvous(replicas, key) is first
+
+
+async def test_every_picture_and_every_video_has_a_key_of_its_own():
+    """By which the encoder that knows it is found."""
+    keys = []
+
+    class Pools:
+        def encoder(self, model, key, without):
+            keys.append(key)
+            raise NotReady("none")
+
+    encoding = Encoding(Pools(), Retrying(GatewaySettings(), Metrics(), RetryBudget(0, 0)))
+    for image in ({"data": b"a"}, {"data": b"b"}, {"frames": [b"a", b"b"]}, {"frames": [b"a", b"c"]}) * 2:
+        request = encoder_pb2.EncodeRequest(images=[types_pb2.Image(**image)])
+        with pytest.raises(NotReady):
+            await encoding.encode("m", request, Deadline(9), Trail("r"))
+    assert keys[:4] == keys[4:] and len(set(keys)) == 4
 
 
 async def test_discovery_reads_every_address_of_a_name_and_survives_an_outage(monkeypatch):
