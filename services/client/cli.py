@@ -69,6 +69,7 @@ def up(
     try:
         for name, address in addresses.items():
             console.print(f"{name:12} {address}", highlight=False)
+        console.print("the encoder's port is open on every interface, as Ray Serve has it: see docs/deploy.md")
         console.print("ready; Ctrl-C stops everything", highlight=False)
         signal.pause()
     except KeyboardInterrupt:
