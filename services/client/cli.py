@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import signal
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -45,6 +46,9 @@ def up(
     ] = None,
     port: Annotated[int, typer.Option(min=1024, max=65000, help="gateway port; the others follow it")] = 50050,
     logs: Annotated[Path | None, typer.Option(help="folder for the services' logs")] = None,
+    stop_seconds: Annotated[
+        float, typer.Option(min=0, help="time that services get to stop; then they are killed")
+    ] = 30,
 ) -> None:
     """Start encoder, decoders and gateway on this machine; Ctrl-C stops them all.
 
@@ -59,22 +63,24 @@ def up(
     folder = logs or Path(tempfile.mkdtemp(prefix="fsr-logs-"))
     console = Console()
     try:
-        with console.status(f"starting {model} (logs in {folder})"):
-            context = running(model, decoders, port, folder, halves=halves, encoder=encoder)
-            addresses = context.__enter__()
+        with (
+            console.status(f"starting {model} (logs in {folder})") as status,
+            running(
+                model, decoders, port, folder, halves=halves, encoder=encoder, stop_seconds=stop_seconds
+            ) as addresses,
+        ):
+            status.stop()
+            for name, address in addresses.items():
+                console.print(f"{name:12} {address}", highlight=False)
+            console.print("encoder and Ray listen on every interface: docs/deploy.md")
+            console.print("ready; Ctrl-C stops everything", highlight=False)
+            with suppress(KeyboardInterrupt):
+                signal.pause()
+            console.print(f"stopping, which takes up to {stop_seconds:g} s", highlight=False)
     except StartFailed as error:
         fail(error)
     except KeyboardInterrupt:
         raise typer.Exit(130) from None
-    try:
-        for name, address in addresses.items():
-            console.print(f"{name:12} {address}", highlight=False)
-        console.print("ready; Ctrl-C stops everything", highlight=False)
-        signal.pause()
-    except KeyboardInterrupt:
-        console.print("stopping")
-    finally:
-        context.__exit__(None, None, None)
 
 
 @app.command()

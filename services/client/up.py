@@ -9,7 +9,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from types import FrameType
 
@@ -17,6 +17,8 @@ from services.client.errors import ClientError
 from services.client.sync import Client
 
 __all__ = ["StartFailed", "running"]
+
+_STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class StartFailed(Exception):
@@ -53,10 +55,14 @@ def running(
     halves: Sequence[str] = (),
     encoder: Sequence[str] = (),
     wait: float = 180.0,
+    stop_seconds: float = 30.0,
 ) -> Iterator[dict[str, str]]:
     """Starts an encoder, `decoders` decoders and a gateway, waits until a request could be answered, yields their
     addresses, and on leaving stops every process. `halves` and `encoder` are more flags, of encoder and decoders or of
-    the encoder alone. Raises StartFailed."""
+    the encoder alone. Raises StartFailed.
+
+    SIGINT, SIGTERM and SIGHUP are KeyboardInterrupt meanwhile, the first of them; later ones do nothing.
+    """
     logs.mkdir(parents=True, exist_ok=True)
     ports = {"gateway": port, "encoder": port + 1, **{f"decoder-{i}": port + 11 + i for i in range(decoders)}}
     ports |= {"metrics": port + 5, "encoder-metrics": port + 6}
@@ -77,11 +83,14 @@ def running(
     commands["gateway"] += ["--encoders", address["encoder"], "--discovery-seconds", "0.5"]
     commands["gateway"] += ["--decoders", ",".join(address[f"decoder-{i}"] for i in range(decoders))]
     processes: dict[str, subprocess.Popen[bytes]] = {}
+    # What was ignored when this began stays so: under nohup, or in the background of a script.
+    heeded = [number for number in _STOPPING if signal.getsignal(number) != signal.SIG_IGN]
 
     def interrupted(number: int, frame: FrameType | None) -> None:
+        _ignore(heeded)
         raise KeyboardInterrupt
 
-    before = {number: signal.signal(number, interrupted) for number in (signal.SIGTERM, signal.SIGHUP)}
+    before = {number: signal.signal(number, interrupted) for number in heeded}
     try:
         for name, command in commands.items():
             with (logs / f"{name}.log").open("wb") as log:
@@ -91,11 +100,16 @@ def running(
         _wait_until_ready(processes, address["gateway"], decoders, logs, wait)
         yield address
     finally:
-        for number in before:
-            signal.signal(number, signal.SIG_IGN)
-        _end(processes, patience=30.0)
+        _ignore(heeded)
+        _end(processes, stop_seconds)
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def _ignore(numbers: Iterable[int]) -> None:
+    """A second Ctrl-C must not cut short the end of the services, which are in sessions of their own and would stay."""
+    for number in numbers:
+        signal.signal(number, signal.SIG_IGN)
 
 
 def _wait_until_ready(

@@ -17,10 +17,13 @@ from services.telemetry import configure_logging
 log = structlog.get_logger()
 
 
-def _free_port(host: str) -> int:
+_LOOPBACK = "127.0.0.1"
+
+
+def _free_port() -> int:
     """Serve's proxy insists on an HTTP port beside the gRPC one; nobody calls it, so any will do."""
     with socket.socket() as probe:
-        probe.bind((host, 0))
+        probe.bind((_LOOPBACK, 0))
         return int(probe.getsockname()[1])
 
 
@@ -56,13 +59,14 @@ def main() -> None:
     try:
         serve.start(
             proxy_location="HeadOnly",
-            http_options={"host": settings.host, "port": _free_port(settings.host)},
+            http_options={"host": _LOOPBACK, "port": _free_port()},
             grpc_options=gRPCOptions(
                 port=settings.port,
                 grpc_servicer_functions=["fsr.v1.encoder_pb2_grpc.add_EncoderServiceServicer_to_server"],
             ),
         )
         serve.run(build(settings), name=APPLICATION, route_prefix="/")
+        log.warning("open on every interface, without keys: close the port to all but gateways", port=settings.port)
         log.info("serving", address=f"{settings.host}:{settings.port}", model=settings.model)
         stop.wait()
         log.info("stopping")

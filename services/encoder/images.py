@@ -60,7 +60,8 @@ def _opened(data: bytes, field: str, max_pixels: int) -> Image.Image:
         raise InvalidRequest(f"{field}: has far more than {max_pixels} pixels; scale it down") from error
     except Exception as error:  # Pillow raises many kinds on hostile headers
         raise InvalidRequest(f"{field}: is no readable JPEG, PNG or WebP file; check the upload") from error
-    if getattr(image, "n_frames", 1) > 1:
+    # The second picture of an MPO, a JPEG as phones write it, is the other eye's view, a depth map or a preview.
+    if image.format != "MPO" and getattr(image, "n_frames", 1) > 1:
         raise InvalidRequest(f"{field}: is animated; send one frame")
     size = f"{image.width} x {image.height}"
     if image.width * image.height > max_pixels:

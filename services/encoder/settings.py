@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 from pydantic_settings import SettingsConfigDict
 
 from services.settings import ServiceSettings
+
+__all__ = ["EVERY_INTERFACE", "EncoderSettings"]
+
+EVERY_INTERFACE = "0.0.0.0"
 
 
 class EncoderSettings(ServiceSettings):
@@ -18,6 +22,9 @@ class EncoderSettings(ServiceSettings):
 
     model_config = SettingsConfigDict(env_prefix="FSR_ENCODER_")
 
+    host: str = Field(
+        EVERY_INTERFACE, description="Ray Serve's gRPC ingress listens on every interface; any other value is refused"
+    )
     model: str = Field("fsr-tiny", description="fsr-tiny, a checkpoint folder, or a hub id")
     served_name: str | None = Field(None, description="name that callers ask for; default: --model")
     clip: str | None = Field(None, description="CLIP checkpoint that gives relevance; 'none' goes without")
@@ -46,3 +53,11 @@ class EncoderSettings(ServiceSettings):
     max_image_pixels: int = Field(40_000_000, ge=1, description="largest picture or frame, width times height")
     max_request_pixels: int = Field(100_000_000, ge=1, description="pixels of all pictures and frames of a request")
     ray_address: str | None = Field(None, description="cluster to join, or 'auto'; default: start a local Ray")
+
+    @field_validator("host")
+    @classmethod
+    def _honoured(cls, value: str) -> str:
+        if value not in (EVERY_INTERFACE, "::"):
+            remedy = "leave it out, and close the port by a firewall or a NetworkPolicy"
+            raise ValueError(f"{value!r} cannot be had: Ray Serve's gRPC ingress listens on every interface; {remedy}")
+        return value

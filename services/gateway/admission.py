@@ -7,46 +7,58 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import grpc
 import structlog
 
 from services.errors import Overloaded, ServiceError, status_of
 from services.gateway.deadline import Deadline
 from services.gateway.metrics import Metrics
+from services.gateway.settings import GatewaySettings
 
 __all__ = ["Admission"]
 
 _RETRY_AFTER = 0.5  # seconds; a guess at when one of the requests in flight will be done
+_SKEW = 0.05  # seconds; a caller hangs up when its deadline has passed by its own clock, which is a little before ours
 
 
 class Admission:
-    """Bounds the requests in flight, names each, and counts it by the code that it ended with."""
+    """Bounds the requests in flight and names each; counts all calls by the code that they ended with."""
 
-    def __init__(self, metrics: Metrics, max_requests: int) -> None:
-        self._metrics, self._max_requests = metrics, max_requests
+    def __init__(self, metrics: Metrics, settings: GatewaySettings) -> None:
+        self._metrics, self._settings = metrics, settings
         self._in_flight = 0
 
     @contextmanager
-    def request(self, rpc: str, deadline: Deadline) -> Iterator[str]:
-        """Yields the request's id. Raises Overloaded where there is no room."""
-        code = "INTERNAL"
-        try:
-            with self._counted():
+    def request(self, rpc: str, context: grpc.aio.ServicerContext) -> Iterator[tuple[str, Deadline]]:
+        """Yields the request's id and deadline. Raises InvalidRequest for a deadline beyond reason, Overloaded where
+        there is no room."""
+        with self.counting(rpc, context):
+            deadline = Deadline.of(context, self._settings.default_timeout_seconds, self._settings.max_timeout_seconds)
+            with self._in_room():
                 request_id = uuid.uuid4().hex
                 structlog.contextvars.bind_contextvars(request_id=request_id)
-                yield request_id
+                yield request_id, deadline
+
+    @contextmanager
+    def counting(self, rpc: str, context: grpc.aio.ServicerContext) -> Iterator[None]:
+        """For the length of a call, whether it takes room or not."""
+        code = "INTERNAL"
+        try:
+            yield
             code = "OK"
         except ServiceError as error:
             code = status_of(error).name
             raise
         except (asyncio.CancelledError, GeneratorExit):
-            code = "DEADLINE_EXCEEDED" if deadline.passed else "CANCELLED"
+            left = context.time_remaining()
+            code = "DEADLINE_EXCEEDED" if left is not None and left < _SKEW else "CANCELLED"
             raise
         finally:
             self._metrics.requests.labels(rpc, code).inc()
 
     @contextmanager
-    def _counted(self) -> Iterator[None]:
-        if self._in_flight >= self._max_requests:
+    def _in_room(self) -> Iterator[None]:
+        if self._in_flight >= self._settings.max_requests:
             self._metrics.refused.labels("in_flight").inc()
             raise Overloaded(f"gateway: {self._in_flight} requests are in flight; try again in a moment", _RETRY_AFTER)
         self._in_flight += 1

@@ -10,8 +10,9 @@ from dataclasses import dataclass, field
 import grpc
 import structlog
 
-from services.errors import InvalidRequest, NotReady, Overloaded, ServiceError, from_rpc, retry_after
+from services.errors import InvalidRequest, Mismatch, NotReady, Overloaded, ServiceError, from_rpc, retry_after
 from services.gateway.deadline import Deadline
+from services.gateway.ejection import Trial
 from services.gateway.metrics import Metrics
 from services.gateway.replicas import Replica
 from services.gateway.retries import RetryBudget, backoff
@@ -56,7 +57,7 @@ class Attempts:
     _give_up: float = 0.0
 
     async def next(self) -> Replica:
-        """Raises the last failure, or NotReady or Expired, where there is no sense in another attempt."""
+        """Raises the last failure, or Mismatch, NotReady or Expired, where there is no sense in another attempt."""
         if self._last is None:
             return self.choose(())
         if self.failures > self.shared.settings.max_failovers:
@@ -82,8 +83,8 @@ class Attempts:
             self._rounds += 1
             self._tried.clear()
 
-    def failed(self, replica: Replica, error: grpc.aio.AioRpcError) -> None:
-        """Raises the error where another replica could not do better."""
+    def failed(self, replica: Replica, error: grpc.aio.AioRpcError, trial: Trial | None = None) -> None:
+        """Raises the error where another replica could not do better. `trial`: as `Replica.working` gave it."""
         code, details = error.code(), error.details() or ""
         if code == Code.RESOURCE_EXHAUSTED:
             if "larger than max" in details:
@@ -91,19 +92,20 @@ class Attempts:
             wait = float("inf") if self.started else 0.0
             self._note(replica, Overloaded(details, retry_after(error) or _RETRY_AFTER), wait)
         elif code in _FAULTS or (code == Code.DEADLINE_EXCEEDED and not self.deadline.passed):
-            self.fault(replica, f"failed ({code.name}: {details})", gone=code == Code.UNAVAILABLE)
-        elif code == Code.FAILED_PRECONDITION and not self.started:
+            self.fault(replica, f"failed ({code.name}: {details})", trial, gone=code == Code.UNAVAILABLE)
+        elif code == Code.FAILED_PRECONDITION:
             replica.down("holds another checkpoint")
-            self._note(replica, from_rpc(error, replica.role), 0.0)
+            wait = self.shared.settings.failover_wait_seconds if self.started else 0.0
+            self._note(replica, from_rpc(error, replica.role), wait)
         else:
             raise from_rpc(error, replica.role) from error
 
-    def fault(self, replica: Replica, reason: str, gone: bool) -> None:
+    def fault(self, replica: Replica, reason: str, trial: Trial | None, gone: bool) -> None:
         """The replica is to blame, and where it is `gone` not asked again before a probe has found it well."""
         log.warning("failover", replica=replica.address, reason=reason, started=self.started)
         if gone:
             replica.suspect(self.shared.settings.probe_timeout_seconds)
-        if replica.ejection.failed():
+        if replica.ejection.failed(trial):
             log.warning("replica ejected", role=replica.role, address=replica.address)
             self.shared.metrics.ejections.labels(replica.role).inc()
         self.failures += 1
@@ -117,5 +119,5 @@ class Attempts:
     def _untried(self) -> Replica | None:
         try:
             return self.choose(self._tried)
-        except NotReady:
+        except (Mismatch, NotReady):
             return None

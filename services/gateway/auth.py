@@ -12,8 +12,10 @@ from typing import Any
 
 import grpc
 import structlog
+from google.protobuf.descriptor import ServiceDescriptor
 
 from services.errors import Forbidden, ServiceError, Unauthenticated, status_of
+from services.gateway.metrics import Metrics
 
 __all__ = ["ApiKeys", "Authentication", "Caller", "caller"]
 
@@ -103,22 +105,26 @@ class ApiKeys:
 
 
 class Authentication(grpc.aio.ServerInterceptor):
-    """Refuses calls of `services` without a known key, before their message is read."""
+    """Refuses calls of `service` without a known key, before their message is read, and counts them."""
 
-    def __init__(self, keys: ApiKeys, services: list[str]) -> None:
-        self._keys, self._prefixes = keys, tuple(f"/{service}/" for service in services)
+    def __init__(self, keys: ApiKeys, service: ServiceDescriptor, metrics: Metrics) -> None:
+        self._keys, self._metrics, self._prefix = keys, metrics, f"/{service.full_name}/"
+        self._rpcs = set(service.methods_by_name)
 
     async def intercept_service(
         self,
         continuation: Callable[[grpc.HandlerCallDetails], Awaitable[grpc.RpcMethodHandler]],
         handler_call_details: grpc.HandlerCallDetails,
     ) -> grpc.RpcMethodHandler:
-        if self._keys.wanted and handler_call_details.method.startswith(self._prefixes):
+        if self._keys.wanted and handler_call_details.method.startswith(self._prefix):
             shown = dict(handler_call_details.invocation_metadata or ()).get("authorization")
             try:
                 _caller.set(self._keys.find(None if shown is None else str(shown)))
             except ServiceError as error:
                 log.info("refused", code=status_of(error).name, reason=str(error))
+                rpc = handler_call_details.method.removeprefix(self._prefix)
+                if rpc in self._rpcs:  # any other name is a caller's data
+                    self._metrics.requests.labels(rpc, status_of(error).name).inc()
                 return _refusing(error)
         return await continuation(handler_call_details)
 

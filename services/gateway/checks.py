@@ -9,11 +9,11 @@ from fsr.v1 import gateway_pb2, types_pb2
 
 from services.errors import InvalidRequest
 from services.gateway.settings import GatewaySettings
+from services.limits import MAX_STOP_CHARACTERS, MAX_STOPS, SMALLEST_DIVISOR
 
 __all__ = ["check_compress", "check_generate", "check_method"]
 
 _ROLES = {types_pb2.ROLE_SYSTEM, types_pb2.ROLE_USER, types_pb2.ROLE_ASSISTANT}
-_MAX_STOPS = 16
 
 
 def check_generate(request: gateway_pb2.GenerateRequest, settings: GatewaySettings) -> str:
@@ -95,6 +95,12 @@ def _check_messages(messages: Sequence[types_pb2.Message], images: int, settings
     """The instruction: text of the last user turn. Raises InvalidRequest."""
     if not messages:
         raise InvalidRequest("messages: is empty; send at least one user turn")
+    if len(messages) > settings.max_messages:
+        raise InvalidRequest(f"messages: {len(messages)} are more than {settings.max_messages}; leave out the earliest")
+    parts = sum(len(message.parts) for message in messages)
+    if parts > settings.max_parts:
+        remedy = "join texts that follow each other, or show fewer images"
+        raise InvalidRequest(f"messages: their {parts} parts are more than {settings.max_parts}; {remedy}")
     if messages[-1].role != types_pb2.ROLE_USER:
         raise InvalidRequest(f"messages[{len(messages) - 1}].role: the last turn must be the user's")
     size = sum(len(part.text.encode()) for message in messages for part in message.parts)
@@ -127,6 +133,8 @@ def _check_sampling(sampling: types_pb2.Sampling) -> None:
         raise InvalidRequest(f"sampling.max_tokens: {sampling.max_tokens} is negative; ask for at least 1")
     if not isfinite(sampling.temperature) or not 0 <= sampling.temperature <= 10:
         raise InvalidRequest(f"sampling.temperature: {sampling.temperature} is outside [0, 10]; 0 is greedy")
+    if 0 < sampling.temperature < SMALLEST_DIVISOR:
+        raise InvalidRequest(f"sampling.temperature: {sampling.temperature:.3g} is below 1e-6; 0 is greedy")
     if not isfinite(sampling.top_p) or not 0 <= sampling.top_p <= 1:
         raise InvalidRequest(f"sampling.top_p: {sampling.top_p} is outside (0, 1]; leave it unset for 1")
     if sampling.top_k < 0:
@@ -134,10 +142,16 @@ def _check_sampling(sampling: types_pb2.Sampling) -> None:
     penalty = sampling.repetition_penalty
     if not isfinite(penalty) or not 0 <= penalty <= 10:
         raise InvalidRequest(f"sampling.repetition_penalty: {penalty} is outside (0, 10]; leave it unset for 1")
-    if len(sampling.stop) > _MAX_STOPS:
-        raise InvalidRequest(f"sampling.stop: {len(sampling.stop)} strings are more than {_MAX_STOPS}; send fewer")
-    if not all(sampling.stop):
-        raise InvalidRequest("sampling.stop: holds an empty string; leave it out")
+    if 0 < penalty < SMALLEST_DIVISOR:
+        raise InvalidRequest(f"sampling.repetition_penalty: {penalty:.3g} is below 1e-6; leave it unset for 1")
+    if len(sampling.stop) > MAX_STOPS:
+        raise InvalidRequest(f"sampling.stop: {len(sampling.stop)} strings are more than {MAX_STOPS}; send fewer")
+    for number, text in enumerate(sampling.stop):
+        if not text:
+            raise InvalidRequest("sampling.stop: holds an empty string; leave it out")
+        if len(text) > MAX_STOP_CHARACTERS:
+            size = f"{len(text)} characters are more than {MAX_STOP_CHARACTERS}"
+            raise InvalidRequest(f"sampling.stop[{number}]: {size}; its beginning will do")
 
 
 def _check_wire_dtype(dtype: int) -> None:

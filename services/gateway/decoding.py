@@ -51,22 +51,24 @@ class Decoding:
             trail.decoders.append(replica.address)
             self._shared.metrics.failovers.labels(model).inc(attempts.failures - trail.failovers)
             trail.failovers = attempts.failures
-            with replica.working():
+            with replica.working() as trial:
                 try:
                     async with aclosing(self._read(replica, request, deadline)) as messages:
                         async for message in messages:
-                            replica.ejection.succeeded()
+                            replica.heard()
                             attempts.started = True
                             request.emitted_token_ids.extend(message.token_ids)
+                            if message.finish_reason:
+                                replica.ejection.succeeded()
+                                replica.load = message.stats.load if message.stats.HasField("load") else replica.load
                             yield replica, message
                             if message.finish_reason:
-                                replica.load = message.stats.load if message.stats.HasField("load") else replica.load
                                 return
-                    attempts.fault(replica, "ended its stream without a reason", gone=False)
+                    attempts.fault(replica, "ended its stream without a reason", trial, gone=False)
                 except grpc.aio.AioRpcError as error:
-                    attempts.failed(replica, error)
+                    attempts.failed(replica, error, trial)
                 except _Stalled as error:
-                    attempts.fault(replica, str(error), gone=True)
+                    attempts.fault(replica, str(error), trial, gone=True)
 
     async def _read(
         self, replica: Replica, request: decoder_pb2.DecodeRequest, deadline: Deadline

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-__all__ = ["Ejection", "EjectionPolicy"]
+__all__ = ["Ejection", "EjectionPolicy", "Trial"]
 
 
 @dataclass(frozen=True)
@@ -18,45 +18,56 @@ class EjectionPolicy:
     longest: float = 60.0
 
 
+class Trial:
+    """The one request by which a replica may come back."""
+
+
 class Ejection:
-    """Closed -> (failures in a row) -> out -> (time) -> one request on trial -> closed, or out for twice as long."""
+    """Closed -> (failures in a row) -> out -> (time) -> one request on trial -> closed, or out for twice as long.
+
+    Only a request that went well closes it again: a replica whose health check answers may fail every request.
+    """
 
     def __init__(self, policy: EjectionPolicy, clock: Callable[[], float] = time.monotonic) -> None:
         self._policy, self._clock = policy, clock
         self._failures = self._times = 0
         self._until: float | None = None
-        self._on_trial = False
+        self._trial: Trial | None = None
 
     @property
     def admits(self) -> bool:
         """Whether it may get a request now: not ejected, or its time is over and nobody tries it yet."""
-        return self._until is None or (self._clock() >= self._until and not self._on_trial)
+        return self._until is None or (self._clock() >= self._until and self._trial is None)
 
     @property
     def out(self) -> bool:
         """Whether it is ejected or on trial."""
         return self._until is not None
 
-    def chosen(self) -> None:
-        """A request goes to it: while it is out, that request is the trial."""
-        if self._until is not None:
-            self._on_trial = True
+    def chosen(self) -> Trial | None:
+        """A request goes to it; gives the trial where that request is it, to be shown when the request ends."""
+        if self._until is None or not self.admits:
+            return None
+        self._trial = Trial()
+        return self._trial
 
     def succeeded(self) -> None:
         self._failures = self._times = 0
-        self._until, self._on_trial = None, False
+        self._until = self._trial = None
 
-    def abandoned(self) -> None:
-        """The request ended without telling anything about the replica: the next one is the trial."""
-        self._on_trial = False
+    def abandoned(self, trial: Trial | None) -> None:
+        """A request ended without telling anything about the replica: if it was the trial, the next one is."""
+        if trial is self._trial:
+            self._trial = None
 
-    def failed(self) -> bool:
+    def failed(self, trial: Trial | None = None) -> bool:
         """Counts a failure; whether it is ejected by it."""
-        self._failures += 1
-        if self._failures < self._policy.failures and not self._on_trial:
-            return False
-        if self._until is not None and not self._on_trial:
+        on_trial = trial is not None and trial is self._trial
+        if self._until is not None and not on_trial:
             return False  # a straggler from before the ejection
+        self._failures += 1
+        if self._failures < self._policy.failures and not on_trial:
+            return False
         self._until = self._clock() + min(self._policy.longest, self._policy.seconds * 2**self._times)
-        self._times, self._failures, self._on_trial = self._times + 1, 0, False
+        self._times, self._failures, self._trial = self._times + 1, 0, None
         return True

@@ -71,7 +71,10 @@ class Metrics:
             ("reason",),
             registry=r,
         )
-        self.replicas = Gauge("fsr_replicas_ready", "Replicas that answer", ("model", "role"), registry=r)
+        self.replicas = Gauge(
+            "fsr_replicas_ready", "Replicas that answer, decoders of another checkpoint than the encoders' aside",
+            ("model", "role"), registry=r,
+        )  # fmt: skip
         # There from the start, so that a first event is an increase.
         for counter in (self.retries, self.ejections):
             for role in ("encoder", "decoder"):

@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection
 
 import structlog
 
-from services.errors import NotReady, UnknownModel
+from services.errors import Mismatch, NotReady, UnknownModel
 from services.gateway.balancing import less_busy_of_two, rendezvous
 from services.gateway.discovery import Discovery
 from services.gateway.ejection import EjectionPolicy
@@ -28,19 +28,23 @@ class Pools:
     def __init__(self, settings: GatewaySettings, metrics: Metrics) -> None:
         self._settings, self._metrics = settings, metrics
         self._policy = EjectionPolicy(settings.eject_failures, settings.eject_seconds, settings.eject_max_seconds)
-        self._sources = {"encoder": Discovery(settings.encoders), "decoder": Discovery(settings.decoders)}
+        patience = settings.probe_timeout_seconds
+        self._sources = [Discovery(targets, patience) for targets in (settings.encoders, settings.decoders)]
         self._all: dict[tuple[Role, str], Replica] = {}
         self._leaving: list[Replica] = []
+        self._seen: set[str] = set()  # models, those that nobody serves any more included
 
     async def look(self) -> None:
         """Finds out which replicas there are and asks each how it is; called every few seconds."""
-        for role in _ROLES:
+        found = await asyncio.gather(*(source.addresses() for source in self._sources))
+        for role, addresses in zip(_ROLES, found, strict=True):
             told = [r.told for r in self._all.values() if r.role == role and r.model is not None]
-            self._adopt(role, (await self._sources[role].addresses()).union(*told))
+            self._adopt(role, addresses.union(*told))
         await asyncio.gather(*(r.probe(self._settings.probe_timeout_seconds) for r in self._all.values()))
-        for name in self.models():
-            for role in _ROLES:
-                self._metrics.replicas.labels(name, role).set(len(self.of(role, name)))
+        self._seen.update(self.models())
+        for name in self._seen:
+            self._metrics.replicas.labels(name, "encoder").set(len(self.of("encoder", name)))
+            self._metrics.replicas.labels(name, "decoder").set(len(self.fitting(name)))
         for role in _ROLES:
             ejected = sum(r.ejection.out for (kind, _), r in self._all.items() if kind == role)
             self._metrics.ejected.labels(role).set(ejected)
@@ -70,8 +74,14 @@ class Pools:
         return sorted({replica.model.model for replica in self._all.values() if replica.model is not None})
 
     def ready(self, model: str) -> bool:
-        """Whether the model has an encoder and a decoder."""
-        return bool(self.of("encoder", model) and self.of("decoder", model))
+        """Whether the model has an encoder and a decoder of the same checkpoint."""
+        return bool(self.of("encoder", model) and self.fitting(model))
+
+    def fitting(self, model: str) -> list[Replica]:
+        """The decoders that hold the checkpoint of an encoder of the model; all of them where no encoder answers."""
+        encoders, decoders = self.of("encoder", model), self.of("decoder", model)
+        held = {encoder.fingerprint for encoder in encoders}
+        return [decoder for decoder in decoders if decoder.fingerprint in held] if encoders else decoders
 
     def of(self, role: Role, model: str) -> list[Replica]:
         """The replicas of a role that answer for a model; a proxy counts only while none behind it can be reached."""
@@ -98,19 +108,26 @@ class Pools:
         return encoders[0].methods if encoders else ()
 
     def encoder(self, model: str, key: bytes, without: Collection[str] = ()) -> Replica:
-        """The one that is likeliest to know the image with this digest. Raises NotReady where none answers."""
-        return self._pick("encoder", model, self.of("encoder", model), without, lambda some: rendezvous(some, key))
+        """The one that is likeliest to know the image with this digest. Raises NotReady where none answers.
+
+        While a new checkpoint is rolled out, only those that a decoder can follow, unless there are none.
+        """
+        held = {decoder.fingerprint for decoder in self.of("decoder", model)}
+        some = self.of("encoder", model)
+        followed = [encoder for encoder in some if encoder.fingerprint in held]
+        return self._pick("encoder", model, followed or some, without, lambda some: rendezvous(some, key))
 
     def decoder(self, model: str, fingerprint: str, without: Collection[str] = ()) -> Replica:
-        """A replica that holds the checkpoint the embeddings come from. Raises NotReady where none does.
+        """A replica that holds the checkpoint the embeddings come from. Raises Mismatch where those that answer hold
+        others, NotReady where none answers.
 
         An empty fingerprint, that of a request without images, goes to any.
         """
         some = self.of("decoder", model)
-        fitting = [r for r in some if not fingerprint or (r.model is not None and r.model.fingerprint == fingerprint)]
+        fitting = [replica for replica in some if fingerprint in ("", replica.fingerprint)]
         if some and not fitting:
             reason = f"model: no decoder of {model} holds the encoder's checkpoint {fingerprint[:12]}"
-            raise NotReady(f"{reason}; serve both halves from the same checkpoint", _RETRY_AFTER)
+            raise Mismatch(f"{reason}; serve both halves from the same checkpoint")
         return self._pick("decoder", model, fitting, without, less_busy_of_two)
 
     @staticmethod

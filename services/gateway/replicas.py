@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -13,7 +14,7 @@ import structlog
 from fsr.v1 import decoder_pb2, decoder_pb2_grpc, encoder_pb2, encoder_pb2_grpc, types_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from services.gateway.ejection import Ejection, EjectionPolicy
+from services.gateway.ejection import Ejection, EjectionPolicy, Trial
 from services.transport import channel_options
 
 __all__ = ["Replica", "Role"]
@@ -48,12 +49,18 @@ class Replica:
         self.decoder = decoder_pb2_grpc.DecoderServiceStub(self.channel)
         self._health = health_pb2_grpc.HealthStub(self.channel)
         self.ejection = Ejection(self.policy)
+        self._heard = 0.0
         self._checking: asyncio.Task[None] | None = None
 
     @property
     def directory(self) -> bool:
         """Whether it only leads to other addresses: Serve's proxy, where the replicas behind it have ports too."""
         return bool(self.told) and self.address not in self.told
+
+    @property
+    def fingerprint(self) -> str:
+        """Of its checkpoint; empty while it does not answer."""
+        return self.model.fingerprint if self.model is not None else ""
 
     def serves(self, model: str) -> bool:
         return self.model is not None and self.model.model == model
@@ -69,18 +76,26 @@ class Replica:
         return (work + 1) / max(free, 0.05)
 
     @contextmanager
-    def working(self) -> Iterator[None]:
-        """For the length of one call to it; what became of the call must be said before it ends."""
+    def working(self) -> Iterator[Trial | None]:
+        """For the length of one call to it; what became of the call must be said before it ends.
+
+        Yields the trial where the call is one, to be shown with its failure.
+        """
         self.outstanding += 1
-        self.ejection.chosen()
+        trial = self.ejection.chosen()
         try:
-            yield
+            yield trial
         finally:
             self.outstanding -= 1
-            self.ejection.abandoned()
+            self.ejection.abandoned(trial)
+
+    def heard(self) -> None:
+        """It answered a call, so it lives, whatever has become of probes that were sent before."""
+        self._heard, self.silent = time.monotonic(), 0
 
     async def probe(self, timeout: float) -> None:
         """Asks how it is and what it serves; one that drains, is unhealthy or does not answer serves nothing."""
+        began = time.monotonic()
         try:
             if self.role == "encoder":
                 told = await self.encoder.DescribeEncoder(encoder_pb2.DescribeEncoderRequest(), timeout=timeout)
@@ -95,21 +110,22 @@ class Replica:
             self.cost, self.load = described.cost, described.load
             self._up(described.model)
         except grpc.aio.AioRpcError as error:
-            self._unanswered(error)
+            self._unanswered(error, began)
 
     def _up(self, model: types_pb2.ModelDescription) -> None:
         if self.model is None:
             log.info("replica up", role=self.role, address=self.address, model=model.model)
-            self.ejection.succeeded()  # another process than the one that failed
         self.model, self.silent = model, 0
 
-    def _unanswered(self, error: grpc.aio.AioRpcError) -> None:
+    def _unanswered(self, error: grpc.aio.AioRpcError, began: float) -> None:
         code = error.code()
-        if code == grpc.StatusCode.RESOURCE_EXHAUSTED:
-            return  # full, so alive
+        late = code == grpc.StatusCode.DEADLINE_EXCEEDED
+        if code == grpc.StatusCode.RESOURCE_EXHAUSTED or (late and self._heard >= began):
+            self.silent = 0  # full, or busy: an encoder's probe waits in one queue with its calls
+            return
         self.silent += 1
         # A busy machine answers late; a refused connection is certain.
-        if code != grpc.StatusCode.DEADLINE_EXCEEDED or self.silent >= _PATIENCE:
+        if not late or self.silent >= _PATIENCE:
             self.down(code.name)
 
     def suspect(self, timeout: float) -> None:

@@ -46,7 +46,7 @@ class Requests:
             pb.AvailableModel(
                 model=name,
                 encoders=len(self._pools.of("encoder", name)),
-                decoders=len(self._pools.of("decoder", name)),
+                decoders=len(self._pools.fitting(name)),
                 methods=self._pools.methods(name),
             )
             for name in self._pools.models()
@@ -77,7 +77,7 @@ class Requests:
         watch.shipped = time.monotonic()
         async with aclosing(self._decoding.answer(model, decode, deadline, trail)) as answer:
             async for replica, message in answer:
-                watch.first = watch.first or time.monotonic()
+                watch.heard(len(trail.decoders), time.monotonic())
                 response = pb.GenerateResponse(
                     text=message.text,
                     finish_reason=message.finish_reason,

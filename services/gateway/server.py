@@ -25,7 +25,8 @@ from services.transport import server_options
 __all__ = ["serve"]
 
 log = structlog.get_logger()
-_NAME = gateway_pb2.DESCRIPTOR.services_by_name["GatewayService"].full_name
+_SERVICE = gateway_pb2.DESCRIPTOR.services_by_name["GatewayService"]
+_NAME = _SERVICE.full_name
 
 
 def _credentials(settings: GatewaySettings) -> grpc.ServerCredentials | None:
@@ -69,9 +70,9 @@ async def serve(settings: GatewaySettings) -> None:
     metrics, keys = Metrics(), ApiKeys(settings.api_keys, settings.api_keys_file)
     pools = Pools(settings, metrics)
     server = grpc.aio.server(
-        interceptors=[Authentication(keys, [_NAME])], options=server_options(settings.max_message_bytes)
+        interceptors=[Authentication(keys, _SERVICE, metrics)], options=server_options(settings.max_message_bytes)
     )
-    servicer = GatewayServicer(Requests(pools, metrics, settings), Admission(metrics, settings.max_requests), settings)
+    servicer = GatewayServicer(Requests(pools, metrics, settings), Admission(metrics, settings))
     gateway_pb2_grpc.add_GatewayServiceServicer_to_server(servicer, server)
     health = add_health_and_reflection(server, [_NAME])
     port = _bind(server, settings)

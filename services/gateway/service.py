@@ -11,9 +11,7 @@ from fsr.v1 import gateway_pb2_grpc
 
 from services.errors import stream_errors, unary_errors
 from services.gateway.admission import Admission
-from services.gateway.deadline import Deadline
 from services.gateway.requests import Requests
-from services.gateway.settings import GatewaySettings
 from services.gateway.trail import Trail
 
 __all__ = ["GatewayServicer"]
@@ -22,19 +20,19 @@ __all__ = ["GatewayServicer"]
 class GatewayServicer(gateway_pb2_grpc.GatewayServiceServicer):
     """One method an rpc."""
 
-    def __init__(self, requests: Requests, admission: Admission, settings: GatewaySettings) -> None:
-        self._requests, self._admission, self._settings = requests, admission, settings
+    def __init__(self, requests: Requests, admission: Admission) -> None:
+        self._requests, self._admission = requests, admission
 
     @unary_errors
     async def ListModels(
         self, request: pb.ListModelsRequest, context: grpc.aio.ServicerContext
     ) -> pb.ListModelsResponse:
-        return pb.ListModelsResponse(models=self._requests.models())
+        with self._admission.counting("ListModels", context):
+            return pb.ListModelsResponse(models=self._requests.models())
 
     @unary_errors
     async def Compress(self, request: pb.CompressRequest, context: grpc.aio.ServicerContext) -> pb.CompressResponse:
-        deadline = self._deadline(context)
-        with self._admission.request("Compress", deadline) as request_id:
+        with self._admission.request("Compress", context) as (request_id, deadline):
             trail = Trail(request_id)
             try:
                 return await self._requests.compress(request, deadline, trail)
@@ -45,8 +43,7 @@ class GatewayServicer(gateway_pb2_grpc.GatewayServiceServicer):
     async def Generate(
         self, request: pb.GenerateRequest, context: grpc.aio.ServicerContext
     ) -> AsyncGenerator[pb.GenerateResponse, None]:
-        deadline = self._deadline(context)
-        with self._admission.request("Generate", deadline) as request_id:
+        with self._admission.request("Generate", context) as (request_id, deadline):
             trail = Trail(request_id)
             try:
                 async with aclosing(self._requests.generate(request, deadline, trail)) as responses:
@@ -54,6 +51,3 @@ class GatewayServicer(gateway_pb2_grpc.GatewayServiceServicer):
                         yield response
             finally:
                 context.set_trailing_metadata(trail.metadata())
-
-    def _deadline(self, context: grpc.aio.ServicerContext) -> Deadline:
-        return Deadline.of(context, self._settings.default_timeout_seconds, self._settings.max_timeout_seconds)

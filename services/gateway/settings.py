@@ -50,13 +50,17 @@ class GatewaySettings(ServiceSettings):
     max_frames: int = Field(512, ge=1, description="frames of videos a request")
     max_image_bytes: int = Field(20 * 2**20, ge=1, description="bytes an image or a frame of a video")
     max_images_bytes: int = Field(48 * 2**20, ge=1, description="bytes of all images and frames of a request")
+    max_messages: int = Field(256, ge=1, description="messages of a request's conversation")
+    max_parts: int = Field(1024, ge=1, description="texts and images shown in all messages of a request")
     max_text_bytes: int = Field(64 * 2**10, ge=1, description="bytes of text a request")
     wire_dtype: Literal["weights", "fp32", "fp16", "bf16", "int8"] = Field(
         "weights", description="format of features where the request names none; weights: that of the encoder's"
     )
 
     discovery_seconds: float = Field(2.0, gt=0, description="time between looks at DNS and at each replica")
-    probe_timeout_seconds: float = Field(2.0, gt=0, description="time a replica has to say how it is")
+    probe_timeout_seconds: float = Field(
+        2.0, gt=0, description="time a replica has to say how it is, and DNS to answer"
+    )
     keepalive_seconds: float = Field(5.0, gt=0, description="silence after which a decoder's connection is pinged")
     stall_seconds: float = Field(10.0, gt=0, description="longest pause between tokens before another replica goes on")
     first_token_seconds: float = Field(60.0, gt=0, description="longest wait for the first token, queueing included")

@@ -74,17 +74,26 @@ class Stopwatch:
     def __init__(self, now: float) -> None:
         self.began = self.shipped = now
         self.first: float | None = None
+        self._resumed = now
+        self._attempt = 0
+
+    def heard(self, attempt: int, now: float) -> None:
+        """A message of the answer came, from the decoder that was asked as number `attempt`, from 1."""
+        self.first = now if self.first is None else self.first
+        if attempt != self._attempt:
+            self._resumed, self._attempt = now, attempt
 
     def seconds(
         self, encoded: encoder_pb2.EncodeResponse, stats: decoder_pb2.DecodeStats, now: float
     ) -> dict[str, float]:
-        """Seconds by stage; `ship` is what lies between sending the tokens and the first answer beyond queue and
-        prefill: the network, serialisation and any replica that failed before."""
+        """Seconds by stage. `queue`, `prefill` and `decode` are those of the decoder that finished the answer, `ship`
+        is what else lies between sending the tokens and that decoder's first message: the network, serialisation and
+        any replica that failed before, with what it said."""
         first = now if self.first is None else self.first
         return {
             "encode": encoded.encode_seconds,
             "compress": encoded.compress_seconds,
-            "ship": max(0.0, first - self.shipped - stats.queue_seconds - stats.prefill_seconds),
+            "ship": max(0.0, self._resumed - self.shipped - stats.queue_seconds - stats.prefill_seconds),
             "queue": stats.queue_seconds,
             "prefill": stats.prefill_seconds,
             "decode": stats.decode_seconds,
@@ -125,7 +134,8 @@ def count_usage(
     metrics.flops.labels(*by).inc(cost.flops_constant + cost.flops_linear * length + cost.flops_quadratic * length**2)
     metrics.wire.labels(*by).inc(usage.wire_bytes)
     if usage.completion_tokens > 1:
-        metrics.per_token.labels(model).observe(seconds["decode"] / (usage.completion_tokens - 1))
+        after_first = seconds["total"] - seconds["ttft"]  # not a decoder's own time: after a failover it has but a part
+        metrics.per_token.labels(model).observe(after_first / (usage.completion_tokens - 1))
     metrics.kv_saved.labels(*by).inc(usage.kv_bytes_saved)
     metrics.flops_saved.labels(*by).inc(usage.prefill_flops_saved)
     metrics.wire_saved.labels(*by).inc(usage.wire_bytes_saved)

@@ -3,10 +3,10 @@
 import io
 import json
 import os
+import select
 import signal
 import subprocess
 import sys
-import time
 import urllib.request
 
 import grpc
@@ -241,21 +241,46 @@ def test_load(system, tmp_path):
     assert opened.returncode == 0 and "| 20/s |" in opened.stdout
 
 
-def test_up_leaves_nothing_behind(ports, tmp_path):
+@pytest.mark.parametrize(
+    ("ignored", "frozen", "signals"),
+    [
+        (None, None, [signal.SIGHUP]),  # the terminal is closed
+        (signal.SIGHUP, None, [signal.SIGHUP, signal.SIGTERM]),  # the same under nohup, and its end
+        (None, "services.gateway", [signal.SIGINT, signal.SIGINT]),  # Ctrl-C, and again while a service hangs
+    ],
+    ids=["SIGHUP", "SIGTERM", "SIGINT twice"],
+)
+def test_up_leaves_nothing_behind(ports, tmp_path, ignored, frozen, signals):
     port = ports()
     command = [sys.executable, "-m", "services.client.cli", "up", "--port", str(port), "--logs", str(tmp_path)]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        [*command, "--stop-seconds", "8"],
+        stdout=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: ignored and signal.signal(ignored, signal.SIG_IGN),
+    )
+    family = []
     try:
         assert any("ready" in line for line in process.stdout)
         family = psutil.Process(process.pid).children(recursive=True)
         assert len(family) > 3
+        for child in family:
+            if frozen and frozen in child.cmdline():
+                child.suspend()
+        *first, last = signals
+        for number in first:
+            process.send_signal(number)
+            if number != ignored:
+                assert process.stdout.readline().startswith("stopping")
+        says, _, _ = select.select([process.stdout], [], [], 1)
+        assert process.poll() is None and not says
+        process.send_signal(last)
+        assert process.wait(90) == 0
+        _, left = psutil.wait_procs(family, timeout=20)
+        assert [child.name() for child in left] == []
     finally:
-        process.send_signal(signal.SIGTERM)
-        process.wait(90)
+        for child in (process, *(child for child in family if child.is_running())):
+            child.kill()
         process.stdout.close()
-    end = time.monotonic() + 20
-    while time.monotonic() < end and any(child.is_running() for child in family):
-        time.sleep(0.2)
-    assert [child.name() for child in family if child.is_running()] == []
     listening = {c.laddr.port for c in psutil.net_connections("tcp") if c.status == "LISTEN"}
     assert not listening & set(range(port, port + 30))

@@ -25,7 +25,7 @@ from services.client import (
 NOWHERE = ("--encoders", "127.0.0.1:9", "--decoders", "127.0.0.1:9", "--log-level", "warning")
 
 SMALL = ("--max-message-bytes", "100000", "--max-images-bytes", "60000", "--max-image-bytes", "40000")
-SMALL += ("--max-frames", "4")
+SMALL += ("--max-frames", "4", "--max-messages", "9", "--max-parts", "12")
 
 
 class Certificates:
@@ -113,6 +113,26 @@ def test_keys(gateways):
             client.ask(b"x", "?", budget=1)
 
 
+def test_calls_that_are_refused_at_the_door_are_counted(gateways):
+    service, channel = gateways["keys"], grpc.insecure_channel(gateways["keys"].address)
+    stub, names = gateway_pb2_grpc.GatewayServiceStub(channel), ("ListModels", "Compress", "Generate")
+    code = {"code": "UNAUTHENTICATED"}
+    before = [service.metric("fsr_requests_total", rpc=rpc, **code) for rpc in names]
+    everything = service.metric("fsr_requests_total", **code)
+    for call in (
+        lambda: stub.ListModels(gateway_pb2.ListModelsRequest()),
+        lambda: stub.Compress(gateway_pb2.CompressRequest()),
+        lambda: list(stub.Generate(gateway_pb2.GenerateRequest())),
+        lambda: channel.unary_unary("/fsr.v1.GatewayService/NoSuchRpc")(b""),
+    ):
+        with pytest.raises(grpc.RpcError) as caught:
+            call()
+        assert caught.value.code() == grpc.StatusCode.UNAUTHENTICATED
+    channel.close()
+    assert [service.metric("fsr_requests_total", rpc=rpc, **code) for rpc in names] == [n + 1 for n in before]
+    assert service.metric("fsr_requests_total", **code) == everything + 3  # labels hold no caller's data
+
+
 def test_a_key_bound_to_models_asks_no_other(gateways):
     with Client(gateways["keys"].address, api_key="only-small") as client:
         with pytest.raises(ForbiddenError, match="may not ask 'huge'; ask small"):
@@ -180,6 +200,9 @@ def message(role=types_pb2.ROLE_USER, **part):
     return types_pb2.Message(role=role, parts=[types_pb2.Part(**part)] if part else [])
 
 
+SHOWN_AGAIN = types_pb2.Message(role=types_pb2.ROLE_USER, parts=[types_pb2.Part(image=0)] * 12)
+
+
 @pytest.mark.parametrize(
     ("change", "says"),
     [
@@ -191,6 +214,14 @@ def message(role=types_pb2.ROLE_USER, **part):
         ({"messages": [message(image=3), message(text="x")]}, r"messages\[0\]\.parts\[0\]\.image: 3 of 1 images"),
         ({"messages": [types_pb2.Message(role=2, parts=[types_pb2.Part()])]}, r"parts\[0\]: is empty"),
         ({"messages": [message(image=0), message(text="x" * 70_000)]}, "bytes of text exceed"),
+        (
+            {"messages": [message(image=0), *[message(text="x")] * 9]},
+            "messages: 10 are more than 9; leave out the earl",
+        ),
+        (
+            {"messages": [SHOWN_AGAIN, message(text="x")]},
+            "messages: their 13 parts are more than 12; join texts .* fewer",
+        ),
         ({"images": [types_pb2.Image(data=b"x")] * 17}, "images: 17 are more than 16; .* frames of a video as one"),
         ({"images": [types_pb2.Image(frames=[b"x"] * 3)] * 2}, "images: their 6 frames are more than 4"),
         ({"images": [types_pb2.Image(data=b"x", frames=[b"x"])]}, r"images\[0\]: has both data and frames"),
@@ -210,6 +241,9 @@ def message(role=types_pb2.ROLE_USER, **part):
         ({"sampling": types_pb2.Sampling(repetition_penalty=-1)}, "sampling.repetition_penalty"),
         ({"sampling": types_pb2.Sampling(stop=["a", ""])}, "sampling.stop: holds an empty"),
         ({"sampling": types_pb2.Sampling(stop=["a"] * 17)}, "sampling.stop: 17 strings"),
+        ({"sampling": types_pb2.Sampling(stop=["a", "b" * 257])}, r"sampling.stop\[1\]: 257 characters .*; its begin"),
+        ({"sampling": types_pb2.Sampling(temperature=9e-7)}, "sampling.temperature: 9e-07 is below 1e-6; 0 is greedy"),
+        ({"sampling": types_pb2.Sampling(repetition_penalty=1e-40)}, "sampling.repetition_penalty: 1e-40 is below"),
     ],
 )
 def test_raw_requests_are_checked_before_anything_is_spent(gateways, change, says):
@@ -227,9 +261,12 @@ def test_raw_requests_are_checked_before_anything_is_spent(gateways, change, say
     assert caught.value.code() == grpc.StatusCode.INVALID_ARGUMENT
 
 
-def test_a_deadline_beyond_reason_is_refused(gateways):
+def test_a_deadline_beyond_reason_is_refused_and_counted(gateways):
+    refused = {"rpc": "Generate", "code": "INVALID_ARGUMENT"}
+    before = gateways["plain"].metric("fsr_requests_total", **refused)
     with (
         Client(gateways["plain"].address) as client,
         pytest.raises(InvalidRequestError, match=r"deadline: .* more than"),
     ):
         client.ask(b"x", "?", budget=1, timeout=100_000)
+    assert gateways["plain"].metric("fsr_requests_total", **refused) == before + 1

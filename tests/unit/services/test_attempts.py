@@ -5,7 +5,7 @@ import contextlib
 import grpc
 import pytest
 
-from services.errors import Expired, Failed, InvalidRequest, NotReady, Overloaded, ServiceError
+from services.errors import Expired, Failed, InvalidRequest, Mismatch, NotReady, Overloaded, ServiceError
 from services.gateway.attempts import Attempts, Retrying
 from services.gateway.deadline import Deadline
 from services.gateway.ejection import EjectionPolicy
@@ -92,6 +92,17 @@ async def test_a_full_cluster_is_told_at_once_before_the_first_token_and_waited_
         await other.next()
 
 
+async def test_a_cut_answer_that_meets_another_checkpoint_goes_on_elsewhere(attempts, replicas):
+    one = attempts(failover_wait_seconds=0.2)
+    one.started = True
+    one.failed(await one.next(), rpc_error(Code.FAILED_PRECONDITION))
+    assert await one.next() is replicas[1]
+    one.down.update(replica.address for replica in replicas)
+    one.failed(replicas[1], rpc_error(Code.FAILED_PRECONDITION))
+    with pytest.raises(Mismatch):  # once it has been waited for the right one
+        await one.next()
+
+
 async def test_a_spent_budget_ends_a_request_that_has_not_begun(attempts):
     one = attempts(burst=1)
     for _ in range(2):
@@ -121,15 +132,15 @@ async def test_failures_eject_and_a_failed_trial_ejects_for_longer(attempts, rep
     victim = replicas[0]
     for _ in range(2):
         one = attempts()
-        with victim.working():
-            one.failed(victim, rpc_error(Code.INTERNAL))
+        with victim.working() as trial:
+            one.failed(victim, rpc_error(Code.INTERNAL), trial)
     assert victim.ejection.out and not victim.ejection.admits
     victim.ejection._until = 0.0  # its time is over
     assert victim.ejection.admits
-    with victim.working():
-        one.failed(victim, rpc_error(Code.INTERNAL))
+    with victim.working() as trial:
+        one.failed(victim, rpc_error(Code.INTERNAL), trial)
     assert not victim.ejection.admits
     victim.ejection._until = 0.0
-    with contextlib.suppress(ServiceError), victim.working():
-        one.failed(victim, rpc_error(Code.INVALID_ARGUMENT))  # tells nothing about the replica
+    with contextlib.suppress(ServiceError), victim.working() as trial:
+        one.failed(victim, rpc_error(Code.INVALID_ARGUMENT), trial)  # tells nothing about the replica
     assert victim.ejection.admits

@@ -6,13 +6,20 @@ from collections import Counter
 from dataclasses import dataclass
 
 import pytest
+from fsr.v1 import encoder_pb2, types_pb2
 
-from services.errors import Forbidden, Unauthenticated
+from services.errors import Forbidden, NotReady, Unauthenticated
+from services.gateway.attempts import Retrying
 from services.gateway.auth import ApiKeys
 from services.gateway.balancing import less_busy_of_two, rendezvous
+from services.gateway.deadline import Deadline
 from services.gateway.discovery import Discovery
 from services.gateway.ejection import Ejection, EjectionPolicy
+from services.gateway.encoding import Encoding
+from services.gateway.metrics import Metrics
 from services.gateway.retries import RetryBudget, backoff
+from services.gateway.settings import GatewaySettings
+from services.gateway.trail import Trail
 
 
 class Clock:
@@ -39,9 +46,9 @@ def test_failures_in_a_row_eject_for_twice_as_long_each_time_until_a_trial_succe
         assert not ejection.admits
         clock.now += 0.01
         assert ejection.admits  # one request on trial
-        ejection.chosen()
-        assert not ejection.admits  # and no second one beside it
-        assert ejection.failed()
+        trial = ejection.chosen()
+        assert trial and not ejection.admits and not ejection.chosen()  # and no second one beside it
+        assert ejection.failed(trial)
     clock.now += 3
     ejection.chosen()
     ejection.succeeded()
@@ -56,9 +63,16 @@ def test_stragglers_do_not_lengthen_an_ejection_and_an_abandoned_trial_is_tried_
     assert ejection.failed()
     assert not ejection.failed() and not ejection.failed()
     clock.now += 1
-    ejection.chosen()
-    ejection.abandoned()
-    assert ejection.admits
+    first = ejection.chosen()
+    ejection.abandoned(None)
+    assert not ejection.failed() and not ejection.admits  # the trial goes on
+    ejection.abandoned(first)
+    second = ejection.chosen()
+    ejection.abandoned(first)
+    assert not ejection.failed(first) and not ejection.admits  # now it is the second
+    assert ejection.failed(second)
+    clock.now += 1
+    assert not ejection.admits  # for twice as long
 
 
 def test_the_retry_budget_is_a_share_of_the_load_when_everything_fails(clock):
@@ -115,6 +129,23 @@ def test_rendezvous_passes_over_a_replica_far_above_the_mean():
     assert rendezvous(replicas, key) is first
 
 
+async def test_every_picture_and_every_video_has_a_key_of_its_own():
+    """By which the encoder that knows it is found."""
+    keys = []
+
+    class Pools:
+        def encoder(self, model, key, without):
+            keys.append(key)
+            raise NotReady("none")
+
+    encoding = Encoding(Pools(), Retrying(GatewaySettings(), Metrics(), RetryBudget(0, 0)))
+    for image in ({"data": b"a"}, {"data": b"b"}, {"frames": [b"a", b"b"]}, {"frames": [b"a", b"c"]}) * 2:
+        request = encoder_pb2.EncodeRequest(images=[types_pb2.Image(**image)])
+        with pytest.raises(NotReady):
+            await encoding.encode("m", request, Deadline(9), Trail("r"))
+    assert keys[:4] == keys[4:] and len(set(keys)) == 4
+
+
 async def test_discovery_reads_every_address_of_a_name_and_survives_an_outage(monkeypatch):
     answers = [["10.0.0.1", "10.0.0.2"], ["10.0.0.2", "10.0.0.3"], OSError("no name server")]
 
@@ -126,15 +157,42 @@ async def test_discovery_reads_every_address_of_a_name_and_survives_an_outage(mo
         return [(socket.AF_INET, type, 6, "", (ip, port)) for ip in answer]
 
     monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", lookup)
-    discovery = Discovery(["dns:///decoders:50061", "fixed:1"])
+    discovery = Discovery(["dns:///decoders:50061", "fixed:1"], timeout=10)
     assert await discovery.addresses() == {"10.0.0.1:50061", "10.0.0.2:50061", "fixed:1"}
     moved = {"10.0.0.2:50061", "10.0.0.3:50061", "fixed:1"}
     assert await discovery.addresses() == moved
     assert await discovery.addresses() == moved  # the outage
 
 
+async def test_a_name_that_hangs_holds_nothing_up_and_is_looked_up_once_at_a_time(monkeypatch):
+    answers, asked = {}, []
+
+    async def lookup(host, port, type):
+        asked.append(host)
+        await answers.setdefault(host, asyncio.Event()).wait()
+        return [(socket.AF_INET, type, 6, "", ("10.0.0.1", port))]
+
+    monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", lookup)
+    discovery = Discovery(["dns:///hangs:1", "dns:///well:2", "fixed:3"], timeout=0.05)
+    answers["well"] = asyncio.Event()
+    answers["well"].set()
+    for _ in range(3):
+        async with asyncio.timeout(10):
+            assert await discovery.addresses() == {"10.0.0.1:2", "fixed:3"}
+    assert Counter(asked) == {"hangs": 1, "well": 3}
+    answers["hangs"].set()
+    assert await discovery.addresses() == {"10.0.0.1:1", "10.0.0.1:2", "fixed:3"}
+    assert await discovery.addresses() == {"10.0.0.1:1", "10.0.0.1:2", "fixed:3"}
+    assert Counter(asked) == {"hangs": 2, "well": 5}
+
+
+@pytest.mark.parametrize("name", ["a..b", "a" * 70])
+async def test_what_cannot_be_a_name_has_no_address(name):
+    assert await Discovery([f"dns:///{name}:7", "fixed:1"], timeout=10).addresses() == {"fixed:1"}
+
+
 async def test_discovery_of_a_real_name():
-    assert await Discovery(["dns:///localhost:7"]).addresses() & {"127.0.0.1:7", "[::1]:7"}
+    assert await Discovery(["dns:///localhost:7"], timeout=10).addresses() & {"127.0.0.1:7", "[::1]:7"}
 
 
 @pytest.fixture

@@ -23,6 +23,13 @@ def test_formats(kind):
     assert (image.mode, image.size) == ("RGB", (8, 6))
 
 
+def test_of_two_pictures_in_one_jpeg_the_first_is_meant():
+    data = encoded("MPO", save_all=True, append_images=[Image.new("RGB", (4, 4), "blue")])
+    image = decode_image(data, "images[0].data", 100)
+    assert data.startswith(b"\xff\xd8") and image.size == (8, 6)
+    assert image.getpixel((0, 0))[0] > 200 > image.getpixel((0, 0))[2]
+
+
 @pytest.mark.parametrize(
     ("data", "says"),
     [

@@ -3,7 +3,7 @@
 import pytest
 from fsr.v1 import types_pb2
 
-from services.errors import NotReady, UnknownModel
+from services.errors import Mismatch, NotReady, UnknownModel
 from services.gateway.metrics import Metrics
 from services.gateway.pools import Pools
 from services.gateway.settings import GatewaySettings
@@ -44,10 +44,25 @@ async def test_a_decoder_of_another_checkpoint_is_never_chosen(pools):
     describe(pools, "decoder", "a:1", fingerprint="other")
     b = describe(pools, "decoder", "b:1")
     assert all(pools.decoder("m", "f") is b for _ in range(20))
-    with pytest.raises(NotReady, match="holds the encoder's checkpoint"):
+    with pytest.raises(Mismatch, match="holds the encoder's checkpoint third; serve both halves from the same"):
         pools.decoder("m", "third")
     with pytest.raises(NotReady, match="no decoder of m answers"):
         pools.decoder("m", "f", without=["b:1"])
+
+
+async def test_a_model_is_ready_with_both_halves_of_one_checkpoint(pools):
+    pools._adopt("decoder", ["a:1", "b:1"])
+    a, b = (describe(pools, "decoder", address, fingerprint="old") for address in ("a:1", "b:1"))
+    assert pools.fitting("m") == [a, b] and not pools.ready("m")  # text needs no encoder
+    pools._adopt("encoder", ["x:1", "y:1"])
+    x = describe(pools, "encoder", "x:1", fingerprint="new")
+    assert pools.fitting("m") == [] and not pools.ready("m")
+    assert pools.encoder("m", b"key") is x  # so that the caller is told what is wrong
+    y = describe(pools, "encoder", "y:1", fingerprint="old")
+    assert pools.fitting("m") == [a, b] and pools.ready("m")
+    assert all(pools.encoder("m", bytes([i])) is y for i in range(20))  # a decoder can follow
+    describe(pools, "decoder", "b:1", fingerprint="new")
+    assert {pools.encoder("m", bytes([i])) for i in range(40)} == {x, y}
 
 
 async def test_ejected_replicas_are_passed_over_unless_all_are(pools):

@@ -1,0 +1,135 @@
+"""What becomes of replicas that are unwell in ways of which their health check says nothing."""
+
+import asyncio
+from contextlib import aclosing
+
+import grpc
+import pytest
+from fsr.v1 import decoder_pb2, decoder_pb2_grpc, encoder_pb2, encoder_pb2_grpc, types_pb2
+from grpc_health.v1 import health_pb2
+
+from services.errors import NotReady
+from services.gateway.attempts import Retrying
+from services.gateway.deadline import Deadline
+from services.gateway.decoding import Decoding
+from services.gateway.encoding import Encoding
+from services.gateway.metrics import Metrics
+from services.gateway.pools import Pools
+from services.gateway.retries import RetryBudget
+from services.gateway.settings import GatewaySettings
+from services.gateway.trail import Trail
+from services.telemetry import add_health_and_reflection
+
+Code = grpc.StatusCode
+PATIENCE = {"first_token_seconds": 0.5, "stall_seconds": 0.5}  # enough for the one that is well on a busy machine
+MODEL = types_pb2.ModelDescription(model="m", fingerprint="f")
+
+
+class Decoder(decoder_pb2_grpc.DecoderServiceServicer):
+    """Well by its health check; with every request goes wrong what `wrong` says, after `first` messages."""
+
+    def __init__(self, wrong=None, first=0):
+        self.wrong, self.first, self.asked = wrong, first, 0
+
+    async def DescribeDecoder(self, request, context):
+        return decoder_pb2.DescribeDecoderResponse(model=MODEL)
+
+    async def Decode(self, request, context):
+        self.asked += 1
+        if self.wrong is None:
+            yield decoder_pb2.DecodeResponse(finish_reason=decoder_pb2.FINISH_REASON_STOP)
+            return
+        for token in range(self.first):
+            yield decoder_pb2.DecodeResponse(token_ids=[token])
+        if self.wrong == "hangs":
+            await asyncio.sleep(60)
+        await context.abort(self.wrong, "out of order")
+
+
+class Encoder(encoder_pb2_grpc.EncoderServiceServicer):
+    """Answers questions about itself after `patience` seconds, and encodes at once."""
+
+    patience = 0.0
+
+    async def DescribeEncoder(self, request, context):
+        await asyncio.sleep(self.patience)
+        return encoder_pb2.DescribeEncoderResponse(model=MODEL)
+
+    async def Encode(self, request, context):
+        return encoder_pb2.EncodeResponse(fingerprint="f")
+
+
+@pytest.fixture
+async def serve():
+    servers = []
+
+    async def start(servicer):
+        """Its address."""
+        server = grpc.aio.server()
+        if isinstance(servicer, Decoder):
+            decoder_pb2_grpc.add_DecoderServiceServicer_to_server(servicer, server)
+        else:
+            encoder_pb2_grpc.add_EncoderServiceServicer_to_server(servicer, server)
+        health = add_health_and_reflection(server, [])
+        await health.set("fsr.v1.DecoderService", health_pb2.HealthCheckResponse.SERVING)
+        servers.append(server)
+        port = server.add_insecure_port("127.0.0.1:0")
+        await server.start()
+        return f"127.0.0.1:{port}"
+
+    yield start
+    for server in servers:
+        await server.stop(None)
+
+
+@pytest.fixture
+async def gateway():
+    made = []
+
+    def make(**options):
+        settings = GatewaySettings(**options)
+        made.append(Pools(settings, Metrics()))
+        return made[-1], Retrying(settings, Metrics(), RetryBudget(1.0, 100))
+
+    yield make
+    for pools in made:
+        await pools.close()
+
+
+@pytest.mark.parametrize(
+    ("wrong", "first"),
+    [("hangs", 0), ("hangs", 2), (Code.UNAVAILABLE, 0), (Code.UNAVAILABLE, 2), (Code.INTERNAL, 0), (Code.INTERNAL, 2)],
+)
+async def test_a_replica_that_fails_its_requests_is_ejected_however_well_it_says_it_is(serve, gateway, wrong, first):
+    bad, good = Decoder(wrong, first), Decoder()
+    addresses = [await serve(bad), await serve(good)]
+    out = {"eject_failures": 3, "eject_seconds": 60}
+    pools, shared = gateway(encoders=[], decoders=addresses, **PATIENCE, **out)
+    decoding = Decoding(pools, shared)
+    for _ in range(40):
+        await pools.look()  # all are well
+        request, trail = decoder_pb2.DecodeRequest(), Trail("r")
+        async with aclosing(decoding.answer("m", request, Deadline(20), trail)) as answer:
+            told = [message async for _, message in answer]
+        assert told[-1].finish_reason and trail.decoders[-1] == addresses[1]
+    assert (bad.asked, good.asked) == (3, 40)
+
+
+async def test_a_busy_encoder_is_not_gone_while_it_encodes(serve, gateway):
+    encoder = Encoder()
+    pools, shared = gateway(encoders=[await serve(encoder)], decoders=[], probe_timeout_seconds=0.4)
+    encoding = Encoding(pools, shared)
+    request = encoder_pb2.EncodeRequest(images=[types_pb2.Image(data=b"x")])
+    while not pools.of("encoder", "m"):
+        await pools.look()
+    encoder.patience = 60
+    for _ in range(4):
+        look = asyncio.create_task(pools.look())
+        await asyncio.sleep(0.02)
+        assert (await encoding.encode("m", request, Deadline(20), Trail("r"))).fingerprint
+        await look
+    for _ in range(3):  # nor encodes any more
+        await pools.look()
+    assert pools._metrics.registry.get_sample_value("fsr_replicas_ready", {"model": "m", "role": "encoder"}) == 0
+    with pytest.raises(NotReady):
+        await encoding.encode("m", request, Deadline(20), Trail("r"))
