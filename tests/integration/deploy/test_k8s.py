@@ -119,6 +119,21 @@ def test_ports_probes_and_images_are_those_of_the_services(overlay):
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
+def test_models_find_room_for_caches_and_shared_memory(overlay):
+    """Of the containers that run a model: vLLM and Triton write into HOME, processes of one engine into /dev/shm."""
+    for owner, pod in templates(overlay).items():
+        volumes = {volume["name"]: volume for volume in pod["spec"].get("volumes", [])}
+        for container in pod["spec"]["containers"]:
+            if "nvidia.com/gpu" not in container["resources"]["requests"]:
+                continue
+            mounts = {mount["mountPath"]: volumes[mount["name"]] for mount in container["volumeMounts"]}
+            assert mounts["/dev/shm"]["emptyDir"]["medium"] == "Memory", owner
+            if container["securityContext"].get("readOnlyRootFilesystem"):
+                home = next(one["value"] for one in container["env"] if one["name"] == "HOME")
+                assert "emptyDir" in mounts[home], owner
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
 def test_one_entry_an_image_moves_every_container_to_another_registry(overlay, tmp_path):
     """Ray's head and workers too, which stand in fields that Kubernetes does not know."""
     deploy = tmp_path / "deploy"
