@@ -8,7 +8,7 @@ import contextlib
 import grpc
 import structlog
 from fsr.v1 import gateway_pb2, gateway_pb2_grpc
-from grpc_health.v1 import health_pb2
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_health.v1._async import HealthServicer
 from prometheus_client import start_http_server
 
@@ -52,6 +52,20 @@ def _bind(server: grpc.aio.Server, settings: GatewaySettings) -> int:
         raise SystemExit(f"error: --port: cannot listen on {address}; {remedy}") from error
 
 
+def _probe_server(health: HealthServicer, settings: GatewaySettings) -> grpc.aio.Server | None:
+    """Health without TLS: Kubernetes' probes speak plain gRPC alone, and none has a client's certificate."""
+    if settings.health_port is None:
+        return None
+    server = grpc.aio.server(options=server_options())
+    health_pb2_grpc.add_HealthServicer_to_server(health, server)
+    address = f"{settings.host}:{settings.health_port}"
+    try:
+        server.add_insecure_port(address)
+    except RuntimeError as error:
+        raise SystemExit(f"error: --health-port: cannot listen on {address}; is the port in use?") from error
+    return server
+
+
 async def _watch(pools: Pools, keys: ApiKeys, health: HealthServicer, every: float) -> None:
     """Healthy once some model has both an encoder and a decoder."""
     while True:
@@ -75,9 +89,11 @@ async def serve(settings: GatewaySettings) -> None:
     servicer = GatewayServicer(Requests(pools, metrics, settings), Admission(metrics, settings))
     gateway_pb2_grpc.add_GatewayServiceServicer_to_server(servicer, server)
     health = add_health_and_reflection(server, [_NAME])
-    port = _bind(server, settings)
+    port, probes = _bind(server, settings), _probe_server(health, settings)
     exporter, thread = start_http_server(settings.metrics_port, settings.host, metrics.registry)
     await server.start()
+    if probes is not None:
+        await probes.start()
     watcher = asyncio.create_task(_watch(pools, keys, health, settings.discovery_seconds))
     address = f"{settings.host}:{port}"
     log.info("serving", address=address, metrics_port=exporter.server_port, tls=settings.tls_cert is not None)
@@ -86,6 +102,8 @@ async def serve(settings: GatewaySettings) -> None:
     log.info("draining", seconds=settings.drain_seconds)
     await health.enter_graceful_shutdown()
     await server.stop(settings.drain_seconds)
+    if probes is not None:
+        await probes.stop(None)
     stopping.cancel()
     watcher.cancel()
     await pools.close()

@@ -24,6 +24,12 @@ class GatewaySettings(ServiceSettings):
 
     port: int = Field(50050, ge=0, le=65535, description="gRPC port; 0 picks a free one")
     metrics_port: int = Field(9464, ge=0, le=65535, description="port of the Prometheus metrics")
+    health_port: int | None = Field(
+        None,
+        ge=1,
+        le=65535,
+        description="port of health alone, never with TLS, for probes; default: --port has it only",
+    )
     encoders: Annotated[list[str], NoDecode] = Field(
         ["127.0.0.1:50051"],
         description="encoders: host:port or dns:///name:port (every address of it), comma-separated",

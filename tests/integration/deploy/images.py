@@ -61,12 +61,15 @@ def install(image, folder):
 
 @contextmanager
 def started(image, env, port, folder):
-    """The image's entry point on `port`, its metrics on the next, until its health check passes; ended by SIGTERM."""
+    """The image's entry point on `port` and the two after it, until its health check passes; ended by SIGTERM."""
     kind = image.partition("-")[0].upper()
     env = env | {f"FSR_{kind}_HOST": "127.0.0.1", f"FSR_{kind}_PORT": str(port)}
     env |= {f"FSR_{kind}_METRICS_PORT": str(port + 1)}
     probe = json.loads(one(image, "HEALTHCHECK").split("CMD ", 1)[1])
     probe[-1] = f"127.0.0.1:{port}"
+    if f"FSR_{kind}_HEALTH_PORT" in env:
+        env |= {f"FSR_{kind}_HEALTH_PORT": str(port + 2)}
+        probe[-1] = f"127.0.0.1:{port + 2}"
     process = subprocess.Popen(json.loads(one(image, "ENTRYPOINT")), env=env, cwd=folder)
     try:
         end = time.monotonic() + 120

@@ -50,13 +50,15 @@ def test_image(image):
     assert int(one(image, "USER")) > 0
     fields, told = SETTINGS[service].model_fields, environment(image)
     metrics = int(told.get("FSR_ENCODER_METRICS_PORT", fields["metrics_port"].default or 0))
-    assert {int(port) for port in one(image, "EXPOSE").split()} == {fields["port"].default, metrics}
+    health = int(told.get("FSR_GATEWAY_HEALTH_PORT", fields["port"].default))
+    assert (health != fields["port"].default) == (service == "gateway"), "where TLS may be, health has its own port"
+    assert {int(port) for port in one(image, "EXPOSE").split()} == {fields["port"].default, health, metrics}
     for name, value in told.items():
         if name.startswith("FSR_"):
             SETTINGS[service](**{name.removeprefix(f"FSR_{service.upper()}_").lower(): value})
     assert told[f"FSR_{service.upper()}_HOST"] == "0.0.0.0"
     probe = json.loads(one(image, "HEALTHCHECK").split("CMD ", 1)[1])
-    assert probe[-1] == f"127.0.0.1:{fields['port'].default}"
+    assert probe[-1] == f"127.0.0.1:{health}"
     assert json.loads(one(image, "ENTRYPOINT")) == ["python", "-m", f"services.{service}"]
     allowed = (ROOT / ".dockerignore").read_text().splitlines()
     for word, rest in instructions(image):
@@ -134,7 +136,7 @@ def test_gateway_image_answers(system, free_ports, png, tmp_path):
     """The gateway's install line and entry point in a clean environment that holds nothing else."""
     clean, packages = install("gateway", tmp_path)
     assert {"services", "fsr", "grpc"} <= packages and not packages & {"torch", "ray", "fsr_core", "transformers"}
-    port = free_ports(2)
+    port = free_ports(3)
     replicas = {"FSR_GATEWAY_ENCODERS": system["encoder"], "FSR_GATEWAY_DECODERS": system["decoder-0"]}
     with started("gateway", clean | replicas, port, tmp_path), Client(f"127.0.0.1:{port}") as client:
         usage = client.ask(png(1), "Is there a red star?", budget=16).usage

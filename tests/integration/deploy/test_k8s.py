@@ -6,6 +6,7 @@ import shutil
 import kubernetes_validate
 import pytest
 import yaml
+from images import environment
 from manifests import OVERLAYS, ROOT, SETTINGS, announced, built, containers, matching, of, port_names, templates
 
 from deploy.catalogue import series
@@ -103,16 +104,18 @@ def test_ports_probes_and_images_are_those_of_the_services(overlay):
         }
         ports = {port["name"]: port["containerPort"] for port in container["ports"]}
         grpc = ports.get("grpc", ports.get("serve-grpc"))
-        assert exposed == {grpc, ports["metrics"]}
+        health = int(environment(component).get("FSR_GATEWAY_HEALTH_PORT", grpc))  # grpc itself may have TLS
+        assert ports.get("health", grpc) == health
+        assert exposed == {grpc, health, ports["metrics"]}
         assert SETTINGS[component].model_fields["port"].default == grpc
         assert container["image"] == f"fsr-{component}:0.1.0"
         for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
             if probe in container:
                 handler = container[probe]
-                assert handler.get("grpc", {}).get("port", grpc) == grpc
+                assert handler.get("grpc", {}).get("port", health) == health
                 assert handler.get("tcpSocket", {}).get("port", "grpc") in ports
         if component != "encoder":
-            assert container["readinessProbe"]["grpc"]["port"] == grpc
+            assert container["readinessProbe"]["grpc"]["port"] == health
         assert {"cpu", "memory"} <= set(container["resources"]["requests"])
         wanted, limit = (container["resources"][kind].get("nvidia.com/gpu") for kind in ("requests", "limits"))
         assert wanted == limit

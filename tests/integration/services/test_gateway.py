@@ -1,6 +1,7 @@
 """A real gateway process: TLS, API keys, health, limits. It needs no replica for that."""
 
 import os
+import socket
 import subprocess
 import sys
 import time
@@ -21,6 +22,7 @@ from services.client import (
     Tls,
     UnavailableError,
 )
+from services.health import check
 
 NOWHERE = ("--encoders", "127.0.0.1:9", "--decoders", "127.0.0.1:9", "--log-level", "warning")
 
@@ -48,7 +50,14 @@ def certificates(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def gateways(spawn, certificates, tmp_path_factory):
+def health_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+@pytest.fixture(scope="module")
+def gateways(spawn, certificates, health_port, tmp_path_factory):
     """Four at once: plain, with keys, with TLS and keys, with TLS and client certificates."""
     keys = tmp_path_factory.mktemp("keys") / "keys"
     keys.write_text("open-sesame\nonly-small small\n")
@@ -57,7 +66,9 @@ def gateways(spawn, certificates, tmp_path_factory):
         "plain": spawn("gateway", *NOWHERE, *SMALL),
         "keys": spawn("gateway", *NOWHERE, "--api-keys-file", str(keys), "--discovery-seconds", "0.2"),
         "tls": spawn("gateway", *NOWHERE, *tls, "--api-keys", "open-sesame"),
-        "mutual": spawn("gateway", *NOWHERE, *tls, "--tls-client-ca", str(certificates.ca)),
+        "mutual": spawn(
+            "gateway", *NOWHERE, *tls, "--tls-client-ca", str(certificates.ca), "--health-port", str(health_port)
+        ),
     }
     for service in started.values():
         with grpc.insecure_channel(service.address) as channel:
@@ -99,6 +110,15 @@ def test_client_certificates_are_asked_for(gateways, certificates):
     assert models(gateways["mutual"], tls=known) == []
     with pytest.raises(UnavailableError), Client(gateways["mutual"].address, tls=Tls(**options)) as client:
         client.models(timeout=5)
+
+
+def test_health_is_asked_without_the_certificates_that_callers_need(gateways, certificates, health_port):
+    options = {"ca": certificates.ca, "server_name": "gateway.test"}
+    models(
+        gateways["mutual"], tls=Tls(cert=certificates.client_cert, key=certificates.client_key, **options)
+    )  # it runs
+    assert check(f"127.0.0.1:{health_port}", timeout=20) == f"127.0.0.1:{health_port}: NOT_SERVING"
+    assert "UNAVAILABLE" in check(gateways["mutual"].address, timeout=5)
 
 
 def test_keys(gateways):
