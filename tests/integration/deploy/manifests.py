@@ -59,6 +59,6 @@ def port_names(pods):
 
 def announced(overlay):
     """The name under which encoder and decoders serve the model."""
-    data = next(one["data"] for one in of(overlay, "ConfigMap") if one["metadata"]["name"] == "fsr-model")
+    data = next(one["data"] for one in of(overlay, "ConfigMap") if one["metadata"]["name"].startswith("fsr-model-"))
     assert data["FSR_ENCODER_SERVED_NAME"] == data["FSR_DECODER_SERVED_NAME"]
     return data["FSR_DECODER_SERVED_NAME"]

@@ -17,6 +17,14 @@ KUBERNETES = "1.34"
 CUSTOM = {"RayService", "ScaledObject", "PodMonitor", "PrometheusRule"}
 
 
+@pytest.fixture
+def deploy_copy(tmp_path):
+    """A copy of deploy/ that may be edited."""
+    for part in ("k8s", "grafana"):
+        shutil.copytree(ROOT / "deploy" / part, tmp_path / "deploy" / part)
+    return tmp_path / "deploy"
+
+
 @pytest.mark.parametrize("overlay", OVERLAYS)
 def test_schemas(overlay):
     for one in built(overlay):
@@ -137,18 +145,29 @@ def test_models_find_room_for_caches_and_shared_memory(overlay):
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
-def test_one_entry_an_image_moves_every_container_to_another_registry(overlay, tmp_path):
+def test_one_entry_an_image_moves_every_container_to_another_registry(overlay, deploy_copy):
     """Ray's head and workers too, which stand in fields that Kubernetes does not know."""
-    deploy = tmp_path / "deploy"
-    for part in ("k8s", "grafana"):
-        shutil.copytree(ROOT / "deploy" / part, deploy / part)
-    file = deploy / "k8s/overlays" / overlay / "kustomization.yaml"
+    file = deploy_copy / "k8s/overlays" / overlay / "kustomization.yaml"
     told = yaml.safe_load(file.read_text())
     for entry in told["images"]:
         entry |= {"newName": f"registry.test/{entry['name']}", "newTag": "9"}
     file.write_text(yaml.safe_dump(told))
-    images = [one["image"] for _, one in containers(overlay, deploy=deploy)]
+    images = [one["image"] for _, one in containers(overlay, deploy=deploy_copy)]
     assert sorted(images) == [f"registry.test/fsr-{name}:9" for name in ("decoder", "encoder", "encoder", "gateway")]
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_another_model_starts_every_pod_anew(overlay, deploy_copy):
+    """Ray's head and workers too: a change of the ConfigMap alone is none to KubeRay."""
+    file = deploy_copy / "k8s/base/model.env"
+    file.write_text(file.read_text().replace("_MODEL=fsr-tiny", "_MODEL=/models/other"))
+    before, after = (
+        {owner: one["envFrom"][0]["configMapRef"]["name"] for owner, one in containers(overlay, **place)}
+        for place in ({}, {"deploy": deploy_copy})
+    )
+    assert len(before) == 4 and all(before[owner] != after[owner] for owner in before)
+    maps = {one["metadata"]["name"]: one["data"] for one in of(overlay, "ConfigMap", deploy=deploy_copy)}
+    assert {maps[name]["FSR_ENCODER_MODEL"] for name in after.values()} == {"/models/other"}
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
