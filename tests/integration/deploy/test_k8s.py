@@ -59,8 +59,6 @@ def test_services_and_monitors_and_policies_find_pods_and_ports(overlay):
             assert all(port["port"] in ports for port in rule.get("ports", []) for ports in port_names(pods.values()))
             sources = [source["podSelector"] for source in rule.get("from", []) if "namespaceSelector" not in source]
             assert all(matching(overlay, source) for source in sources)
-    for one in of(overlay, "PodDisruptionBudget"):
-        assert matching(overlay, one["spec"]["selector"])
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
@@ -177,6 +175,26 @@ def test_pods_get_the_time_to_drain(overlay):
         drain = SETTINGS[one["metadata"]["name"]].model_fields["drain_seconds"].default
         pause = pod["containers"][0]["lifecycle"]["preStop"]["sleep"]["seconds"]
         assert pod["terminationGracePeriodSeconds"] > drain + pause
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_every_node_can_be_drained(overlay):
+    """Kubernetes takes only a whole minAvailable for pods whose owner has no scale, such as a RayCluster's."""
+    held = set()
+    for one in of(overlay, "PodDisruptionBudget"):
+        pods, allowed = matching(overlay, one["spec"]["selector"]), dict(one["spec"])
+        allowed.pop("selector")
+        if any(owner.startswith("ray-") for owner in pods):
+            groups = of(overlay, "RayService")[0]["spec"]["rayClusterConfig"]["workerGroupSpecs"]
+            fewest = sum(
+                {"ray-head": 1, **{f"ray-{g['groupName']}": g["minReplicas"] for g in groups}}[p] for p in pods
+            )
+            assert set(allowed) == {"minAvailable"} and isinstance(allowed["minAvailable"], int)
+            assert 1 <= allowed["minAvailable"] < fewest
+        else:
+            assert allowed == {"maxUnavailable": 1}
+        held |= set(pods)
+    assert held == set(templates(overlay))
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
