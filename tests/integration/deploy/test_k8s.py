@@ -14,6 +14,11 @@ from deploy.grafana.queries import metrics, selectors
 from deploy.k8s.build import TARGET, build
 
 KUBERNETES = "1.34"
+# Labels of KubeRay's operator as its Helm chart and as its ray-operator/config/manager/manager.yaml install it.
+KUBERAY = (
+    {"app.kubernetes.io/name": "kuberay-operator"},
+    {"app.kubernetes.io/name": "kuberay", "app.kubernetes.io/component": "kuberay-operator"},
+)
 CUSTOM = {"RayService", "ScaledObject", "PodMonitor", "PrometheusRule"}
 
 
@@ -63,7 +68,7 @@ def test_services_and_monitors_and_policies_find_pods_and_ports(overlay):
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
 def test_every_pod_is_reached_from_where_it_must_be(overlay):
-    """Under deny-by-default: the gateway reaches both tiers, Prometheus every metrics port."""
+    """Under deny-by-default: the gateway reaches both tiers, KubeRay the encoder, Prometheus every metrics port."""
     policies = of(overlay, "NetworkPolicy")
     for component, port in (("encoder", "serve-grpc"), ("decoder", "grpc")):
         assert any(
@@ -75,6 +80,10 @@ def test_every_pod_is_reached_from_where_it_must_be(overlay):
             )
             for p in policies
         )
+    rules = next(p["spec"]["ingress"] for p in policies if p["metadata"]["name"] == "encoder")
+    operators = [one["podSelector"]["matchLabels"] for r in rules for one in r["from"] if "namespaceSelector" in one]
+    for labels in KUBERAY:
+        assert any(one.items() <= labels.items() for one in operators), labels
     scraped = {owner for one in of(overlay, "PodMonitor") for owner in matching(overlay, one["spec"]["selector"])}
     metrics_policy = next(p for p in policies if p["metadata"]["name"] == "metrics")
     assert scraped == set(matching(overlay, metrics_policy["spec"]["podSelector"])) == set(templates(overlay))
