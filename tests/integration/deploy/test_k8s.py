@@ -67,6 +67,16 @@ def test_services_and_monitors_and_policies_find_pods_and_ports(overlay):
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
+def test_one_label_makes_prometheus_select_monitors_and_rules(overlay, deploy_copy):
+    found = of(overlay, "PodMonitor", "PrometheusRule")
+    assert len(found) == 4 and {one["metadata"]["labels"]["release"] for one in found} == {"kube-prometheus-stack"}
+    file = deploy_copy / "k8s/overlays" / overlay / "kustomization.yaml"
+    file.write_text(file.read_text().replace("value: kube-prometheus-stack", "value: mine"))
+    changed = of(overlay, "PodMonitor", "PrometheusRule", deploy=deploy_copy)
+    assert {one["metadata"]["labels"]["release"] for one in changed} == {"mine"}
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
 def test_every_pod_is_reached_from_where_it_must_be(overlay):
     """Under deny-by-default: the gateway reaches both tiers, KubeRay the encoder, Prometheus every metrics port."""
     policies = of(overlay, "NetworkPolicy")
