@@ -143,6 +143,26 @@ def test_gateway_image_answers(system, free_ports, png, tmp_path):
         assert (usage.visual_tokens_in, usage.visual_tokens_kept) == (144, 16)
 
 
+def test_compose_passes_on_what_the_page_promises():
+    page = (
+        (ROOT / "docs/deploy.md").read_text().partition("## One machine, Docker")[2].partition("## One machine, no")[0]
+    )
+    promised = {
+        name for row in re.findall(r"^\| (`.*?`) \|", page, re.MULTILINE) for name in re.findall(r"(\w+)=", row)
+    }
+    assert {"FSR_MODEL", "FSR_ENCODER_CLIP"} <= promised
+    gpu = yaml.safe_load((ROOT / "deploy/compose.gpu.yaml").read_text())
+    given = {name for service in COMPOSE["services"].values() for name, v in passed(service) if v is None}
+    given |= set(re.findall(r"\$\{(\w+):-", str(COMPOSE)))
+    assert promised <= given
+    for service in gpu["services"].values():  # what it sets for a GPU does not win over the caller
+        assert all(v.startswith(f"${{{name}:-") for name, v in passed(service) if name in promised)
+
+
+def passed(service):
+    return service.get("environment", {}).items()
+
+
 def test_compose():
     services = COMPOSE["services"]
     for name, service in services.items():
