@@ -16,7 +16,7 @@ from fsr_core import methods
 from fsr_core.backbones import load_encoder
 from services.encoder.cache import FeatureCache
 from services.encoder.images import check_pixels
-from services.encoder.ingress import ReplicaPorts
+from services.encoder.ingress import ReplicaPorts, check_ingress
 from services.encoder.metrics import EncoderMetrics
 from services.encoder.pipeline import Job, compress, compressed_image, content, encode, plan_of, prepare
 from services.encoder.settings import EncoderSettings
@@ -161,5 +161,10 @@ def build(settings: EncoderSettings) -> serve.Application:
 
 
 def application(options: dict[str, Any]) -> serve.Application:
-    """What a Serve configuration names as `import_path`; its `args` are the encoder's options."""
-    return build(EncoderSettings(**options))
+    """What a Serve configuration names as `import_path`; its `args` are the encoder's options.
+
+    Raises ValueError, naming the option, where Ray itself was not started as an option needs it.
+    """
+    settings = EncoderSettings(**options)
+    check_ingress(settings)
+    return build(settings)

@@ -12,7 +12,7 @@ import time
 
 from services.encoder.settings import EncoderSettings
 
-__all__ = ["ReplicaPorts", "environment"]
+__all__ = ["ReplicaPorts", "check_ingress", "environment"]
 
 _PORTS = 1000  # Ray takes the next free one of as many
 _DRAINING_SECONDS = 5.0  # a replica that is to go stays as long, so that gateways learn of it
@@ -33,6 +33,19 @@ def environment(settings: EncoderSettings) -> dict[str, str]:
     }
 
 
+def check_ingress(settings: EncoderSettings) -> None:
+    """Raises ValueError where the settings want direct ingress of a Ray that was started without it."""
+    if settings.ingress == "direct" and not _is_on():
+        raise ValueError(
+            "ingress: direct needs a Ray whose processes all started with RAY_SERVE_ENABLE_DIRECT_INGRESS=1; "
+            "set that for head and workers, or leave the ingress at proxy"
+        )
+
+
+def _is_on() -> bool:
+    return os.environ.get("RAY_SERVE_ENABLE_DIRECT_INGRESS") == "1"
+
+
 class ReplicaPorts:
     """Addresses of all replicas of an application, as its controller knows them."""
 
@@ -43,7 +56,7 @@ class ReplicaPorts:
 
     async def addresses(self) -> list[str]:
         """Empty where direct ingress is off."""
-        if os.environ.get("RAY_SERVE_ENABLE_DIRECT_INGRESS") != "1":
+        if not _is_on():
             return []
         if time.monotonic() >= self._until:
             from ray.serve.context import _get_global_client

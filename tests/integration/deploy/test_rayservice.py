@@ -50,6 +50,15 @@ def test_ray_service(overlay):
         assert int(parameters["metrics-export-port"]) == ports["metrics"]
 
 
+def test_direct_ingress_is_refused_of_a_ray_that_lacks_it(monkeypatch):
+    application = importlib.import_module("services.encoder.app").application
+    monkeypatch.setenv("FSR_ENCODER_INGRESS", "direct")
+    with pytest.raises(ValueError, match=r"ingress: direct needs a Ray .* RAY_SERVE_ENABLE_DIRECT_INGRESS=1"):
+        application({})
+    monkeypatch.setenv("RAY_SERVE_ENABLE_DIRECT_INGRESS", "1")
+    application({})
+
+
 DEPLOY = """
 import json, sys, time
 import ray
