@@ -3,23 +3,20 @@
 import json
 import shutil
 
-import kubernetes_validate
 import pytest
 import yaml
 from images import environment
-from manifests import OVERLAYS, ROOT, SETTINGS, announced, built, containers, matching, of, port_names, templates
+from manifests import OVERLAYS, ROOT, SETTINGS, announced, containers, matching, of, port_names, templates
 
 from deploy.catalogue import series
 from deploy.grafana.queries import metrics, selectors
 from deploy.k8s.build import TARGET, build
 
-KUBERNETES = "1.34"
 # Labels of KubeRay's operator as its Helm chart and as its ray-operator/config/manager/manager.yaml install it.
 KUBERAY = (
     {"app.kubernetes.io/name": "kuberay-operator"},
     {"app.kubernetes.io/name": "kuberay", "app.kubernetes.io/component": "kuberay-operator"},
 )
-CUSTOM = {"RayService", "ScaledObject", "PodMonitor", "PrometheusRule"}
 
 
 @pytest.fixture
@@ -28,21 +25,6 @@ def deploy_copy(tmp_path):
     for part in ("k8s", "grafana"):
         shutil.copytree(ROOT / "deploy" / part, tmp_path / "deploy" / part)
     return tmp_path / "deploy"
-
-
-@pytest.mark.parametrize("overlay", OVERLAYS)
-def test_schemas(overlay):
-    for one in built(overlay):
-        if one["kind"] in CUSTOM:
-            assert set(one) == {"apiVersion", "kind", "metadata", "spec"}
-        else:
-            kubernetes_validate.validate(one, KUBERNETES, strict=True)
-    for owner, pod in templates(overlay).items():
-        whole = {"apiVersion": "v1", "kind": "Pod", **pod, "metadata": {"name": owner, **pod["metadata"]}}
-        kubernetes_validate.validate(whole, KUBERNETES, strict=True)
-    names = [(one["kind"], one["metadata"]["name"]) for one in built(overlay)]
-    assert len(set(names)) == len(names)
-    assert {one["metadata"].get("namespace", "fsr") for one in built(overlay)} == {"fsr"}
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
@@ -228,7 +210,6 @@ def test_scalers_have_targets_and_metrics_that_exist(overlay):
         )
         assert 1 <= spec[low] < spec[high]
         for trigger in spec.get("triggers", []):
-            assert set(trigger) == {"type", "name", "metricType", "metadata"}
             assert float(trigger["metadata"]["threshold"]) > 0
             query = trigger["metadata"]["query"]
             assert metrics(query) <= series()

@@ -1,0 +1,136 @@
+"""The fields of others' custom resources that our manifests use; a field that is not here is misspelt, or to be added.
+
+Names and types are those of the resources' own Go types: KubeRay's ray-operator/apis/ray/v1/rayservice_types.go and
+raycluster_types.go; the Prometheus operator's podmonitor_types.go, prometheus_types.go and prometheusrule_types.go in
+pkg/apis/monitoring/v1; KEDA's scaledobject_types.go and scaletriggers_types.go in apis/keda/v1alpha1, and its
+Prometheus scaler. Pod templates and a scaler's behavior are Kubernetes' own, and checked as such.
+"""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Duration = Annotated[str, Field(pattern=r"^(\d+(ms|[smhdwy]))+$")]
+
+
+class Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+
+class RayGroup(Part):
+    rayStartParams: dict[str, str]
+    template: dict[str, Any]
+
+
+class RayWorkers(RayGroup):
+    groupName: str
+    replicas: int
+    minReplicas: int
+    maxReplicas: int
+
+
+class RayCluster(Part):
+    rayVersion: str
+    enableInTreeAutoscaling: bool
+    headGroupSpec: RayGroup
+    workerGroupSpecs: list[RayWorkers]
+
+
+class RayUpgrade(Part):
+    type: Literal["NewCluster", "None"]
+
+
+class RayService(Part):
+    serveConfigV2: str
+    rayClusterConfig: RayCluster
+    excludeHeadPodFromServeSvc: bool
+    upgradeStrategy: RayUpgrade | None = None
+
+
+class Selector(Part):
+    matchLabels: dict[str, str]
+
+
+class Relabeling(Part):
+    sourceLabels: list[str] = []
+    targetLabel: str | None = None
+    regex: str | None = None
+    action: Literal["replace", "keep", "drop", "labeldrop", "labelkeep"] = "replace"
+
+
+class MetricsEndpoint(Part):
+    port: str
+    interval: Duration
+    relabelings: list[Relabeling] = []
+    metricRelabelings: list[Relabeling] = []
+
+
+class PodMonitor(Part):
+    jobLabel: str
+    selector: Selector
+    podMetricsEndpoints: list[MetricsEndpoint]
+
+
+class Recording(Part):
+    record: str
+    expr: str
+
+
+class Alert(Part):
+    alert: str
+    expr: str
+    duration: Duration = Field(alias="for")
+    labels: dict[str, str]
+    annotations: dict[str, str]
+
+
+class RuleGroup(Part):
+    name: str
+    rules: list[Recording | Alert]
+
+
+class PrometheusRule(Part):
+    groups: list[RuleGroup]
+
+
+class ScaleTarget(Part):
+    name: str
+
+
+class HpaConfig(Part):
+    behavior: dict[str, Any]
+
+
+class Advanced(Part):
+    horizontalPodAutoscalerConfig: HpaConfig
+
+
+class PrometheusQuery(Part):
+    serverAddress: str
+    query: str
+    threshold: str
+
+
+class Trigger(Part):
+    type: Literal["prometheus"]
+    name: str
+    metricType: Literal["AverageValue", "Value"]
+    metadata: PrometheusQuery
+
+
+class ScaledObject(Part):
+    scaleTargetRef: ScaleTarget
+    minReplicaCount: int
+    maxReplicaCount: int
+    pollingInterval: int
+    cooldownPeriod: int
+    advanced: Advanced
+    triggers: list[Trigger]
+
+
+SPECS: dict[str, tuple[str, type[Part]]] = {
+    "RayService": ("ray.io/v1", RayService),
+    "PodMonitor": ("monitoring.coreos.com/v1", PodMonitor),
+    "PrometheusRule": ("monitoring.coreos.com/v1", PrometheusRule),
+    "ScaledObject": ("keda.sh/v1alpha1", ScaledObject),
+}
