@@ -63,7 +63,9 @@ def install(image, folder):
 def started(image, env, port, folder):
     """The image's entry point on `port` and the two after it, until its health check passes; ended by SIGTERM."""
     kind = image.partition("-")[0].upper()
-    env = env | {f"FSR_{kind}_HOST": "127.0.0.1", f"FSR_{kind}_PORT": str(port)}
+    env = env | {f"FSR_{kind}_PORT": str(port)}
+    if f"FSR_{kind}_HOST" in env:  # the encoder takes none
+        env |= {f"FSR_{kind}_HOST": "127.0.0.1"}
     env |= {f"FSR_{kind}_METRICS_PORT": str(port + 1)}
     probe = json.loads(one(image, "HEALTHCHECK").split("CMD ", 1)[1])
     probe[-1] = f"127.0.0.1:{port}"
