@@ -30,8 +30,10 @@ def picture(size, seed=0):
 
 
 def chat(bench, *turns):
-    """(role, text, picture number or frames) turns as ours, and as the library's processor prepares them."""
+    """(role, text, picture or frames) turns as ours, with the pictures numbered before the videos, and as the library's
+    processor prepares them."""
     ours, theirs, pictures, videos = [], [], [], []
+    still = sum(isinstance(part, Image.Image) for _, *parts in turns for part in parts)
     for role, *parts in turns:
         own, content = [], []
         for part in parts:
@@ -39,8 +41,8 @@ def chat(bench, *turns):
                 own.append(TextPart(part))
                 content.append({"type": "text", "text": part})
             else:
-                own.append(ImagePart(len(pictures) + len(videos)))
                 kind = "video" if isinstance(part, list) else "image"
+                own.append(ImagePart(still + len(videos) if kind == "video" else len(pictures)))
                 content.append({"type": kind})
                 (videos if kind == "video" else pictures).append(part)
         ours.append(Message(role, tuple(own)))

@@ -19,6 +19,7 @@ from fsr_core.backbones.spread import compress_images
 from fsr_core.backbones.video import evenly
 
 NAMES = tuple(checkpoints.FAMILIES)
+FRAMES = [picture((48, 32), i) for i in range(3)]
 CHATS = {
     "one picture": (("user", picture(SIZES[0]), QUESTION),),
     "another shape": (("user", picture(SIZES[1], 1), QUESTION),),
@@ -29,14 +30,19 @@ CHATS = {
         ("user", picture(SIZES[1], 1), "and here?"),
     ),
     "text alone": (("user", QUESTION),),
-    "a video": (("user", [picture((48, 32), i) for i in range(3)], QUESTION),),
+    "a video": (("user", FRAMES, QUESTION),),
+    "a video before a picture": (
+        ("user", FRAMES, picture(SIZES[0]), QUESTION),
+        ("assistant", "the seconds"),
+        ("user", "and here?", picture(SIZES[1], 1)),
+    ),
 }
 
 
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("talk", CHATS)
 def test_all_tokens_equal_the_class_itself(bench, name, talk):
-    if talk == "a video" and name not in checkpoints.VIDEO:
+    if "video" in talk and name not in checkpoints.VIDEO:
         pytest.skip("takes pictures only")
     own = bench(name)
     messages, inputs, pictures, videos = chat(own, *CHATS[talk])
