@@ -7,6 +7,7 @@ video processor that works on Pillow, through the very same classes otherwise.
 from __future__ import annotations
 
 import io
+import json
 from types import SimpleNamespace
 
 import numpy as np
@@ -179,8 +180,13 @@ def qwen2_5_vl(folder):
     images = tf.Qwen2VLImageProcessorPil(patch_size=4, size={"shortest_edge": 1024, "longest_edge": 16384})
     videos = PillowVideos(images, (32, 48), 2)
     processor = with_videos(tf.Qwen2_5_VLProcessor, images, words, videos)
-    (folder / "video_preprocessor_config.json").write_text('{"size": {"shortest_edge": 1024, "longest_edge": 16384}}')
-    return write(tf.Qwen2_5_VLForConditionalGeneration(config), processor, words, QWEN_TEMPLATE, folder)
+    write(tf.Qwen2_5_VLForConditionalGeneration(config), processor, words, QWEN_TEMPLATE, folder)
+    # As published: one file for pictures and videos, with the older names of the sizes.
+    file = folder / "preprocessor_config.json"
+    told = json.loads(file.read_text())
+    size = told.pop("size")
+    file.write_text(json.dumps(told | {"min_pixels": size["shortest_edge"], "max_pixels": size["longest_edge"]}))
+    return processor
 
 
 def qwen3_vl(folder):

@@ -1,5 +1,6 @@
 """Every family against the library's own model: pixels, layout, logits and greedy ids, with all tokens and with few."""
 
+import json
 import sys
 from dataclasses import replace
 from itertools import pairwise
@@ -15,6 +16,7 @@ from benches import ALL, QUESTION, SIZES, chat, continue_greedily, picture, show
 
 from fsr_core import Budget, create
 from fsr_core.backbones import FAMILIES, load_encoder
+from fsr_core.backbones.images import video_settings
 from fsr_core.backbones.spread import compress_images
 from fsr_core.backbones.video import evenly
 
@@ -112,6 +114,18 @@ def test_frames_are_prepared_as_the_family_does(bench, name):
     ours = own.encoder.preprocess_video(videos[0])
     assert torch.allclose(ours.inputs["pixel_values"].reshape(-1), inputs["pixel_values_videos"].reshape(-1), atol=1e-5)
     assert len(ours.frame_seconds) == (3 if name == "llava_onevision" else 2)
+
+
+def test_a_videos_settings_are_read_where_the_library_reads_them(tmp_path):
+    """From the last file written here: each goes before those written earlier."""
+    assert video_settings(tmp_path) == {}
+    for file, told in (
+        ("preprocessor_config.json", {"max_pixels": 1}),
+        ("video_preprocessor_config.json", {"max_pixels": 2}),
+        ("processor_config.json", {"video_processor": {"max_pixels": 3}}),
+    ):
+        (tmp_path / file).write_text(json.dumps(told))
+        assert video_settings(tmp_path) == told.get("video_processor", told)
 
 
 @pytest.mark.parametrize("name", NAMES)
