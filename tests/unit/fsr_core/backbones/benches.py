@@ -53,10 +53,10 @@ def chat(bench, *turns):
     return ours, inputs, pictures, videos
 
 
-def shown(bench, pictures, videos=(), budget=ALL, spread="even"):
+def shown(bench, pictures, videos=(), budget=ALL, spread="even", fps=2.0):
     """Encoded and compressed by our encoder half: what was kept, and laid out."""
     encoder = bench.encoder
-    prepared = [encoder.preprocess(p) for p in pictures] + [encoder.preprocess_video(v) for v in videos]
+    prepared = [encoder.preprocess(p) for p in pictures] + [encoder.preprocess_video(v, fps) for v in videos]
     images = encoder.encode_images(prepared)
     samples = [encoder.visual_tokens(image, None) for image in images]
     kept = compress_images(create("fsr"), images, samples, [budget] * len(images), spread)

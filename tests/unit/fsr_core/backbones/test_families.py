@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 import torch
+import transformers
+from packaging.version import Version
 
 sys.path.insert(0, str(Path(__file__).parent))
 import checkpoints
@@ -41,6 +43,17 @@ CHATS = {
 }
 
 
+def prompt_as_the_class(own, messages, laid, inputs):
+    """The prompt, after its ids and logits were held to the library's own."""
+    prompt = own.decoder.prompt(messages, laid)
+    assert prompt.token_ids.tolist() == inputs["input_ids"][0].tolist()
+    with torch.inference_mode():
+        want = own.whole(**inputs).logits[0]
+        got = own.decoder.model(**prompt.model_inputs()).logits[0]
+    assert torch.allclose(got, want, atol=1e-4)
+    return prompt
+
+
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("talk", CHATS)
 def test_all_tokens_equal_the_class_itself(bench, name, talk):
@@ -49,14 +62,22 @@ def test_all_tokens_equal_the_class_itself(bench, name, talk):
     own = bench(name)
     messages, inputs, pictures, videos = chat(own, *CHATS[talk])
     _, _, laid = shown(own, pictures, videos)
-    prompt = own.decoder.prompt(messages, laid)
-    assert prompt.token_ids.tolist() == inputs["input_ids"][0].tolist()
-    with torch.inference_mode():
-        want = own.whole(**inputs).logits[0]
-        got = own.decoder.model(**prompt.model_inputs()).logits[0]
-    assert torch.allclose(got, want, atol=1e-4)
+    prompt = prompt_as_the_class(own, messages, laid, inputs)
     ids = own.whole.generate(**inputs, max_new_tokens=8, do_sample=False)[0, inputs["input_ids"].shape[1] :].tolist()
     assert continue_greedily(own.decoder, prompt, 8) == ids
+
+
+@pytest.mark.parametrize("name", checkpoints.VIDEO)
+@pytest.mark.parametrize("fps", [4.0, 1.5])
+def test_steps_of_a_video_that_are_no_whole_seconds(bench, name, fps, monkeypatch):
+    """Times and positions in time are the class's own."""
+    if name == "qwen2_5_vl" and Version(transformers.__version__) < Version("5.18"):
+        pytest.skip("the class cuts the step to whole seconds")
+    own = bench(name)
+    monkeypatch.setattr(own.processor.video_processor, "seconds", fps)
+    messages, inputs, _, videos = chat(own, ("user", [picture((48, 32), i) for i in range(6)], QUESTION))
+    _, _, laid = shown(own, (), videos, fps=fps)
+    prompt_as_the_class(own, messages, laid, inputs)
 
 
 @pytest.mark.parametrize("name", NAMES)
