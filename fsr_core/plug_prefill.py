@@ -53,7 +53,8 @@ class Prefill:
     def inputs(self, kwargs: dict[str, Any]) -> dict[str, Any]:
         """Keyword arguments of the language model's forward pass with the prompt's own embeddings and positions.
 
-        A pass may be the whole prompt, a piece of it, or a generated token; rows may be repeated for beams.
+        A pass may be the whole prompt, a piece of it, or generated tokens; without a cache, or where tokens are guessed
+        ahead, the prompt with tokens after it. Rows may be repeated for beams.
         """
         cache, given = kwargs.get("past_key_values"), kwargs["inputs_embeds"]
         start = cache.get_seq_length() if cache is not None else 0
@@ -66,17 +67,17 @@ class Prefill:
             kwargs = kwargs | {"position_ids": whole.repeat_interleave(times, dim=1)}
         if start >= self.length:
             return kwargs
-        part = slice(start, min(stop, self.length))
-        kwargs = kwargs | {"inputs_embeds": self.embeds[:, part].repeat_interleave(times, dim=0).to(given)}
+        own = self.embeds[:, start:stop].repeat_interleave(times, dim=0).to(given)
+        kwargs = kwargs | {"inputs_embeds": torch.cat([own, given[:, own.shape[1] :]], dim=1)}
         if any(prompt.deepstack is not None for prompt in self.prompts):
-            kwargs |= self._deepstack(part, times)
+            kwargs |= self._deepstack(slice(start, stop), times)
         return kwargs
 
     def _deepstack(self, part: slice, times: int) -> dict[str, Any]:
         masks, rows = [], []
         for prompt in self.prompts:
-            mask = torch.zeros(self.length, dtype=torch.bool)
-            mask[self.length - len(prompt.visual_mask) :] = prompt.visual_mask
+            mask = torch.zeros(max(self.length, part.stop), dtype=torch.bool)
+            mask[self.length - len(prompt.visual_mask) : self.length] = prompt.visual_mask
             before, count = int(mask[: part.start].sum()), int(mask[part].sum())
             masks += [mask[part]] * times
             if prompt.deepstack is not None:

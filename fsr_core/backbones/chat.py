@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections import deque
 from collections.abc import Sequence
 from typing import Any
 
@@ -64,7 +66,7 @@ class Chat:
                 )
 
     def order(self, messages: Sequence[Message], images: Sequence[KeptImage]) -> list[int]:
-        """Which image stands at each place of one, in the order of the text.
+        """Which image each image part refers to, in the order of the messages.
 
         Raises ValueError naming the message or image that is wrong.
         """
@@ -88,8 +90,11 @@ class Chat:
         images: Sequence[KeptImage],
         order: Sequence[int],
         written: Sequence[str | None],
-    ) -> Tensor:
-        """Token ids [n].
+    ) -> tuple[Tensor, list[int]]:
+        """Token ids [n], and which image stands at each place of one, in the order of the text.
+
+        A template may write the images of a turn in another order than the turn has them: pictures before videos, and
+        both before the text. Those of one kind keep their order.
 
         Args:
             messages: the conversation.
@@ -108,7 +113,8 @@ class Chat:
             )
         except Exception as error:  # templates refuse conversations by raising from within Jinja
             raise ValueError(f"messages: the model's chat template refuses them ({error})") from error
-        return self._ids(self._placed(text, [(images[i].video, written[i]) for i in order]))
+        text, order = self._placed(text, order, [image.video for image in images], written)
+        return self._ids(text), order
 
     def _conversation(self, messages: Sequence[Message], images: Sequence[KeptImage]) -> list[dict[str, Any]]:
         conversation = []
@@ -130,17 +136,27 @@ class Chat:
                 raise ValueError(f"messages[{turn}]: text holds {token}, which stands for an image or a video")
         return part.text
 
-    def _placed(self, text: str, shown: Sequence[tuple[bool, str | None]]) -> str:
-        """The text with each image, a video or not, as it is written where the template has a placeholder for it."""
-        pieces, at = [], 0
-        for video, written in shown:
-            token = self.visual_tokens[-1 if video else 0]
-            found = text.find(token, at)
-            if found < 0:
-                raise ValueError("messages: the model's chat template has no place for one of the images")
-            pieces += [text[at:found], written or token]
-            at = found + len(token)
-        return "".join([*pieces, text[at:]])
+    def _placed(
+        self, text: str, order: Sequence[int], videos: Sequence[bool], written: Sequence[str | None]
+    ) -> tuple[str, list[int]]:
+        """The text with each image as it is written where the template has a placeholder of its kind, and the images
+        in the order of the text."""
+        waiting = {token: deque[int]() for token in self.visual_tokens}
+        for image in order:
+            waiting[self.visual_tokens[-1 if videos[image] else 0]].append(image)
+        placed: list[int] = []
+
+        def place(found: re.Match[str]) -> str:
+            token = found[0]
+            if not waiting[token]:
+                raise ValueError("messages: the model's chat template has a place too many for an image")
+            placed.append(waiting[token].popleft())
+            return written[placed[-1]] or token
+
+        text = re.sub("|".join(map(re.escape, self.visual_tokens)), place, text)
+        if any(waiting.values()):
+            raise ValueError("messages: the model's chat template has no place for one of the images")
+        return text, placed
 
     def _ids(self, text: str) -> Tensor:
         # A template that writes the first token itself must not get a second one from the tokenizer.

@@ -38,9 +38,15 @@ def image_processor(folder: Path, default: str) -> Any:
 
 
 def video_settings(folder: Path) -> dict[str, Any]:
-    """Settings of the video processor that a checkpoint names, or none. Raises ValueError for a damaged file."""
-    told = read_json(folder / "processor_config.json").get("video_processor")
-    return dict(told or read_json(folder / "video_preprocessor_config.json"))
+    """Settings of a checkpoint's video processor, or none. Raises ValueError for a damaged file.
+
+    As the library has it, they are those of its image processor where the checkpoint has none for videos: so Qwen2.5-VL
+    is published.
+    """
+    told: dict[str, Any] = read_json(folder / "processor_config.json").get("video_processor") or {}
+    for name in ("video_preprocessor_config.json", "preprocessor_config.json"):
+        told = told or read_json(folder / name)
+    return dict(told)
 
 
 def checked(image: Image.Image) -> Image.Image:

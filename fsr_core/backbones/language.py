@@ -116,7 +116,7 @@ class HalfDecoder(LanguageDecoder):
         # without tokens there is at least its time.
         places = [sum(max(1, len(block.features)) for block in of_image) for of_image in blocks]
         self._check_length(sum(places[i] for i in order), "images alone take")
-        ids = self.chat.tokenise(messages, seen, order, written)
+        ids, order = self.chat.tokenise(messages, seen, order, written)
         shown = [block for i in order for block in blocks[i]]
         self._check_length(len(ids) + sum(len(block.features) - 1 for block in shown), "prompt takes")
         return splice(ids, shown, self.chat.visual_ids, self.embed, self.multi_axis)

@@ -44,6 +44,7 @@ class Qwen25Encoder(QwenEncoder):
         return fit(height, width, factor, self._least, self._most)
 
     def time_positions(self, steps: int, seconds: float) -> Tensor:
+        # The library's class cuts `seconds` to whole ones before transformers 5.18. Steps of 0.5 would all be at 0.
         return (torch.arange(steps) * (self.config.tokens_per_second * seconds)).long()
 
 

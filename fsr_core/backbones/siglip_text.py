@@ -81,7 +81,7 @@ class SiglipText:
             # SigLIP was trained on lower-cased text without punctuation; its tokenizer class sees to that.
             ids = words(text, add_special_tokens=False, truncation=False)["input_ids"]
             if not ids:
-                raise ValueError("instruction: is blank; ask a question")
+                raise ValueError("instruction: has no words; ask a question")
             room = self.length - 1  # EOS
             pieces = [ids[at : at + room] for at in range(0, len(ids), room)]
             chunks += [[*piece, words.eos_token_id] for piece in pieces]

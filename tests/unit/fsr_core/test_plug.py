@@ -26,6 +26,7 @@ CHATS = {
     "a picture and a video": (("user", picture(SIZES[0]), [picture((48, 32), i) for i in range(3)], QUESTION),),
 }
 GREEDY = {"max_new_tokens": 6, "do_sample": False}
+GUESSED = {"prompt_lookup_num_tokens": 3, "max_matching_ngram_size": 1}
 
 
 def batch(own, questions=(QUESTION, "what is the star, and the seconds?")):
@@ -145,6 +146,22 @@ def test_beams_sampling_and_several_answers(bench, name):
             few = own.whole.generate(**inputs, max_new_tokens=5, **options)
         assert len(few) == 4
         assert torch.equal(few[:, :width], inputs["input_ids"].repeat_interleave(2, dim=0))
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("budget", [9, 10**6])
+@pytest.mark.parametrize(
+    ("options", "rows"), [({"use_cache": False}, 2), ({"use_cache": False, "num_beams": 2}, 2), (GUESSED, 1)]
+)
+def test_passes_that_reach_past_the_prompt(bench, name, budget, options, rows):
+    """What is generated without a cache, or from guesses taken out of the prompt, is what is generated with one."""
+    own = bench(name)
+    inputs, _ = batch(own, (QUESTION, "what is the star, and the seconds?")[-rows:])
+    told = GREEDY | {name: value for name, value in options.items() if name == "num_beams"}
+    with plugged(own, budget):
+        want = own.whole.generate(**inputs, **told)
+        got = own.whole.generate(**inputs, **(told | options))
+    assert torch.equal(got, want)
 
 
 def test_left_as_it_was_also_after_an_error(bench):

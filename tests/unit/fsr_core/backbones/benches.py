@@ -30,8 +30,10 @@ def picture(size, seed=0):
 
 
 def chat(bench, *turns):
-    """(role, text, picture number or frames) turns as ours, and as the library's processor prepares them."""
+    """(role, text, picture or frames) turns as ours, with the pictures numbered before the videos, and as the library's
+    processor prepares them."""
     ours, theirs, pictures, videos = [], [], [], []
+    still = sum(isinstance(part, Image.Image) for _, *parts in turns for part in parts)
     for role, *parts in turns:
         own, content = [], []
         for part in parts:
@@ -39,8 +41,8 @@ def chat(bench, *turns):
                 own.append(TextPart(part))
                 content.append({"type": "text", "text": part})
             else:
-                own.append(ImagePart(len(pictures) + len(videos)))
                 kind = "video" if isinstance(part, list) else "image"
+                own.append(ImagePart(still + len(videos) if kind == "video" else len(pictures)))
                 content.append({"type": kind})
                 (videos if kind == "video" else pictures).append(part)
         ours.append(Message(role, tuple(own)))
@@ -51,10 +53,10 @@ def chat(bench, *turns):
     return ours, inputs, pictures, videos
 
 
-def shown(bench, pictures, videos=(), budget=ALL, spread="even"):
+def shown(bench, pictures, videos=(), budget=ALL, spread="even", fps=2.0):
     """Encoded and compressed by our encoder half: what was kept, and laid out."""
     encoder = bench.encoder
-    prepared = [encoder.preprocess(p) for p in pictures] + [encoder.preprocess_video(v) for v in videos]
+    prepared = [encoder.preprocess(p) for p in pictures] + [encoder.preprocess_video(v, fps) for v in videos]
     images = encoder.encode_images(prepared)
     samples = [encoder.visual_tokens(image, None) for image in images]
     kept = compress_images(create("fsr"), images, samples, [budget] * len(images), spread)

@@ -6,9 +6,12 @@ video processor that works on Pillow, through the very same classes otherwise.
 
 from __future__ import annotations
 
+import io
+import json
 from types import SimpleNamespace
 
 import numpy as np
+import sentencepiece
 import torch
 import transformers as tf
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -177,8 +180,13 @@ def qwen2_5_vl(folder):
     images = tf.Qwen2VLImageProcessorPil(patch_size=4, size={"shortest_edge": 1024, "longest_edge": 16384})
     videos = PillowVideos(images, (32, 48), 2)
     processor = with_videos(tf.Qwen2_5_VLProcessor, images, words, videos)
-    (folder / "video_preprocessor_config.json").write_text('{"size": {"shortest_edge": 1024, "longest_edge": 16384}}')
-    return write(tf.Qwen2_5_VLForConditionalGeneration(config), processor, words, QWEN_TEMPLATE, folder)
+    write(tf.Qwen2_5_VLForConditionalGeneration(config), processor, words, QWEN_TEMPLATE, folder)
+    # As published: one file for pictures and videos, with the older names of the sizes.
+    file = folder / "preprocessor_config.json"
+    told = json.loads(file.read_text())
+    size = told.pop("size")
+    file.write_text(json.dumps(told | {"min_pixels": size["shortest_edge"], "max_pixels": size["longest_edge"]}))
+    return processor
 
 
 def qwen3_vl(folder):
@@ -318,9 +326,30 @@ def clip_vocab():
     return {piece: i for i, piece in enumerate(pieces)}
 
 
+def siglip_words(folder):
+    """SigLIP's own tokenizer class, on a SentencePiece model with the special ids of the published ones."""
+    letters = "abcdefghijklmnopqrstuvwxyz"
+    pieces = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(["what colour is the star seconds user assistant", " ".join(letters)] * 8),
+        model_writer=pieces,
+        vocab_size=64,
+        hard_vocab_limit=False,
+        pad_id=0,
+        eos_id=1,
+        unk_id=2,
+        bos_id=-1,
+        add_dummy_prefix=False,
+        minloglevel=2,
+    )
+    file = folder / "spiece.model"
+    file.write_bytes(pieces.getvalue())
+    return tf.SiglipTokenizer(vocab_file=str(file), model_max_length=16)
+
+
 def siglip(tower, folder):
     """A SigLIP checkpoint whose vision tower has one block more than `tower`, in `folder`; its path."""
-    words = tokenizer(["<pad>", "</s>"], eos_token="</s>", pad_token="</s>")
+    words = siglip_words(folder)
     text = {"vocab_size": len(words), "hidden_size": 48, "intermediate_size": 48, "num_hidden_layers": 2}
     text |= {"num_attention_heads": 2, "max_position_embeddings": 16, "projection_size": 48}
     text |= {"eos_token_id": words.eos_token_id, "pad_token_id": words.pad_token_id, "bos_token_id": None}

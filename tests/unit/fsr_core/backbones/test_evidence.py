@@ -100,15 +100,26 @@ def test_relevance_is_the_text_towers_own_cosine(bench, name, tmp_path):
         else:
             vision = joint.vision_model
             patches = vision.head(vision.post_layernorm(states[-1]).transpose(0, 1))
-            ids = words("what is the star?")["input_ids"] + [words.eos_token_id]
-            padded = torch.tensor([ids + [words.pad_token_id] * (16 - len(ids))])
-            said = joint.text_model(input_ids=padded).pooler_output
+            ids = words(["what is the star?"], padding="max_length", return_tensors="pt")["input_ids"]
+            said = joint.text_model(input_ids=ids).pooler_output
     want = torch.nn.functional.cosine_similarity(patches, said)
     base = encoder.visual_tokens(image, short).relevance[: len(want)]
     assert torch.allclose(base, want, atol=1e-5)
     assert len(short) == 1 < len(long)
     with pytest.raises(ValueError, match=r"clip: .* is a"):
         load_encoder(str(own.folder), clip=str(bench("qwen3_vl").folder))
+
+
+def test_siglip_reads_words_as_it_was_trained_on_them(bench, tmp_path):
+    """Lower-cased and without punctuation, on SentencePiece: what SigLIP's own tokenizer class does, and no other."""
+    own = bench("llava_onevision")
+    encoder = load_encoder(str(own.folder), clip=checkpoints.siglip(own.whole.model.vision_tower, tmp_path))
+    assert isinstance(encoder.text.tokenizer, transformers.SiglipTokenizer)
+    said = encoder.encode_instructions(["what is the star", "What is,  the STAR?", "what is the colour"])
+    assert torch.equal(said[0], said[1])
+    assert not torch.allclose(said[0], said[2], atol=1e-3)
+    with pytest.raises(ValueError, match="instruction: has no words"):
+        encoder.encode_instructions(["?!"])
 
 
 @pytest.mark.parametrize("name", checkpoints.MULTI_AXIS)

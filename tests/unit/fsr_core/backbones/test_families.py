@@ -1,5 +1,6 @@
 """Every family against the library's own model: pixels, layout, logits and greedy ids, with all tokens and with few."""
 
+import json
 import sys
 from dataclasses import replace
 from itertools import pairwise
@@ -7,6 +8,8 @@ from pathlib import Path
 
 import pytest
 import torch
+import transformers
+from packaging.version import Version
 
 sys.path.insert(0, str(Path(__file__).parent))
 import checkpoints
@@ -15,10 +18,12 @@ from benches import ALL, QUESTION, SIZES, chat, continue_greedily, picture, show
 
 from fsr_core import Budget, create
 from fsr_core.backbones import FAMILIES, load_encoder
+from fsr_core.backbones.images import video_settings
 from fsr_core.backbones.spread import compress_images
 from fsr_core.backbones.video import evenly
 
 NAMES = tuple(checkpoints.FAMILIES)
+FRAMES = [picture((48, 32), i) for i in range(3)]
 CHATS = {
     "one picture": (("user", picture(SIZES[0]), QUESTION),),
     "another shape": (("user", picture(SIZES[1], 1), QUESTION),),
@@ -29,26 +34,50 @@ CHATS = {
         ("user", picture(SIZES[1], 1), "and here?"),
     ),
     "text alone": (("user", QUESTION),),
-    "a video": (("user", [picture((48, 32), i) for i in range(3)], QUESTION),),
+    "a video": (("user", FRAMES, QUESTION),),
+    "a video before a picture": (
+        ("user", FRAMES, picture(SIZES[0]), QUESTION),
+        ("assistant", "the seconds"),
+        ("user", "and here?", picture(SIZES[1], 1)),
+    ),
 }
 
 
-@pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("talk", CHATS)
-def test_all_tokens_equal_the_class_itself(bench, name, talk):
-    if talk == "a video" and name not in checkpoints.VIDEO:
-        pytest.skip("takes pictures only")
-    own = bench(name)
-    messages, inputs, pictures, videos = chat(own, *CHATS[talk])
-    _, _, laid = shown(own, pictures, videos)
+def prompt_as_the_class(own, messages, laid, inputs):
+    """The prompt, after its ids and logits were held to the library's own."""
     prompt = own.decoder.prompt(messages, laid)
     assert prompt.token_ids.tolist() == inputs["input_ids"][0].tolist()
     with torch.inference_mode():
         want = own.whole(**inputs).logits[0]
         got = own.decoder.model(**prompt.model_inputs()).logits[0]
     assert torch.allclose(got, want, atol=1e-4)
+    return prompt
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("talk", CHATS)
+def test_all_tokens_equal_the_class_itself(bench, name, talk):
+    if "video" in talk and name not in checkpoints.VIDEO:
+        pytest.skip("takes pictures only")
+    own = bench(name)
+    messages, inputs, pictures, videos = chat(own, *CHATS[talk])
+    _, _, laid = shown(own, pictures, videos)
+    prompt = prompt_as_the_class(own, messages, laid, inputs)
     ids = own.whole.generate(**inputs, max_new_tokens=8, do_sample=False)[0, inputs["input_ids"].shape[1] :].tolist()
     assert continue_greedily(own.decoder, prompt, 8) == ids
+
+
+@pytest.mark.parametrize("name", checkpoints.VIDEO)
+@pytest.mark.parametrize("fps", [4.0, 1.5])
+def test_steps_of_a_video_that_are_no_whole_seconds(bench, name, fps, monkeypatch):
+    """Times and positions in time are the class's own."""
+    if name == "qwen2_5_vl" and Version(transformers.__version__) < Version("5.18"):
+        pytest.skip("the class cuts the step to whole seconds")
+    own = bench(name)
+    monkeypatch.setattr(own.processor.video_processor, "seconds", fps)
+    messages, inputs, _, videos = chat(own, ("user", [picture((48, 32), i) for i in range(6)], QUESTION))
+    _, _, laid = shown(own, (), videos, fps=fps)
+    prompt_as_the_class(own, messages, laid, inputs)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -106,6 +135,18 @@ def test_frames_are_prepared_as_the_family_does(bench, name):
     ours = own.encoder.preprocess_video(videos[0])
     assert torch.allclose(ours.inputs["pixel_values"].reshape(-1), inputs["pixel_values_videos"].reshape(-1), atol=1e-5)
     assert len(ours.frame_seconds) == (3 if name == "llava_onevision" else 2)
+
+
+def test_a_videos_settings_are_read_where_the_library_reads_them(tmp_path):
+    """From the last file written here: each goes before those written earlier."""
+    assert video_settings(tmp_path) == {}
+    for file, told in (
+        ("preprocessor_config.json", {"max_pixels": 1}),
+        ("video_preprocessor_config.json", {"max_pixels": 2}),
+        ("processor_config.json", {"video_processor": {"max_pixels": 3}}),
+    ):
+        (tmp_path / file).write_text(json.dumps(told))
+        assert video_settings(tmp_path) == told.get("video_processor", told)
 
 
 @pytest.mark.parametrize("name", NAMES)
