@@ -96,8 +96,9 @@ class DecoderServicer(decoder_pb2_grpc.DecoderServiceServicer):
         try:
             async with aclosing(self._answer(request)) as messages:
                 async for message in messages:
+                    if message.finish_reason:
+                        code = "OK"  # already: the caller may leave once it has the last message
                     yield message
-            code = "OK"
         except ServiceError as error:
             code = status_of(error).name
             raise

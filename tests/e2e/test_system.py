@@ -253,11 +253,16 @@ def test_load(system, tmp_path):
 def test_up_leaves_nothing_behind(ports, tmp_path, ignored, frozen, signals):
     port = ports()
     command = [sys.executable, "-m", "services.client.cli", "up", "--port", str(port), "--logs", str(tmp_path)]
+
+    def as_in_a_terminal():  # whatever these tests themselves were started by
+        for number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.SIG_IGN if number == ignored else signal.SIG_DFL)
+
     process = subprocess.Popen(
         [*command, "--stop-seconds", "8"],
         stdout=subprocess.PIPE,
         text=True,
-        preexec_fn=lambda: ignored and signal.signal(ignored, signal.SIG_IGN),
+        preexec_fn=as_in_a_terminal,
     )
     family = []
     try:
@@ -281,6 +286,7 @@ def test_up_leaves_nothing_behind(ports, tmp_path, ignored, frozen, signals):
     finally:
         for child in (process, *(child for child in family if child.is_running())):
             child.kill()
+        process.wait()
         process.stdout.close()
     listening = {c.laddr.port for c in psutil.net_connections("tcp") if c.status == "LISTEN"}
     assert not listening & set(range(port, port + 30))
