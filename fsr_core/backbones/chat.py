@@ -52,18 +52,17 @@ class Chat:
             raise ValueError(f"model: the tokenizer of {checkpoint.name} cannot be read ({error})") from error
         self.template = _template(checkpoint, self.tokenizer)
         config = checkpoint.config
-        self.visual_ids: tuple[int, ...] = tuple(
-            token
-            for token in (getattr(config, "image_token_id", None), getattr(config, "video_token_id", None))
-            if token is not None
-        )
-        self.visual_tokens = tuple(str(self.tokenizer.convert_ids_to_tokens(token)) for token in self.visual_ids)
-        for token_id, token in zip(self.visual_ids[:1], self.visual_tokens, strict=False):
-            if token == "None" or self.tokenizer.convert_tokens_to_ids(token) != token_id:
-                raise ValueError(
-                    f"model: the tokenizer of {checkpoint.name} has no image token {token_id}; use the tokenizer that"
-                    " belongs to the checkpoint"
-                )
+        named = (getattr(config, "image_token_id", None), getattr(config, "video_token_id", None))
+        image, *videos = [(token, self.tokenizer.convert_ids_to_tokens(token)) for token in named if token is not None]
+        if image[1] is None or self.tokenizer.convert_tokens_to_ids(image[1]) != image[0]:
+            raise ValueError(
+                f"model: the tokenizer of {checkpoint.name} has no image token {image[0]}; use the tokenizer that"
+                " belongs to the checkpoint"
+            )
+        # A checkpoint for pictures may name a token for videos that its tokenizer lacks: it takes no videos.
+        known = [(token, str(text)) for token, text in (image, *videos) if text is not None]
+        self.visual_ids: tuple[int, ...] = tuple(token for token, _ in known)
+        self.visual_tokens = tuple(text for _, text in known)
 
     def order(self, messages: Sequence[Message], images: Sequence[KeptImage]) -> list[int]:
         """Which image each image part refers to, in the order of the messages.

@@ -14,6 +14,7 @@ import checkpoints
 from benches import SIZES, picture
 
 from fsr_core.backbones import load_decoder, load_encoder, weights
+from fsr_core.backbones.prompts import Message, TextPart
 
 NAMES = tuple(checkpoints.FAMILIES)
 
@@ -82,6 +83,17 @@ def test_checkpoints_that_do_not_do_are_named(bench, name, half, lost, says, tmp
     (tmp_path / "config.json").write_text(json.dumps(config))
     with pytest.raises(ValueError, match=f"model.*{says}"):
         load_encoder(str(tmp_path), clip=own.clip, device="meta") if half == "encoder" else load_decoder(str(tmp_path))
+
+
+def test_a_token_for_videos_that_the_tokenizer_lacks_stands_for_nothing(bench, tmp_path):
+    own = bench("llava_onevision")
+    shutil.copytree(own.folder, tmp_path, dirs_exist_ok=True)
+    config = json.loads((tmp_path / "config.json").read_text())
+    config |= {"video_token_id": 100_000, "video_token_index": 100_000}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    decoder = load_decoder(str(tmp_path))
+    assert len(decoder.chat.visual_ids) == len(decoder.chat.visual_tokens) == 1
+    assert len(decoder.prompt([Message("user", (TextPart("Is it None?"),))], []).token_ids) > 3
 
 
 @pytest.mark.parametrize("name", ["llava_next", "qwen2_5_vl"])
