@@ -11,9 +11,10 @@ import torch
 sys.path.insert(0, str(Path(__file__).parents[1] / "unit" / "fsr_core" / "backbones"))
 import checkpoints
 
-MIB = 2**20
-SHARD = 8 * MIB  # one shard is mapped while its tensors are converted; a tensor of more is a shard by itself
-SLACK = 16 * MIB
+SHARD = 8 * 2**20  # one shard is mapped while its tensors are converted; a tensor of more is a shard by itself
+# Twenty to thirty MB come on top of the weights, whatever their size and depending on the machine: the weights are made
+# large enough for that to be little. A second copy, even in the checkpoint's fp16, would be 1.5 times the weights.
+AT_MOST = 1.4
 # Each half loads in a fork of a process that has imported everything and loaded both halves of a tiny checkpoint: what
 # a fork's peak rises by is what the half takes.
 MEASURE = """
@@ -52,7 +53,7 @@ def measured(tmp_path_factory):
     folders = {name: tmp_path_factory.mktemp(name) for name in checkpoints.FAMILIES}
     with pytest.MonkeyPatch.context() as patch:
         for name in ("TEXT", "CLIP_VISION", "QWEN_VISION"):
-            patch.setattr(checkpoints, name, getattr(checkpoints, name) | {"intermediate_size": 40_000})
+            patch.setattr(checkpoints, name, getattr(checkpoints, name) | {"intermediate_size": 120_000})
         patch.setattr(checkpoints, "SAVING", {"max_shard_size": SHARD})
         torch.set_default_dtype(torch.float16)
         try:
@@ -72,4 +73,4 @@ def measured(tmp_path_factory):
 @pytest.mark.parametrize("name", checkpoints.FAMILIES)
 def test_a_half_takes_little_more_than_its_own_weights(measured, name, half):
     peak, size, whole = measured[name, half]
-    assert 0.8 * size < peak < size + SHARD + SLACK < whole
+    assert 0.8 * size < peak < AT_MOST * size < whole
