@@ -22,11 +22,11 @@ def visual_rows(request: decoder_pb2.DecodeRequest) -> int:
 
 
 def prompt_of(request: decoder_pb2.DecodeRequest, model: LanguageDecoder) -> Prompt:
-    """Raises Mismatch where the tokens come from another checkpoint, InvalidRequest naming the field for the rest."""
-    if request.images and request.fingerprint != model.fingerprint:
+    """Raises Mismatch where the request belongs to another checkpoint, InvalidRequest naming the field for the rest."""
+    if request.fingerprint != model.fingerprint and (request.images or request.fingerprint):
         raise Mismatch(
-            f"fingerprint: the visual tokens come from {request.fingerprint[:12] or 'an unnamed checkpoint'}, this"
-            f" replica holds {model.fingerprint[:12]}; serve both halves from the same checkpoint"
+            f"fingerprint: the request belongs to {request.fingerprint[:12] or 'an unnamed checkpoint'}, this replica"
+            f" holds {model.fingerprint[:12]}; serve both halves from the same checkpoint"
         )
     images = [_kept(image, f"images[{i}]") for i, image in enumerate(request.images)]
     messages = []

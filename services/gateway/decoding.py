@@ -7,9 +7,8 @@ which prefills prompt and ids and goes on: one stream for the caller, nothing lo
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Collection
 from contextlib import aclosing
-from functools import partial
 
 import grpc
 from fsr.v1 import decoder_pb2
@@ -38,14 +37,19 @@ class Decoding:
     async def answer(
         self, model: str, request: decoder_pb2.DecodeRequest, deadline: Deadline, trail: Trail
     ) -> AsyncGenerator[tuple[Replica, decoder_pb2.DecodeResponse], None]:
-        """Messages and who sent each; the last one has a finish reason. Grows `request.emitted_token_ids`.
+        """Messages and who sent each; the last one has a finish reason. Grows `request.emitted_token_ids`
+        and, where it is empty, sets `request.fingerprint`.
 
         Raises ServiceError.
         """
         if request.ByteSize() > MESSAGE_BYTES:
             size = f"{request.ByteSize()} bytes, more than {MESSAGE_BYTES}"
             raise InvalidRequest(f"budget: the kept tokens take {size}; keep fewer or set wire_dtype to bf16 or int8")
-        attempts = Attempts(self._shared, partial(self._pools.decoder, model, request.fingerprint), deadline, trail)
+
+        def choose(without: Collection[str]) -> Replica:
+            return self._pools.decoder(model, request.fingerprint, without)
+
+        attempts = Attempts(self._shared, choose, deadline, trail)
         while True:
             replica = await attempts.next()
             trail.decoders.append(replica.address)
@@ -57,6 +61,8 @@ class Decoding:
                         async for message in messages:
                             replica.heard()
                             attempts.started = True
+                            # A question without images goes to any checkpoint, but that one finishes the answer.
+                            request.fingerprint = request.fingerprint or replica.fingerprint
                             request.emitted_token_ids.extend(message.token_ids)
                             if message.finish_reason:
                                 replica.ejection.succeeded()

@@ -121,7 +121,7 @@ class Pools:
         """A replica that holds the checkpoint the embeddings come from. Raises Mismatch where those that answer hold
         others, NotReady where none answers.
 
-        An empty fingerprint, that of a request without images, goes to any.
+        An empty fingerprint, that of a new request without images, goes to any.
         """
         some = self.of("decoder", model)
         fitting = [replica for replica in some if fingerprint in ("", replica.fingerprint)]

@@ -60,7 +60,7 @@ class DecodeRequest(_message.Message):
     request_id: _builtins.str
     """Follows the request through the logs of all services."""
     fingerprint: _builtins.str
-    """Of the encoder that made the images; empty where there are none."""
+    """Of the encoder that made the images. Without images it may be empty, and where it is not, only that checkpoint answers."""
     cache_salt: _builtins.str
     """Prompts share cached KV memory only with prompts of the same salt, so that no tenant learns from timing what
     another one asked. Empty shares with every other empty one.

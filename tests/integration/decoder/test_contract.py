@@ -200,6 +200,8 @@ def test_metrics_count_what_was_done(replica, asks):
     ("change", "code", "says"),
     [
         ({"fingerprint": "f00"}, grpc.StatusCode.FAILED_PRECONDITION, "fingerprint"),
+        ({"fingerprint": "f00", "ask": "text"}, grpc.StatusCode.FAILED_PRECONDITION, "fingerprint"),
+        ({"fingerprint": ""}, grpc.StatusCode.FAILED_PRECONDITION, "fingerprint"),
         ({"sampling": {"temperature": math.nan}}, grpc.StatusCode.INVALID_ARGUMENT, "sampling.temperature"),
         ({"sampling": {"top_k": -1}}, grpc.StatusCode.INVALID_ARGUMENT, "sampling.top_k"),
         ({"sampling": {"repetition_penalty": -1}}, grpc.StatusCode.INVALID_ARGUMENT, "sampling.repetition_penalty"),
@@ -213,7 +215,8 @@ def test_metrics_count_what_was_done(replica, asks):
     ],
 )
 def test_bad_input_is_named(replica, asks, change, code, says):
-    request = asks["few"].with_(emitted=change.get("emitted", ()), **change.get("sampling", {}))
+    ask = asks[change.get("ask", "few")]
+    request = ask.with_(emitted=change.get("emitted", ()), **change.get("sampling", {}))
     if "features" in change:
         request.images[0].features.CopyFrom(codec.encode(change["features"]))
     if "messages" in change:

@@ -28,11 +28,12 @@ MODEL = types_pb2.ModelDescription(model="m", fingerprint="f")
 class Decoder(decoder_pb2_grpc.DecoderServiceServicer):
     """Well by its health check; with every request goes wrong what `wrong` says, after `first` messages."""
 
-    def __init__(self, wrong=None, first=0):
-        self.wrong, self.first, self.asked = wrong, first, 0
+    def __init__(self, wrong=None, first=0, fingerprint="f"):
+        self.wrong, self.first, self.fingerprint, self.asked = wrong, first, fingerprint, 0
 
     async def DescribeDecoder(self, request, context):
-        return decoder_pb2.DescribeDecoderResponse(model=MODEL)
+        model = types_pb2.ModelDescription(model="m", fingerprint=self.fingerprint)
+        return decoder_pb2.DescribeDecoderResponse(model=model)
 
     async def Decode(self, request, context):
         self.asked += 1
@@ -113,6 +114,23 @@ async def test_a_replica_that_fails_its_requests_is_ejected_however_well_it_says
             told = [message async for _, message in answer]
         assert told[-1].finish_reason and trail.decoders[-1] == addresses[1]
     assert (bad.asked, good.asked) == (3, 40)
+
+
+async def test_text_goes_to_any_checkpoint_but_the_one_that_began_an_answer_finishes_it(serve, gateway):
+    old, same, new = Decoder(Code.UNAVAILABLE, 2, "old"), Decoder(None, 0, "old"), Decoder(None, 0, "new")
+    addresses = [await serve(servicer) for servicer in (old, same, new)]
+    pools, shared = gateway(encoders=[], decoders=addresses, eject_failures=1000, **PATIENCE)
+    decoding = Decoding(pools, shared)
+    routes = set()
+    for _ in range(60):
+        await pools.look()
+        request, trail = decoder_pb2.DecodeRequest(), Trail("r")
+        async with aclosing(decoding.answer("m", request, Deadline(20), trail)) as answer:
+            tokens = [token async for _, message in answer for token in message.token_ids]
+        began_by_old = trail.decoders[0] == addresses[0]
+        assert tokens == ([0, 1] if began_by_old else []) and len(trail.decoders) == 1 + began_by_old
+        routes.add(tuple(addresses.index(address) for address in trail.decoders))
+    assert routes == {(0, 1), (1,), (2,)}
 
 
 async def test_a_busy_encoder_is_not_gone_while_it_encodes(serve, gateway):
