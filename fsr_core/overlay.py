@@ -148,9 +148,14 @@ def main() -> None:
     options = parser.parse_args()
     try:
         told = json.loads(sys.stdin.read() if options.plan == "-" else Path(options.plan).read_text())
-        sheet([Image.open(path) for path in options.images], plans(**told)).save(options.output)
+        drawn = sheet([Image.open(path) for path in options.images], plans(**told))
     except (OSError, ValueError, TypeError) as error:
         raise SystemExit(f"error: {error}") from error
+    try:
+        drawn.save(options.output)
+    except (OSError, ValueError) as error:
+        remedy = "give a writable path ending in .png or .jpg"
+        raise SystemExit(f"error: --output: cannot write {options.output} ({error}); {remedy}") from error
 
 
 if __name__ == "__main__":

@@ -30,7 +30,9 @@ def check(address: str, ray_serve: bool = False, timeout: float = 5.0) -> str | 
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog="python -m services.health", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("address", help="host:port of the service")
     parser.add_argument("--ray-serve", action="store_true", help="it is Ray Serve's ingress: the encoder")
     parser.add_argument("--timeout", type=float, default=5.0, help="seconds")

@@ -81,13 +81,13 @@ def load_encoder(
 
     Raises:
         ValueError: the checkpoint cannot be had, is incomplete or damaged, its family is not supported or lacks an
-            option, or no text side is to be had and ``clip`` is not ``"none"``.
+            option, the device is not there, or no text side is to be had and ``clip`` is not ``"none"``.
     """
     checkpoint = Checkpoint.open(model)
     family = _family(checkpoint.config, checkpoint.name)
     given = family.checked(options or {})
     encoder: VisualEncoder = family.get(family.encoder).load(
-        checkpoint, Placement(torch.device(device), dtype, attention), clip=clip, **given
+        checkpoint, Placement(_usable(device), dtype, attention), clip=clip, **given
     )
     return encoder
 
@@ -124,12 +124,25 @@ def load_decoder(
         attention: attention implementation of the language model, as the library names them.
 
     Raises:
-        ValueError: the checkpoint cannot be had, is incomplete or damaged, or its family is not supported.
+        ValueError: the checkpoint cannot be had, is incomplete or damaged, its family is not supported, or the device
+            is not there.
     """
     checkpoint = Checkpoint.open(model)
     family = _family(checkpoint.config, checkpoint.name)
-    decoder: LanguageDecoder = family.get(family.decoder)(checkpoint, Placement(torch.device(device), dtype, attention))
+    decoder: LanguageDecoder = family.get(family.decoder)(checkpoint, Placement(_usable(device), dtype, attention))
     return decoder
+
+
+def _usable(device: str | torch.device) -> torch.device:
+    """Raises ValueError where nothing can be put on the device."""
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).partition("\n")[0]
+        raise ValueError(
+            f"device: {str(device)!r} cannot be used here ({reason}); choose another, such as cpu"
+        ) from error
+    return torch.device(device)
 
 
 def _family(config: Any, name: str) -> Family:

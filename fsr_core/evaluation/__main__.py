@@ -111,10 +111,15 @@ def _run(options: argparse.Namespace, command: str) -> dict[str, Any]:
 def main(arguments: list[str] | None = None) -> None:
     arguments = sys.argv[1:] if arguments is None else arguments
     options = _parser().parse_args(arguments)
+    if options.threads is not None and options.threads < 1:
+        raise SystemExit(f"error: --threads: {options.threads} is below 1; leave it out for PyTorch's own choice")
     if options.threads is not None:
-        torch.set_num_threads(max(1, options.threads))
+        torch.set_num_threads(options.threads)
     try:
         options.out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise SystemExit(f"error: --out: cannot make {options.out} ({error.strerror}); name a folder") from None
+    try:
         results = _run(options, shlex.join(["fsr", "evaluate", *arguments]))
     except KeyboardInterrupt:
         raise SystemExit(130) from None

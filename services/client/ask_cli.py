@@ -103,7 +103,7 @@ def ask(
 def explain(
     connection: Connection,
     image: Annotated[Path, typer.Argument(help="a picture; a folder is a video, its files are the frames")],
-    question: str,
+    question: Annotated[str, typer.Argument(help="what the tokens are chosen for")],
     output: Annotated[Path, typer.Option("-o", "--output", help="PNG to write")],
     budget: BudgetText = "auto",
     spread: SpreadName = "even",

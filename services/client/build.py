@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from numbers import Integral, Real
 from typing import Any, Literal
 
 from fsr.v1 import gateway_pb2, types_pb2
@@ -60,8 +61,8 @@ def generate_request(
                 logprobs=logprobs,
             ),
         )
-    except (TypeError, ValueError) as error:  # protobuf's own: a number out of range, a text that is none
-        raise InvalidRequestError(f"request: {error}; check the arguments' types and ranges") from error
+    except (TypeError, ValueError) as error:
+        raise _unfit(error) from error
 
 
 def compress_request(
@@ -77,15 +78,24 @@ def compress_request(
     explain: bool = False,
 ) -> gateway_pb2.CompressRequest:
     """Pictures and videos to compress for one instruction. Raises InvalidRequestError naming the argument."""
-    return gateway_pb2.CompressRequest(
-        model=model,
-        images=image_messages(images),
-        instruction=instruction,
-        budget=budget_of(budget, spread),
-        method=_method(method, options),
-        wire_dtype=_wire_dtype(wire_dtype),
-        explain=explain,
-    )
+    pictures = image_messages(images)
+    try:
+        return gateway_pb2.CompressRequest(
+            model=model,
+            images=pictures,
+            instruction=instruction,
+            budget=budget_of(budget, spread),
+            method=_method(method, options),
+            wire_dtype=_wire_dtype(wire_dtype),
+            explain=explain,
+        )
+    except (TypeError, ValueError) as error:
+        raise _unfit(error) from error
+
+
+def _unfit(error: Exception) -> InvalidRequestError:
+    """What protobuf itself refuses: a number out of range, a text that is none."""
+    return InvalidRequestError(f"request: {error}; check the arguments' types and ranges")
 
 
 def budget_of(budget: Budget, spread: Spread = "even") -> types_pb2.Budget:
@@ -104,13 +114,13 @@ def budget_of(budget: Budget, spread: Spread = "even") -> types_pb2.Budget:
 def _kind(budget: Budget) -> types_pb2.Budget:
     if budget == "auto":
         return types_pb2.Budget(auto=types_pb2.AutoBudget())
-    if isinstance(budget, bool) or not isinstance(budget, int | float):
+    if isinstance(budget, bool) or not isinstance(budget, Real):  # NumPy's numbers too
         raise InvalidRequestError(f"budget: expected tokens (int), a share (float) or 'auto', got {budget!r}")
-    if isinstance(budget, float):
-        return types_pb2.Budget(keep_ratio=budget)
+    if not isinstance(budget, Integral):
+        return types_pb2.Budget(keep_ratio=float(budget))
     if not -(2**31) <= budget < 2**31:
         raise InvalidRequestError(f"budget: {budget} tokens is no sensible number; a budget of all tokens keeps all")
-    return types_pb2.Budget(tokens=budget)
+    return types_pb2.Budget(tokens=int(budget))
 
 
 def parse_budget(text: str) -> Budget:

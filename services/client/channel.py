@@ -47,7 +47,12 @@ def _read(name: str, path: PathLike | None) -> bytes | None:
 
 
 def open_channel(address: str, tls: Tls | None) -> grpc.aio.Channel:
-    """A channel that pings a silent gateway, so that one that has gone is noticed within about 40 s."""
+    """A channel that pings a silent gateway, so that one that has gone is noticed within about 40 s.
+
+    Raises InvalidRequestError for a web address, and for none.
+    """
+    if not address or address.startswith(("http://", "https://", "grpc://", "grpcs://")):
+        raise InvalidRequestError(f"gateway: {address!r} is no address; write host:port, such as 127.0.0.1:50050")
     options = channel_options(_KEEPALIVE_SECONDS)
     if tls is None:
         return grpc.aio.insecure_channel(address, options=options)

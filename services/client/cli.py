@@ -29,7 +29,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
     help="Ask about pictures and videos from a tenth of their visual tokens.\n\n"
-    "example: fsr up & fsr scene -o scene.png && fsr ask scene.png 'What colour is the star?' --budget 16",
+    "example: fsr up\n\n"
+    "in another terminal: fsr scene -o scene.png && fsr ask scene.png 'What colour is the star?' --budget 16",
 )
 
 
@@ -45,7 +46,9 @@ def up(
         Literal["fp32", "fp16", "bf16"] | None, typer.Option(help="dtype of all weights; default fp32")
     ] = None,
     port: Annotated[int, typer.Option(min=1024, max=65000, help="gateway port; the others follow it")] = 50050,
-    logs: Annotated[Path | None, typer.Option(help="folder for the services' logs")] = None,
+    logs: Annotated[
+        Path | None, typer.Option(help="folder for the services' logs; default: a new temporary one")
+    ] = None,
     stop_seconds: Annotated[
         float, typer.Option(min=0, help="time that services get to stop; then they are killed")
     ] = 30,
@@ -61,17 +64,19 @@ def up(
     if device and device.startswith("cuda"):
         encoder += ["--num-gpus", "1"]  # else Ray hides the GPU from the replica
     folder = logs or Path(tempfile.mkdtemp(prefix="fsr-logs-"))
-    console = Console()
+    console, starting = Console(), f"starting {model} (logs in {folder})"
+    if not console.is_terminal:
+        console.print(starting, highlight=False, soft_wrap=True)  # a status line shows on terminals alone
     try:
         with (
-            console.status(f"starting {model} (logs in {folder})") as status,
+            console.status(starting) as status,
             running(
                 model, decoders, port, folder, halves=halves, encoder=encoder, stop_seconds=stop_seconds
             ) as addresses,
         ):
             status.stop()
             for name, address in addresses.items():
-                console.print(f"{name:12} {address}", highlight=False)
+                console.print(f"{name:17} {address}", highlight=False)
             console.print("encoder and Ray listen on every interface: docs/deploy.md")
             console.print("ready; Ctrl-C stops everything", highlight=False)
             with suppress(KeyboardInterrupt):
@@ -86,10 +91,10 @@ def up(
 @app.command()
 def scene(
     output: Annotated[Path, typer.Option("-o", "--output", help="PNG to write")],
-    seed: Annotated[int, typer.Option(min=0, help="which scene")] = 1_100_000,
+    seed: Annotated[int, typer.Option(min=0, help="which scene")] = 1_100_051,
     as_json: AsJson = False,
 ) -> None:
-    """Draw a test scene to ask about, and print questions with their answers.
+    """Draw a test scene to ask about, and print questions with their answers. Without a seed it has a red star.
 
     example: fsr scene -o scene.png --seed 1100007
     """

@@ -11,10 +11,12 @@ __all__ = ["run_core"]
 
 
 def run_core(command: list[str], given: str | None = None) -> str:
-    """What the tool prints; ends the command where it fails."""
+    """What the tool prints; ends the command where it fails, with the last line of what the tool says of it."""
     done = subprocess.run([sys.executable, "-m", *command], input=given, text=True, capture_output=True)
     if done.returncode:
-        reason = (done.stderr.strip().splitlines() or ["no reason given"])[-1].removeprefix("error: ")
+        last = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
+        # argparse puts the tool's own name before it, which nobody has typed.
+        reason = last.removeprefix(f"python -m {command[0]}: ").removeprefix("error: ")
         if "No module named" in reason:
             reason += "; install the drawing parts: pip install 'fsr-gateway[core]'"
         fail(reason)

@@ -106,6 +106,10 @@ def from_rpc(error: grpc.aio.AioRpcError, timeout: float) -> ClientError:
         details = f"timeout: no complete answer within {timeout:g} s; allow more time"
     if error.code() == grpc.StatusCode.UNAVAILABLE and "connect" in details:
         details = f"gateway: no connection ({details}); is it there, and do both sides use TLS or neither?"
+    if error.code() == grpc.StatusCode.UNAVAILABLE and details.startswith("errors resolving"):
+        details = f"gateway: its address leads nowhere ({details}); write host:port, such as 127.0.0.1:50050"
+    if error.code() == grpc.StatusCode.UNIMPLEMENTED:
+        details = f"gateway: what answers at this address is none ({details}); an encoder's or a decoder's port?"
     trailing: Any = error.trailing_metadata() or ()
     hint = dict(trailing).get(RETRY_AFTER, "")
     kind = _KINDS.get(error.code(), ServerError)

@@ -13,15 +13,23 @@ import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
+from math import isfinite
 from typing import Any
 
 from services.client.aio import AsyncClient
-from services.client.errors import ClientError, InvalidRequestError
+from services.client.errors import (
+    AuthenticationError,
+    ClientError,
+    ForbiddenError,
+    InvalidRequestError,
+    NotFoundError,
+)
 
 __all__ = ["Outcome", "Plan", "Summary", "drive", "percentile", "summarise"]
 
 
 _PAUSE_SECONDS = 0.1  # that a client of a closed loop waits after an error
+_MISTAKES = (InvalidRequestError, NotFoundError, AuthenticationError, ForbiddenError)  # of the caller's, not of load
 
 
 @dataclass(frozen=True)
@@ -51,6 +59,8 @@ class Plan:
             value = getattr(self, name)
             if value is not None and not value > 0:
                 raise InvalidRequestError(f"load: {name} must be above 0, got {value}")
+        if self.rate is not None and not isfinite(self.rate):
+            raise InvalidRequestError(f"load: rate must be finite, got {self.rate}; all requests would be due at once")
 
 
 @dataclass(frozen=True)
@@ -91,7 +101,18 @@ class Summary:
 
 
 async def drive(client: AsyncClient, plan: Plan, told: Callable[[Outcome], None] = lambda _: None) -> list[Outcome]:
-    """Runs the plan; `told` hears of each outcome as it comes. Errors of single requests are outcomes too."""
+    """Runs the plan; `told` hears of each outcome as it comes. Errors of single requests are outcomes too.
+
+    Raises the ClientError that says so where the request itself is wrong, and would be each time.
+    """
+    try:
+        return await _drive(client, plan, told)
+    except* _MISTAKES as mistakes:
+        first = mistakes.exceptions[0]
+    raise first
+
+
+async def _drive(client: AsyncClient, plan: Plan, told: Callable[[Outcome], None]) -> list[Outcome]:
     outcomes: list[Outcome] = []
     began = time.monotonic()
 
@@ -111,7 +132,9 @@ async def drive(client: AsyncClient, plan: Plan, told: Callable[[Outcome], None]
                 if outcomes[-1].error is not None:
                     await asyncio.sleep(_PAUSE_SECONDS)
 
-        await asyncio.gather(*(worker() for _ in range(plan.clients)))
+        async with asyncio.TaskGroup() as group:
+            for _ in range(plan.clients):
+                group.create_task(worker())
     else:
         async with asyncio.TaskGroup() as group:
             async for number, due in _arrivals(plan, began):
@@ -141,6 +164,8 @@ async def _ask(client: AsyncClient, plan: Plan, number: int, due: float) -> Outc
             first = first or time.monotonic()
             tokens += len(chunk.token_ids)
             usage = chunk.usage
+    except _MISTAKES:
+        raise
     except ClientError as error:
         return Outcome(due, first and first - due, time.monotonic() - due, tokens, type(error).__name__)
     if usage is None:

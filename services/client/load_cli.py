@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
@@ -15,7 +16,7 @@ from services.client.build import parse_budget
 from services.client.connection import Connection, connects
 from services.client.errors import ClientError, InvalidRequestError
 from services.client.load import Outcome, Plan, drive, summarise
-from services.client.load_report import Row, as_json, markdown, plot
+from services.client.load_report import Row, as_json, check_plot, markdown, plot
 from services.client.media import read_picture
 from services.client.terminal import fail
 
@@ -57,6 +58,7 @@ def load(
     """
     try:
         loads = _loads(clients, rate)
+        _writable({"--json": json_file, "--markdown": markdown_file, "--plot": plot_file})
         pictures = [read_picture(path) for path in images]
         base = {"method": method, "max_tokens": max_tokens, "ignore_eos": ignore_eos}
         bounds: dict[str, Any] = {"seconds": seconds, "requests": requests, "warmup": warmup, "bound": bound}
@@ -68,7 +70,6 @@ def load(
         ]
         rows = asyncio.run(_run(connection, plans))
         table = markdown(rows, bound)
-        print(table)
         if markdown_file:
             markdown_file.write_text(table)
         if json_file:
@@ -80,8 +81,18 @@ def load(
         fail(error)
     except KeyboardInterrupt:
         raise typer.Exit(130) from None
+    print(table)  # last, so that a reader who leaves early (`| head`) costs no file
     if not any(row.summary.requests_per_second > 0 for row in rows):
         fail(f"no request was answered: {rows[-1].summary.errors or 'raise --seconds or lower --warmup'}")
+
+
+def _writable(files: dict[str, Path | None]) -> None:
+    """Before the load, not after it: raises InvalidRequestError for a file that could not be written."""
+    for option, path in files.items():
+        if path is not None and (path.is_dir() or not os.access(path if path.exists() else path.parent, os.W_OK)):
+            raise InvalidRequestError(f"{option}: cannot write {path}; give a file in a folder that is there")
+        if path is not None and option == "--plot":
+            check_plot(path)
 
 
 def _loads(clients: str, rate: str) -> list[tuple[str, dict[str, Any]]]:
@@ -99,7 +110,8 @@ def _loads(clients: str, rate: str) -> list[tuple[str, dict[str, Any]]]:
 async def _run(connection: Connection, plans: list[tuple[str, str, Plan]]) -> list[Row]:
     rows = []
     columns = (TextColumn("{task.description}: {task.completed:.0f} requests"), TimeElapsedColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
         async with connection.open_async() as client:
             await client.models()  # raises where nobody answers, before any load
             for budget, label, plan in plans:

@@ -12,7 +12,7 @@ from typing import Any
 from services.client.errors import InvalidRequestError
 from services.client.load import Summary
 
-__all__ = ["Row", "as_json", "markdown", "plot"]
+__all__ = ["Row", "as_json", "check_plot", "markdown", "plot"]
 
 _RATES = ("requests/s", "tokens/s", "goodput/s", "in bound")
 _TIMES = ("TTFT p50", "TTFT p95", "latency p50", "latency p95", "latency p99")
@@ -31,7 +31,8 @@ class Row:
         s = self.summary
         rates = (f"{s.requests_per_second:.1f}", f"{s.tokens_per_second:.0f}", f"{s.goodput:.1f}")
         times = (s.ttft["p50"], s.ttft["p95"], s.latency["p50"], s.latency["p95"], s.latency["p99"])
-        counts = (f"{s.visual_tokens:.0f}", str(sum(s.errors.values())), str(s.failovers))
+        kept = "-" if isnan(s.visual_tokens) else f"{s.visual_tokens:.0f}"
+        counts = (kept, str(sum(s.errors.values())), str(s.failovers))
         return (self.budget, self.load, *rates, f"{s.good_share:.0%}", *map(_milliseconds, times), *counts)
 
 
@@ -59,13 +60,21 @@ def as_json(rows: Sequence[Row], settings: dict[str, Any]) -> str:
     return json.dumps({"settings": settings, "runs": runs}, indent=2)
 
 
-def plot(rows: Sequence[Row], path: Path, bound: float) -> None:
-    """Goodput and 95th percentile of latency against load, a line a budget. Raises InvalidRequestError without
-    matplotlib."""
+def check_plot(path: Path) -> None:
+    """Raises InvalidRequestError without matplotlib, or where the file's ending is none that it draws."""
     try:
-        from matplotlib.figure import Figure
+        from matplotlib.backend_bases import FigureCanvasBase
     except ImportError as error:
         raise InvalidRequestError("--plot: needs matplotlib; pip install matplotlib, or leave it out") from error
+    if path.suffix.lower().removeprefix(".") not in FigureCanvasBase.get_supported_filetypes():
+        raise InvalidRequestError(f"--plot: {path} has no ending that can be drawn; write load.png")
+
+
+def plot(rows: Sequence[Row], path: Path, bound: float) -> None:
+    """Goodput and 95th percentile of latency against load, a line a budget. Raises as `check_plot` does."""
+    check_plot(path)
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=(10, 4), layout="constrained")
     left, right = figure.subplots(1, 2)
     for budget in dict.fromkeys(row.budget for row in rows):

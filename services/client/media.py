@@ -5,7 +5,7 @@ from __future__ import annotations
 import mimetypes
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from math import isfinite
 from pathlib import Path
@@ -56,8 +56,9 @@ ImageSource = PictureSource | Video
 
 def image_messages(images: ImageSource | Sequence[ImageSource]) -> list[types_pb2.Image]:
     """One message a picture or video. Raises InvalidRequestError naming what cannot be read."""
-    sources = [images] if isinstance(images, str | bytes | os.PathLike | Video) else list(images)
-    return [_message(source) for source in sources]
+    if isinstance(images, str | bytes | os.PathLike | Video) or not isinstance(images, Iterable):
+        images = [images]
+    return [_message(source) for source in images]
 
 
 def _message(source: ImageSource) -> types_pb2.Image:

@@ -17,9 +17,17 @@ __all__ = ["Client"]
 
 
 class Client:
-    """`AsyncClient`, call by call, for code without an event loop. Not for use from several threads at a time."""
+    """`AsyncClient`, call by call, for code without an event loop. Not for use from several threads at a time.
+
+    Raises RuntimeError where an event loop runs already, as in a notebook: use `AsyncClient` there.
+    """
 
     def __init__(self, address: str = "127.0.0.1:50050", *, tls: Tls | None = None, api_key: str | None = None) -> None:
+        if _in_a_loop():
+            raise RuntimeError(
+                "Client: an event loop runs here, as in notebooks; use AsyncClient: answer = await client.ask(...)"
+            )
+
         async def open_client() -> AsyncClient:
             return AsyncClient(address, tls=tls, api_key=api_key)
 
@@ -64,6 +72,14 @@ class Client:
     def models(self, **options: Any) -> list[gateway_pb2.AvailableModel]:
         """See `AsyncClient.models`."""
         return self._runner.run(self._client.models(**options))
+
+
+def _in_a_loop() -> bool:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True
 
 
 async def _next(chunks: AsyncGenerator[Chunk, None]) -> Chunk:

@@ -63,7 +63,10 @@ def running(
 
     SIGINT, SIGTERM and SIGHUP are KeyboardInterrupt meanwhile, the first of them; later ones do nothing.
     """
-    logs.mkdir(parents=True, exist_ok=True)
+    try:
+        logs.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StartFailed(f"--logs: cannot make {logs} ({error.strerror}); name a folder") from error
     ports = {"gateway": port, "encoder": port + 1, **{f"decoder-{i}": port + 11 + i for i in range(decoders)}}
     ports |= {"metrics": port + 5, "encoder-metrics": port + 6}
     ports |= {f"decoder-{i}-metrics": port + 21 + i for i in range(decoders)}

@@ -16,7 +16,7 @@ class DecoderSettings(ServiceSettings):
     example: python -m services.decoder --model fsr-tiny --port 50061
     """
 
-    model_config = SettingsConfigDict(env_prefix="FSR_DECODER_")
+    model_config = SettingsConfigDict(env_prefix="FSR_DECODER_", cli_prog_name="python -m services.decoder")
 
     model: str = Field("fsr-tiny", description="fsr-tiny, a checkpoint folder, or a hub id")
     served_name: str | None = Field(None, description="name that callers ask for; default: --model")

@@ -20,7 +20,7 @@ class EncoderSettings(ServiceSettings):
     example: python -m services.encoder --model fsr-tiny --port 50051 --max-replicas 4
     """
 
-    model_config = SettingsConfigDict(env_prefix="FSR_ENCODER_")
+    model_config = SettingsConfigDict(env_prefix="FSR_ENCODER_", cli_prog_name="python -m services.encoder")
 
     host: str = Field(
         EVERY_INTERFACE, description="Ray Serve's gRPC ingress listens on every interface; any other value is refused"

@@ -20,7 +20,7 @@ class GatewaySettings(ServiceSettings):
     example: python -m services.gateway --encoders 127.0.0.1:50051 --decoders dns:///decoders:50061
     """
 
-    model_config = SettingsConfigDict(env_prefix="FSR_GATEWAY_")
+    model_config = SettingsConfigDict(env_prefix="FSR_GATEWAY_", cli_prog_name="python -m services.gateway")
 
     port: int = Field(50050, ge=0, le=65535, description="gRPC port; 0 picks a free one")
     metrics_port: int = Field(9464, ge=0, le=65535, description="port of the Prometheus metrics")

@@ -58,6 +58,7 @@ def test_quick_writes_every_result_and_goes_on_where_it_was(tmp_path: Path) -> N
         (["--sets", "nope"], "--sets: 'nope' is unknown"),
         (["--methods", "magic"], "method: 'magic' is unknown"),
         (["--limit", "99999"], "limit: 99999 is outside the set 'test'"),
+        (["--threads", "0"], "--threads: 0 is below 1"),
         (["--budgets", "few"], "no list of whole numbers"),
         (["--model", "/no/such/folder"], "/no/such/folder"),
     ],

@@ -1,17 +1,19 @@
 """The SDK's own rules."""
 
 import inspect
+import json
 import re
 
 import grpc
+import numpy as np
 import pytest
 from fsr.v1 import types_pb2
 from typer.testing import CliRunner
 
 import services.client
-from services.client import ClientError, InvalidRequestError, OverloadedError, Tls, Video, errors
+from services.client import Client, ClientError, InvalidRequestError, OverloadedError, Tls, Video, errors
 from services.client.aio import AsyncClient
-from services.client.build import compress_request, generate_request
+from services.client.build import budget_of, compress_request, generate_request
 from services.client.cli import app
 from services.client.errors import from_rpc
 
@@ -44,6 +46,34 @@ def test_hints_travel_with_the_error():
     assert error.route.decoders == ("a:1", "b:1") and error.route.encoders == ("e:1",)
 
 
+@pytest.mark.parametrize(
+    ("code", "details", "says"),
+    [
+        (grpc.StatusCode.UNAVAILABLE, "errors resolving x: [no such host]", "gateway: its address leads nowhere"),
+        (grpc.StatusCode.UNIMPLEMENTED, "Method not found!", "gateway: what answers at this address is none"),
+    ],
+)
+def test_an_address_that_is_no_gateways_is_named(code, details, says):
+    assert str(from_rpc(rpc_error(code, details), 1)).startswith(says)
+
+
+@pytest.mark.parametrize("address", ["", "http://127.0.0.1:50050", "https://gateway"])
+async def test_a_web_address_is_refused(address):
+    with pytest.raises(InvalidRequestError, match=r"gateway: .* write host:port"):
+        AsyncClient(address)
+
+
+def test_what_a_tool_of_the_core_refuses_is_one_line(tmp_path):
+    done = CliRunner().invoke(app, ["scene", "-o", str(tmp_path / "scene.xyz")])
+    assert done.exit_code == 1 and done.stderr.startswith("error: --output: cannot write")
+
+
+def test_the_scene_that_is_drawn_by_default_has_the_star_that_examples_ask_for(tmp_path):
+    done = CliRunner().invoke(app, ["scene", "-o", str(tmp_path / "scene.png"), "--json"])
+    asked = {row["question"]: row["answer"] for row in json.loads(done.stdout)["questions"]}
+    assert asked["Where is the red star?"] == "top right" and asked["What colour is the star?"] == "red"
+
+
 def test_a_message_that_is_too_large_is_the_callers_mistake():
     details = "SERVER: Received message larger than max (100 vs. 10)"
     error = from_rpc(rpc_error(grpc.StatusCode.RESOURCE_EXHAUSTED, details), 1)
@@ -57,6 +87,8 @@ def test_a_message_that_is_too_large_is_the_callers_mistake():
         ({"images": "/"}, r"image: / is a folder; Video.from_folder"),
         ({"images": "clip.mp4"}, r"image: clip.mp4 is a video file; .*ffmpeg"),
         ({"images": [3]}, "image: int is no picture"),
+        ({"images": None}, "image: NoneType is no picture"),
+        ({"method": 3}, "request: "),
         ({"images": Video([b"x", "/no/such/frame"])}, r"frames\[1\]: cannot read /no/such/frame"),
         ({"spread": "uneven"}, "spread: 'uneven' is unknown; use even or free"),
         ({"budget": True}, "budget: expected"),
@@ -71,6 +103,25 @@ def test_what_cannot_be_sent_is_named(arguments, says):
     given = {"images": b"x", "question": "?"} | arguments
     with pytest.raises(InvalidRequestError, match=says):
         generate_request(given.pop("images"), given.pop("question"), **given)
+
+
+def test_numpy_numbers_are_budgets_too():
+    assert budget_of(np.int64(8)).tokens == 8 and budget_of(np.float32(0.5)).keep_ratio == 0.5
+
+
+def test_compression_of_what_cannot_be_sent_is_named():
+    with pytest.raises(InvalidRequestError, match="request: "):
+        compress_request(b"x", "?", method=3)
+
+
+async def test_a_client_without_a_loop_of_its_own_says_what_to_use():
+    with pytest.raises(RuntimeError, match="use AsyncClient"):
+        Client()
+
+
+def test_a_folder_for_logs_that_is_a_file_is_named(frames):
+    done = CliRunner().invoke(app, ["up", "--logs", str(frames / "f1.PNG")])
+    assert done.exit_code == 1 and "error: --logs: cannot make" in done.stderr
 
 
 @pytest.fixture

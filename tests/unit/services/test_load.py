@@ -4,8 +4,10 @@ import json
 from math import isnan
 
 import pytest
+from typer.testing import CliRunner
 
-from services.client import InvalidRequestError
+from services.client import InvalidRequestError, NotFoundError, OverloadedError
+from services.client.cli import app
 from services.client.load import Outcome, Plan, drive, percentile, summarise
 from services.client.load_report import Row, as_json, markdown, plot
 
@@ -40,7 +42,7 @@ def test_nothing_answered_is_no_crash_and_valid_json():
     row = Row("16", "4", summarise([], plan()))
     assert isnan(row.summary.goodput)
     assert json.loads(as_json([row], {}))["runs"][0]["goodput"] is None
-    assert "| 16 | 4 |" in markdown([row], 1.0)
+    assert "| 16 | 4 |" in markdown([row], 1.0) and " | - | 0 | 0 |" in markdown([row], 1.0)
 
 
 def test_a_plot_is_drawn(tmp_path):
@@ -53,6 +55,27 @@ def test_a_plot_is_drawn(tmp_path):
 def test_plans_are_checked(wrong):
     with pytest.raises(InvalidRequestError, match="load: "):
         plan(**wrong)
+
+
+def test_an_endless_rate_is_refused_before_it_takes_all_memory():
+    with pytest.raises(InvalidRequestError, match="load: rate must be finite"):
+        plan(clients=None, rate=float("inf"))
+
+
+@pytest.mark.parametrize(
+    ("more", "says"),
+    [
+        (["--json", "no/such/folder.json"], "--json: cannot write no/such/folder.json"),
+        (["--markdown", "/"], "--markdown: cannot write /"),
+        (["--plot", "load.xyz"], "--plot: load.xyz has no ending that can be drawn"),
+    ],
+)
+def test_files_that_cannot_be_written_are_named_before_the_load(more, says, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "scene.png").write_bytes(b"x")
+    nobody = ["--gateway", "127.0.0.1:1"]  # it would be asked first of all, and refuse
+    done = CliRunner().invoke(app, ["load", "scene.png", "--clients", "1", *nobody, *more])
+    assert done.exit_code == 1 and done.stderr.startswith(f"error: {says}") and done.stderr.count("\n") == 1
 
 
 class Server:
@@ -73,6 +96,29 @@ class Server:
             completion_tokens=1, visual_tokens_kept=1, prompt_tokens=1, cached_images=0, failovers=0, retries=0
         )
         yield SimpleNamespace(token_ids=(1,), usage=usage)
+
+
+class Refusing:
+    """Stands for a client whose every request fails."""
+
+    def __init__(self, error):
+        self.error, self.asked = error, 0
+
+    async def stream(self, image, question, **options):
+        self.asked += 1
+        raise self.error
+        yield
+
+
+@pytest.mark.parametrize("size", [{"clients": 2}, {"clients": None, "rate": 500.0}])
+async def test_a_wrong_request_ends_the_load_with_its_reason_and_a_full_service_does_not(size):
+    for wrong in (InvalidRequestError("method.name: 'x' is unknown"), NotFoundError("model: 'x' is unknown")):
+        client = Refusing(wrong)
+        with pytest.raises(type(wrong), match="is unknown"):
+            await drive(client, plan(**size, requests=40))
+        assert client.asked < 40
+    outcomes = await drive(Refusing(OverloadedError("full")), plan(**size, requests=3))
+    assert [outcome.error for outcome in outcomes] == ["OverloadedError"] * 3
 
 
 async def test_a_closed_loop_never_has_more_under_way_than_clients():

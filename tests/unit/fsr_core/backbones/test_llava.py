@@ -171,6 +171,12 @@ def test_damaged_files_are_named(folder, tmp_path, file, content):
         load_decoder(str(tmp_path))
 
 
+@pytest.mark.parametrize("load", [load_encoder, load_decoder])
+def test_a_device_that_is_not_there_is_named(load):
+    with pytest.raises(ValueError, match="device: 'nonsense' cannot be used here"):
+        load("fsr-tiny", device="nonsense")
+
+
 def test_a_cut_off_weights_file_is_named(folder, tmp_path):
     shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
     whole = (folder / "model.safetensors").read_bytes()
