@@ -63,7 +63,7 @@ class Budget:
     @classmethod
     def of(cls, budget: int | Budget) -> Budget:
         """A plain number is a budget of that many tokens. Raises ValueError for what is neither."""
-        if isinstance(budget, str) or (isinstance(budget, float) and 0 < budget < 1):
+        if isinstance(budget, str) or (isinstance(budget, float) and 0 < budget <= 1):
             ways = "a share is keep_ratio=0.11 or Budget(keep_ratio=0.11), automatic is Budget(auto=True)"
             raise ValueError(f"budget: {budget!r} is no number of tokens; {ways}")
         return budget if isinstance(budget, Budget) else cls(tokens=budget)

@@ -49,7 +49,7 @@ def generate_request(
             budget=budget_of(budget, spread),
             method=_method(method, options),
             wire_dtype=_wire_dtype(wire_dtype),
-            sampling=types_pb2.Sampling(
+            sampling=_sampling(
                 max_tokens=max_tokens,
                 temperature=temperature,
                 top_p=top_p,
@@ -91,6 +91,16 @@ def compress_request(
         )
     except (TypeError, ValueError) as error:
         raise _unfit(error) from error
+
+
+def _sampling(**options: Any) -> types_pb2.Sampling:
+    sampling = types_pb2.Sampling()
+    for name, value in options.items():
+        try:
+            sampling.MergeFrom(types_pb2.Sampling(**{name: value}))
+        except (TypeError, ValueError) as error:
+            raise InvalidRequestError(f"{name}: {value!r} is out of range or of the wrong type ({error})") from error
+    return sampling
 
 
 def _unfit(error: Exception) -> InvalidRequestError:

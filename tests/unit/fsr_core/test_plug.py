@@ -249,6 +249,7 @@ def test_the_picture_shows_where(bench):
         ({"budget": 0}, "budget.tokens"),
         ({"budget": "auto"}, r"budget: 'auto' .* Budget\(auto=True\)"),
         ({"budget": 0.11}, "budget: 0.11 .* keep_ratio=0.11"),
+        ({"budget": 1.0}, "budget: 1.0 .* keep_ratio=0.11"),
         ({"budget": None}, "either budget or keep_ratio"),
         ({"budget": 3, "keep_ratio": 0.5}, "either budget or keep_ratio"),
         ({"budget": 3, "method": "magic"}, "choose one of"),
