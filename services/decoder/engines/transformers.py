@@ -153,7 +153,8 @@ class TransformersEngine(Engine):
         prompt, length = generation.prompt, len(generation.prompt.token_ids)
         room = min(generation.sampling.max_tokens, self._model.info.context_length - length)
         seen = prompt.visual_mask.nonzero()
-        head = prompt.token_ids[: int(seen[0]) if len(seen) else length].tolist()
+        # Short of the prompt's last token: there must be one left to compute the answer's first from.
+        head = prompt.token_ids[: int(seen[0]) if len(seen) else length - 1].tolist()
         lease = self._places.take(length + room, head, generation.cache_salt)
         try:
             return Row(generation, lease, room, list(generation.emitted))

@@ -140,6 +140,13 @@ async def test_kept_positions_and_deepstack_survive_batches_chunks_and_failover(
         assert rest == [ids[cut:] for ids in wanted]
 
 
+@pytest.mark.parametrize("words", [3, 4, 5, 8])
+async def test_a_question_without_images_can_be_repeated(model, engine, words):
+    """Whole blocks or not: what is left to prefill gives the first token."""
+    one = prompt(model, 0, words, 7)
+    assert [await answer(engine, one, 5) for _ in range(4)] == [recomputed(model, one, 5)] * 4
+
+
 async def test_an_answer_ends_at_the_context_length(model, engine):
     long = prompt(model, 0, 240, 3)
     assert len(await answer(engine, long, 100)) == 256 - 244
