@@ -18,7 +18,11 @@ from services.errors import InvalidRequest
 
 __all__ = ["Job", "compress", "compressed_image", "content", "plan_of", "prepare"]
 
-_SPREADS: Mapping[int, Spread] = {types_pb2.SPREAD_EVEN: "even", types_pb2.SPREAD_FREE: "free"}
+_SPREADS: Mapping[int, Spread] = {
+    types_pb2.SPREAD_UNSPECIFIED: "even",
+    types_pb2.SPREAD_EVEN: "even",
+    types_pb2.SPREAD_FREE: "free",
+}
 
 
 @dataclass(frozen=True)
@@ -44,10 +48,12 @@ def plan_of(request: encoder_pb2.EncodeRequest) -> Plan:
     """Raises InvalidRequest naming the field that is wrong."""
     if not request.instruction.strip():
         raise InvalidRequest("instruction: is blank; ask a question")
+    if request.budget.spread not in _SPREADS:
+        raise InvalidRequest(f"budget.spread: {request.budget.spread} is unknown; use even or free")
     try:
         options = MessageToDict(request.method.options)
         compressor, budget = create(request.method.name or "fsr", **options), _budget(request.budget)
-        return Plan(compressor, budget, _SPREADS.get(request.budget.spread, "even"), request.instruction)
+        return Plan(compressor, budget, _SPREADS[request.budget.spread], request.instruction)
     except (ValueError, TypeError) as error:
         raise InvalidRequest(str(error)) from error
 

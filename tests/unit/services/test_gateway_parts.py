@@ -6,12 +6,14 @@ from collections import Counter
 from dataclasses import dataclass
 
 import pytest
-from fsr.v1 import encoder_pb2, types_pb2
+from fsr.v1 import encoder_pb2, gateway_pb2, types_pb2
 
-from services.errors import Forbidden, NotReady, Unauthenticated
+from services.encoder.pipeline import plan_of
+from services.errors import Forbidden, InvalidRequest, NotReady, Unauthenticated
 from services.gateway.attempts import Retrying
 from services.gateway.auth import ApiKeys
 from services.gateway.balancing import less_busy_of_two, rendezvous
+from services.gateway.checks import check_compress
 from services.gateway.deadline import Deadline
 from services.gateway.discovery import Discovery
 from services.gateway.ejection import Ejection, EjectionPolicy
@@ -35,6 +37,17 @@ def clock():
     return Clock()
 
 
+def test_a_spread_that_nobody_knows_is_refused_by_gateway_and_encoder():
+    budget = types_pb2.Budget(tokens=8, spread=7)
+    request = gateway_pb2.CompressRequest(images=[types_pb2.Image(data=b"x")], instruction="?", budget=budget)
+    for check in (
+        lambda: check_compress(request, GatewaySettings()),
+        lambda: plan_of(encoder_pb2.EncodeRequest(instruction="?", budget=budget)),
+    ):
+        with pytest.raises(InvalidRequest, match=r"budget\.spread: 7 is unknown"):
+            check()
+
+
 def test_failures_in_a_row_eject_for_twice_as_long_each_time_until_a_trial_succeeds(clock):
     ejection = Ejection(EjectionPolicy(failures=3, seconds=1, longest=3), clock)
     assert [ejection.failed() for _ in range(2)] == [False, False]
@@ -56,6 +69,14 @@ def test_failures_in_a_row_eject_for_twice_as_long_each_time_until_a_trial_succe
     assert [ejection.failed() for _ in range(3)] == [False, False, True]
     clock.now += 1
     assert ejection.admits  # the first ejection is short again
+
+
+def test_a_replica_may_fail_for_days(clock):
+    ejection = Ejection(EjectionPolicy(failures=1, seconds=1.0, longest=60.0), clock)
+    for _ in range(1100):
+        assert ejection.failed(ejection.chosen())
+        clock.now += 60
+    assert ejection.admits
 
 
 def test_stragglers_do_not_lengthen_an_ejection_and_an_abandoned_trial_is_tried_again(clock):
@@ -93,6 +114,7 @@ def test_backoff_doubles_up_to_a_bound():
     for attempt in range(12):
         most = min(2.0, 0.05 * 2**attempt)
         assert all(most / 2 <= backoff(attempt) <= most for _ in range(20))
+    assert 1.0 <= backoff(5000) <= 2.0  # two hours of a full cluster
 
 
 @dataclass
