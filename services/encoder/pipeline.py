@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 from fsr.v1 import encoder_pb2, types_pb2
@@ -16,7 +17,7 @@ from services import codec
 from services.encoder.images import decode_image
 from services.errors import InvalidRequest
 
-__all__ = ["Job", "compress", "compressed_image", "content", "plan_of", "prepare"]
+__all__ = ["Job", "compress", "compressed_image", "content", "each_alone", "plan_of", "prepare"]
 
 _SPREADS: Mapping[int, Spread] = {
     types_pb2.SPREAD_UNSPECIFIED: "even",
@@ -89,12 +90,30 @@ def prepare(encoder: VisualEncoder, image: types_pb2.Image, field: str, max_pixe
         raise InvalidRequest(f"{field}: {error}") from error
 
 
+Work = TypeVar("Work")
+Done = TypeVar("Done")
+
+
+def each_alone(run: Callable[[list[Work]], list[Done]], batch: list[Work]) -> list[Done | Exception]:
+    """What `run` makes of a batch; where that fails, of each of it alone, so that only what is wrong gives an error."""
+    try:
+        return list(run(batch))
+    except Exception as error:
+        return [error] if len(batch) == 1 else [done for one in batch for done in each_alone(run, [one])]
+
+
 @torch.inference_mode()
 def encode(encoder: VisualEncoder, jobs: Sequence[Job]) -> list[tuple[ImageFeatures, VisualTokens]]:
-    """Runs the vision tower once over all new images and the text tower once over all instructions."""
+    """Runs the vision tower once over all new images and the text tower once over all instructions.
+
+    Raises InvalidRequest for an instruction in which the text tower finds no words.
+    """
     fresh = iter(encoder.encode_images([job.prepared for job in jobs if job.prepared is not None]))
     features = [next(fresh) if job.features is None else job.features for job in jobs]
-    said = encoder.encode_instructions([job.plan.instruction for job in jobs])
+    try:
+        said = encoder.encode_instructions([job.plan.instruction for job in jobs])
+    except ValueError as error:
+        raise InvalidRequest(str(error)) from error
     return [(f, encoder.visual_tokens(f, text)) for f, text in zip(features, said, strict=True)]
 
 

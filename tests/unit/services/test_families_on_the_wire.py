@@ -13,10 +13,10 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "fsr_core" / "backbones"))
 import checkpoints
 from benches import ALL, QUESTION, SIZES, picture, shown
 
-from fsr_core.backbones import ImagePart, Message, TextPart
+from fsr_core.backbones import ImagePart, Message, TextPart, load_encoder
 from services.client import ImageTokens
 from services.decoder.prompts import prompt_of
-from services.encoder.pipeline import Job, compress, compressed_image, content, encode, plan_of, prepare
+from services.encoder.pipeline import Job, compress, compressed_image, content, each_alone, encode, plan_of, prepare
 from services.errors import InvalidRequest
 from services.gateway.trail import Trail
 from services.gateway.usage import usage_of
@@ -47,6 +47,21 @@ def answer(own, request, wire=types_pb2.DTYPE_UNSPECIFIED, explain=False):
     return [
         compressed_image(f, k, own.encoder.assemble(f, k), wire, explain) for (f, _), k in zip(pairs, kept, strict=True)
     ]
+
+
+def test_what_is_wrong_with_one_of_a_batch_fails_no_other(bench, tmp_path):
+    """SigLIP reads no punctuation, so a question may hold nothing for it, which only its tokenizer can tell."""
+    own = bench("llava_onevision")
+    checkpoints.siglip(own.encoder.vision.tower, tmp_path)
+    encoder = load_encoder(str(own.folder), clip=str(tmp_path))
+    jobs = []
+    for question in ("what?", "?!", "where?"):
+        request = request_of(types_pb2.Image(data=png(picture(SIZES[0]))))
+        request.instruction = question
+        jobs.append(Job(plan_of(request), prepare(encoder, request.images[0], "images[0]", 10**6), None))
+    one, wrong, other = each_alone(lambda some: compress(some, encode(encoder, some)), jobs)
+    assert len(one) == len(other) == 9
+    assert isinstance(wrong, InvalidRequest) and "instruction: has no words" in str(wrong)
 
 
 def decode(own, images, message=None):
