@@ -146,6 +146,13 @@ def test_the_sdk_tells_all_that_another_language_model_needs(bench, name):
     assert all(torch.equal(rows(data), layer) for (data, _), layer in zip(told.deepstack, layers, strict=True))
 
 
+@pytest.mark.parametrize("name", checkpoints.VIDEO)
+@pytest.mark.parametrize("fps", [1e-6, 1e6])
+def test_the_slowest_and_the_fastest_video_fit_the_wire(bench, name, fps):
+    own = bench(name)
+    assert len(decode(own, answer(own, request_of(video_of(fps=fps)))).token_ids) > 9
+
+
 def test_videos_differ_by_frames_and_speed():
     known = {content(image) for image in (video_of(), video_of(FRAMES[:2]), video_of(FRAMES[::-1]), video_of(fps=1.0))}
     assert len(known) == 4
@@ -156,6 +163,8 @@ def test_videos_differ_by_frames_and_speed():
     [
         ("llava", video_of(), r"images\[0\]: video: llava takes pictures only"),
         ("qwen2_5_vl", video_of([*FRAMES, picture((32, 48))]), "differ in size"),
+        ("qwen2_5_vl", video_of(fps=1e-9), r"fps = 1e-09 is not within 1e-06\.\.1e\+06"),
+        ("qwen3_vl", video_of(fps=1e9), r"fps = 1e\+09 is not within"),
         ("qwen2_5_vl", types_pb2.Image(frames=[b"no picture"]), r"images\[0\]\.frames\[0\]"),
     ],
 )
