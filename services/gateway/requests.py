@@ -100,7 +100,7 @@ class Requests:
         self._budget.deposit()
         if wanted:
             auth.caller().check(wanted)
-        model = self._pools.resolve(wanted)
+        model = self._pools.resolve(wanted, auth.caller().may_ask)
         auth.caller().check(model)
         checks.check_method(method, self._pools.methods(model))
         return model
