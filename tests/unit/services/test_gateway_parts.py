@@ -5,6 +5,7 @@ import socket
 from collections import Counter
 from dataclasses import dataclass
 
+import grpc
 import pytest
 from fsr.v1 import encoder_pb2, gateway_pb2, types_pb2
 
@@ -108,6 +109,27 @@ def test_the_retry_budget_is_a_share_of_the_load_when_everything_fails(clock):
     assert sum(budget.withdraw() for _ in range(20)) == 5  # time refills it slowly
     clock.now += 1000
     assert sum(budget.withdraw() for _ in range(20)) == 10  # up to the burst
+
+
+@pytest.mark.parametrize("longest", [1.0, 10.0, 120.0, 1200.0])
+async def test_the_longest_deadline_may_be_asked_for_as_grpc_tells_it(longest):
+    async def left(request, context):
+        return str(Deadline.of(context, 9.0, longest).left()).encode()
+
+    async def refused(request, context):
+        with pytest.raises(InvalidRequest, match="more than"):
+            Deadline.of(context, 9.0, longest)
+        return b""
+
+    server = grpc.aio.server()
+    handlers = {call.__name__: grpc.unary_unary_rpc_method_handler(call) for call in (left, refused)}
+    server.add_generic_rpc_handlers([grpc.method_handlers_generic_handler("t", handlers)])
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+        assert longest - 1 < float(await channel.unary_unary("/t/left")(b"", timeout=longest)) <= longest
+        await channel.unary_unary("/t/refused")(b"", timeout=longest * 1.2 + 5)
+    await server.stop(None)
 
 
 def test_backoff_doubles_up_to_a_bound():
