@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
+import structlog
 import torch
 from fsr.v1 import encoder_pb2, types_pb2
 from google.protobuf.json_format import MessageToDict
@@ -19,6 +20,7 @@ from services.errors import InvalidRequest
 
 __all__ = ["Job", "compress", "compressed_image", "content", "each_alone", "plan_of", "prepare"]
 
+log = structlog.get_logger()
 _SPREADS: Mapping[int, Spread] = {
     types_pb2.SPREAD_UNSPECIFIED: "even",
     types_pb2.SPREAD_EVEN: "even",
@@ -99,7 +101,10 @@ def each_alone(run: Callable[[list[Work]], list[Done]], batch: list[Work]) -> li
     try:
         return list(run(batch))
     except Exception as error:
-        return [error] if len(batch) == 1 else [done for one in batch for done in each_alone(run, [one])]
+        if len(batch) == 1:
+            return [error]
+        log.warning("a batch failed, each of it is tried alone", size=len(batch), reason=str(error))
+        return [done for one in batch for done in each_alone(run, [one])]
 
 
 @torch.inference_mode()

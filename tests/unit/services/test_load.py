@@ -55,6 +55,16 @@ def test_plans_are_checked(wrong):
         plan(**wrong)
 
 
+async def test_an_answer_that_ends_before_it_began_is_an_outcome_too():
+    class Mute:
+        async def stream(self, images, question, **options):
+            return
+            yield
+
+    outcomes = await drive(Mute(), plan(requests=3))
+    assert [outcome.error for outcome in outcomes] == ["no end"] * 3
+
+
 class Server:
     """Stands for a client whose every answer takes `seconds`; counts how many are under way."""
 
