@@ -45,7 +45,8 @@ def decode_image(data: bytes, field: str, max_pixels: int) -> Image.Image:
     image = _opened(data, field, max_pixels)
     try:
         image.load()
-        return checked(ImageOps.exif_transpose(image))
+        ImageOps.exif_transpose(image, in_place=True)
+        return checked(image)
     except Exception as error:
         raise InvalidRequest(f"{field}: is truncated or damaged; upload it again") from error
 

@@ -21,6 +21,8 @@ from services.errors import InvalidRequest
 __all__ = ["Job", "compress", "compressed_image", "content", "each_alone", "plan_of", "prepare"]
 
 log = structlog.get_logger()
+Work = TypeVar("Work")
+Done = TypeVar("Done")
 _SPREADS: Mapping[int, Spread] = {
     types_pb2.SPREAD_UNSPECIFIED: "even",
     types_pb2.SPREAD_EVEN: "even",
@@ -92,10 +94,6 @@ def prepare(encoder: VisualEncoder, image: types_pb2.Image, field: str, max_pixe
         raise InvalidRequest(f"{field}: {error}") from error
 
 
-Work = TypeVar("Work")
-Done = TypeVar("Done")
-
-
 def each_alone(run: Callable[[list[Work]], list[Done]], batch: list[Work]) -> list[Done | Exception]:
     """What `run` makes of a batch; where that fails, of each of it alone, so that only what is wrong gives an error."""
     try:
@@ -104,7 +102,8 @@ def each_alone(run: Callable[[list[Work]], list[Done]], batch: list[Work]) -> li
         if len(batch) == 1:
             return [error]
         log.warning("a batch failed, each of it is tried alone", size=len(batch), reason=str(error))
-        return [done for one in batch for done in each_alone(run, [one])]
+    # Out of the handler, so that the failed batch's tensors are free by now.
+    return [done for one in batch for done in each_alone(run, [one])]
 
 
 @torch.inference_mode()

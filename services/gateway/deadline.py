@@ -10,7 +10,6 @@ from services.errors import Expired, InvalidRequest
 
 __all__ = ["Deadline"]
 
-
 _ROUNDED = 1.02  # gRPC tells a time in few digits, up to a hundredth too long
 
 
