@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 __all__ = ["ELSEWHERE", "Box", "Plan", "draw", "plans", "sheet"]
 
@@ -148,7 +148,8 @@ def main() -> None:
     options = parser.parse_args()
     try:
         told = json.loads(sys.stdin.read() if options.plan == "-" else Path(options.plan).read_text())
-        drawn = sheet([Image.open(path) for path in options.images], plans(**told))
+        pictures = [ImageOps.exif_transpose(Image.open(path)) for path in options.images]  # upright, as it was seen
+        drawn = sheet(pictures, plans(**told))
     except (OSError, ValueError, TypeError) as error:
         raise SystemExit(f"error: {error}") from error
     try:

@@ -25,6 +25,7 @@ _TORCH = {
     DTYPE_BF16: torch.bfloat16,
     DTYPE_INT8: torch.int8,
 }
+_MOST_AXES = 8
 _WIRE = {dtype: wire for wire, dtype in _TORCH.items()}
 
 
@@ -41,6 +42,8 @@ def encode(tensor: torch.Tensor, wire: Dtype.ValueType = DTYPE_UNSPECIFIED) -> T
     if wire == DTYPE_INT8:
         rows = tensor.float().flatten(1)
         scales = rows.abs().amax(1) / 127
+        if not bool(torch.isfinite(scales).all()):
+            raise InvalidRequest("wire_dtype: DTYPE_INT8 cannot hold these features, which are NaN or infinite")
         steps = (rows / torch.where(scales > 0, scales, 1.0).unsqueeze(1)).round().to(torch.int8)
         return Tensor(dtype=wire, shape=shape, data=_raw(steps), scales=_raw(scales))
     wire = wire or _WIRE[tensor.dtype]
@@ -61,6 +64,8 @@ def decode(message: Tensor, field: str) -> torch.Tensor:
     shape = list(message.shape)
     if not shape or 0 in shape:
         raise InvalidRequest(f"{field}.shape: {shape} is empty; send at least one number")
+    if len(shape) > _MOST_AXES:
+        raise InvalidRequest(f"{field}.shape: {len(shape)} axes are more than {_MOST_AXES}; send rows of features")
     dtype = _TORCH[message.dtype]
     expected = prod(shape) * dtype.itemsize
     if len(message.data) != expected:

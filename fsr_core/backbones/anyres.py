@@ -54,8 +54,9 @@ def packed_features(
     groups = None
     if tiles > 1:
         lines[:n] = -1
-        down = int((~evidence).sum())
-        views.append(Tile(n, down, (len(place) - n) // down, view))
+        if len(place) > n:  # of a very oblong picture the class leaves the base view alone
+            down = int((~evidence).sum())
+            views.append(Tile(n, down, (len(place) - n) // down, view))
         groups = 1 + (place[:, 1] // side).long() * columns + (place[:, 2] // side).long()
         groups[:n] = 0
     return ImageFeatures(

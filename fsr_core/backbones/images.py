@@ -50,9 +50,13 @@ def video_settings(folder: Path) -> dict[str, Any]:
 
 
 def checked(image: Image.Image) -> Image.Image:
-    """The picture in RGB. Raises ValueError for no PIL image, or one without pixels."""
+    """The picture in RGB, what is transparent on white, as the library has it. Raises ValueError for no PIL image, or
+    one without pixels."""
     if not isinstance(image, Image.Image) or 0 in image.size:
         raise ValueError("image: expected a PIL image with at least one pixel")
+    if "A" in image.getbands() or image.info.get("transparency") is not None:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
     return image.convert("RGB")
 
 

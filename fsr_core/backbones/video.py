@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from math import isfinite
 from typing import TypeVar
 
 from PIL import Image
@@ -13,6 +12,8 @@ from fsr_core.backbones.images import checked
 __all__ = ["checked_frames", "evenly"]
 
 Frame = TypeVar("Frame")
+# A frame in eleven days; steps of time are positions too, which must stay whole numbers of 32 bits.
+_SLOWEST, _FASTEST = 1e-6, 1e6
 
 
 def evenly(frames: Sequence[Frame], count: int = 32) -> list[Frame]:
@@ -31,11 +32,11 @@ def evenly(frames: Sequence[Frame], count: int = 32) -> list[Frame]:
 
 
 def checked_frames(frames: Sequence[Image.Image], fps: float) -> list[Image.Image]:
-    """The frames in RGB. Raises ValueError for none, for different sizes, or an `fps` that is not positive."""
+    """The frames in RGB. Raises ValueError for none, for different sizes, or an `fps` that is no rate of a video."""
     if not frames:
         raise ValueError("video: has no frames; send at least one")
-    if not (isfinite(fps) and fps > 0):
-        raise ValueError(f"video: fps = {fps} is no positive number of frames a second")
+    if not _SLOWEST <= fps <= _FASTEST:  # false of NaN
+        raise ValueError(f"video: fps = {fps:g} is not within {_SLOWEST:g}..{_FASTEST:g} frames a second")
     pictures = [checked(frame) for frame in frames]
     sizes = {picture.size for picture in pictures}
     if len(sizes) > 1:

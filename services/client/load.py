@@ -153,7 +153,7 @@ async def _arrivals(plan: Plan, began: float) -> AsyncIterator[tuple[int, float]
 
 
 async def _ask(client: AsyncClient, plan: Plan, number: int, due: float) -> Outcome:
-    first, tokens = None, 0
+    first, tokens, usage = None, 0, None
     try:
         async for chunk in client.stream(
             plan.images[number % len(plan.images)] if plan.images else [],

@@ -18,7 +18,7 @@ from services.encoder.cache import FeatureCache
 from services.encoder.images import check_pixels
 from services.encoder.ingress import ReplicaPorts, check_ingress
 from services.encoder.metrics import EncoderMetrics
-from services.encoder.pipeline import Job, compress, compressed_image, content, encode, plan_of, prepare
+from services.encoder.pipeline import Job, compress, compressed_image, content, each_alone, encode, plan_of, prepare
 from services.encoder.settings import EncoderSettings
 from services.errors import Expired, InvalidRequest, ServiceError, status_of
 from services.telemetry import configure_logging
@@ -90,7 +90,12 @@ class Encoder:
             Job(plan, await asyncio.to_thread(self._prepare, image, i) if seen is None else None, seen)
             for i, (image, seen) in enumerate(zip(request.images, known, strict=True))
         ]
-        results = [r for r in await asyncio.gather(*(self._run((job, end)) for job in jobs)) if r is not None]
+        results = []
+        for result in await asyncio.gather(*(self._run((job, end)) for job in jobs)):
+            if isinstance(result, Exception):
+                raise result
+            if result is not None:
+                results.append(result)
         if len(results) < len(jobs):
             raise Expired("deadline: passed before the encoder came to it; allow more time or add replicas")
         for key, (features, _, _) in zip(keys, results, strict=True):
@@ -122,14 +127,15 @@ class Encoder:
         return prepare(self._model, image, f"images[{number}]", self._settings.max_image_pixels)
 
     @serve.batch(max_batch_size=16, batch_wait_timeout_s=0.005)
-    async def _run(self, timed: list[tuple[Job, float]]) -> list[tuple[Any, Any, float] | None]:
-        """Features, kept tokens and seconds of compression for each job of a batch that may mix everything.
+    async def _run(self, timed: list[tuple[Job, float]]) -> list[tuple[Any, Any, float] | Exception | None]:
+        """Features, kept tokens and seconds of compression for each job of a batch that may mix everything, or what
+        was wrong with it.
 
         None stands for a job that nobody waits for any more. (Serve itself leaves out those that were cancelled.)
         """
         now = time.monotonic()
         wanted = [job for job, end in timed if end > now]
-        done = iter(await asyncio.to_thread(self._run_batch, wanted) if wanted else [])
+        done = iter(await asyncio.to_thread(each_alone, self._run_batch, wanted) if wanted else [])
         return [next(done) if end > now else None for _, end in timed]
 
     def _run_batch(self, jobs: list[Job]) -> list[tuple[Any, Any, float]]:

@@ -7,8 +7,9 @@ import warnings
 from collections.abc import Sequence
 
 from fsr.v1 import types_pb2
-from PIL import Image
+from PIL import Image, ImageOps
 
+from fsr_core.backbones.images import checked
 from services.errors import InvalidRequest
 
 __all__ = ["check_pixels", "decode_image"]
@@ -35,7 +36,8 @@ def check_pixels(images: Sequence[types_pb2.Image], max_pixels: int, max_total: 
 
 
 def decode_image(data: bytes, field: str, max_pixels: int) -> Image.Image:
-    """An RGB picture. The size is read from the header and checked before any pixel is decoded.
+    """An RGB picture, upright as its EXIF tag says, what is transparent on white: as the library reads files. The size
+    is read from the header and checked before any pixel is decoded.
 
     Raises InvalidRequest, naming `field`, for no bytes, another format, an animation, too many pixels, a shape that no
     preprocessing is made for, a broken file.
@@ -43,9 +45,10 @@ def decode_image(data: bytes, field: str, max_pixels: int) -> Image.Image:
     image = _opened(data, field, max_pixels)
     try:
         image.load()
+        ImageOps.exif_transpose(image, in_place=True)
+        return checked(image)
     except Exception as error:
         raise InvalidRequest(f"{field}: is truncated or damaged; upload it again") from error
-    return image.convert("RGB")
 
 
 def _opened(data: bytes, field: str, max_pixels: int) -> Image.Image:

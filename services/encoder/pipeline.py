@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
+import structlog
 import torch
 from fsr.v1 import encoder_pb2, types_pb2
 from google.protobuf.json_format import MessageToDict
@@ -16,9 +18,16 @@ from services import codec
 from services.encoder.images import decode_image
 from services.errors import InvalidRequest
 
-__all__ = ["Job", "compress", "compressed_image", "content", "plan_of", "prepare"]
+__all__ = ["Job", "compress", "compressed_image", "content", "each_alone", "plan_of", "prepare"]
 
-_SPREADS: Mapping[int, Spread] = {types_pb2.SPREAD_EVEN: "even", types_pb2.SPREAD_FREE: "free"}
+log = structlog.get_logger()
+Work = TypeVar("Work")
+Done = TypeVar("Done")
+_SPREADS: Mapping[int, Spread] = {
+    types_pb2.SPREAD_UNSPECIFIED: "even",
+    types_pb2.SPREAD_EVEN: "even",
+    types_pb2.SPREAD_FREE: "free",
+}
 
 
 @dataclass(frozen=True)
@@ -44,10 +53,12 @@ def plan_of(request: encoder_pb2.EncodeRequest) -> Plan:
     """Raises InvalidRequest naming the field that is wrong."""
     if not request.instruction.strip():
         raise InvalidRequest("instruction: is blank; ask a question")
+    if request.budget.spread not in _SPREADS:
+        raise InvalidRequest(f"budget.spread: {request.budget.spread} is unknown; use even or free")
     try:
         options = MessageToDict(request.method.options)
         compressor, budget = create(request.method.name or "fsr", **options), _budget(request.budget)
-        return Plan(compressor, budget, _SPREADS.get(request.budget.spread, "even"), request.instruction)
+        return Plan(compressor, budget, _SPREADS[request.budget.spread], request.instruction)
     except (ValueError, TypeError) as error:
         raise InvalidRequest(str(error)) from error
 
@@ -83,12 +94,30 @@ def prepare(encoder: VisualEncoder, image: types_pb2.Image, field: str, max_pixe
         raise InvalidRequest(f"{field}: {error}") from error
 
 
+def each_alone(run: Callable[[list[Work]], list[Done]], batch: list[Work]) -> list[Done | Exception]:
+    """What `run` makes of a batch; where that fails, of each of it alone, so that only what is wrong gives an error."""
+    try:
+        return list(run(batch))
+    except Exception as error:
+        if len(batch) == 1:
+            return [error]
+        log.warning("a batch failed, each of it is tried alone", size=len(batch), reason=str(error))
+    # Out of the handler, so that the failed batch's tensors are free by now.
+    return [done for one in batch for done in each_alone(run, [one])]
+
+
 @torch.inference_mode()
 def encode(encoder: VisualEncoder, jobs: Sequence[Job]) -> list[tuple[ImageFeatures, VisualTokens]]:
-    """Runs the vision tower once over all new images and the text tower once over all instructions."""
+    """Runs the vision tower once over all new images and the text tower once over all instructions.
+
+    Raises InvalidRequest for an instruction in which the text tower finds no words.
+    """
     fresh = iter(encoder.encode_images([job.prepared for job in jobs if job.prepared is not None]))
     features = [next(fresh) if job.features is None else job.features for job in jobs]
-    said = encoder.encode_instructions([job.plan.instruction for job in jobs])
+    try:
+        said = encoder.encode_instructions([job.plan.instruction for job in jobs])
+    except ValueError as error:
+        raise InvalidRequest(str(error)) from error
     return [(f, encoder.visual_tokens(f, text)) for f, text in zip(features, said, strict=True)]
 
 

@@ -46,6 +46,8 @@ def _check_budget(budget: types_pb2.Budget) -> None:
     kind = budget.WhichOneof("kind")
     if kind is None:
         raise InvalidRequest("budget: is not set; give tokens, keep_ratio or auto")
+    if budget.spread not in types_pb2.Spread.values():
+        raise InvalidRequest(f"budget.spread: {budget.spread} is unknown; use even or free")
     if kind == "tokens" and budget.tokens < 1:
         raise InvalidRequest(f"budget.tokens: {budget.tokens} is below 1; keep at least one token")
     if kind == "keep_ratio" and not (isfinite(budget.keep_ratio) and 0 < budget.keep_ratio <= 1):

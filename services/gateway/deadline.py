@@ -10,6 +10,8 @@ from services.errors import Expired, InvalidRequest
 
 __all__ = ["Deadline"]
 
+_ROUNDED = 1.02  # gRPC tells a time in few digits, up to a hundredth too long
+
 
 class Deadline:
     """A point in time after which nobody wants the answer."""
@@ -23,9 +25,9 @@ class Deadline:
         left = context.time_remaining()
         if left is None:
             return cls(default)
-        if left > longest:
+        if left > longest * _ROUNDED:
             raise InvalidRequest(f"deadline: {left:.0f} s are more than {longest:.0f} s; wait less long")
-        return cls(left)
+        return cls(min(left, longest))
 
     @property
     def passed(self) -> bool:

@@ -53,6 +53,7 @@ class Decoding:
         while True:
             replica = await attempts.next()
             trail.decoders.append(replica.address)
+            held = replica.fingerprint  # now: one that drains tells no more, while it goes on answering
             self._shared.metrics.failovers.labels(model).inc(attempts.failures - trail.failovers)
             trail.failovers = attempts.failures
             with replica.working() as trial:
@@ -62,7 +63,7 @@ class Decoding:
                             replica.heard()
                             attempts.started = True
                             # A question without images goes to any checkpoint, but that one finishes the answer.
-                            request.fingerprint = request.fingerprint or replica.fingerprint
+                            request.fingerprint = request.fingerprint or held
                             request.emitted_token_ids.extend(message.token_ids)
                             if message.finish_reason:
                                 replica.ejection.succeeded()

@@ -68,6 +68,7 @@ class Ejection:
         self._failures += 1
         if self._failures < self._policy.failures and not on_trial:
             return False
-        self._until = self._clock() + min(self._policy.longest, self._policy.seconds * 2**self._times)
+        times = min(self._times, 64)  # twice as long a thousand times is no float
+        self._until = self._clock() + min(self._policy.longest, self._policy.seconds * 2.0**times)
         self._times, self._failures, self._trial = self._times + 1, 0, None
         return True

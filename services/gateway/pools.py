@@ -88,19 +88,23 @@ class Pools:
         some = [r for r in self._all.values() if r.role == role and r.serves(model)]
         return [replica for replica in some if not replica.directory] or some
 
-    def resolve(self, model: str) -> str:
-        """The name of the model that is meant. Raises UnknownModel with the list, NotReady where nobody answered."""
+    def resolve(self, model: str, may_ask: Callable[[str], bool] = lambda name: True) -> str:
+        """The name of the model that is meant, out of those that the caller `may_ask` for where it names none.
+
+        Raises UnknownModel with the list of these, NotReady where nobody answered.
+        """
         names = self.models()
+        own = [name for name in names if may_ask(name)]
         silent = [replica.address for replica in self._all.values() if replica.model is None]
         if model in names:
             return model
-        if not model and len(names) == 1:
-            return names[0]
+        if not model and len(own or names) == 1:
+            return (own or names)[0]
         if not names or (model and silent):
             where = f"silent: {', '.join(silent)}" if silent else "no address is known"
             raise NotReady(f"model: no replica of {model or 'any model'} answers yet; {where}", _RETRY_AFTER)
         wish = f"{model!r} is unknown" if model else "is empty, and several are served"
-        raise UnknownModel(f"model: {wish}; ask for one of {', '.join(names)}")
+        raise UnknownModel(f"model: {wish}; ask for one of {', '.join(own) or 'those that your key is for'}")
 
     def methods(self, model: str) -> tuple[str, ...]:
         """Compression methods that an encoder of the model offers."""

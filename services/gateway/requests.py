@@ -88,7 +88,9 @@ class Requests:
                     usage = usage_of(encoded, request.messages, message.stats, replica, trail)
                     seconds = watch.seconds(encoded, message.stats, time.monotonic())
                     usage.seconds.update(seconds)
-                    count_usage(self._metrics, model, request.method.name, usage, replica.cost, seconds)
+                    # Without images no encoder has said that there is such a method.
+                    method = request.method.name if request.images else ""
+                    count_usage(self._metrics, model, method, usage, replica.cost, seconds)
                     response.usage.CopyFrom(usage)
                 yield response
         if request.images:
@@ -98,7 +100,7 @@ class Requests:
         self._budget.deposit()
         if wanted:
             auth.caller().check(wanted)
-        model = self._pools.resolve(wanted)
+        model = self._pools.resolve(wanted, auth.caller().may_ask)
         auth.caller().check(model)
         checks.check_method(method, self._pools.methods(model))
         return model

@@ -39,4 +39,4 @@ class RetryBudget:
 
 def backoff(attempt: int, first: float = 0.05, most: float = 2.0) -> float:
     """Seconds before retry number `attempt`, from 0: doubling, with full jitter."""
-    return random.uniform(0.5, 1.0) * min(most, first * 2**attempt)
+    return random.uniform(0.5, 1.0) * min(most, first * 2.0 ** min(attempt, 64))  # more would be no float

@@ -152,7 +152,7 @@ class Image(_message.Message):
     data: _builtins.bytes
     """The whole file. Leave it out for a video."""
     frames_per_second: _builtins.float
-    """For a video: how many of its frames a second has; 0 means 2."""
+    """For a video: how many of its frames a second has, from 1e-6 to 1e6; 0 means 2."""
     @_builtins.property
     def frames(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]:
         """For a video: the files of its frames in order, all of one size. Models that take pictures only refuse it."""

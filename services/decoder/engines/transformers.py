@@ -123,18 +123,20 @@ class TransformersEngine(Engine):
     def _let_leave_and_join(self) -> bool:
         """Frees what ended, takes what arrived, sleeps while there is nothing; False when the engine is to end."""
         while True:
-            for job in [job for job in self._running if job.over]:
-                self._running.remove(job)
-                if job.row is not None:
-                    self._places.give_back(job.row.lease)
             with self._wake:
                 if self._closed or self._failures >= _FAILURES:
                     return False
+                # Seen at once with what arrived: admission lets a request in because another one has left.
+                gone = [job for job in self._running if job.over]
                 if not (self._arrived or self._running):
                     self._wake.wait()
                     continue
                 arrived = [job for job in self._arrived if not job.over]
                 self._arrived.clear()
+            for job in gone:
+                self._running.remove(job)
+                if job.row is not None:
+                    self._places.give_back(job.row.lease)
             for job in arrived:
                 self._start(job)
             if self._running:
@@ -153,7 +155,8 @@ class TransformersEngine(Engine):
         prompt, length = generation.prompt, len(generation.prompt.token_ids)
         room = min(generation.sampling.max_tokens, self._model.info.context_length - length)
         seen = prompt.visual_mask.nonzero()
-        head = prompt.token_ids[: int(seen[0]) if len(seen) else length].tolist()
+        # Short of the prompt's last token: there must be one left to compute the answer's first from.
+        head = prompt.token_ids[: int(seen[0]) if len(seen) else length - 1].tolist()
         lease = self._places.take(length + room, head, generation.cache_salt)
         try:
             return Row(generation, lease, room, list(generation.emitted))

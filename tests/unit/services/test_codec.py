@@ -27,6 +27,7 @@ def test_unspecified_keeps_the_dtype():
         (Tensor(dtype=DTYPE_FP32, shape=[2, 2], data=b"1234"), r"x\.data: 4 bytes do not fit shape \[2, 2\]"),
         (Tensor(dtype=DTYPE_FP32, shape=[4_000_000_000] * 4, data=b"1234"), r"x\.data: 4 bytes"),
         (Tensor(shape=[1], data=b"1234"), r"x\.dtype"),
+        (Tensor(dtype=DTYPE_FP32, shape=[1] * 65, data=b"1234"), r"x\.shape: 65 axes"),
         (Tensor(dtype=DTYPE_FP32, shape=[0, 3]), r"x\.shape"),
         (Tensor(dtype=DTYPE_FP32, shape=[1], data=b"\x00\x00\xc0\x7f"), "NaN"),
         (Tensor(dtype=DTYPE_INT8, shape=[2, 2], data=b"1234", scales=b"1234"), r"x\.scales"),
@@ -40,3 +41,10 @@ def test_bad_tensors_are_named(message, says):
 def test_a_format_too_narrow_is_refused():
     with pytest.raises(InvalidRequest, match="FP16"):
         codec.encode(torch.full((1, 1), 1e6), DTYPE_FP16)
+
+
+@pytest.mark.parametrize("wire", [DTYPE_FP32, DTYPE_INT8])
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf, -torch.inf])
+def test_what_is_no_number_does_not_travel(wire, bad):
+    with pytest.raises(InvalidRequest, match="cannot hold these features"):
+        codec.encode(torch.tensor([[1.0, 2.0], [bad, 2.0]]), wire)

@@ -13,10 +13,10 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "fsr_core" / "backbones"))
 import checkpoints
 from benches import ALL, QUESTION, SIZES, picture, shown
 
-from fsr_core.backbones import ImagePart, Message, TextPart
+from fsr_core.backbones import ImagePart, Message, TextPart, load_encoder
 from services.client import ImageTokens
 from services.decoder.prompts import prompt_of
-from services.encoder.pipeline import Job, compress, compressed_image, content, encode, plan_of, prepare
+from services.encoder.pipeline import Job, compress, compressed_image, content, each_alone, encode, plan_of, prepare
 from services.errors import InvalidRequest
 from services.gateway.trail import Trail
 from services.gateway.usage import usage_of
@@ -47,6 +47,21 @@ def answer(own, request, wire=types_pb2.DTYPE_UNSPECIFIED, explain=False):
     return [
         compressed_image(f, k, own.encoder.assemble(f, k), wire, explain) for (f, _), k in zip(pairs, kept, strict=True)
     ]
+
+
+def test_what_is_wrong_with_one_of_a_batch_fails_no_other(bench, tmp_path):
+    """SigLIP reads no punctuation, so a question may hold nothing for it, which only its tokenizer can tell."""
+    own = bench("llava_onevision")
+    checkpoints.siglip(own.encoder.vision.tower, tmp_path)
+    encoder = load_encoder(str(own.folder), clip=str(tmp_path))
+    jobs = []
+    for question in ("what?", "?!", "where?"):
+        request = request_of(types_pb2.Image(data=png(picture(SIZES[0]))))
+        request.instruction = question
+        jobs.append(Job(plan_of(request), prepare(encoder, request.images[0], "images[0]", 10**6), None))
+    one, wrong, other = each_alone(lambda some: compress(some, encode(encoder, some)), jobs)
+    assert len(one) == len(other) == 9
+    assert isinstance(wrong, InvalidRequest) and "instruction: has no words" in str(wrong)
 
 
 def decode(own, images, message=None):
@@ -131,6 +146,13 @@ def test_the_sdk_tells_all_that_another_language_model_needs(bench, name):
     assert all(torch.equal(rows(data), layer) for (data, _), layer in zip(told.deepstack, layers, strict=True))
 
 
+@pytest.mark.parametrize("name", checkpoints.VIDEO)
+@pytest.mark.parametrize("fps", [1e-6, 1e6])
+def test_the_slowest_and_the_fastest_video_fit_the_wire(bench, name, fps):
+    own = bench(name)
+    assert len(decode(own, answer(own, request_of(video_of(fps=fps)))).token_ids) > 9
+
+
 def test_videos_differ_by_frames_and_speed():
     known = {content(image) for image in (video_of(), video_of(FRAMES[:2]), video_of(FRAMES[::-1]), video_of(fps=1.0))}
     assert len(known) == 4
@@ -141,6 +163,8 @@ def test_videos_differ_by_frames_and_speed():
     [
         ("llava", video_of(), r"images\[0\]: video: llava takes pictures only"),
         ("qwen2_5_vl", video_of([*FRAMES, picture((32, 48))]), "differ in size"),
+        ("qwen2_5_vl", video_of(fps=1e-9), r"fps = 1e-09 is not within 1e-06\.\.1e\+06"),
+        ("qwen3_vl", video_of(fps=1e9), r"fps = 1e\+09 is not within"),
         ("qwen2_5_vl", types_pb2.Image(frames=[b"no picture"]), r"images\[0\]\.frames\[0\]"),
     ],
 )

@@ -5,13 +5,16 @@ import socket
 from collections import Counter
 from dataclasses import dataclass
 
+import grpc
 import pytest
-from fsr.v1 import encoder_pb2, types_pb2
+from fsr.v1 import encoder_pb2, gateway_pb2, types_pb2
 
-from services.errors import Forbidden, NotReady, Unauthenticated
+from services.encoder.pipeline import plan_of
+from services.errors import Forbidden, InvalidRequest, NotReady, Unauthenticated
 from services.gateway.attempts import Retrying
 from services.gateway.auth import ApiKeys
 from services.gateway.balancing import less_busy_of_two, rendezvous
+from services.gateway.checks import check_compress
 from services.gateway.deadline import Deadline
 from services.gateway.discovery import Discovery
 from services.gateway.ejection import Ejection, EjectionPolicy
@@ -35,6 +38,17 @@ def clock():
     return Clock()
 
 
+def test_a_spread_that_nobody_knows_is_refused_by_gateway_and_encoder():
+    budget = types_pb2.Budget(tokens=8, spread=7)
+    request = gateway_pb2.CompressRequest(images=[types_pb2.Image(data=b"x")], instruction="?", budget=budget)
+    for check in (
+        lambda: check_compress(request, GatewaySettings()),
+        lambda: plan_of(encoder_pb2.EncodeRequest(instruction="?", budget=budget)),
+    ):
+        with pytest.raises(InvalidRequest, match=r"budget\.spread: 7 is unknown"):
+            check()
+
+
 def test_failures_in_a_row_eject_for_twice_as_long_each_time_until_a_trial_succeeds(clock):
     ejection = Ejection(EjectionPolicy(failures=3, seconds=1, longest=3), clock)
     assert [ejection.failed() for _ in range(2)] == [False, False]
@@ -56,6 +70,14 @@ def test_failures_in_a_row_eject_for_twice_as_long_each_time_until_a_trial_succe
     assert [ejection.failed() for _ in range(3)] == [False, False, True]
     clock.now += 1
     assert ejection.admits  # the first ejection is short again
+
+
+def test_a_replica_may_fail_for_days(clock):
+    ejection = Ejection(EjectionPolicy(failures=1, seconds=1.0, longest=60.0), clock)
+    for _ in range(1100):
+        assert ejection.failed(ejection.chosen())
+        clock.now += 60
+    assert ejection.admits
 
 
 def test_stragglers_do_not_lengthen_an_ejection_and_an_abandoned_trial_is_tried_again(clock):
@@ -89,10 +111,32 @@ def test_the_retry_budget_is_a_share_of_the_load_when_everything_fails(clock):
     assert sum(budget.withdraw() for _ in range(20)) == 10  # up to the burst
 
 
+@pytest.mark.parametrize("longest", [1.0, 10.0, 120.0, 1200.0])
+async def test_the_longest_deadline_may_be_asked_for_as_grpc_tells_it(longest):
+    async def left(request, context):
+        return str(Deadline.of(context, 9.0, longest).left()).encode()
+
+    async def refused(request, context):
+        with pytest.raises(InvalidRequest, match="more than"):
+            Deadline.of(context, 9.0, longest)
+        return b""
+
+    server = grpc.aio.server()
+    handlers = {call.__name__: grpc.unary_unary_rpc_method_handler(call) for call in (left, refused)}
+    server.add_generic_rpc_handlers([grpc.method_handlers_generic_handler("t", handlers)])
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+        assert longest - 1 < float(await channel.unary_unary("/t/left")(b"", timeout=longest)) <= longest
+        await channel.unary_unary("/t/refused")(b"", timeout=longest * 1.2 + 5)
+    await server.stop(None)
+
+
 def test_backoff_doubles_up_to_a_bound():
     for attempt in range(12):
         most = min(2.0, 0.05 * 2**attempt)
         assert all(most / 2 <= backoff(attempt) <= most for _ in range(20))
+    assert 1.0 <= backoff(5000) <= 2.0  # two hours of a full cluster
 
 
 @dataclass

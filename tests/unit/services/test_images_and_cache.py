@@ -30,6 +30,28 @@ def test_of_two_pictures_in_one_jpeg_the_first_is_meant():
     assert image.getpixel((0, 0))[0] > 200 > image.getpixel((0, 0))[2]
 
 
+def test_a_photograph_is_upright_and_what_is_transparent_is_white():
+    """As the library's own `load_image` and processors have it."""
+    out, turned = io.BytesIO(), Image.Exif()
+    turned[0x0112] = 6  # to be turned clockwise
+    left_half = Image.new("RGB", (8, 6), "white")
+    left_half.paste("black", (0, 0, 4, 6))
+    left_half.save(out, "PNG", exif=turned)
+    image = decode_image(out.getvalue(), "images[0].data", 100)
+    assert image.size == (6, 8) and [image.getpixel((3, y)) for y in (0, 7)] == [(0, 0, 0), (255, 255, 255)]
+    drawn = Image.new("RGBA", (8, 6), (0, 0, 0, 0))
+    drawn.putpixel((3, 3), (0, 0, 0, 255))
+    drawn.putpixel((4, 3), (0, 0, 0, 51))
+    for kind, options in (("PNG", {}), ("WEBP", {"lossless": True, "exact": True})):
+        out = io.BytesIO()
+        drawn.save(out, kind, **options)
+        image = decode_image(out.getvalue(), "images[0].data", 100)
+        assert [image.getpixel((x, 3)) for x in (2, 3, 4)] == [(255,) * 3, (0,) * 3, (204,) * 3]
+    out = io.BytesIO()
+    drawn.convert("P").save(out, "PNG", transparency=drawn.convert("P").getpixel((0, 0)))
+    assert decode_image(out.getvalue(), "images[0].data", 100).getpixel((0, 0)) == (255, 255, 255)
+
+
 @pytest.mark.parametrize(
     ("data", "says"),
     [

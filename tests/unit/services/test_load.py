@@ -78,6 +78,16 @@ def test_files_that_cannot_be_written_are_named_before_the_load(more, says, tmp_
     assert done.exit_code == 1 and done.stderr.startswith(f"error: {says}") and done.stderr.count("\n") == 1
 
 
+async def test_an_answer_that_ends_before_it_began_is_an_outcome_too():
+    class Mute:
+        async def stream(self, images, question, **options):
+            return
+            yield
+
+    outcomes = await drive(Mute(), plan(requests=3))
+    assert [outcome.error for outcome in outcomes] == ["no end"] * 3
+
+
 class Server:
     """Stands for a client whose every answer takes `seconds`; counts how many are under way."""
 

@@ -97,6 +97,10 @@ async def test_models_are_told_apart(pools):
         pools.resolve("")
     with pytest.raises(UnknownModel, match="'o' is unknown"):
         pools.resolve("o")
+    assert pools.resolve("", {"n", "o"}.__contains__) == "n"  # a key's only one needs no name
+    with pytest.raises(UnknownModel) as refused:
+        pools.resolve("", {"o"}.__contains__)
+    assert str(refused.value).endswith("ask for one of those that your key is for")  # and no names of others
 
 
 async def test_busyness_weighs_work_by_free_memory(pools):

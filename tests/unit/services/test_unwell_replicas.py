@@ -5,8 +5,9 @@ from contextlib import aclosing
 
 import grpc
 import pytest
-from fsr.v1 import decoder_pb2, decoder_pb2_grpc, encoder_pb2, encoder_pb2_grpc, types_pb2
+from fsr.v1 import decoder_pb2, decoder_pb2_grpc, encoder_pb2, encoder_pb2_grpc, gateway_pb2, types_pb2
 from grpc_health.v1 import health_pb2
+from prometheus_client import generate_latest
 
 from services.errors import NotReady
 from services.gateway.attempts import Retrying
@@ -15,6 +16,7 @@ from services.gateway.decoding import Decoding
 from services.gateway.encoding import Encoding
 from services.gateway.metrics import Metrics
 from services.gateway.pools import Pools
+from services.gateway.requests import Requests
 from services.gateway.retries import RetryBudget
 from services.gateway.settings import GatewaySettings
 from services.gateway.trail import Trail
@@ -131,6 +133,35 @@ async def test_text_goes_to_any_checkpoint_but_the_one_that_began_an_answer_fini
         assert tokens == ([0, 1] if began_by_old else []) and len(trail.decoders) == 1 + began_by_old
         routes.add(tuple(addresses.index(address) for address in trail.decoders))
     assert routes == {(0, 1), (1,), (2,)}
+
+
+async def test_text_stays_with_its_checkpoint_though_that_decoder_drains_before_its_first_word(serve, gateway):
+    class Draining(Decoder):
+        async def Decode(self, request, context):
+            pools._all["decoder", addresses[0]].down("not serving")  # as a look at it does
+            yield decoder_pb2.DecodeResponse(token_ids=[0])
+            await context.abort(Code.UNAVAILABLE, "its time to drain is over")
+
+    addresses = [await serve(servicer) for servicer in (Draining(fingerprint="old"), Decoder(fingerprint="new"))]
+    pools, shared = gateway(encoders=[], decoders=addresses, failover_wait_seconds=0, **PATIENCE)
+    await pools.look()
+    pools._all["decoder", addresses[1]].outstanding = 9  # so that the other one is chosen
+    request, trail = decoder_pb2.DecodeRequest(), Trail("r")
+    with pytest.raises(NotReady):
+        async for _ in Decoding(pools, shared).answer("m", request, Deadline(20), trail):
+            pass
+    assert request.fingerprint == "old" and trail.decoders == [addresses[0]]
+
+
+async def test_no_label_holds_a_caller_s_data_while_there_is_no_encoder(serve, gateway):
+    pools, shared = gateway(encoders=[], decoders=[await serve(Decoder())])
+    await pools.look()
+    said = types_pb2.Message(role=types_pb2.ROLE_USER, parts=[types_pb2.Part(text="why?")])
+    request = gateway_pb2.GenerateRequest(messages=[said], method=types_pb2.Method(name="made-up"))
+    told = [
+        m async for m in Requests(pools, shared.metrics, shared.settings).generate(request, Deadline(20), Trail("r"))
+    ]
+    assert told[-1].finish_reason and b"made-up" not in generate_latest(shared.metrics.registry)
 
 
 async def test_a_busy_encoder_is_not_gone_while_it_encodes(serve, gateway):

@@ -17,7 +17,7 @@ import layout
 from benches import ALL, QUESTION, SIZES, chat, continue_greedily, picture, shown
 
 from fsr_core import Budget, create
-from fsr_core.backbones import FAMILIES, load_encoder
+from fsr_core.backbones import FAMILIES, ImagePart, Message, TextPart, load_encoder
 from fsr_core.backbones.images import video_settings
 from fsr_core.backbones.spread import compress_images
 from fsr_core.backbones.video import evenly
@@ -126,6 +126,20 @@ def test_pixels_are_the_processors_own(bench, name):
         theirs = own.processor.image_processor(images=[picture(size)], return_tensors="pt")["pixel_values"]
         ours = own.encoder.preprocess(picture(size)).inputs["pixel_values"]
         assert torch.equal(ours.reshape(-1), theirs.reshape(-1))
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("size", [(1, 1), (90, 1), (1, 90), (1000, 7)])
+def test_tiny_and_very_oblong_pictures(bench, name, size):
+    """A view of which unpadding leaves nothing is none."""
+    own = bench(name)
+    for budget, spread in ((ALL, "even"), (5, "even"), (5, "free")):
+        images, kept, laid = shown(own, [picture(size)], budget=budget, spread=spread)
+        n = len(images[0].features)
+        assert len(kept[0]) == min(budget, n)
+        assert images[0].tiles[-1].stop == n and all(tile.rows and tile.cols for tile in images[0].tiles)
+        assert len(laid[0].features) == len(kept[0]) + int((laid[0].index < 0).sum())
+        own.decoder.prompt([Message("user", (ImagePart(0), TextPart(QUESTION)))], laid)
 
 
 @pytest.mark.parametrize("name", checkpoints.VIDEO)

@@ -1,6 +1,7 @@
 """The transformers engine in this process: families with three-axis positions, failures, leaving early."""
 
 import asyncio
+import threading
 from types import SimpleNamespace
 
 import pytest
@@ -140,6 +141,13 @@ async def test_kept_positions_and_deepstack_survive_batches_chunks_and_failover(
         assert rest == [ids[cut:] for ids in wanted]
 
 
+@pytest.mark.parametrize("words", [3, 4, 5, 8])
+async def test_a_question_without_images_can_be_repeated(model, engine, words):
+    """Whole blocks or not: what is left to prefill gives the first token."""
+    one = prompt(model, 0, words, 7)
+    assert [await answer(engine, one, 5) for _ in range(4)] == [recomputed(model, one, 5)] * 4
+
+
 async def test_an_answer_ends_at_the_context_length(model, engine):
     long = prompt(model, 0, 240, 3)
     assert len(await answer(engine, long, 100)) == 256 - 244
@@ -184,6 +192,40 @@ async def test_a_request_that_cannot_start_fails_alone(model, engine):
     assert isinstance(too_long, NotReady) and [log["event"] for log in logs] == ["a request cannot start"]
     assert fine == recomputed(model, good, 5)
     assert not small.dead.is_set() and small.kv_used() == 0
+    await small.close()
+
+
+async def test_room_of_a_request_that_leaves_is_there_for_the_one_let_in_for_it(model):
+    """The pool holds one request; the engine is held up where it looks who came and who left while both happen."""
+    one = prompt(model, 9, 5, 0)
+    small = TransformersEngine(model, Metrics("tiny"), 150 * 3 * 2 * 2 * 8 * 4)
+    held, let_go, lock = threading.Event(), threading.Event(), small._wake
+
+    class Door:
+        def __enter__(self):
+            if threading.current_thread() is small._thread and wanted.is_set():
+                held.set()
+                let_go.wait()
+            return lock.__enter__()
+
+        def __exit__(self, *error):
+            return lock.__exit__(*error)
+
+        def __getattr__(self, name):
+            return getattr(lock, name)
+
+    wanted, small._wake = threading.Event(), Door()
+    async with asyncio.timeout(20):
+        leaving = small.generate(Generation("leaving", one, Sampling(130)))
+        await anext(leaving)
+        wanted.set()
+        await asyncio.to_thread(held.wait)
+        await leaving.aclose()
+        following = asyncio.create_task(answer(small, one, 130))
+        await asyncio.sleep(0)
+        wanted.clear()
+        let_go.set()
+        assert len(await following) == 130
     await small.close()
 
 
