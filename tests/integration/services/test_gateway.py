@@ -1,7 +1,6 @@
 """A real gateway process: TLS, API keys, health, limits. It needs no replica for that."""
 
 import os
-import socket
 import subprocess
 import sys
 import time
@@ -50,10 +49,8 @@ def certificates(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def health_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+def health_port(free_ports):
+    return free_ports()
 
 
 @pytest.fixture(scope="module")
