@@ -66,7 +66,9 @@ def cluster(system, spawn, pictures):
     decoders = [spawn("decoder") for _ in range(3)]
     addresses = ",".join(decoder.address for decoder in decoders)
     flags = ("--encoders", system["encoder"], "--decoders", addresses, "--max-requests", "128")
+    # Nobody waits for a first token longer than for an answer: pings must tell that a decoder hangs.
     patience = ("--discovery-seconds", "0.3", "--keepalive-seconds", "2", "--stall-seconds", "4")
+    patience += ("--first-token-seconds", "600")
     gateway = spawn("gateway", *flags, *patience)
     for service in (*decoders, gateway):
         service.wait_until_serving()
@@ -103,10 +105,11 @@ async def test_killed_decoders_cost_no_answer(cluster, undisturbed):
     await cluster.until_all_serve()
 
 
-async def test_a_frozen_decoder_is_worked_around(cluster, undisturbed):
+@pytest.mark.parametrize("after", [0, TOKENS // 4], ids=["before they begin", "in the middle"])
+async def test_a_frozen_decoder_is_worked_around(cluster, undisturbed, after):
     victim = cluster.decoders[0]
     try:
-        answers = await cluster.answers(24, lambda: victim.send(signal.SIGSTOP))
+        answers = await cluster.answers(24, lambda: victim.send(signal.SIGSTOP), after)
     finally:
         victim.send(signal.SIGCONT)
     assert said(answers) == undisturbed[:24]
