@@ -11,13 +11,9 @@ import urllib.request
 from pathlib import Path
 
 import grpc
-import hypothesis
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from prometheus_client.parser import text_string_to_metric_families
-
-# The same examples in every run, and no clock that a slow machine could exceed.
-hypothesis.settings.load_profile("ci")
 
 
 def _forget_the_callers_environment() -> None:
@@ -29,7 +25,8 @@ def _forget_the_callers_environment() -> None:
     for name in ("http_proxy", "https_proxy"):  # pip is content with the names in capitals, which gRPC does not heed
         if value := os.environ.pop(name, None):
             os.environ.setdefault(name.upper(), value)
-    os.environ["NO_PROXY"] = os.environ["no_proxy"] = "127.0.0.1,localhost"
+    known = os.environ.get("no_proxy") or os.environ.get("NO_PROXY", "")
+    os.environ["NO_PROXY"] = os.environ["no_proxy"] = ",".join(filter(None, (known, "127.0.0.1", "localhost")))
     os.environ.setdefault("RAY_TMPDIR", "/tmp")  # its sockets lie below it, and their paths must be short
 
 
@@ -89,7 +86,7 @@ class Service:
     def send(self, number: int) -> None:
         self._process.send_signal(number)
 
-    def end(self, number: int = signal.SIGKILL, wait: float = 30) -> int:
+    def end(self, number: int = signal.SIGKILL, wait: float = 120) -> int:
         """The exit code."""
         if self._process.poll() is None:
             self.send(number)

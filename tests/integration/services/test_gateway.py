@@ -70,13 +70,13 @@ def gateways(spawn, certificates, health_port, tmp_path_factory):
     for service in started.values():
         with grpc.insecure_channel(service.address) as channel:
             if service in (started["plain"], started["keys"]):
-                grpc.channel_ready_future(channel).result(30)
+                grpc.channel_ready_future(channel).result(120)
     return started | {"keys_file": keys}
 
 
 def models(service, **options):
     with Client(service.address, **options) as client:
-        return client.models(timeout=30)
+        return client.models(timeout=120)
 
 
 def test_tls_with_the_right_authority_and_name(gateways, certificates):
