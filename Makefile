@@ -30,7 +30,7 @@ tools: ## Debian packages that tests need: prometheus, with promtool
 COMPUTING := tests/unit/fsr_core $(wildcard tests/integration/test_*.py)
 
 test: install tools ## Every test but those of test-cluster, test-vllm and lmms-eval
-	@log=$$(mktemp); nice $(BIN)/python -m pytest $(COMPUTING) -p no:cacheprovider >$$log 2>&1 & beside=$$!; \
+	@log=$$(mktemp); OMP_NUM_THREADS=1 nice $(BIN)/python -m pytest $(COMPUTING) -p no:cacheprovider >$$log 2>&1 & beside=$$!; \
 	trap 'kill $$beside 2>/dev/null; cat $$log; rm $$log' EXIT; \
 	$(BIN)/python -m pytest tests $(COMPUTING:%=--ignore=%); code=$$?; wait $$beside && exit $$code
 
