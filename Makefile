@@ -26,8 +26,13 @@ tools: ## Debian packages that tests need: prometheus, with promtool
 		--no-install-recommends prometheus >/dev/null; } || { \
 		echo "error: cannot install Debian's package prometheus; install prometheus and promtool by hand" >&2; exit 1; }; }
 
+# Tests that start services wait for most of their time: those that only compute run beside them, and give way.
+COMPUTING := tests/unit/fsr_core $(wildcard tests/integration/test_*.py)
+
 test: install tools ## Every test but those of test-cluster, test-vllm and lmms-eval
-	$(BIN)/python -m pytest tests
+	@log=$$(mktemp); OMP_NUM_THREADS=1 nice $(BIN)/python -m pytest $(COMPUTING) -p no:cacheprovider >$$log 2>&1 & beside=$$!; \
+	trap 'kill $$beside 2>/dev/null; cat $$log; rm $$log' EXIT; \
+	$(BIN)/python -m pytest tests $(COMPUTING:%=--ignore=%); code=$$?; wait $$beside && exit $$code
 
 test-cluster: install tools ## Autoscaling and node failure on a Ray of several nodes, images of torch; many minutes
 	$(BIN)/python -m pytest tests/cluster -m cluster

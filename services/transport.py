@@ -24,6 +24,7 @@ def channel_options(keepalive_seconds: float = 0.0) -> list[tuple[str, Any]]:
         options += [
             ("grpc.keepalive_time_ms", int(keepalive_seconds * 1000)),
             ("grpc.keepalive_timeout_ms", int(keepalive_seconds * 1000)),
+            ("grpc.http2.ping_timeout_ms", int(keepalive_seconds * 1000)),  # a minute otherwise, whatever the one above
             ("grpc.http2.max_pings_without_data", 0),
         ]
     return options

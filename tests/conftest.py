@@ -15,25 +15,59 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from prometheus_client.parser import text_string_to_metric_families
 
+
+def _forget_the_callers_environment() -> None:
+    """What the shell around the tests sets must not reach the services, commands and channels in them."""
+    ours = ("FSR_TEST_ENGINE", "FSR_PICTURES", "FSR_LMMS_PYTHON")
+    of_rich = ("COLUMNS", "FORCE_COLOR", "GITHUB_ACTIONS", "PY_COLORS")
+    for name in [n for n in os.environ if n in of_rich or (n.startswith("FSR_") and n not in ours)]:
+        del os.environ[name]
+    for name in ("http_proxy", "https_proxy"):  # pip is content with the names in capitals, which gRPC does not heed
+        if value := os.environ.pop(name, None):
+            os.environ.setdefault(name.upper(), value)
+    known = os.environ.get("no_proxy") or os.environ.get("NO_PROXY", "")
+    os.environ["NO_PROXY"] = os.environ["no_proxy"] = ",".join(filter(None, (known, "127.0.0.1", "localhost")))
+    os.environ.setdefault("RAY_TMPDIR", "/tmp")  # its sockets lie below it, and their paths must be short
+
+
+_forget_the_callers_environment()
 _taken: set[int] = set()
 
 
-def free_port() -> int:
-    """A port below the ephemeral range, so that no outgoing connection takes it while its service restarts."""
-    for port in range(21000 + os.getpid() % 5000, 32000):
-        with socket.socket() as probe:
-            if port not in _taken and probe.connect_ex(("127.0.0.1", port)) != 0:
-                _taken.add(port)
-                return port
-    raise RuntimeError("no free port")
+def free_ports(count: int = 1) -> int:
+    """The first of so many free ports in a row, never given before.
+
+    They lie below the ephemeral range, so that no outgoing connection takes one before its service listens, or while
+    it restarts.
+    """
+    first = 10000 + 100 * (os.getpid() % 100)
+    for base in range(first, 32000 - count):
+        ports = range(base, base + count)
+        if _taken.isdisjoint(ports) and all(map(_is_free, ports)):
+            _taken.update(ports)
+            return base
+    raise RuntimeError(f"no {count} free ports in a row from {first}")
+
+
+def _is_free(port: int) -> bool:
+    try:
+        socket.create_server(("", port)).close()
+    except OSError:
+        return False
+    return True
+
+
+@pytest.fixture(scope="session", name="free_ports")
+def _free_ports():
+    return free_ports
 
 
 class Service:
     """One process of `services.<name>`, which can be killed, stopped and started again at the same address."""
 
     def __init__(self, name: str, log: Path, *flags: str) -> None:
-        self.address = f"127.0.0.1:{free_port()}"
-        self.metrics = f"127.0.0.1:{free_port()}"
+        self.address = f"127.0.0.1:{free_ports()}"
+        self.metrics = f"127.0.0.1:{free_ports()}"
         self.name, self.log = name, log
         ports = ["--port", self.address.rpartition(":")[2]]
         if name != "encoder":  # Ray has metrics of its own
@@ -52,7 +86,7 @@ class Service:
     def send(self, number: int) -> None:
         self._process.send_signal(number)
 
-    def end(self, number: int = signal.SIGKILL, wait: float = 30) -> int:
+    def end(self, number: int = signal.SIGKILL, wait: float = 120) -> int:
         """The exit code."""
         if self._process.poll() is None:
             self.send(number)

@@ -20,11 +20,15 @@ log = structlog.get_logger()
 _LOOPBACK = "127.0.0.1"
 
 
-def _free_port() -> int:
-    """Serve's proxy insists on an HTTP port beside the gRPC one; nobody calls it, so any will do."""
-    with socket.socket() as probe:
-        probe.bind((_LOOPBACK, 0))
-        return int(probe.getsockname()[1])
+def _free_port() -> socket.socket:
+    """Serve's proxy insists on an HTTP port beside the gRPC one; nobody calls it, so any will do.
+
+    While the socket is open nobody gets the port but Serve, which shares it.
+    """
+    held = socket.socket()
+    held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    held.bind((_LOOPBACK, 0))
+    return held
 
 
 def main() -> None:
@@ -56,10 +60,11 @@ def main() -> None:
     )
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
+    http = _free_port()
     try:
         serve.start(
             proxy_location="HeadOnly",
-            http_options={"host": _LOOPBACK, "port": _free_port()},
+            http_options={"host": _LOOPBACK, "port": http.getsockname()[1]},
             grpc_options=gRPCOptions(
                 port=settings.port,
                 grpc_servicer_functions=["fsr.v1.encoder_pb2_grpc.add_EncoderServiceServicer_to_server"],
@@ -73,6 +78,7 @@ def main() -> None:
     finally:
         serve.shutdown()
         ray.shutdown()
+        http.close()
 
 
 if __name__ == "__main__":

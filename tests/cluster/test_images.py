@@ -1,6 +1,5 @@
 """The encoder's and decoder's images without a Docker engine: minutes, and gigabytes of torch."""
 
-import socket
 import sys
 from pathlib import Path
 
@@ -26,21 +25,12 @@ def describe_decoder(channel):
     )
 
 
-def two_free_ports():
-    """The first of two free ones in a row."""
-    for port in range(33000, 40000, 2):
-        with socket.socket() as one, socket.socket() as two:
-            if one.connect_ex(("127.0.0.1", port)) and two.connect_ex(("127.0.0.1", port + 1)):
-                return port
-    raise RuntimeError("no two free ports in a row")
-
-
 @pytest.mark.timeout(1200)
 @pytest.mark.parametrize(("image", "describe"), [("decoder", describe_decoder), ("encoder", describe_encoder)])
-def test_image_starts_with_what_its_install_line_brings(image, describe, tmp_path):
+def test_image_starts_with_what_its_install_line_brings(image, describe, free_ports, tmp_path):
     """Its entry point, in an environment with nothing else, passes its health check, serves, and ends when told to."""
     clean, packages = install(image, tmp_path)
     assert "torch" in packages and ("ray" in packages) == (image == "encoder")
-    port = two_free_ports()
+    port = free_ports(2)
     with started(image, clean, port, tmp_path), grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
         assert describe(channel).model.model == "fsr-tiny"

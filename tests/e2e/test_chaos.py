@@ -1,12 +1,14 @@
 """Real processes are killed, frozen and restarted under load: no answer is lost, and none differs."""
 
 import asyncio
+import io
 import signal
 from collections.abc import Callable
 
 import numpy
 import psutil
 import pytest
+from PIL import Image
 
 from services.client import Answer, AsyncClient
 
@@ -66,7 +68,9 @@ def cluster(system, spawn, pictures):
     decoders = [spawn("decoder") for _ in range(3)]
     addresses = ",".join(decoder.address for decoder in decoders)
     flags = ("--encoders", system["encoder"], "--decoders", addresses, "--max-requests", "128")
+    # Nobody waits for a first token longer than for an answer: pings must tell that a decoder hangs.
     patience = ("--discovery-seconds", "0.3", "--keepalive-seconds", "2", "--stall-seconds", "4")
+    patience += ("--first-token-seconds", "600")
     gateway = spawn("gateway", *flags, *patience)
     for service in (*decoders, gateway):
         service.wait_until_serving()
@@ -103,10 +107,11 @@ async def test_killed_decoders_cost_no_answer(cluster, undisturbed):
     await cluster.until_all_serve()
 
 
-async def test_a_frozen_decoder_is_worked_around(cluster, undisturbed):
-    victim = cluster.decoders[0]
+@pytest.mark.parametrize(("number", "after"), [(0, TOKENS // 4), (1, 0)], ids=["in the middle", "before they begin"])
+async def test_a_frozen_decoder_is_worked_around(cluster, undisturbed, number, after):
+    victim = cluster.decoders[number]  # each time one that is not on trial yet
     try:
-        answers = await cluster.answers(24, lambda: victim.send(signal.SIGSTOP))
+        answers = await cluster.answers(24, lambda: victim.send(signal.SIGSTOP), after)
     finally:
         victim.send(signal.SIGCONT)
     assert said(answers) == undisturbed[:24]
@@ -150,12 +155,26 @@ def cmdline(process: psutil.Process) -> list[str]:
         return []
 
 
+def large(picture: bytes) -> bytes:
+    """The same with 3 million pixels, which take a while to prepare."""
+    out = io.BytesIO()
+    Image.open(io.BytesIO(picture)).resize((1728, 1728)).save(out, "JPEG")
+    return out.getvalue()
+
+
 async def test_an_encoder_replica_killed_in_mid_batch_costs_no_answer(system, cluster, pictures):
     victim = encoder_replica(system["encoder"].rpartition(":")[2])
-    some = pictures(300, 16)
+    some = [large(picture) for picture in pictures(300, 16)]
+
+    def worked() -> float:
+        times = victim.cpu_times()
+        return times.user + times.system
+
     async with AsyncClient(cluster.gateway.address) as client:
+        before = worked()
         calls = [asyncio.create_task(client.compress(picture, QUESTION, budget=16, timeout=120)) for picture in some]
-        await asyncio.sleep(0.05)
+        while worked() < before + 0.2:  # seconds: it is at it, and far from done
+            await asyncio.sleep(0.005)
         victim.kill()
         told = await asyncio.gather(*calls)
         assert any(len(answer.route.encoders) > 1 for answer in told)

@@ -13,13 +13,13 @@ QUESTION = "Is there a red star?"
 @pytest.fixture(scope="module")
 def gateway(spawn):
     replicas = ("--min-replicas", "2", "--max-replicas", "2", "--num-cpus", "0.5")
-    encoder = spawn("encoder", "--ingress", "direct", "--direct-port", "33000", *replicas)
+    encoder = spawn("encoder", "--ingress", "direct", "--direct-port", "26000", *replicas)
     decoder = spawn("decoder")
     flags = ("--encoders", encoder.address, "--decoders", decoder.address, "--discovery-seconds", "0.5")
     gateway = spawn("gateway", *flags)
     gateway.wait_until_serving()
     with Client(gateway.address) as client:
-        end = time.monotonic() + 60
+        end = time.monotonic() + 180
         while client.models()[0].encoders < 2:
             assert time.monotonic() < end
             time.sleep(0.2)

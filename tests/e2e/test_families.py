@@ -9,11 +9,11 @@ import io
 import json
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import grpc
 import pytest
+import torch
 from fsr.v1 import decoder_pb2, decoder_pb2_grpc, encoder_pb2, types_pb2
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "unit" / "fsr_core" / "backbones"))
@@ -35,6 +35,7 @@ PICTURE = picture((70, 50))
 @pytest.fixture(scope="module")
 def family(tmp_path_factory):
     def get(name):
+        torch.manual_seed(7)
         folder = tmp_path_factory.mktemp(name)
         own = Bench(name, folder, checkpoints.FAMILIES[name](folder))
         if name in ("llava", "llava_next"):
@@ -95,18 +96,16 @@ def asked(own, channel):
 
 
 @pytest.mark.parametrize("name", [name for name in checkpoints.FAMILIES if name not in WHOLE_SYSTEM])
-def test_two_halves_in_two_processes(family, ports, tmp_path, name):
+def test_two_halves_in_two_processes(family, free_ports, tmp_path, name):
     own = family(name)
-    with decoder(own.folder, ports(), tmp_path / "decoder.log") as channel:
+    with decoder(own.folder, free_ports(), tmp_path / "decoder.log") as channel:
         assert asked(own, channel) == plugged(own)
 
 
 @pytest.mark.parametrize("name", WHOLE_SYSTEM)
-def test_the_whole_system(family, ports, tmp_path, name):
+def test_the_whole_system(family, free_ports, tmp_path, name):
     own = family(name)
-    began = time.monotonic()
-    with running(str(own.folder), 1, ports(), tmp_path) as addresses, Client(addresses["gateway"]) as client:
-        assert time.monotonic() - began < 180
+    with running(str(own.folder), 1, free_ports(30), tmp_path) as addresses, Client(addresses["gateway"]) as client:
         answer = client.ask(png(), QUESTION, budget=BUDGET, max_tokens=8)
         assert answer.text == plugged(own)
         assert answer.usage.visual_tokens_kept == BUDGET

@@ -183,8 +183,8 @@ def test_a_decoder_that_dies_is_replaced(system, client):
     assert len(answers) == 1
 
 
-def test_nobody_there_is_one_clear_error(ports):
-    with Client(f"127.0.0.1:{ports()}") as client, pytest.raises(UnavailableError):
+def test_nobody_there_is_one_clear_error(free_ports):
+    with Client(f"127.0.0.1:{free_ports()}") as client, pytest.raises(UnavailableError):
         client.ask(png(1), "Is there a red star?", budget=16, timeout=10)
 
 
@@ -250,8 +250,8 @@ def test_load(system, tmp_path):
     ],
     ids=["SIGHUP", "SIGTERM", "SIGINT twice"],
 )
-def test_up_leaves_nothing_behind(ports, tmp_path, ignored, frozen, signals):
-    port = ports()
+def test_up_leaves_nothing_behind(free_ports, tmp_path, ignored, frozen, signals):
+    port = free_ports(30)
     command = [sys.executable, "-m", "services.client.cli", "up", "--port", str(port), "--logs", str(tmp_path)]
 
     def as_in_a_terminal():  # whatever these tests themselves were started by

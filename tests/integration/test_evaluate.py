@@ -16,7 +16,7 @@ def evaluate(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True)
 
 
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(1800)
 def test_quick_writes_every_result_and_goes_on_where_it_was(tmp_path: Path) -> None:
     done = evaluate("--quick", "--out", str(tmp_path))
     assert done.returncode == 0, done.stderr[-2000:]

@@ -1,6 +1,5 @@
 import contextlib
 import io
-import socket
 import sys
 import warnings
 from pathlib import Path
@@ -17,25 +16,10 @@ from fsr_core.tiny.scenes import draw, make_scene
 from services.client.up import running
 
 
-def _free_ports(count):
-    """The first of `count` free ports in a row."""
-    for base in range(43000, 60000, count):
-        with contextlib.ExitStack() as stack:
-            probes = [stack.enter_context(socket.socket()) for _ in range(count)]
-            if all(probe.connect_ex(("127.0.0.1", base + i)) != 0 for i, probe in enumerate(probes)):
-                return base
-    raise RuntimeError("not enough free ports in a row")
-
-
 def _png(seed):
     out = io.BytesIO()
     draw(make_scene(seed)).save(out, "PNG")
     return out.getvalue()
-
-
-@pytest.fixture(scope="session")
-def free_ports():
-    return _free_ports
 
 
 @pytest.fixture(scope="session")
@@ -44,7 +28,7 @@ def png():
 
 
 @pytest.fixture(scope="session")
-def system(tmp_path_factory):
+def system(tmp_path_factory, free_ports):
     """Addresses of a running system with two decoders, a gateway that refuses early, decoders with
     room for a dozen answers, and metrics every second."""
     with contextlib.ExitStack() as stack:
@@ -53,5 +37,5 @@ def system(tmp_path_factory):
             patch.setenv("FSR_GATEWAY_MAX_REQUESTS", "24")
             patch.setenv("FSR_DECODER_KV_MEMORY", "8MiB")
             logs = tmp_path_factory.mktemp("logs")
-            addresses = stack.enter_context(running("fsr-tiny", 2, _free_ports(40), logs))
+            addresses = stack.enter_context(running("fsr-tiny", 2, free_ports(30), logs))
         yield addresses

@@ -134,7 +134,7 @@ class Mixed:
             self.errors.append(str(error))
 
 
-def settled(server, ask_for, before, seconds=30):
+def settled(server, ask_for, before, seconds=120):
     """Waits until Prometheus has seen every sum of `ask_for` reach what it must."""
     end = time.monotonic() + seconds
     while True:

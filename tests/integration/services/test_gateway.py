@@ -1,7 +1,6 @@
 """A real gateway process: TLS, API keys, health, limits. It needs no replica for that."""
 
 import os
-import socket
 import subprocess
 import sys
 import time
@@ -50,10 +49,8 @@ def certificates(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def health_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+def health_port(free_ports):
+    return free_ports()
 
 
 @pytest.fixture(scope="module")
@@ -73,13 +70,13 @@ def gateways(spawn, certificates, health_port, tmp_path_factory):
     for service in started.values():
         with grpc.insecure_channel(service.address) as channel:
             if service in (started["plain"], started["keys"]):
-                grpc.channel_ready_future(channel).result(30)
+                grpc.channel_ready_future(channel).result(120)
     return started | {"keys_file": keys}
 
 
 def models(service, **options):
     with Client(service.address, **options) as client:
-        return client.models(timeout=30)
+        return client.models(timeout=120)
 
 
 def test_tls_with_the_right_authority_and_name(gateways, certificates):
