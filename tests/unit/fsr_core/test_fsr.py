@@ -168,15 +168,17 @@ def test_auto_budget_stops_at_the_radius_and_keeps_its_bounds():
     assert len(FSR(rho=0.01).compress(s, Budget(auto=True, radius=2.0, min_tokens=9))) == 9
 
 
-@pytest.mark.parametrize("shape", [(30, 5), (144, 160), (400, 40), (700, 3)])
-def test_both_ways_of_scanning_pick_the_same_and_a_batch_changes_nothing(shape, monkeypatch):
+@pytest.mark.parametrize("shape", [(30, 5), (144, 100), (144, 160), (317, 320), (400, 40), (700, 3)])
+def test_all_ways_of_scanning_pick_the_same_and_a_batch_changes_nothing(shape, monkeypatch):
     n, width = shape
     some = [sample(seed, n, width) for seed in range(4)]
     some[3] = VisualTokens(some[3].features.round(), some[3].saliency, some[3].relevance)  # many ties
     method, budgets = FSR(rho=0.3), [n // 2, 5, n - 1, n // 3]
     ahead = method.compress_batch(some, budgets)
     assert all(same(a, method.compress(s, k)) for a, s, k in zip(ahead, some, budgets, strict=True))
-    monkeypatch.setattr(scan, "_played_out", lambda keys, near, left: scan._row_by_row(keys, near, max(left)))
+    monkeypatch.setattr(scan.Keys, "_all", lambda keys: None)
+    assert all(same(a, b) for a, b in zip(ahead, method.compress_batch(some, budgets), strict=True))
+    monkeypatch.setattr(scan, "_picks", lambda keys, near, left: scan._row_by_row(keys, near, max(left)))
     assert all(same(a, b) for a, b in zip(ahead, method.compress_batch(some, budgets), strict=True))
 
 
@@ -191,7 +193,7 @@ def test_what_keeps_everything_is_not_scanned_beside_what_does_not(monkeypatch):
 def test_an_automatic_budget_computes_hardly_more_rows_than_it_keeps(monkeypatch):
     rows = []
     cosine = scan.Keys.cosine
-    monkeypatch.setattr(scan, "_played_out", lambda keys, near, left: scan._row_by_row(keys, near, max(left)))
+    monkeypatch.setattr(scan, "_picks", lambda keys, near, left: scan._row_by_row(keys, near, max(left)))
     monkeypatch.setattr(scan.Keys, "cosine", lambda keys, index: rows.append(index.shape[1]) or cosine(keys, index))
     kept = SCANNING.compress(sample(0, 400, 3), Budget(auto=True, radius=0.2))
     assert len(kept) <= sum(rows) <= len(kept) + 2 * scan.CHUNK < 200
