@@ -4,8 +4,9 @@ Only similarities to *chosen* tokens are needed, and a running maximum of them, 
 time is a matrix-vector product, bound by memory. But similarity to the chosen set only grows, so the tokens that are
 farthest now can be played out among themselves, from their own small Gram matrix, until one of the others may be
 farther; then the rows of all that was picked meanwhile are one matrix product. No row is computed that was not
-picked, and the picks are those of the plain greedy algorithm. Where a token's row of similarities is no longer than its
-key, all of them take no more memory than the keys, and half of their matrix is computed faster than they are played out.
+picked, and the picks are those of the plain greedy algorithm. Of few tokens all similarities are computed instead:
+where a row of them is no longer than a key, they take no more memory than the keys, and half of their matrix costs less
+than many small steps.
 """
 
 from __future__ import annotations
@@ -25,8 +26,9 @@ __all__ = ["Keys", "Scan", "scan"]
 # sample's picks do not depend on what else is in its batch.
 LANES = 16
 CHUNK = 16  # rows a time on CUDA
+MOST = 1024  # tokens of which all similarities are computed; with more, those that were picked cost less
 LOOKED_UP = 64  # rows a time where all are known
-STRIPE = 9 * LANES  # rows a time of the matrix of all similarities
+STRIPE = 6 * LANES  # rows a time of the matrix of all similarities
 
 
 @dataclass(frozen=True)
@@ -51,7 +53,7 @@ class Keys:
         norm = torch.linalg.vector_norm(self.values, dim=2)
         self.scale = torch.where(norm > 0, 1 / norm, 0.0)
         n, width = self.values.shape[1:]
-        self.all = self._all() if n <= width and not keys.is_cuda else None  # [B, N, N]
+        self.all = self._all() if n <= min(width, MOST) and not keys.is_cuda else None  # [B, N, N]
 
     def _all(self) -> Tensor:
         batch, n, _ = self.values.shape
@@ -113,16 +115,21 @@ def _row_by_row(keys: Keys, near: Tensor, steps: int) -> Iterator[_Picks]:
 
 def _looked_up(known: Tensor, near: Tensor, steps: int) -> Iterator[_Picks]:
     """The same picks on CPU where all similarities, [B, N, N], are known."""
-    matrix, local, everyone = known.numpy(), near.numpy(), np.arange(len(near))
+    batch, n = near.shape
+    first = n * np.arange(batch)  # of each sample in what is flat
+    rows, local = known.reshape(-1, n).numpy(), near.numpy()
+    flat, row = local.reshape(-1), np.empty_like(local)
     for start in range(0, steps, LOOKED_UP):
         some = []
         for _ in range(min(LOOKED_UP, steps - start)):
-            token = local.argmin(1)
-            some.append((token, local[everyone, token]))
-            np.maximum(local, matrix[everyone, token], out=local)
-            local[everyone, token] = inf
-        tokens, nearest = (torch.from_numpy(np.stack(values, 1)) for values in zip(*some, strict=True))
-        yield _Picks(tokens, nearest, known[torch.arange(len(near)).unsqueeze(1), tokens])
+            place = local.argmin(1) + first
+            some.append((place, flat.take(place)))
+            rows.take(place, axis=0, out=row, mode="clip")  # this mode needs no buffer
+            np.maximum(local, row, out=local)
+            flat[place] = inf
+        places, nearest = (torch.from_numpy(np.stack(values, 1)) for values in zip(*some, strict=True))
+        found = known.reshape(-1, n)[places]
+        yield _Picks(places - torch.from_numpy(first).unsqueeze(1), nearest, found)
 
 
 def _play_size(n: int, width: int) -> int:
