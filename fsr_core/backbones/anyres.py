@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from fsr_core.backbones.data import Box, ImageFeatures, PreparedImage, Tile
+from fsr_core.backbones.images import square
 from fsr_core.backbones.patches import Seen
 
 __all__ = ["Pack", "packed_features", "packer", "tile_boxes", "tiled_features"]
@@ -49,7 +50,8 @@ def packed_features(
     evidence = told[:, 0] > 0.5
     lines = (~evidence).cumsum(0)[evidence]
     place = told[evidence]
-    view = (0.0, 0.0, float(width), float(height))
+    # A picture among others has no tiles and is padded to a square; one that has them is stretched to one.
+    view = (0.0, 0.0, float(width), float(height)) if tiles > 1 else square(image.size)
     views = [Tile(0, side, side, view)]
     groups = None
     if tiles > 1:

@@ -36,6 +36,9 @@ class VisualEncoder(ABC):
     device: torch.device
     dtype: torch.dtype
 
+    #: Whether a picture that shares its conversation with others is prepared by `preprocess_among` instead.
+    coarse_among: bool = False
+
     @abstractmethod
     def preprocess(self, image: Image.Image) -> PreparedImage:
         """Prepare one picture on the CPU exactly as the checkpoint's own processor does.
@@ -43,6 +46,10 @@ class VisualEncoder(ABC):
         Raises:
             ValueError: ``image`` is no PIL image, or has a zero side.
         """
+
+    def preprocess_among(self, image: Image.Image) -> PreparedImage:
+        """As `preprocess`, for one of several pictures of a conversation."""
+        return self.preprocess(image)
 
     def preprocess_video(self, frames: Sequence[Image.Image], fps: float = 2.0) -> PreparedImage:
         """Prepare a video, given as its frames in order, all of one size; ``fps`` is how many of them a second has.

@@ -15,7 +15,7 @@ from PIL import Image
 from fsr_core.backbones.checkpoint import read_json
 from fsr_core.backbones.data import Box
 
-__all__ = ["checked", "image_processor", "video_settings", "visible"]
+__all__ = ["checked", "image_processor", "square", "video_settings", "visible"]
 
 
 def image_processor(folder: Path, default: str) -> Any:
@@ -68,16 +68,22 @@ def _edges(size: Any) -> dict[str, int]:
     return {name: int(value) for name, value in fields.items() if value}
 
 
+def square(size: tuple[int, int]) -> Box:
+    """What a picture shows that is padded to a square, in its own pixels; it stands in the middle."""
+    side = max(size)
+    left, top = (side - size[0]) // 2, (side - size[1]) // 2
+    return (float(-left), float(-top), float(side - left), float(side - top))
+
+
 def visible(processor: Any, size: tuple[int, int]) -> Box:
     """What padding, resize and centre crop of a processor leave of a picture, in the picture's own pixels; beyond the
     picture where the processor pads it."""
     width, height = size
     if not (hasattr(processor, "pad_to_square") and processor.do_pad):
         return _cropped(processor, width, height)
-    side = max(width, height)
-    left, top = (side - width) // 2, (side - height) // 2
-    box = _cropped(processor, side, side)
-    return (box[0] - left, box[1] - top, box[2] - left, box[3] - top)
+    left, top, _, _ = square(size)
+    box = _cropped(processor, max(size), max(size))
+    return (box[0] + left, box[1] + top, box[2] + left, box[3] + top)
 
 
 def _cropped(processor: Any, width: int, height: int) -> Box:

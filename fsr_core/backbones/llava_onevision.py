@@ -22,7 +22,7 @@ from transformers.models.llava_onevision.modeling_llava_onevision import (
 from fsr_core.backbones.anyres import packed_features, packer
 from fsr_core.backbones.checkpoint import Checkpoint, checkpoint_name
 from fsr_core.backbones.data import ImageFeatures, ModelInfo, PreparedImage, Tile
-from fsr_core.backbones.images import checked, image_processor, video_settings
+from fsr_core.backbones.images import checked, image_processor, square, video_settings
 from fsr_core.backbones.language import HalfDecoder, config_info, model_info
 from fsr_core.backbones.llava_next import tile_grid, unbatch_tiles
 from fsr_core.backbones.patch_encoder import PatchEncoder, text_side
@@ -39,6 +39,8 @@ Newlines = Literal["end", "frame", "row"]
 class LlavaOnevisionEncoder(PatchEncoder):
     """Option `video_newlines`: where newline tokens stand in a video: at its "end", as the library's class has it,
     after each "frame", or after each "row", as LLaVA-Video was trained. A line without kept tokens has none."""
+
+    coarse_among = True
 
     def __init__(
         self,
@@ -89,6 +91,13 @@ class LlavaOnevisionEncoder(PatchEncoder):
         return PreparedImage(
             {"pixel_values": pixels}, (Tile(0, self.vision.side, self.vision.side, whole),), image.size
         )
+
+    def preprocess_among(self, image: Image.Image) -> PreparedImage:
+        """One view without tiles, which is how the library's processor prepares each of several pictures."""
+        pair = [checked(image), Image.new("RGB", (1, 1))]
+        pixels = self.processor(images=[pair], return_tensors="pt")["pixel_values"][0]
+        side = self.vision.side
+        return PreparedImage({"pixel_values": pixels}, (Tile(0, side, side, square(image.size)),), image.size)
 
     def preprocess_video(self, frames: Sequence[Image.Image], fps: float = 2.0) -> PreparedImage:
         pictures = checked_frames(frames, fps)

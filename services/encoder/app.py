@@ -18,7 +18,17 @@ from services.encoder.cache import FeatureCache
 from services.encoder.images import check_pixels
 from services.encoder.ingress import ReplicaPorts, check_ingress
 from services.encoder.metrics import EncoderMetrics
-from services.encoder.pipeline import Job, compress, compressed_image, content, each_alone, encode, plan_of, prepare
+from services.encoder.pipeline import (
+    Job,
+    are_among,
+    compress,
+    compressed_image,
+    content,
+    each_alone,
+    encode,
+    plan_of,
+    prepare,
+)
 from services.encoder.settings import EncoderSettings
 from services.errors import Expired, InvalidRequest, ServiceError, status_of
 from services.telemetry import configure_logging
@@ -84,10 +94,11 @@ class Encoder:
             raise InvalidRequest("images: is empty; send at least one JPEG, PNG or WebP file")
         options = self._settings
         await asyncio.to_thread(check_pixels, request.images, options.max_image_pixels, options.max_request_pixels)
-        keys = [self._cache.key(content(image)) for image in request.images]
+        among = are_among(self._model, request.images)
+        keys = [self._cache.key(content(image, among)) for image in request.images]
         known = [self._cache.get(key) for key in keys]
         jobs = [
-            Job(plan, await asyncio.to_thread(self._prepare, image, i) if seen is None else None, seen)
+            Job(plan, await asyncio.to_thread(self._prepare, image, i, among) if seen is None else None, seen)
             for i, (image, seen) in enumerate(zip(request.images, known, strict=True))
         ]
         results = []
@@ -123,8 +134,8 @@ class Encoder:
             cache_hits=hits,
         )
 
-    def _prepare(self, image: types_pb2.Image, number: int) -> Any:
-        return prepare(self._model, image, f"images[{number}]", self._settings.max_image_pixels)
+    def _prepare(self, image: types_pb2.Image, number: int, among: bool) -> Any:
+        return prepare(self._model, image, f"images[{number}]", self._settings.max_image_pixels, among)
 
     @serve.batch(max_batch_size=16, batch_wait_timeout_s=0.005)
     async def _run(self, timed: list[tuple[Job, float]]) -> list[tuple[Any, Any, float] | Exception | None]:

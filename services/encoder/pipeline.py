@@ -18,7 +18,7 @@ from services import codec
 from services.encoder.images import decode_image
 from services.errors import InvalidRequest
 
-__all__ = ["Job", "compress", "compressed_image", "content", "each_alone", "plan_of", "prepare"]
+__all__ = ["Job", "are_among", "compress", "compressed_image", "content", "each_alone", "plan_of", "prepare"]
 
 log = structlog.get_logger()
 Work = TypeVar("Work")
@@ -78,16 +78,26 @@ def _budget(message: types_pb2.Budget) -> Budget:
     raise ValueError("budget: is not set; give tokens, keep_ratio or auto")
 
 
-def content(image: types_pb2.Image) -> bytes:
+def are_among(encoder: VisualEncoder, images: Sequence[types_pb2.Image]) -> bool:
+    """Whether the pictures of a request are prepared as several of one conversation."""
+    return encoder.coarse_among and sum(not image.frames for image in images) > 1
+
+
+def content(image: types_pb2.Image, among: bool) -> bytes:
     """What tells one picture or video from another: everything that its features depend on but the model."""
-    return image.data or image.SerializeToString(deterministic=True)
+    if image.frames:
+        return image.SerializeToString(deterministic=True)
+    return b"among" + image.data if among else image.data
 
 
-def prepare(encoder: VisualEncoder, image: types_pb2.Image, field: str, max_pixels: int) -> PreparedImage:
-    """Decodes and prepares one picture or video. Raises InvalidRequest naming `field`."""
+def prepare(
+    encoder: VisualEncoder, image: types_pb2.Image, field: str, max_pixels: int, among: bool = False
+) -> PreparedImage:
+    """Decodes and prepares one video, or picture, which may be `among` others. Raises InvalidRequest naming `field`."""
     try:
         if not image.frames:
-            return encoder.preprocess(decode_image(image.data, f"{field}.data", max_pixels))
+            picture = decode_image(image.data, f"{field}.data", max_pixels)
+            return encoder.preprocess_among(picture) if among else encoder.preprocess(picture)
         frames = [decode_image(f, f"{field}.frames[{i}]", max_pixels) for i, f in enumerate(image.frames)]
         return encoder.preprocess_video(frames, image.frames_per_second or 2.0)
     except ValueError as error:

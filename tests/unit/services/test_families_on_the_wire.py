@@ -16,7 +16,17 @@ from benches import ALL, QUESTION, SIZES, picture, shown
 from fsr_core.backbones import ImagePart, Message, TextPart, load_encoder
 from services.client import ImageTokens
 from services.decoder.prompts import prompt_of
-from services.encoder.pipeline import Job, compress, compressed_image, content, each_alone, encode, plan_of, prepare
+from services.encoder.pipeline import (
+    Job,
+    are_among,
+    compress,
+    compressed_image,
+    content,
+    each_alone,
+    encode,
+    plan_of,
+    prepare,
+)
 from services.errors import InvalidRequest
 from services.gateway.trail import Trail
 from services.gateway.usage import usage_of
@@ -38,9 +48,10 @@ def request_of(*images, budget=9, spread=types_pb2.SPREAD_UNSPECIFIED):
 
 
 def answer(own, request, wire=types_pb2.DTYPE_UNSPECIFIED, explain=False):
-    plan = plan_of(request)
+    plan, among = plan_of(request), are_among(own.encoder, request.images)
     jobs = [
-        Job(plan, prepare(own.encoder, image, f"images[{i}]", 10**6), None) for i, image in enumerate(request.images)
+        Job(plan, prepare(own.encoder, image, f"images[{i}]", 10**6, among), None)
+        for i, image in enumerate(request.images)
     ]
     pairs = encode(own.encoder, jobs)
     kept = compress(jobs, pairs)
@@ -76,15 +87,19 @@ def video_of(frames=FRAMES, fps=0.0):
 
 
 @pytest.mark.parametrize("spread", ["even", "free"])
-@pytest.mark.parametrize(("name", "kind"), [(n, "picture") for n in NAMES] + [(n, "video") for n in checkpoints.VIDEO])
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [(n, kind) for n in NAMES for kind in ("picture", "pictures")] + [(n, "video") for n in checkpoints.VIDEO],
+)
 def test_the_prompt_is_the_one_without_a_wire(bench, name, kind, spread):
     own = bench(name)
-    images = [types_pb2.Image(data=png(picture(SIZES[0])))] if kind == "picture" else [video_of()]
+    pictures = [picture(size) for size in SIZES[: {"picture": 1, "pictures": 2}.get(kind, 0)]]
+    videos = [] if pictures else [FRAMES]
+    images = [types_pb2.Image(data=png(one)) for one in pictures] or [video_of()]
     wire = {"even": types_pb2.SPREAD_UNSPECIFIED, "free": types_pb2.SPREAD_FREE}[spread]
     got = decode(own, answer(own, request_of(*images, spread=wire)))
-    pictures, videos = ([picture(SIZES[0])], []) if kind == "picture" else ([], [FRAMES])
     _, _, laid = shown(own, pictures, videos, budget=9, spread=spread)
-    want = own.decoder.prompt([Message("user", (ImagePart(0), TextPart(QUESTION)))], laid)
+    want = own.decoder.prompt([Message("user", (*map(ImagePart, range(len(laid))), TextPart(QUESTION)))], laid)
     assert torch.equal(got.inputs_embeds, want.inputs_embeds)
     assert torch.equal(got.token_ids, want.token_ids)
     for mine, theirs in ((got.position_ids, want.position_ids), (got.deepstack, want.deepstack)):
@@ -154,8 +169,15 @@ def test_the_slowest_and_the_fastest_video_fit_the_wire(bench, name, fps):
 
 
 def test_videos_differ_by_frames_and_speed():
-    known = {content(image) for image in (video_of(), video_of(FRAMES[:2]), video_of(FRAMES[::-1]), video_of(fps=1.0))}
-    assert len(known) == 4
+    videos = video_of(), video_of(FRAMES[:2]), video_of(FRAMES[::-1]), video_of(fps=1.0)
+    assert len({content(video, among) for video in videos for among in (False, True)}) == 4
+
+
+def test_one_of_several_pictures_is_known_apart_where_it_is_seen_otherwise(bench):
+    image = types_pb2.Image(data=png(picture(SIZES[0])))
+    assert content(image, among=False) != content(image, among=True)
+    assert [name for name in NAMES if are_among(bench(name).encoder, [image, image])] == ["llava_onevision"]
+    assert not are_among(bench("llava_onevision").encoder, [image, video_of()])
 
 
 @pytest.mark.parametrize(

@@ -49,14 +49,16 @@ def chat(bench, *turns):
         theirs.append({"role": role, "content": content})
     text = bench.processor.apply_chat_template(theirs, add_generation_prompt=True)
     films = {"videos": videos} if videos else {}
-    inputs = bench.processor(images=pictures or None, text=[text], return_tensors="pt", **films)
+    # All pictures are one conversation's, as the processor's own chat template has it.
+    inputs = bench.processor(images=[pictures] if pictures else None, text=[text], return_tensors="pt", **films)
     return ours, inputs, pictures, videos
 
 
 def shown(bench, pictures, videos=(), budget=ALL, spread="even", fps=2.0):
     """Encoded and compressed by our encoder half: what was kept, and laid out."""
     encoder = bench.encoder
-    prepared = [encoder.preprocess(p) for p in pictures] + [encoder.preprocess_video(v, fps) for v in videos]
+    prepare = encoder.preprocess_among if len(pictures) > 1 else encoder.preprocess
+    prepared = [prepare(p) for p in pictures] + [encoder.preprocess_video(v, fps) for v in videos]
     images = encoder.encode_images(prepared)
     samples = [encoder.visual_tokens(image, None) for image in images]
     kept = compress_images(create("fsr"), images, samples, [budget] * len(images), spread)
