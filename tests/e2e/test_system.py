@@ -223,6 +223,15 @@ def test_the_command(system, tmp_path):
         assert done.stderr.startswith("error: ") and len(done.stderr.strip().splitlines()) == 1
 
 
+def test_the_demo_answers_every_question_from_16_tokens(free_ports):
+    done = fsr("demo", "--port", str(free_ports(30)))
+    assert done.returncode == 0, done.stderr
+    rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in done.stdout.splitlines() if "│" in line]
+    answers = [(truth, few) for _, truth, _, few in rows if truth]  # a long question takes a second line
+    assert len(answers) == 8 and all(truth == few for truth, few in answers)
+    assert "144 -> 16" in done.stdout
+
+
 def test_load(system, tmp_path):
     picture, out = tmp_path / "scene.png", tmp_path / "load"
     picture.write_bytes(png(1))
