@@ -23,10 +23,24 @@ FORBIDDEN = {
 }
 
 
+@pytest.fixture(scope="module")
+def interpreters():
+    """One for each module, all at work at once: imports of torch take seconds."""
+    code = "import sys, {0}; print(*sys.modules)"
+    command = [sys.executable, "-c"]
+    started = {
+        module: subprocess.Popen([*command, code.format(module)], stdout=subprocess.PIPE, text=True)
+        for module in FORBIDDEN
+    }
+    yield started
+    for process in started.values():
+        process.kill()
+        process.wait()
+        process.stdout.close()
+
+
 @pytest.mark.parametrize("module", FORBIDDEN)
-def test_arrows(module):
-    code = f"import sys, {module}; print(*sys.modules)"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    loaded = set(done.stdout.split())
+def test_arrows(interpreters, module):
+    loaded = set(interpreters[module].communicate()[0].split())
     assert module.removesuffix(".__main__") in loaded
     assert not loaded & set(FORBIDDEN[module])
