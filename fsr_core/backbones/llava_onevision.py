@@ -94,7 +94,7 @@ class LlavaOnevisionEncoder(PatchEncoder):
 
     def preprocess_among(self, image: Image.Image) -> PreparedImage:
         """One view without tiles, which is how the library's processor prepares each of several pictures."""
-        pair = [checked(image), Image.new("RGB", (1, 1))]
+        pair = [checked(image), Image.new("RGB", (1, 1))]  # the second only makes them several
         pixels = self.processor(images=[pair], return_tensors="pt")["pixel_values"][0]
         side = self.vision.side
         return PreparedImage({"pixel_values": pixels}, (Tile(0, side, side, square(image.size)),), image.size)

@@ -24,7 +24,7 @@ from services.client.up import StartFailed, running
 
 __all__ = ["main"]
 
-SCENE = 1_100_051  # has a red star, which the examples ask about
+_SCENE = 1_100_051  # has a red star, which the examples ask about
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -93,7 +93,7 @@ def up(
 @app.command()
 def scene(
     output: Annotated[Path, typer.Option("-o", "--output", help="PNG to write")],
-    seed: Annotated[int, typer.Option(min=0, help="which scene")] = SCENE,
+    seed: Annotated[int, typer.Option(min=0, help="which scene")] = _SCENE,
     as_json: AsJson = False,
 ) -> None:
     """Draw a test scene to ask about, and print questions with their answers. Without a seed it has a red star.
@@ -107,7 +107,7 @@ def scene(
 @app.command()
 def demo(
     budget: BudgetText = "16",
-    seed: Annotated[int, typer.Option(min=0, help="which scene")] = SCENE,
+    seed: Annotated[int, typer.Option(min=0, help="which scene")] = _SCENE,
     port: Annotated[int, typer.Option(min=1024, max=65000, help="gateway port; the others follow it")] = 50050,
 ) -> None:
     """Start everything, ask about a drawn scene with all tokens and with a few, and show what was saved.

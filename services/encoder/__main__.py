@@ -20,7 +20,7 @@ log = structlog.get_logger()
 _LOOPBACK = "127.0.0.1"
 
 
-def _free_port() -> socket.socket:
+def _held_port() -> socket.socket:
     """Serve's proxy insists on an HTTP port beside the gRPC one; nobody calls it, so any will do.
 
     While the socket is open nobody gets the port but Serve, which shares it.
@@ -60,7 +60,7 @@ def main() -> None:
     )
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
-    http = _free_port()
+    http = _held_port()
     try:
         serve.start(
             proxy_location="HeadOnly",

@@ -12,7 +12,7 @@ from fsr.v1 import decoder_pb2, decoder_pb2_grpc, encoder_pb2, encoder_pb2_grpc,
 
 from services.client import AsyncClient, Client, DeadlineExceeded, OverloadedError
 
-SOON = 450  # tokens: of the 900 of a long answer, the most after its caller has gone, on however busy a machine
+SOON = 200  # tokens: of the 900 of a long answer, the most after its caller has gone
 LONG = {"budget": 16, "max_tokens": 900, "ignore_eos": True}
 QUESTION = "Is there a red star?"
 
