@@ -56,7 +56,16 @@ class Admission:
 
     @property
     def waiting(self) -> int:
-        """Requests that have come in and do not run yet."""
+        """Requests in line for KV memory or a slot."""
+        return len(self._line)
+
+    @property
+    def busy(self) -> int:
+        """Requests that are worked on: those that run, and those whose prompt is being laid out."""
+        return self.running + self._doorway
+
+    @property
+    def _to_start(self) -> int:
         return self._doorway + len(self._line)
 
     @contextmanager
@@ -67,7 +76,7 @@ class Admission:
         """
         self._check_size(least)
         soon = max(0, self.max_running - self.running) if self.reserved + least <= self.capacity else 0
-        if self.waiting >= self.max_waiting + soon:
+        if self._to_start >= self.max_waiting + soon:
             self._refuse("waiting")
         place = Place(self)
         self._doorway += 1
@@ -131,7 +140,7 @@ class Admission:
     def _refuse(self, reason: str) -> None:
         self._metrics.refused(reason).inc()
         told = (
-            f"{self.waiting} requests wait already"
+            f"{self._to_start} requests wait already"
             if reason == "waiting"
             else f"no KV memory came free within {self._max_wait:g} s"
         )
@@ -141,4 +150,4 @@ class Admission:
         """Seconds until those who wait should have started, judged by how fast answers have ended of late."""
         if not self._interval:
             return _FIRST_HINT
-        return min(max(self._interval * (self.waiting + 1), 0.05), max(self._max_wait, 0.05))
+        return min(max(self._interval * (self._to_start + 1), 0.05), max(self._max_wait, 0.05))

@@ -48,7 +48,7 @@ class DecoderServicer(decoder_pb2_grpc.DecoderServiceServicer):
     async def drain(self, seconds: float) -> None:
         """Takes nothing new from now on; returns once what there is has been answered, or after `seconds`."""
         self._draining, end = True, time.monotonic() + seconds
-        while (self._admission.running or self._admission.waiting) and time.monotonic() < end:
+        while (self._admission.busy or self._admission.waiting) and time.monotonic() < end:
             await asyncio.sleep(_DRAIN_POLL_SECONDS)
 
     def _check_ready(self) -> None:
@@ -57,7 +57,7 @@ class DecoderServicer(decoder_pb2_grpc.DecoderServiceServicer):
 
     def _load(self) -> pb.DecoderLoad:
         return pb.DecoderLoad(
-            running=self._admission.running,
+            running=self._admission.busy,
             waiting=self._admission.waiting,
             kv_bytes_capacity=self._admission.capacity,
             kv_bytes_free=self._admission.capacity - self._admission.reserved,

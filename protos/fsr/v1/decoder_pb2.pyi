@@ -210,7 +210,7 @@ class DecoderLoad(_message.Message):
     KV_BYTES_FREE_FIELD_NUMBER: _builtins.int
     MAX_WAITING_FIELD_NUMBER: _builtins.int
     running: _builtins.int
-    """Requests being answered."""
+    """Requests being answered, from the layout of their prompts on."""
     waiting: _builtins.int
     """Requests waiting for KV memory or a slot."""
     kv_bytes_capacity: _builtins.int

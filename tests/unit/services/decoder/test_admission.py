@@ -55,6 +55,15 @@ async def test_what_fits_runs_and_what_does_not_waits_in_line():
     assert (line.running, line.waiting, line.reserved) == (0, 0, 0)
 
 
+async def test_who_comes_in_does_not_wait_in_line_yet():
+    line = admission()
+    with line.enter(1) as place:
+        assert (line.busy, line.running, line.waiting) == (1, 0, 0)
+        await place.reserve(1)
+        assert (line.busy, line.running, line.waiting) == (1, 1, 0)
+    assert (line.busy, line.running, line.waiting) == (0, 0, 0)
+
+
 async def test_slots_bound_too():
     line, log = admission(max_running=2), []
     requests = [Request(line, 1, log, number) for number in range(4)]
