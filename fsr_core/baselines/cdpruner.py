@@ -17,14 +17,16 @@ __all__ = ["CDPruner"]
 
 @dataclass(frozen=True)
 class CDPruner(OneByOne):
-    """Greedy MAP of a DPP with the kernel L'_ij = r_i cos(key_i, key_j) r_j, r the relevance scaled to 0..1.
+    """Greedy MAP (eq. 8, log-det) of a DPP with the kernel diag(r) L diag(r) (eq. 7), L_ij = cos(key_i, key_j) (eq. 3).
 
-    relevance_sign  "+" as the paper writes; the authors' code negates it for CLIP ("-")
+    relevance_sign  "+" as the paper writes (eq. 5); the authors' code negates it for CLIP ("-")
 
-    The greedy step is that of Chen et al. (arXiv 1709.05135): one row of the kernel and one Cholesky row a pick,
-    memory K x N. Without relevance r is 1 and diversity alone decides. Departures: the code scales relevance over the
-    whole batch, here within the sample; and it divides by the square root of a remaining volume that reaches zero once
-    K exceeds the rank of the keys, which yields NaN: here what is left then goes by relevance, ties by index.
+    r is the relevance, min-max scaled (eq. 6). The greedy step is that of Chen et al. (arXiv 1709.05135, eqs. 4-6 and
+    9, Algorithm 1): one row of the kernel and one Cholesky row a pick, memory K x N. Without relevance r is 1 and
+    diversity alone decides. Departures: 1e-6 is added to the scaled relevance (the authors' code adds it before it
+    divides), and constant relevance becomes ones, where eq. 6 is 0 / 0. The code scales over the whole batch, here
+    within the sample; and it divides by the square root of a remaining volume that reaches zero once K exceeds the rank
+    of the keys, which yields NaN: here what is left then goes by relevance, ties by index.
     """
 
     name: ClassVar[str] = "cdpruner"
@@ -40,7 +42,7 @@ class CDPruner(OneByOne):
         relevance = torch.ones(n, device=keys.device)
         if sample.relevance is not None:
             signed = -sample.relevance if self.relevance_sign == "-" else sample.relevance
-            relevance = minmax(signed.unsqueeze(0))[0] + 1e-6  # as the code: no token is wholly out of the question
+            relevance = minmax(signed.unsqueeze(0))[0] + 1e-6  # no token is wholly out of the question
         scaled = keys * relevance.unsqueeze(1)
         volume = scaled.square().sum(1)
         floor = 1e-10 * volume.max()

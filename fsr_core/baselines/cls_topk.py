@@ -16,7 +16,7 @@ class ClsTopK(OneByOne):
     """Keeps the K tokens of the highest `saliency`, ties by index (the paper's re-ranking by [CLS] attention).
 
     Where the paper averages over the heads of the tower's last block but one, the backbone already did. The question
-    plays no part.
+    plays no part. Departure: the paper keeps what exceeds a threshold, which may be fewer on ties; here exactly K.
     """
 
     name: ClassVar[str] = "cls_topk"

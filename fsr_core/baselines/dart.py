@@ -18,13 +18,14 @@ __all__ = ["Dart"]
 class Dart(OneByOne):
     """DART's duplication rule, applied before the language model instead of behind its second layer.
 
-    pivots  tokens with the largest L1 norm of their keys; 4 visual ones in the authors' code
+    pivots  (Definition 1) tokens with the largest L1 norm of their keys; 4 visual ones in the authors' code
 
-    For each pivot in turn, the tokens left that have the lowest cosine to it are kept, an equal share of the budget
-    for each. Departures: in a gateway there are no hidden states of the language model, so the backbone's similarity
-    space stands for both the model's keys and its hidden states, and there are no text pivots (the code has 4), so the
-    question plays no part. The shares in the code do not add up to the budget; here they do, the first pivots
-    getting the remainder.
+    For each pivot in turn, the tokens left that have the lowest cosine to it (eq. 7) are kept, an equal share of the
+    budget for each. Departures: the paper keeps the pivots and, for each by itself, all tokens whose cosine to it is at
+    most a threshold (eqs. 9-10), sets that may overlap; here, as in the code, they are disjoint and of a given size.
+    The code's sizes do not add up to the budget; here they do, the first pivots getting the remainder. In a gateway
+    there are no hidden states of the language model, so the backbone's similarity space stands for both the model's
+    keys and its hidden states, and there are no text pivots (the code has 4), so the question plays no part.
     """
 
     name: ClassVar[str] = "dart"

@@ -17,12 +17,12 @@ __all__ = ["DivPrune"]
 
 @dataclass(frozen=True)
 class DivPrune(OneByOne):
-    """Greedy solution of the max-min diversity problem, argmax over S of min d(i, j), in cosine distance.
+    """Greedy solution of the max-min diversity problem, argmax over S of min d(i, j) (eq. 3), d = 1 - cosine (eq. 4).
 
-    The first token is the one whose nearest neighbour is farthest; each next one is the farthest from those chosen,
-    ties by index. The choice depends on the picture alone. The authors' code holds all N x N distances and minimises
-    over all picks anew at each step; here rows are computed as they are needed, for the same choice. Departure: they
-    measure before the projector in places, here it is the backbone's similarity space.
+    The first token is the one whose nearest neighbour is farthest; each next one is the farthest from those chosen
+    (Algorithm 1), ties by index. The choice depends on the picture alone. The authors' code holds all N x N distances
+    and minimises over all picks anew at each step; here rows are computed as they are needed, for the same choice.
+    Departure: they measure before the projector in places, here it is the backbone's similarity space.
     """
 
     name: ClassVar[str] = "divprune"

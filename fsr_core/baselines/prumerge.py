@@ -22,13 +22,14 @@ class PruMerge(OneByOne):
 
     neighbours  share of all tokens that one kept token takes in; the authors' code takes 32 of 576
 
-    Outliers lie above Q3 + 1.5 (Q3 - Q1) of `saliency`. The paper lets their number set the budget; here the budget
-    is given, so at most K of them are kept, by falling saliency, and the rest of the budget is spread evenly, in
-    raster order, over the tokens left (the "+" of PruMerge+). Then each kept token gains the sum of its nearest
-    tokens by cosine of keys, weighted by their saliency as a share of all. Departures: the paper writes a weighted
-    average, the authors' code leaves the division out, and this follows the code, as published figures do. The code's
-    one further token, the weighted sum of all dropped ones, has no place in the grid and is left out. `merged_into`
-    names only the nearest of the kept tokens that took a dropped one in.
+    Outliers lie above Q3 + 1.5 (Q3 - Q1) of `saliency` (section 3.2). The paper lets their number set the budget, and
+    PruMerge+ adds as many evenly spread tokens (the authors' code about three times as many); here the budget is given,
+    so at most K outliers are kept, by falling saliency, and the rest of it is spread evenly, in raster order, over the
+    tokens left. Then each kept token gains the sum of its nearest tokens by cosine of keys, weighted by their saliency
+    as a share of all (section 3.3, Algorithm 1). Departures: the paper compares keys by their plain product and writes
+    a weighted average; the authors' code takes the cosine and leaves the division out, and this follows the code, as
+    published figures do. The code's one further token, the weighted sum of all dropped ones, has no place in the grid
+    and is left out. `merged_into` names only the nearest of the kept tokens that took a dropped one in.
     """
 
     name: ClassVar[str] = "prumerge"

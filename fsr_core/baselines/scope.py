@@ -19,14 +19,15 @@ BLOCK = 16  # candidates whose gain a matrix product computes at once
 
 @dataclass(frozen=True)
 class Scope(OneByOne):
-    """Greedily adds the token of the highest SCOPE score, saliency**alpha times its coverage gain.
+    """Greedily adds the token of the highest SCOPE score (eq. 10), saliency**alpha times its coverage gain (eq. 9).
 
     alpha  exponent of saliency; 1 in the authors' code
 
-    Coverage of a set is the sum over all tokens u of max(0, max over chosen s of cos(u, s)); a token's gain is what it
-    adds to that. Gains only shrink as the set grows, so a gain computed earlier bounds the present one, and only
-    candidates whose bound is still ahead are computed again: the choices of the plain greedy algorithm, with memory
-    linear in N where the authors' code holds and sweeps N x N at each step.
+    Coverage of a set is the sum over all tokens u of max(0, max over chosen s of cos(u, s)) (eqs. 5-6; the 0 is where
+    Algorithm 1, line 2, starts); a token's gain is what it adds to that (eq. 8). Gains only shrink as the set grows, so
+    a gain computed earlier bounds the present one, and only candidates whose bound is still ahead are computed again:
+    the choices of the plain greedy algorithm, with memory linear in N where the authors' code holds and sweeps N x N at
+    each step.
     """
 
     name: ClassVar[str] = "scope"

@@ -1,4 +1,4 @@
-"""VisionZip (arXiv 2412.04467): dominant tokens as they are, the rest merged into a few contextual ones."""
+"""VisionZip (arXiv 2412.04467, section 2.3): dominant tokens as they are, the rest merged into a few."""
 
 from __future__ import annotations
 
@@ -21,11 +21,12 @@ class VisionZip(OneByOne):
 
     contextual  share of the budget that contextual tokens get; the paper gives 10 of 64
 
-    The K_d most salient tokens are dominant. Of those left, in raster order, every (N - K_d) // K_c-th is a target;
-    each of the others joins the target whose key has the highest cosine to its own, and the target becomes the mean
-    of itself and its group's mean. Departures: the authors' code counts the class token among the dominant ones
-    (there is none here), and adds the group's mean to the target without halving, before the projector; behind the
-    projector that would double the token's length, so the sum is halved.
+    The K_d most salient tokens are dominant (Algorithm 1). Of those left, in raster order, every (N - K_d) // K_c-th is
+    a target; each of the others joins the target whose key has the highest cosine to its own, and the target becomes
+    the mean of itself and its group's mean (Algorithm 2). Departures: Algorithm 2 compares keys by their plain product,
+    the authors' code and this by the cosine. The code counts the class token among the dominant ones (there is none
+    here), and adds the group's mean to the target without halving, before the projector; behind the projector that
+    would double the token's length, so the sum is halved.
     """
 
     name: ClassVar[str] = "visionzip"

@@ -21,10 +21,10 @@ class VisPruner(OneByOne):
     important  share of the budget that goes to the most attended tokens (the paper's r, 0.5)
     per_round  duplicates removed in one round; 8 in the authors' code
 
-    In each round the tokens left, ordered by attention at first, are dealt into two hands alternately; the tokens of
-    the first hand that resemble some token of the second most are removed, and the hands are put together again, the
-    first sorted by falling resemblance. Departure: at least one token is kept for its importance, where the code
-    rounds down to none at K = 1.
+    Duplicates are removed by the paper's Algorithm 1. In each round the tokens left, ordered by attention at first, are
+    dealt into two hands alternately; the tokens of the first hand that resemble some token of the second most are
+    removed, and the hands are put together again, the first sorted by falling resemblance. Departure: at least one
+    token is kept for its importance, where the code rounds down to none at K = 1.
     """
 
     name: ClassVar[str] = "vispruner"

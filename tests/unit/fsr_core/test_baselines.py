@@ -89,13 +89,40 @@ def vispruner(s, k):
     return important + rest[:wanted]
 
 
+def holov(s, k, crops=16, weight=1.0):
+    cosine, attention = cosines(s), s.saliency.double().numpy()
+    crop = cells(len(s), min(crops, len(s)), torch.device("cpu")).tolist()
+    members = [[i for i in range(len(s)) if crop[i] == c] for c in range(max(crop) + 1)]
+    scores = np.zeros(len(s))
+    for tokens in members:
+        variance = []
+        for i in tokens:
+            row = [0.0 if j == i else cosine[i, j] for j in tokens]
+            mean = sum(row) / max(1, len(row) - 1)
+            variance.append(sum((x - mean) ** 2 for x in row) / max(1, len(row) - 1))
+        gamma = attention[tokens].mean() / np.mean(variance) if len(tokens) > 1 else 0
+        diversity = [gamma * v for v in variance] if len(tokens) > 1 else attention[tokens]
+        scores[tokens] = attention[tokens] + weight * np.array(diversity)
+    means = [scores[tokens].mean() for tokens in members]
+    weights, sizes = [mean / sum(means) for mean in means], [len(tokens) for tokens in members]
+    quotas = [math.floor(w * k + 1e-4) for w in weights]
+    quotas[falling(weights)[0]] += k - sum(quotas)
+    while any(q > size for q, size in zip(quotas, sizes, strict=True)):
+        capped = [min(q, size) for q, size in zip(quotas, sizes, strict=True)]
+        pull = [w * (size - q) for w, size, q in zip(weights, sizes, capped, strict=True)]
+        surplus = k - sum(capped)
+        quotas = [q + math.floor(surplus * p / sum(pull)) for q, p in zip(capped, pull, strict=True)]
+        quotas[falling(pull)[0]] += k - sum(quotas)
+    return [i for tokens, q in zip(members, quotas, strict=True) for i in sorted(tokens, key=lambda i: -scores[i])[:q]]
+
+
 def cls_topk(s, k):
     return falling(s.saliency)[:k]
 
 
 @settings(max_examples=40, deadline=None)
 @given(
-    st.sampled_from([cls_topk, divprune, cdpruner, scope, dart, vispruner]),
+    st.sampled_from([cls_topk, divprune, cdpruner, scope, dart, vispruner, holov]),
     st.integers(0, 10_000),
     st.integers(2, 22),
     st.integers(1, 21),
@@ -107,7 +134,7 @@ def test_selection_equals_a_plain_reading(reference, seed, n, k):
 
 def test_selection_at_real_size():
     s = sample(5, 144, 160, keys=False)
-    for reference in (divprune, scope, vispruner):
+    for reference in (divprune, scope, vispruner, holov):
         assert create(reference.__name__).compress(s, 48).index.tolist() == sorted(reference(s, 48))
 
 
@@ -157,27 +184,24 @@ def test_prumerge_keeps_outliers_spreads_the_rest_and_merges():
         assert torch.allclose(row, want, atol=1e-5)
 
 
-def test_holov_shares_the_budget_out_over_crops():
+def test_holov_shares_the_budget_out_over_crops_and_selects_by_diversity_too():
     s, k = sample(6, 36), 12
+    kept, by_attention = create("holov", crops=9).compress(s, k), create("holov", crops=9, weight=0).compress(s, k)
+    assert kept.index[kept.stage == 0].tolist() == sorted(holov(s, k, crops=9))
+    assert by_attention.index.tolist() == sorted(holov(s, k, crops=9, weight=0))
+    # Diversity is scaled to attention, so it moves no quota: it only says which tokens of a crop are kept.
     crop = cells(36, 9, torch.device("cpu"))
-    scores = []
-    for c in range(9):
-        members = (crop == c).nonzero().flatten().tolist()
-        cosine = cosines(s)[np.ix_(members, members)] * (1 - np.eye(4))
-        mean = cosine.sum(1, keepdims=True) / 3
-        variance = ((cosine - mean) ** 2).sum(1) / 3
-        attention = s.saliency[members].double().numpy()
-        scores.append((attention + 0.09 * attention.mean() / variance.mean() * variance).mean())
-    share = np.array(scores) / sum(scores) * k
-    quotas = np.floor(share).astype(int)
-    for c in falling(share)[: k - quotas.sum()]:
-        quotas[c] += 1
-    kept = create("holov", crops=9).compress(s, k)
-    want = []
-    for c in range(9):
-        members = (crop == c).nonzero().flatten().tolist()
-        want += sorted(members, key=lambda i: -s.saliency[i])[: quotas[c]]
-    assert kept.index[kept.stage == 0].tolist() == sorted(want)
+    assert torch.equal(crop[kept.index].bincount(minlength=9), crop[by_attention.index].bincount(minlength=9))
+    assert not torch.equal(kept.index, by_attention.index)
+
+
+def test_holov_gives_equal_crops_equal_quotas_and_the_rest_to_those_with_room():
+    s, crop = sample(8, 144), cells(144, 16, torch.device("cpu"))
+    even = VisualTokens(s.features, torch.full((144,), 0.1), keys=s.keys)
+    assert crop[create("holov").compress(even, 48).index].bincount(minlength=16).tolist() == [3] * 16
+    one = VisualTokens(s.features, (crop == 5).float(), keys=s.keys)  # more than its nine tokens, and no other weighs
+    counts = crop[create("holov").compress(one, 39).index].bincount(minlength=16)
+    assert counts[5] == 9 and sorted(counts.tolist()) == [2] * 15 + [9]
 
 
 def test_uniform_is_average_pooling_where_the_budget_is_a_grid():
