@@ -1,7 +1,9 @@
-"""What choosing tokens costs: FSR beside the way that builds the whole N x N Gram matrix first.
+"""What choosing tokens costs: FSR beside the way that builds the whole N x N Gram matrix first, and beside its peers.
 
-Both choose the same tokens (checked on every row of the table). Nearly all of them are scan tokens here, which is the
-dear case: a focus token costs a sort. Medians over repeats in one run; the first ones are dropped.
+FSR and Gram first choose the same tokens (checked on every row of the table). Nearly all of them are scan tokens here,
+which is the dear case: a focus token costs a sort. CDPruner (arXiv 2506.10967) and DivPrune (2503.02175) are written
+down here as their authors' code computes them, N x N first, and on embeddings as wide as the language model, which is
+where that code runs whatever the width of FSR's keys. Medians over repeats in one run; the first ones are dropped.
 
     python benchmarks/selection.py
     python benchmarks/selection.py --shape 576,64,1024 --batch 8 --threads 2 --json
@@ -15,6 +17,7 @@ from statistics import median
 from time import perf_counter
 
 import torch
+from torch import Tensor
 from torch.nn import functional as F
 
 from fsr_core import FSR, VisualTokens
@@ -50,6 +53,33 @@ def gram_first(sample: VisualTokens, first: int, budget: int) -> list[int]:
     return picks
 
 
+def cdpruner(sample: VisualTokens, budget: int) -> Tensor:
+    """Greedy MAP of the conditional DPP: the kernel of all pairs, then one Cholesky row a pick."""
+    unit = F.normalize(sample.features, dim=1)
+    relevance = sample.relevance + 1e-6  # drawn from 0..1
+    kernel = relevance.unsqueeze(1) * (unit @ unit.T) * relevance
+    gain, rows = kernel.diagonal().clone(), kernel.new_zeros(budget, len(unit))
+    picks = []
+    for step in range(budget):
+        pick = gain.argmax()
+        rows[step] = (kernel[pick] - rows[:step, pick] @ rows[:step]) / gain[pick].sqrt()
+        gain -= rows[step].square()
+        gain[pick] = -torch.inf
+        picks.append(pick)
+    return torch.stack(picks)
+
+
+def divprune(sample: VisualTokens, budget: int) -> Tensor:
+    """The distances of all pairs, then at each step the smallest to every pick so far, looked up anew."""
+    unit = F.normalize(sample.features, dim=1)
+    distance = 1 - unit @ unit.T
+    picks = torch.empty(budget, dtype=torch.int64)
+    for step in range(budget):
+        near = distance[picks[:step]].amin(0) if step else distance.topk(2, dim=0, largest=False).values[1]
+        picks[step] = near.argmax()
+    return picks
+
+
 def milliseconds(work: object, repeats: int) -> float:
     seconds = []
     for _ in range(WARM_UP + repeats):
@@ -59,7 +89,7 @@ def milliseconds(work: object, repeats: int) -> float:
     return 1000 * median(seconds[WARM_UP:])
 
 
-def measure(n: int, budget: int, width: int, batch: int, repeats: int) -> dict[str, float]:
+def measure(n: int, budget: int, width: int, batch: int, peer_width: int, repeats: int) -> dict[str, float]:
     """Milliseconds a batch."""
     some = samples(n, width, batch)
     kept = METHOD.compress_batch(some, [budget] * batch)
@@ -71,7 +101,14 @@ def measure(n: int, budget: int, width: int, batch: int, repeats: int) -> dict[s
     gram = milliseconds(
         lambda: [gram_first(sample, first, budget) for sample, first in zip(some, firsts, strict=True)], repeats
     )
-    return {"n": n, "k": budget, "dk": width, "batch": batch, "fsr_ms": fsr, "gram_ms": gram, "ratio": gram / fsr}
+    wide = samples(n, peer_width, batch)
+    peers = {
+        peer.__name__: milliseconds(lambda peer=peer: [peer(sample, budget) for sample in wide], repeats)
+        for peer in (cdpruner, divprune)
+    }
+    found: dict[str, float] = {"n": n, "k": budget, "dk": width, "batch": batch, "fsr_ms": fsr, "gram_ms": gram}
+    found |= {f"{name}_ms": value for name, value in peers.items()}
+    return found | {"gram_ratio": gram / fsr, "peer_ratio": min(peers.values()) / fsr}
 
 
 def _shape(text: str) -> tuple[int, int, int]:
@@ -88,23 +125,25 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shape", type=_shape, action="append", metavar="N,K,DK", help="may be given several times")
     parser.add_argument("--batch", type=int, default=1, help="samples at a time")
+    parser.add_argument("--peer-width", type=int, default=4096, help="width of what CDPruner and DivPrune compare")
     parser.add_argument("--repeats", type=int, default=15)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="CPU threads")
     parser.add_argument("--json", action="store_true", help="print one JSON array")
     options = parser.parse_args()
-    if min(options.batch, options.repeats, options.threads) < 1:
-        parser.error("--batch, --repeats, --threads: 1 is the least")
+    if min(options.batch, options.peer_width, options.repeats, options.threads) < 1:
+        parser.error("--batch, --peer-width, --repeats, --threads: 1 is the least")
     torch.set_num_threads(options.threads)
     shapes = options.shape or SHAPES
-    rows = [measure(*shape, options.batch, options.repeats) for shape in shapes]
+    rows = [measure(*shape, options.batch, options.peer_width, options.repeats) for shape in shapes]
     if options.json:
         print(json.dumps(rows, indent=2))
         return
-    print("| N | K | Dk | batch | FSR, ms | Gram first, ms | Gram first / FSR |")
-    print("| --: | --: | --: | --: | --: | --: | --: |")
+    print("| N | K | Dk | batch | FSR, ms | Gram first | CDPruner | DivPrune | Gram / FSR | faster peer / FSR |")
+    print("|" + " --: |" * 10)
     for row in rows:
-        whole = " | ".join(str(row[key]) for key in ("n", "k", "dk", "batch"))
-        print(f"| {whole} | {row['fsr_ms']:.1f} | {row['gram_ms']:.1f} | {row['ratio']:.1f} |")
+        whole = [str(row[key]) for key in ("n", "k", "dk", "batch")]
+        figures = ("fsr_ms", "gram_ms", "cdpruner_ms", "divprune_ms", "gram_ratio", "peer_ratio")
+        print("| " + " | ".join(whole + [f"{row[key]:.1f}" for key in figures]) + " |")
 
 
 if __name__ == "__main__":

@@ -40,7 +40,7 @@ def merge(features: Tensor, merged_into: Tensor, phi: Tensor) -> tuple[Tensor, T
     rows, weight = features.reshape(-1, width), phi.flatten()
     own = rows[anchors]
     added = segment_sum(rows[source].float() * weight[source].unsqueeze(1), slot, len(anchors))
-    total = own.float() * weight[anchors].unsqueeze(1) + added
+    added += own.float() * weight[anchors].unsqueeze(1)
     weights = (weight[anchors] + segment_sum(weight[source].unsqueeze(1), slot, len(anchors))[:, 0]).unsqueeze(1)
-    mean = total / torch.where(weights > 0, weights, 1.0)
-    return anchors, torch.where(weights > 0, mean.to(features.dtype), own)
+    added /= torch.where(weights > 0, weights, 1.0)
+    return anchors, torch.where(weights > 0, added.to(features.dtype), own)
