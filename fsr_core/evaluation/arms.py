@@ -5,11 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cache
 from importlib.metadata import version
 from importlib.util import find_spec
+from inspect import getfile
 from pathlib import Path
 from typing import Any
 
@@ -82,14 +84,13 @@ def seeds_of(method: str, seeds: int) -> Sequence[Mapping[str, Any]]:
 def code_digest(kind: type[Compressor]) -> str:
     """Of a method's module and of what that imports from `fsr_core`; answers found under other code are asked anew.
 
-    A third party's method is known by its whole package and all of `fsr_core`.
+    A third party's method is known by its file, by the whole package that holds it, and by all of `fsr_core`.
     """
     package = kind.__module__.partition(".")[0]
     if package != "fsr_core":
-        spec = find_spec(package)
-        file = Path(spec.origin) if spec and spec.origin else None
-        theirs = [] if file is None else file.parent.rglob("*.py") if file.name == "__init__.py" else [file]
-        return digest_of([*theirs, *CORE.rglob("*.py")])
+        top = getattr(sys.modules[package], "__file__", None)
+        theirs = Path(top).parent.rglob("*.py") if top and Path(top).name == "__init__.py" else []
+        return digest_of([Path(getfile(kind)), *theirs, *CORE.rglob("*.py")])
     waiting, seen, files = [kind.__module__], {"fsr_core.compressor"}, []
     while waiting:
         name = waiting.pop()

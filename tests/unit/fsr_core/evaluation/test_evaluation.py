@@ -152,13 +152,25 @@ def test_the_digest_follows_a_methods_own_code():
 def test_the_digest_of_a_third_partys_method_follows_its_package_and_ours(tmp_path, monkeypatch):
     package = tmp_path / "their_package"
     package.mkdir()
-    (package / "__init__.py").write_text("")
+    (package / "__init__.py").touch()
     (package / "helper.py").write_text("share = 1\n")
     (package / "method.py").write_text("from fsr_core import FSR\n\n\nclass Theirs(FSR):\n    name = 'theirs'\n")
     monkeypatch.syspath_prepend(tmp_path)
     kind = importlib.import_module("their_package.method").Theirs
     before = code_digest(kind)
     (package / "helper.py").write_text("share = 2\n")
+    code_digest.cache_clear()
+    assert code_digest(kind) != before
+
+
+def test_the_digest_of_a_method_in_a_bare_folder_follows_its_file(tmp_path, monkeypatch):
+    file = tmp_path / "bare_folder" / "method.py"
+    file.parent.mkdir()
+    file.write_text("from fsr_core import FSR\n\n\nclass Theirs(FSR):\n    name = 'theirs'\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    kind = importlib.import_module("bare_folder.method").Theirs
+    before = code_digest(kind)
+    file.write_text(file.read_text() + "# changed\n")
     code_digest.cache_clear()
     assert code_digest(kind) != before
 
