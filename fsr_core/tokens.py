@@ -17,7 +17,7 @@ _DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 class VisualTokens:
     """The visual tokens of one sample, and what is known about them.
 
-    features   [N, D]  as the language model would receive them; fp32, fp16 or bf16
+    features   [N, D]  as the language model would receive them; fp32, fp16, bf16 or fp64
     keys       [N, Dk] the space in which similarity is measured; None: `features`
     saliency   [N]     >= 0, how much the vision encoder looks at each token
     relevance  [N]     of each token to the instruction; None: not used
@@ -43,7 +43,7 @@ class VisualTokens:
                 shape = "[N, D]" if rank == 2 else "[N]"
                 raise ValueError(f"{name}: expected shape {shape}, got {list(tensor.shape)}; pass one sample at a time")
             if tensor.dtype not in _DTYPES:
-                raise ValueError(f"{name}: expected fp32, fp16 or bf16, got {tensor.dtype}; convert it with .float()")
+                raise ValueError(f"{name}: expected fp32, fp16, bf16 or fp64, got {tensor.dtype}; pass .float()")
             if len(tensor) != len(self.features):
                 raise ValueError(
                     f"{name}: has {len(tensor)} tokens but features has {len(self.features)}; pass one row a token"
@@ -52,7 +52,8 @@ class VisualTokens:
                 raise ValueError(f"{name}: is empty; a sample needs at least one token of at least one dimension")
             if tensor.device != self.features.device:
                 raise ValueError(f"{name}: is on {tensor.device} but features on {self.features.device}; move it")
-            if not bool(torch.linalg.vector_norm(tensor, dtype=torch.float32).isfinite()):
+            single = tensor.float() if tensor.dtype == torch.float64 else tensor  # the norm would not narrow it
+            if not bool(torch.linalg.vector_norm(single, dtype=torch.float32).isfinite()):
                 wrong = "is too large for fp32's squares" if bool(tensor.isfinite().all()) else "has NaN or infinity"
                 raise ValueError(f"{name}: {wrong}; check the vision encoder's output and its dtype")
         if bool((self.saliency < 0).any()):

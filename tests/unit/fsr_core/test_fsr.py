@@ -116,7 +116,7 @@ def test_scan_covers_at_most_twice_the_best_radius(seed, n, budget):
     assert radius <= 2 * best + 1e-5
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16])
 def test_dtypes(dtype):
     s = sample(3, 40, 16)
     low = VisualTokens(s.features.to(dtype), s.saliency.to(dtype), s.relevance.to(dtype))
@@ -237,7 +237,7 @@ def test_memory_is_linear_in_tokens():
         ({"relevance": torch.tensor([1.0, float("nan"), 0])}, "relevance: has NaN"),
         ({"keys": torch.full((3, 2), float("inf"))}, "keys: has NaN or infinity"),
         ({"saliency": torch.tensor([1.0, -1, 0])}, "saliency: has negative"),
-        ({"features": torch.ones(3, 2, dtype=torch.int64)}, "features: expected fp32, fp16 or bf16"),
+        ({"features": torch.ones(3, 2, dtype=torch.int64)}, "features: expected fp32, fp16, bf16 or fp64"),
         ({"features": torch.full((3, 2), 1e30)}, "features: is too large"),
         ({"features": [[1.0]]}, "features: expected a torch.Tensor"),
         ({"features": torch.ones(0, 2), "saliency": torch.ones(0)}, "features: is empty"),
