@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import signal
+import sys
 import tempfile
 from contextlib import suppress
 from pathlib import Path
@@ -145,7 +148,16 @@ evaluate_cli.add_to(app)
 
 def main() -> None:
     """Entry point."""
-    app()
+    try:
+        try:
+            app()
+        finally:
+            sys.stdout.flush()
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is left to write would fail again
+        sys.exit("error: the disk that is written to is full; free some space, or write elsewhere")
 
 
 if __name__ == "__main__":

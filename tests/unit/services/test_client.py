@@ -3,6 +3,8 @@
 import inspect
 import json
 import re
+import subprocess
+import sys
 
 import grpc
 import numpy as np
@@ -174,6 +176,14 @@ def test_commands_say_in_one_line_what_is_no_video(frames, tmp_path, command):
         done = CliRunner().invoke(app, [command, str(given[0]), "?", *given[1:], *more])
         assert done.exit_code == 1 and says in done.stderr
         assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
+
+
+def test_a_full_disk_is_one_line():
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "services.client.cli", "--help"], stdout=full, stderr=subprocess.PIPE
+        )
+    assert done.returncode == 1 and done.stderr.startswith(b"error: the disk") and done.stderr.count(b"\n") == 1
 
 
 async def test_oversized_requests_never_leave():
