@@ -153,6 +153,7 @@ TOGETHER: list[Row] = [
 SINGLE: list[Row] = [
     ("centred keys", "fsr", {"centre_keys": True}),
     ("phi smoothed over 3 x 3 patches", "variant", {"smooth": True}),
+    ("relevance negated", "fsr", {"relevance_sign": "-"}),
     ("alpha 1", "fsr", {"alpha": 1.0}),
     ("Scan by coverage, unweighted", "variant", {"scan": "coverage"}),
     ("no merging (kappa 0)", "fsr", {"kappa": 0.0}),
@@ -163,6 +164,7 @@ SINGLE: list[Row] = [
     ("Focus at most half of K", "variant", {"share": 0.5}),
     ("Focus without its own duplicates", "variant", {"distinct": 0.9}),
     ("Scan by DPP, weighted by relevance", "variant", {"scan": "dpp", "weight": "relevance"}),
+    ("Scan by coverage, weighted by phi", "variant", {"scan": "coverage", "weight": "phi"}),
     ("Scan by coverage, weighted by relevance", "variant", {"scan": "coverage", "weight": "relevance"}),
     ("rho 0.5", "fsr", {"rho": 0.5}),
     ("saliency left out (beta 0)", "fsr", {"beta": 0.0}),
