@@ -84,6 +84,7 @@ MODELS = (
     Model("llava-hf/llava-v1.6-vicuna-13b-hf", lambda: _next(VICUNA_13B), 2880, (960, 640, 320), CLIP_TEXT),
     Model("llava-hf/llava-v1.6-mistral-7b-hf", lambda: _next(MISTRAL_7B, "mistral"), 2880, (960, 640, 320), CLIP_TEXT),
     Model("llava-hf/llava-onevision-qwen2-7b-ov-hf", _onevision, 32 * 196, (2509, 1254)),
+    Model("LLaVA-Video-7B-Qwen2, converted", _onevision, 32 * 196, (2509, 1254)),
     Model("Qwen/Qwen2.5-VL-7B-Instruct", _qwen25, 37 * 37, (548, 274, 137)),
     Model("Qwen/Qwen3-VL-8B-Instruct", _qwen3, 32 * 32, (410, 205, 102)),
 )
