@@ -1,33 +1,23 @@
-"""Every family behind the services says what plug-and-play says, over gRPC.
+"""Every family behind the services says what plug-and-play says: the whole system, Ray Serve included."""
 
-Two families run as the whole system, Ray Serve included. For the others, whose only difference is in the two halves,
-the encoder's pipeline runs here and a real decoder process answers: a start of Ray for each would take minutes.
-"""
-
-import contextlib
 import io
 import json
 import subprocess
 import sys
 from pathlib import Path
 
-import grpc
 import pytest
 import torch
-from fsr.v1 import decoder_pb2, decoder_pb2_grpc, encoder_pb2, types_pb2
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "unit" / "fsr_core" / "backbones"))
 import checkpoints
 from benches import Bench, chat, picture
 
 import fsr_core
-from fsr_core.backbones import load_encoder
 from services.client import Client, InvalidRequestError, Video
 from services.client.up import running
-from services.encoder.pipeline import Job, compress, compressed_image, encode, plan_of, prepare
 
 QUESTION = "what colour is the star?"
-WHOLE_SYSTEM = ("llava_next", "qwen2_5_vl")
 BUDGET = 9
 PICTURE = picture((70, 50))
 
@@ -60,49 +50,7 @@ def plugged(own, shown=PICTURE, spread="even"):
     return own.processor.tokenizer.decode(ids, skip_special_tokens=True)
 
 
-@contextlib.contextmanager
-def decoder(folder, port, log):
-    """A decoder process of its own; its channel once it serves."""
-    command = [sys.executable, "-m", "services.decoder", "--model", str(folder), "--port", str(port)]
-    with log.open("wb") as out:
-        process = subprocess.Popen(command, stdout=out, stderr=out)
-    try:
-        with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
-            grpc.channel_ready_future(channel).result(timeout=120)
-            yield channel
-    finally:
-        process.terminate()
-        process.wait(60)
-
-
-def asked(own, channel):
-    """The answer to the question, encoded here and decoded there."""
-    encoder = load_encoder(str(own.folder))
-    request = encoder_pb2.EncodeRequest(
-        images=[types_pb2.Image(data=png())], instruction=QUESTION, budget=types_pb2.Budget(tokens=BUDGET)
-    )
-    jobs = [Job(plan_of(request), prepare(encoder, request.images[0], "images[0]", 10**6), None)]
-    pairs = encode(encoder, jobs)
-    kept = compress(jobs, pairs)
-    sent = [compressed_image(f, k, encoder.assemble(f, k), 0, False) for (f, _), k in zip(pairs, kept, strict=True)]
-    parts = [types_pb2.Part(image=0), types_pb2.Part(text=QUESTION)]
-    call = decoder_pb2.DecodeRequest(
-        fingerprint=encoder.fingerprint,
-        messages=[types_pb2.Message(role=types_pb2.ROLE_USER, parts=parts)],
-        images=sent,
-        sampling=types_pb2.Sampling(max_tokens=8),
-    )
-    return "".join(message.text for message in decoder_pb2_grpc.DecoderServiceStub(channel).Decode(call, timeout=60))
-
-
-@pytest.mark.parametrize("name", [name for name in checkpoints.FAMILIES if name not in WHOLE_SYSTEM])
-def test_two_halves_in_two_processes(family, free_ports, tmp_path, name):
-    own = family(name)
-    with decoder(own.folder, free_ports(), tmp_path / "decoder.log") as channel:
-        assert asked(own, channel) == plugged(own)
-
-
-@pytest.mark.parametrize("name", WHOLE_SYSTEM)
+@pytest.mark.parametrize("name", checkpoints.FAMILIES)
 def test_the_whole_system(family, free_ports, tmp_path, name):
     own = family(name)
     with running(str(own.folder), 1, free_ports(30), tmp_path) as addresses, Client(addresses["gateway"]) as client:

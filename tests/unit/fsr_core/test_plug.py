@@ -243,6 +243,20 @@ def test_the_picture_shows_where(bench):
     assert sum(value < 200 for value in dark) == 15
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_a_picture_of_every_family_is_clear_where_tokens_were_kept(bench, name):
+    own = bench(name)
+    inputs, _ = batch(own, (QUESTION,))
+    clear = {}
+    for budget in (2, 10**6):
+        with plugged(own, budget) as vlm:
+            vlm.generate(**inputs, **GREEDY)
+        drawn = vlm.last[0].picture(Image.new("RGB", SIZES[0], "white")).convert("L")
+        clear[budget] = sum(drawn.histogram()[200:]) / (drawn.width * drawn.height)
+    kept = 2 / len(vlm.last[0].images[0].index)
+    assert kept / 4 < clear[2] < 2 * kept < 0.5 < clear[10**6]
+
+
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [

@@ -14,6 +14,8 @@ from benches import QUESTION, SIZES, picture
 
 from fsr_core.backbones import load_encoder
 
+LONG = "what is the colour of the star " * 40
+
 
 @pytest.mark.parametrize("name", checkpoints.FAMILIES)
 def test_saliency_is_the_library_s_own_attention(bench, name):
@@ -89,7 +91,7 @@ def test_relevance_is_the_text_towers_own_cosine(bench, name, tmp_path):
     joint = getattr(transformers, kind).from_pretrained(tmp_path, dtype=torch.float32).eval()
     prepared = encoder.preprocess(picture((40, 40)))
     image = encoder.encode_images([prepared])[0]
-    short, long = encoder.encode_instructions(["what is the star?", "star " * 200])
+    short, long = encoder.encode_instructions(["what is the star?", LONG])
     words = encoder.text.tokenizer
     with torch.inference_mode():
         states = tower(prepared.inputs["pixel_values"][:1], output_hidden_states=True).hidden_states
@@ -105,9 +107,26 @@ def test_relevance_is_the_text_towers_own_cosine(bench, name, tmp_path):
     want = torch.nn.functional.cosine_similarity(patches, said)
     base = encoder.visual_tokens(image, short).relevance[: len(want)]
     assert torch.allclose(base, want, atol=1e-5)
-    assert len(short) == 1 < len(long)
+    # A long text goes through in chunks, each whole with its EOS; a patch counts by the mean of their cosines.
+    pieces = words(LONG, add_special_tokens=False)["input_ids"]
+    room = encoder.text.tower.config.max_position_embeddings
+    with torch.inference_mode():
+        if name == "llava_next":
+            chunks = [[words.bos_token_id, *part, words.eos_token_id] for part in batched(pieces, room - 2)]
+            said = [joint.text_projection(joint.text_model(input_ids=torch.tensor([c])).pooler_output) for c in chunks]
+        else:
+            chunks = [[*part, words.eos_token_id] for part in batched(pieces, room - 1)]
+            filled = [chunk + [words.pad_token_id] * (room - len(chunk)) for chunk in chunks]
+            said = [joint.text_model(input_ids=torch.tensor([c])).pooler_output for c in filled]
+    cosines = torch.stack([torch.nn.functional.cosine_similarity(patches, one) for one in said])
+    assert len(short) == 1 < len(long) == len(said)
+    assert torch.allclose(encoder.visual_tokens(image, long).relevance[: len(want)], cosines.mean(0), atol=1e-5)
     with pytest.raises(ValueError, match=r"clip: .* is a"):
         load_encoder(str(own.folder), clip=str(bench("qwen3_vl").folder))
+
+
+def batched(ids, size):
+    return [ids[at : at + size] for at in range(0, len(ids), size)]
 
 
 def test_siglip_reads_words_as_it_was_trained_on_them(bench, tmp_path):

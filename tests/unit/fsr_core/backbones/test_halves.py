@@ -3,6 +3,7 @@
 import json
 import shutil
 import sys
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -22,20 +23,35 @@ NAMES = tuple(checkpoints.FAMILIES)
 @pytest.mark.parametrize("name", NAMES)
 def test_each_half_loads_only_its_half(bench, name):
     own, core = bench(name), bench(name).whole.model
-    vision = core.visual if hasattr(core, "visual") else core.vision_tower
-
-    def names(module):
-        return {n for n, _ in module.named_parameters()}
 
     def count(module):
         return sum(p.numel() for p in module.parameters())
 
     assert count(own.decoder.model) == count(core.language_model) + count(own.whole.lm_head)
     tower = own.encoder.visual if hasattr(own.encoder, "visual") else own.encoder.vision.tower
-    assert names(tower) <= names(vision)
     for module in (tower, own.decoder.model):
         assert not any(t.is_meta for t in (*module.parameters(), *module.buffers()))
     assert own.encoder.fingerprint == own.decoder.fingerprint
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_half_reads_no_tensor_of_the_other(bench, name, monkeypatch):
+    own, read, opened = bench(name), [], weights._opened
+
+    @contextmanager
+    def watched(path):
+        with opened(path) as (names, tensor):
+            yield names, lambda stored: read.append((path, stored)) or tensor(stored)
+
+    def parts():
+        return {weights.part_of(stored)[0] for path, stored in read if path.parent == own.folder}
+
+    monkeypatch.setattr(weights, "_opened", watched)
+    load_encoder(str(own.folder), clip=own.clip)
+    assert "vision" in parts() <= {"vision", "projector", "newline"}
+    read.clear()
+    load_decoder(str(own.folder))
+    assert "language" in parts() <= {"language", "head"}
 
 
 @pytest.mark.parametrize("name", NAMES)
