@@ -79,10 +79,12 @@ evaluate: install ## Every method on the frozen sets: tables and plots into runs
 	$(BIN)/fsr evaluate
 
 # An environment of its own: what lmms-eval pins (protobuf below 7) clashes with the services.
+# Without the bound on filelock it gets one that lmms-eval 0.7.3 cannot run with.
 LMMS := .venv-lmms
 lmms-eval: install ## Test the lmms-eval plugin, in an environment of its own
 	test -x $(LMMS)/bin/lmms-eval || (python3 -m venv $(LMMS) && $(LMMS)/bin/python -m pip install --quiet \
-		--disable-pip-version-check 'torch>=2.13,<2.14' 'transformers>=5.16,<5.24' 'lmms-eval>=0.7.3,<0.8' && \
+		--disable-pip-version-check 'torch>=2.13,<2.14' 'transformers>=5.16,<5.24' 'lmms-eval>=0.7.3,<0.8' \
+		'filelock<4' && \
 		$(LMMS)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -e .)
 	$(BIN)/python -m pytest tests/integration/test_lmms_eval.py -m lmms
 

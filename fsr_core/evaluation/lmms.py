@@ -10,6 +10,7 @@ generate are answered: a likelihood of given answers is not what a compressed pr
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import ExitStack
 from typing import Any
 
 import torch
@@ -20,13 +21,16 @@ from PIL import Image
 from tqdm import tqdm
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
-from fsr_core import Budget
-from fsr_core.plug import compressed
+from fsr_core import Budget, create
+from fsr_core.backbones.registry import FAMILIES
+from fsr_core.backbones.spread import Spread
+from fsr_core.plug import CompressedModel, compressed
 from fsr_core.tiny import WEIGHTS
 
 __all__ = ["CompressedVLM", "budget_of"]
 
 _LONGEST_ANSWER = 1024  # tokens, where a task does not say
+_OF_FAMILIES = frozenset(name for family in FAMILIES.values() for name in family.options)
 
 
 def budget_of(value: object) -> Budget | None:
@@ -50,7 +54,12 @@ class CompressedVLM(lmms):
 
     pretrained   hub id or folder; `fsr-tiny` is the embedded model
     budget       tokens (64), a share (0.11), auto, or all
-    method       one of `fsr_core.methods()`; every further argument is an option of it
+    method       one of `fsr_core.methods()`
+    clip         folder or hub id of the CLIP (or SigLIP) checkpoint that gives relevance, or none
+    spread       even or free, over the tiles of a picture
+
+    Every further argument is an option of the checkpoint's family (`relevance=instruction`) where a family has one of
+    that name, else of the method. Raises ValueError, naming the argument, for one that is unknown or missing.
     """
 
     is_simple = True
@@ -60,6 +69,8 @@ class CompressedVLM(lmms):
         pretrained: str = "fsr-tiny",
         budget: object = 64,
         method: str = "fsr",
+        clip: str | None = None,
+        spread: Spread = "even",
         batch_size: int | str = 1,
         device: str | None = None,
         dtype: str = "auto",
@@ -67,14 +78,30 @@ class CompressedVLM(lmms):
         **options: Any,
     ) -> None:
         super().__init__()
+        allowed = budget_of(budget)
+        of_family = {name: options.pop(name) for name in _OF_FAMILIES & options.keys()}
+        compressor = create(method, **options)
         source = str(WEIGHTS) if pretrained == "fsr-tiny" else pretrained
-        self.budget, self.method, self.options = budget_of(budget), method, options
         self.batch_size = int(batch_size) if str(batch_size).isdigit() else 1
         place = device or ("cuda" if torch.cuda.is_available() else "cpu")
         self.processor = AutoProcessor.from_pretrained(source)
         self.processor.tokenizer.padding_side = "left"
         model: Any = AutoModelForImageTextToText.from_pretrained(source, dtype=dtype)
         self.model = model.to(place).eval()
+        self.vlm: CompressedModel | None = None  # None keeps every token
+        self._entered = ExitStack()
+        if allowed is not None:
+            # Entered once and left in `clean`: entering reads CLIP's text tower from disk.
+            plug = compressed(
+                self.model, self.processor, allowed, method=compressor, spread=spread, clip=clip, options=of_family
+            )
+            self.vlm = self._entered.enter_context(plug)
+
+    def clean(self) -> None:
+        """lmms-eval is done with the model: nothing may hold it any longer."""
+        self._entered.close()
+        self.vlm = None
+        super().clean()
 
     def generate_until(self, requests: Sequence[Instance]) -> list[str]:
         """Greedy or sampled answers, as each task's generation options say, in the order of the requests."""
@@ -110,14 +137,10 @@ class CompressedVLM(lmms):
         stops = wanted.pop("until", None) or []
         generation = _generation(wanted)
         with torch.inference_mode():
-            if self.budget is None or shown is None:
+            if self.vlm is None:
                 ids = self.model.generate(**inputs, **generation)
             else:
-                plug = compressed(
-                    self.model, self.processor, self.budget, method=self.method, method_options=self.options
-                )
-                with plug as vlm:
-                    ids = vlm.generate(**inputs, instruction=questions, **generation)
+                ids = self.vlm.generate(**inputs, instruction=questions, **generation)
         said = self.processor.batch_decode(ids[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
         return [_cut(text, [stops] if isinstance(stops, str) else stops) for text in said]
 

@@ -3,9 +3,15 @@
 import json
 import os
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+import torch
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "unit" / "fsr_core" / "backbones"))
+import checkpoints
+from benches import Bench, picture
 
 from fsr_core.tiny.questions import is_correct
 from fsr_core.tiny.scenes import draw
@@ -44,6 +50,50 @@ def visual(doc):
 
 def text(doc, lmms_eval_specific_kwargs=None):
     return doc["question"]
+"""
+# What the plugin does with a LLaVA-NeXT whose CLIP lies elsewhere: folder, CLIP, picture -> JSON.
+SCRIPT = """
+import json, sys, weakref
+from types import SimpleNamespace
+from PIL import Image
+from fsr_core.backbones.clip_text import ClipText
+from fsr_core.evaluation.lmms import CompressedVLM
+
+folder, clip, picture = sys.argv[1:]
+towers, load = [], ClipText.__init__
+ClipText.__init__ = lambda self, *given: towers.append(given) or load(self, *given)
+
+def made(arguments):
+    return CompressedVLM.create_from_arg_string(f"pretrained={folder},{arguments}", {"batch_size": 1, "device": "cpu"})
+
+def asked(vlm, question):
+    vlm.task_dict = {"t": {"test": [Image.open(picture)]}}
+    arguments = (question, {"max_new_tokens": 2, "until": []}, lambda doc: [doc], 0, "t", "test")
+    vlm.generate_until([SimpleNamespace(args=arguments)])
+    told = vlm.vlm.last[0]
+    return told.instruction, told.images[0].index.tolist()
+
+def refusal(arguments):
+    try:
+        made(arguments)
+    except ValueError as error:
+        return str(error)
+
+def kept(arguments, questions=("what is the star?",)):
+    vlm = made(arguments)
+    return [asked(vlm, question) for question in questions]
+
+even = made(f"budget=9,clip={clip},spread=even,layout=stock,alpha=2")
+out = {"even": [asked(even, question) for question in ("what is the star?", "seconds")], "towers": len(towers)}
+out["free"] = kept(f"budget=9,clip={clip},spread=free,alpha=2")
+out["blind"] = kept("budget=9,clip=none,alpha=2")
+module = weakref.ref(even.model)
+even.clean()
+out["freed"] = module() is None
+wrong = ("budget=9", "budget=9,clip=none,colour=1", "budget=all,colour=1", "budget=9,clip=none,spread=wide",
+         "budget=9,clip=none,layout=tiles", "budget=9,clip=none,relevance=instruction")
+out["refusals"] = {arguments: refusal(arguments) for arguments in wrong}
+print(json.dumps(out))
 """
 
 
@@ -93,3 +143,28 @@ def test_lmms_eval_scores_a_local_task_at_two_budgets(task, tmp_path):
     assert same == answers and everything == whole
     few, others = run(task, tmp_path / "4", "4", 5)
     assert others != answers and few < whole
+
+
+@pytest.mark.timeout(300)
+def test_a_checkpoint_whose_clip_lies_elsewhere(tmp_path):
+    torch.manual_seed(7)
+    folder = tmp_path / "llava"
+    folder.mkdir()
+    own = Bench("llava_next", folder, checkpoints.FAMILIES["llava_next"](folder))
+    own.processor.save_pretrained(folder)
+    clip = checkpoints.clip(own.whole.model.vision_tower, tmp_path / "clip")
+    picture((70, 50)).save(tmp_path / "picture.png")
+    env = os.environ | {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "hub"), "PYTHONPATH": str(ROOT)}
+    command = [PYTHON, "-c", SCRIPT, folder, clip, tmp_path / "picture.png"]
+    done = subprocess.run(command, env=env, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-1500:]
+    out = json.loads(done.stdout.splitlines()[-1])
+    (star, by_star), (seconds, by_seconds) = out["even"]
+    assert (star, seconds) == ("what is the star?", "seconds")
+    assert len({tuple(index) for index in (by_star, by_seconds, out["free"][0][1], out["blind"][0][1])}) == 4
+    assert out["towers"] == 1, "CLIP is read once, not once a batch"
+    assert out["freed"], "clean() leaves the model's memory in use"
+    says = ["clip: no CLIP text side is known", "fsr has no option 'colour'", "fsr has no option 'colour'"]
+    says += ["spread: 'wide'", "options.layout: ", "llava_next has no option 'relevance'"]
+    for (arguments, refusal), start in zip(out["refusals"].items(), says, strict=True):
+        assert refusal is not None and start in refusal, arguments
