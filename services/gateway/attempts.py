@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Collection
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 
 import grpc
@@ -30,16 +31,17 @@ _FAULTS = {Code.UNAVAILABLE, Code.INTERNAL, Code.UNKNOWN, Code.CANCELLED, Code.A
 
 @dataclass(frozen=True)
 class Retrying:
-    """What all requests share."""
+    """What all requests share. Where they are `aside`, what becomes of them is no reason to choose other replicas."""
 
     settings: GatewaySettings
     metrics: Metrics
     budget: RetryBudget
+    aside: bool = False
 
 
 @dataclass
 class Attempts:
-    """`next` gives the replica to ask; `failed` and `fault` say that it did not work out.
+    """`next` gives the replica to ask, in `calling`; `succeeded`, or `failed` and `fault`, say how it went.
 
     Set `started` once part of the answer is with the caller: from then on a full cluster is waited for as long as the
     deadline allows, and a spent retry budget as long as a missing replica, because giving up costs what was said.
@@ -83,8 +85,16 @@ class Attempts:
             self._rounds += 1
             self._tried.clear()
 
+    def calling(self, replica: Replica) -> AbstractContextManager[Trial | None]:
+        """For the length of one call to it, as `Replica.working`."""
+        return replica.working(may_try=not self.shared.aside)
+
+    def succeeded(self, replica: Replica) -> None:
+        if not self.shared.aside:
+            replica.ejection.succeeded()
+
     def failed(self, replica: Replica, error: grpc.aio.AioRpcError, trial: Trial | None = None) -> None:
-        """Raises the error where another replica could not do better. `trial`: as `Replica.working` gave it."""
+        """Raises the error where another replica could not do better. `trial`: as `calling` gave it."""
         code, details = error.code(), error.details() or ""
         if code == Code.RESOURCE_EXHAUSTED:
             if "larger than max" in details:
@@ -94,7 +104,8 @@ class Attempts:
         elif code in _FAULTS or (code == Code.DEADLINE_EXCEEDED and not self.deadline.passed):
             self.fault(replica, f"failed ({code.name}: {details})", trial, gone=code == Code.UNAVAILABLE)
         elif code == Code.FAILED_PRECONDITION:
-            replica.down("holds another checkpoint")
+            if not self.shared.aside:
+                replica.down("holds another checkpoint")
             wait = self.shared.settings.failover_wait_seconds if self.started else 0.0
             self._note(replica, from_rpc(error, replica.role), wait)
         else:
@@ -102,15 +113,19 @@ class Attempts:
 
     def fault(self, replica: Replica, reason: str, trial: Trial | None, gone: bool) -> None:
         """The replica is to blame, and where it is `gone` not asked again before a probe has found it well."""
+        if not self.shared.aside:
+            self._blame(replica, reason, trial, gone)
+        self.failures += 1
+        told = NotReady(f"{replica.role}: {replica.address} {reason}; try again", 1.0)
+        self._note(replica, told, self.shared.settings.failover_wait_seconds)
+
+    def _blame(self, replica: Replica, reason: str, trial: Trial | None, gone: bool) -> None:
         log.warning("failover", replica=replica.address, reason=reason, started=self.started)
         if gone:
             replica.suspect(self.shared.settings.probe_timeout_seconds)
         if replica.ejection.failed(trial):
             log.warning("replica ejected", role=replica.role, address=replica.address)
             self.shared.metrics.ejections.labels(replica.role).inc()
-        self.failures += 1
-        told = NotReady(f"{replica.role}: {replica.address} {reason}; try again", 1.0)
-        self._note(replica, told, self.shared.settings.failover_wait_seconds)
 
     def _note(self, replica: Replica, error: ServiceError, wait: float) -> None:
         self._tried.add(replica.address)

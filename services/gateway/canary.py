@@ -64,9 +64,10 @@ class Canary:
         self._pools, self._metrics, self._settings = pools, metrics, settings
         self._share = Share(settings.canary_share)
         self._task: asyncio.Task[None] | None = None
-        # Given up at the first failure, and counted apart, so that savings stay those of the callers' requests.
+        # Given up at the first failure, and counted apart, so that savings stay those of the callers' requests. And a
+        # replica may fail at all tokens that is well with callers' few, or the other way round: it is judged by theirs.
         once = settings.model_copy(update={"max_failovers": 0})
-        apart = Retrying(once, Metrics(), RetryBudget(0.0, 0))
+        apart = Retrying(once, Metrics(), RetryBudget(0.0, 0), aside=True)
         self._encoding, self._decoding = Encoding(pools, apart), Decoding(pools, apart)
 
     def consider(

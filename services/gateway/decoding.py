@@ -56,7 +56,7 @@ class Decoding:
             held = replica.fingerprint  # now: one that drains tells no more, while it goes on answering
             self._shared.metrics.failovers.labels(model).inc(attempts.failures - trail.failovers)
             trail.failovers = attempts.failures
-            with replica.working() as trial:
+            with attempts.calling(replica) as trial:
                 try:
                     async with aclosing(self._read(replica, request, deadline)) as messages:
                         async for message in messages:
@@ -66,7 +66,7 @@ class Decoding:
                             request.fingerprint = request.fingerprint or held
                             request.emitted_token_ids.extend(message.token_ids)
                             if message.finish_reason:
-                                replica.ejection.succeeded()
+                                attempts.succeeded(replica)
                                 replica.load = message.stats.load if message.stats.HasField("load") else replica.load
                             yield replica, message
                             if message.finish_reason:

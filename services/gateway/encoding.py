@@ -34,13 +34,13 @@ class Encoding:
             replica = await attempts.next()
             trail.encoders.append(replica.address)
             request.timeout_seconds = min(deadline.left(), self._shared.settings.encode_seconds)
-            with replica.working() as trial:
+            with attempts.calling(replica) as trial:
                 try:
                     encoded = await replica.encoder.Encode(request, timeout=request.timeout_seconds)
                 except grpc.aio.AioRpcError as error:
                     attempts.failed(replica, error, trial)
                     continue
                 replica.heard()
-                replica.ejection.succeeded()
+                attempts.succeeded(replica)
             count_images(self._shared.metrics, model, request.method.name, encoded)
             return encoded

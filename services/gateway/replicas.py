@@ -76,13 +76,13 @@ class Replica:
         return (work + 1) / max(free, 0.05)
 
     @contextmanager
-    def working(self) -> Iterator[Trial | None]:
+    def working(self, may_try: bool = True) -> Iterator[Trial | None]:
         """For the length of one call to it; what became of the call must be said before it ends.
 
-        Yields the trial where the call is one, to be shown with its failure.
+        Yields the trial where the call is one, which it `may_try` to be, to be shown with its failure.
         """
         self.outstanding += 1
-        trial = self.ejection.chosen()
+        trial = self.ejection.chosen() if may_try else None
         try:
             yield trial
         finally:

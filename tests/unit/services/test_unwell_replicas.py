@@ -11,6 +11,7 @@ from prometheus_client import generate_latest
 
 from services.errors import NotReady
 from services.gateway.attempts import Retrying
+from services.gateway.canary import Canary
 from services.gateway.deadline import Deadline
 from services.gateway.decoding import Decoding
 from services.gateway.encoding import Encoding
@@ -183,3 +184,43 @@ async def test_a_busy_encoder_is_not_gone_while_it_encodes(serve, gateway):
     assert pools._metrics.registry.get_sample_value("fsr_replicas_ready", {"model": "m", "role": "encoder"}) == 0
     with pytest.raises(NotReady):
         await encoding.encode("m", request, Deadline(20), Trail("r"))
+
+
+async def run_a_canary(pools, shared):
+    """To its end."""
+    await pools.look()
+    canary = Canary(pools, shared.metrics, shared.settings)
+    few = types_pb2.CompressedImage(index=[0], source_tokens=4)
+    asked = encoder_pb2.EncodeRequest(images=[types_pb2.Image(data=b"x")])
+    canary.consider("m", asked, decoder_pb2.DecodeRequest(), encoder_pb2.EncodeResponse(images=[few]))
+    await canary._task
+
+
+@pytest.mark.parametrize("wrong", [Code.UNAVAILABLE, Code.INTERNAL, Code.FAILED_PRECONDITION])
+async def test_a_canary_that_fails_takes_no_replica_from_callers(serve, gateway, wrong):
+    decoder, encoder = await serve(Decoder(wrong)), await serve(Encoder())
+    pools, shared = gateway(encoders=[encoder], decoders=[decoder], canary_share=1.0, eject_failures=1)
+    await run_a_canary(pools, shared)
+    assert shared.metrics.registry.get_sample_value("fsr_canary_skipped_total", {"reason": "failed"}) == 1
+    (replica,) = pools.of("decoder", "m")
+    assert replica._checking is None, "suspected, and asked how it is"
+    assert not replica.ejection.out
+
+
+async def test_a_canary_is_not_the_request_on_trial(serve, gateway):
+    admitted = []
+
+    class Asked(Decoder):
+        async def Decode(self, request, context):
+            admitted.extend(replica.ejection.admits for replica in pools._all.values())
+            yield decoder_pb2.DecodeResponse(finish_reason=decoder_pb2.FINISH_REASON_STOP)
+
+    decoder, encoder = await serve(Asked()), await serve(Encoder())
+    pools, shared = gateway(encoders=[encoder], decoders=[decoder], canary_share=1.0, eject_failures=1)
+    await pools.look()
+    for replica in pools._all.values():
+        replica.ejection.failed()
+        replica.ejection._until = 0.0  # its time is over
+    await run_a_canary(pools, shared)
+    assert admitted == [True, True], "a caller was kept away meanwhile"
+    assert all(replica.ejection.out for replica in pools._all.values()), "a caller's request has gone well"
