@@ -69,17 +69,16 @@ class Attempts:
             full = isinstance(self._last, Overloaded)
             if replica is None and full and not self.started:
                 raise self._last  # every replica is full: the caller is told at once
-            if replica is not None:
-                # An answer that was cut asks full replicas again and again: they refuse at no cost, and it must not
-                # lose its place to newcomers for want of budget.
-                if (full and self.started) or self.shared.budget.withdraw():
-                    self.trail.retries += 1
-                    self.shared.metrics.retries.labels(replica.role).inc()
-                    return replica
-                self.shared.metrics.refused.labels("retry_budget").inc()
-                if not self.started:
-                    raise self._last
-            if time.monotonic() >= self._give_up:
+            # An answer that was cut asks full replicas again and again: they refuse at no cost, and it must not lose
+            # its place to newcomers for want of budget.
+            if replica is not None and ((full and self.started) or self.shared.budget.withdraw()):
+                self.trail.retries += 1
+                self.shared.metrics.retries.labels(replica.role).inc()
+                return replica
+            spent = replica is not None
+            if time.monotonic() >= self._give_up or (spent and not self.started):
+                if spent:
+                    self.shared.metrics.refused.labels("retry_budget").inc()
                 raise self._last
             await asyncio.sleep(min(backoff(self._rounds), self.deadline.left()))
             self._rounds += 1

@@ -52,7 +52,9 @@ class Metrics:
         self.wire_saved = Counter("fsr_wire_bytes_saved", "Bytes of features that did not travel", by, registry=r)
         self.cache_hits = Counter("fsr_feature_cache_hits", "Images whose features were cached", ("model",), registry=r)
         self.failovers = Counter("fsr_failovers", "Answers moved to another replica", ("model",), registry=r)
-        self.refused = Counter("fsr_admission_refused", "Requests or retries refused at once", ("reason",), registry=r)
+        self.refused = Counter(
+            "fsr_admission_refused", "Requests refused, at once or for want of a retry", ("reason",), registry=r
+        )
         self.retries = Counter("fsr_retries", "Calls repeated on another replica or later", ("role",), registry=r)
         self.ejections = Counter("fsr_ejections", "Replicas left alone after failures", ("role",), registry=r)
         self.ejected = Gauge("fsr_replicas_ejected", "Replicas left alone now", ("role",), registry=r)

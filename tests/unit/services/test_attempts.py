@@ -111,6 +111,32 @@ async def test_a_spent_budget_ends_a_request_that_has_not_begun(attempts):
         await one.next()
 
 
+def refused(attempts):
+    return attempts.shared.metrics.registry.get_sample_value("fsr_admission_refused_total", {"reason": "retry_budget"})
+
+
+async def test_a_spent_budget_refuses_a_request_once_however_long_it_waited(attempts):
+    new = attempts(burst=0)
+    new.failed(await new.next(), rpc_error(Code.INTERNAL))
+    with pytest.raises(NotReady):
+        await new.next()
+    begun = attempts(burst=0, failover_wait_seconds=0.3)
+    begun.started = True
+    begun.failed(await begun.next(), rpc_error(Code.INTERNAL))
+    with pytest.raises(NotReady):
+        await begun.next()
+    assert begun._rounds > 1 and refused(new) == refused(begun) == 1
+
+
+async def test_an_answer_that_gets_a_retry_in_the_end_was_not_refused(attempts):
+    one = attempts()
+    one.started = True
+    one.shared.budget.withdraw = iter([False, False, True]).__next__
+    one.failed(await one.next(), rpc_error(Code.INTERNAL))
+    assert await one.next()
+    assert one._rounds == 2 and refused(one) == 0
+
+
 async def test_a_request_that_fails_everywhere_is_given_up(attempts):
     one, asked = attempts(max_failovers=2), 0
     with pytest.raises(NotReady):
