@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable, Collection
 
 import structlog
@@ -20,19 +21,24 @@ __all__ = ["Pools"]
 log = structlog.get_logger()
 _ROLES: tuple[Role, ...] = ("encoder", "decoder")
 _RETRY_AFTER = 1.0  # seconds; about the time between two looks
+# How long a model is missed once it has no address. A DNS name that leads nowhere keeps those it had (see Discovery),
+# but one shared with another model drops those of pods that are not ready, as if this model had been taken away.
+_RETIRED_SECONDS = 3600.0
 
 
 class Pools:
     """The replicas of every model, kept up to date by `look`."""
 
-    def __init__(self, settings: GatewaySettings, metrics: Metrics) -> None:
-        self._settings, self._metrics = settings, metrics
+    def __init__(
+        self, settings: GatewaySettings, metrics: Metrics, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._settings, self._metrics, self._clock = settings, metrics, clock
         self._policy = EjectionPolicy(settings.eject_failures, settings.eject_seconds, settings.eject_max_seconds)
         patience = settings.probe_timeout_seconds
         self._sources = [Discovery(targets, patience) for targets in (settings.encoders, settings.decoders)]
         self._all: dict[tuple[Role, str], Replica] = {}
         self._leaving: list[Replica] = []
-        self._seen: set[str] = set()  # models, those that nobody serves any more included
+        self._seen: dict[str, float] = {}  # when each model last had an address, answering or not
 
     async def look(self) -> None:
         """Finds out which replicas there are and asks each how it is; called every few seconds."""
@@ -41,14 +47,24 @@ class Pools:
             told = [r.told for r in self._all.values() if r.role == role and r.model is not None]
             self._adopt(role, addresses.union(*told))
         await asyncio.gather(*(r.probe(self._settings.probe_timeout_seconds) for r in self._all.values()))
-        self._seen.update(self.models())
-        for name in self._seen:
-            self._metrics.replicas.labels(name, "encoder").set(len(self.of("encoder", name)))
-            self._metrics.replicas.labels(name, "decoder").set(len(self.fitting(name)))
+        self._count()
         for role in _ROLES:
             ejected = sum(r.ejection.out for (kind, _), r in self._all.items() if kind == role)
             self._metrics.ejected.labels(role).set(ejected)
         await self._let_go()
+
+    def _count(self) -> None:
+        """Tells how many replicas each model has: 0 where they are gone, nothing once it is retired."""
+        now = self._clock()
+        self._seen.update({replica.served: now for replica in self._all.values() if replica.served})
+        for name in [name for name, last in self._seen.items() if now - last > _RETIRED_SECONDS]:
+            log.info("model retired", model=name)
+            del self._seen[name]
+            for role in _ROLES:
+                self._metrics.replicas.remove(name, role)
+        for name in self._seen:
+            self._metrics.replicas.labels(name, "encoder").set(len(self.of("encoder", name)))
+            self._metrics.replicas.labels(name, "decoder").set(len(self.fitting(name)))
 
     def _adopt(self, role: Role, addresses: Collection[str]) -> None:
         for address in addresses:

@@ -40,6 +40,7 @@ class Replica:
     outstanding: int = 0
     silent: int = 0
     told: frozenset[str] = frozenset()
+    served: str = ""  # name of the model that it served last
 
     def __post_init__(self) -> None:
         # Serve's ingress, where the encoder lives, takes offence at pings; its calls are bounded in time instead.
@@ -115,7 +116,7 @@ class Replica:
     def _up(self, model: types_pb2.ModelDescription) -> None:
         if self.model is None:
             log.info("replica up", role=self.role, address=self.address, model=model.model)
-        self.model, self.silent = model, 0
+        self.model, self.served, self.silent = model, model.model, 0
 
     def _unanswered(self, error: grpc.aio.AioRpcError, began: float) -> None:
         code = error.code()

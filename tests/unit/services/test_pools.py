@@ -82,6 +82,35 @@ async def test_a_proxy_leads_to_the_replicas_behind_it(pools):
     assert pools.of("encoder", "m") == [x]
 
 
+async def test_a_model_is_missed_while_it_has_an_address_and_for_an_hour_more():
+    now = 0.0
+    pools = Pools(GatewaySettings(encoders=[], decoders=[]), Metrics(), lambda: now)
+
+    def ready(model):
+        pools._count()
+        value = pools._metrics.registry.get_sample_value
+        return [value("fsr_replicas_ready", {"model": model, "role": role}) for role in ("encoder", "decoder")]
+
+    pools._adopt("decoder", ["a:1", "b:1"])
+    a, b = (pools._all["decoder", address] for address in ("a:1", "b:1"))
+    for replica in (a, b):
+        replica._up(types_pb2.ModelDescription(model="m"))
+    assert ready("m") == [0, 2]
+    for replica in (a, b):
+        replica.down("dead")
+    now = 1e6
+    assert ready("m") == [0, 0]
+    a._up(types_pb2.ModelDescription(model="n"))  # started anew for another
+    pools._adopt("decoder", ["a:1"])
+    now += 3599
+    assert ready("m") == [0, 0] and ready("n") == [0, 1]
+    now += 2
+    assert ready("m") == [None, None] and ready("n") == [0, 1]
+    a._up(types_pb2.ModelDescription(model="m"))
+    assert ready("m") == [0, 1] and ready("n") == [0, 0]
+    await pools.close()
+
+
 async def test_models_are_told_apart(pools):
     with pytest.raises(NotReady, match="no address is known"):
         pools.resolve("")
