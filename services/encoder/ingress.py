@@ -7,15 +7,20 @@ there are only Serve's controller knows: its method for load balancers is asked 
 
 from __future__ import annotations
 
+import asyncio
 import os
 import time
+
+import structlog
 
 from services.encoder.settings import EncoderSettings
 
 __all__ = ["ReplicaPorts", "check_ingress", "environment"]
 
+log = structlog.get_logger()
 _PORTS = 1000  # Ray takes the next free one of as many
 _DRAINING_SECONDS = 5.0  # a replica that is to go stays as long, so that gateways learn of it
+_PATIENCE = 1.0  # seconds for the controller; gateways wait two for all that a replica says of itself
 
 
 def environment(settings: EncoderSettings) -> dict[str, str]:
@@ -55,20 +60,28 @@ class ReplicaPorts:
         self._until = 0.0
 
     async def addresses(self) -> list[str]:
-        """Empty where direct ingress is off."""
+        """Empty where direct ingress is off; those known last where the controller does not answer in time."""
         if not _is_on():
             return []
         if time.monotonic() >= self._until:
-            from ray.serve.context import _get_global_client
-            from ray.serve.schema import RequestProtocol
-
-            client = _get_global_client()
-            groups = await client._controller.get_target_groups.remote(self._application)  # type: ignore[union-attr]
-            self._known = sorted(
-                f"{target.ip}:{target.port}"
-                for group in groups
-                if group.protocol == RequestProtocol.GRPC and group.app_name == self._application
-                for target in group.targets
-            )
+            try:
+                async with asyncio.timeout(_PATIENCE):
+                    self._known = await _ask_controller(self._application)
+            except Exception as error:  # whatever ails the controller, the replica itself is well
+                log.warning("controller does not tell the ports", reason=repr(error), kept=len(self._known))
             self._until = time.monotonic() + self._fresh_seconds
         return self._known
+
+
+async def _ask_controller(application: str) -> list[str]:
+    from ray.serve.context import _get_global_client
+    from ray.serve.schema import RequestProtocol
+
+    client = _get_global_client()
+    groups = await client._controller.get_target_groups.remote(application)  # type: ignore[union-attr]
+    return sorted(
+        f"{target.ip}:{target.port}"
+        for group in groups
+        if group.protocol == RequestProtocol.GRPC and group.app_name == application
+        for target in group.targets
+    )
