@@ -111,7 +111,8 @@ def sheet(pictures: Sequence[Image.Image], plans: Sequence[Plan]) -> Image.Image
     """
     if not pictures or not plans:
         raise ValueError("pictures, plans: need at least one each")
-    drawn = [draw(pictures[i * len(pictures) // len(plans)], plan) for i, plan in enumerate(plans)]
+    each = -(-len(pictures) // len(plans))  # frames to a view, of which the last one may lack some
+    drawn = [draw(pictures[min(i * each, len(pictures) - 1)], plan) for i, plan in enumerate(plans)]
     if len(drawn) == 1:
         return drawn[0]
     small = [panel.resize((_WIDTH // 2, panel.height // 2), Image.Resampling.LANCZOS) for panel in drawn]

@@ -1,6 +1,7 @@
 import json
 import sys
 
+import pytest
 from PIL import Image, ImageChops
 
 from fsr_core import overlay
@@ -28,3 +29,20 @@ def test_a_photograph_is_drawn_upright_as_the_encoder_saw_it(tmp_path, monkeypat
         overlay.main()
     drawn = [Image.open(tmp_path / f"{name}-why.png") for name in ("photo", "upright")]
     assert drawn[0].size == drawn[1].size and not ImageChops.difference(*drawn).getbbox()
+
+
+@pytest.mark.parametrize(
+    ("frames", "views", "shown"),
+    [
+        (3, 2, [0, 2]),  # two frames a view, the last one repeated: Qwen
+        (5, 3, [0, 2, 4]),
+        (4, 2, [0, 2]),
+        (3, 3, [0, 1, 2]),
+        (1, 3, [0, 0, 0]),  # the views of one picture
+    ],
+)
+def test_of_frames_that_share_a_view_the_first_is_shown(frames, views, shown):
+    pictures = [Image.new("RGB", (8, 8), (10 * i, 0, 0)) for i in range(frames)]
+    plan = overlay.Plan(1, 1, [0], [0], [-1], (0, 0, 8, 8))
+    drawn = overlay.sheet(pictures, [plan] * views)
+    assert [drawn.getpixel((360 * i + 180, 180))[0] // 10 for i in range(views)] == shown
