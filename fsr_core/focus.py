@@ -18,8 +18,17 @@ def minmax(scores: Tensor) -> Tensor:
 
 def priority(saliency: Tensor, relevance: Tensor | None, alpha: float, beta: float) -> Tensor:
     """phi = relevance**alpha * saliency**beta (eq. 3), each normalised within its sample. [B, N] -> [B, N] fp32."""
-    phi = minmax(saliency) ** beta
-    return phi if relevance is None else minmax(relevance) ** alpha * phi
+    phi = _power(minmax(saliency), beta)
+    return phi if relevance is None else _power(minmax(relevance), alpha) * phi
+
+
+def _power(scores: Tensor, exponent: float) -> Tensor:
+    """scores**exponent, the same bits for the same score wherever in the batch it stands."""
+    if exponent in (1, 2, 3):  # products, which round alike everywhere
+        return scores**exponent
+    # On CPUs PyTorch takes whole vectors of memory through one routine and the rest through another, which rounds
+    # otherwise. With gaps between the numbers all go through the second.
+    return torch.stack([scores, scores], dim=-1)[..., 0] ** exponent
 
 
 def focus_order(phi: Tensor) -> Tensor:

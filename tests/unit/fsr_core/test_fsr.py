@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import assume, given, settings
+from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
 from fsr_core import FSR, Budget, CompressedTokens, VisualTokens, create, methods, scan
@@ -58,13 +58,15 @@ def test_equals_plain_loops(size, rho, kappa):
 @given(
     st.lists(
         st.tuples(st.integers(0, 99), st.sampled_from([1, 7, 7, 30]), st.integers(1, 32), st.booleans()), max_size=6
-    )
+    ),
+    st.sampled_from([FSR(), FSR(alpha=2.5, beta=0.7)]),  # powers that are products, and that are none
 )
-def test_a_batch_gives_what_each_gives_alone(rows):
+@example([(seed, 30, 20, True) for seed in range(6)], FSR(alpha=2.5, beta=0.7))
+def test_a_batch_gives_what_each_gives_alone(rows, method):
     samples = [sample(seed, n, relevance=relevance) for seed, n, _, relevance in rows]
     budgets = [Budget(auto=True, radius=0.8) if k % 5 == 0 else k for _, _, k, _ in rows]
-    together = FSR().compress_batch(samples, budgets)
-    assert all(same(a, FSR().compress(s, k)) for a, s, k in zip(together, samples, budgets, strict=True))
+    together = method.compress_batch(samples, budgets)
+    assert all(same(a, method.compress(s, k)) for a, s, k in zip(together, samples, budgets, strict=True))
 
 
 def test_a_batch_of_real_sizes_gives_what_each_gives_alone():
