@@ -72,8 +72,9 @@ class CompressedModel:
             raise RuntimeError("generate: the context of compressed() has been left; enter it again")
         ids = options.pop("input_ids", None) if inputs is None else inputs
         if not any(options.get(name) is not None for name in ("pixel_values", "pixel_values_videos")):
-            self.last = ()
-            return self._original(input_ids=ids, **options) if ids is not None else self._original(**options)
+            with self._lock:  # else its passes get the embeddings of another thread's prompt
+                self.last = ()
+                return self._original(input_ids=ids, **options) if ids is not None else self._original(**options)
         if ids is None:
             raise ValueError("input_ids: are missing; pass on all that the processor returned")
         if options.get("past_key_values") is not None:

@@ -74,7 +74,9 @@ class PromptShortener:
         self._visual = tuple(i for i in (self._image_id, self._video_id) if i is not None)
         self._pad: int = words.pad_token_id if words.pad_token_id is not None else words.eos_token_id
         self._multi_axis = hasattr(model.model, "rope_deltas")
-        self._finder = QuestionFinder(processor, [str(words.convert_ids_to_tokens(i)) for i in self._visual])
+        # A checkpoint for pictures may name a token for videos that its tokenizer lacks.
+        known = [text for i in self._visual if (text := words.convert_ids_to_tokens(i)) is not None]
+        self._finder = QuestionFinder(processor, known)
 
     def __call__(
         self, ids: Tensor, mask: Tensor | None, visual: Mapping[str, Any], instruction: str | Sequence[str] | None

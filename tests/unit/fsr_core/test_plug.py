@@ -1,12 +1,14 @@
 """Plug-and-play: the model's own generate, with fewer visual tokens, on every family."""
 
 import sys
+import threading
 from itertools import accumulate, groupby
 from pathlib import Path
 
 import pytest
 import torch
 from PIL import Image
+from transformers import LogitsProcessor
 
 sys.path.insert(0, str(Path(__file__).parent / "backbones"))
 import checkpoints
@@ -190,6 +192,47 @@ def test_two_models_at_a_time_and_text_alone(bench):
         plain = one.processor(text=["USER: what? ASSISTANT:"], return_tensors="pt")
         first.generate(**plain, **GREEDY)
         assert first.last == ()
+
+
+def test_text_alone_waits_for_another_threads_picture(bench):
+    """Its own passes through the model would get the picture's embeddings."""
+    own, answers = bench("llava"), {}
+    plain = own.processor(text=["USER: what? ASSISTANT:"], return_tensors="pt")
+    want = own.whole.generate(**plain, **GREEDY)
+    inside, go_on = threading.Event(), threading.Event()
+
+    class Held(LogitsProcessor):
+        def __call__(self, input_ids, scores):
+            inside.set()
+            go_on.wait(60)
+            return scores
+
+    with plugged(own, 3) as vlm:
+
+        def ask(name, **options):
+            answers[name] = vlm.generate(**options, **GREEDY)
+
+        picture = threading.Thread(target=ask, args=("picture",), kwargs=dict(batch(own)[0], logits_processor=[Held()]))
+        text = threading.Thread(target=ask, args=("text",), kwargs=dict(plain))
+        picture.start()
+        assert inside.wait(60)
+        text.start()
+        text.join(1)  # where it does not wait, it is done by now
+        go_on.set()
+        picture.join(60)
+        text.join(60)
+    assert torch.equal(answers["text"], want)
+
+
+def test_a_video_token_that_the_tokenizer_lacks_takes_no_word_of_the_question(bench, monkeypatch):
+    own = bench("llava")
+    monkeypatch.setattr(own.whole.config, "video_token_id", 10**6, raising=False)
+    assert own.processor.tokenizer.convert_ids_to_tokens(10**6) is None
+    inputs, _ = batch(own, ("None? seconds",))
+    with plugged(own, 3) as vlm:
+        read = own.processor.tokenizer.decode(inputs["input_ids"][0])
+        assert "None" in read, read
+        assert "None" in vlm._shorten._finder.find(inputs["input_ids"][0].tolist())
 
 
 @pytest.mark.parametrize("name", ["llava", "llava_next"])
