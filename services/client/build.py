@@ -10,6 +10,7 @@ from fsr.v1 import gateway_pb2, types_pb2
 
 from services.client.errors import InvalidRequestError
 from services.client.media import ImageSource, image_messages
+from services.limits import check_finite
 
 __all__ = ["Budget", "Spread", "WireDtype", "budget_of", "compress_request", "generate_request", "parse_budget"]
 
@@ -150,6 +151,10 @@ def _method(name: str, options: Mapping[str, Any] | None) -> types_pb2.Method:
         method.options.update(dict(options or {}))
     except ValueError as error:
         raise InvalidRequestError(f"options: {error}; values are numbers, texts, booleans or lists of them") from error
+    try:
+        check_finite(method.options, "options")
+    except ValueError as error:
+        raise InvalidRequestError(str(error)) from error
     return method
 
 

@@ -17,6 +17,7 @@ from fsr_core.backbones.spread import Spread, compress_images
 from services import codec
 from services.encoder.images import decode_image
 from services.errors import InvalidRequest
+from services.limits import check_finite
 
 __all__ = ["Job", "are_among", "compress", "compressed_image", "content", "each_alone", "plan_of", "prepare"]
 
@@ -56,6 +57,7 @@ def plan_of(request: encoder_pb2.EncodeRequest) -> Plan:
     if request.budget.spread not in _SPREADS:
         raise InvalidRequest(f"budget.spread: {request.budget.spread} is unknown; use even or free")
     try:
+        check_finite(request.method.options, "method.options")
         options = MessageToDict(request.method.options)
         compressor, budget = create(request.method.name or "fsr", **options), _budget(request.budget)
         return Plan(compressor, budget, _SPREADS[request.budget.spread], request.instruction)

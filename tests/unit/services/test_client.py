@@ -97,6 +97,8 @@ def test_a_message_that_is_too_large_is_the_callers_mistake():
         ({"budget": 2**40}, "budget: .* no sensible number"),
         ({"wire_dtype": "fp8"}, "wire_dtype: 'fp8' is unknown"),
         ({"options": {"rho": object()}}, "options: "),
+        ({"options": {"rho": float("nan")}}, r"^options\.rho: nan is no finite number; leave it out"),
+        ({"options": {"kappa": 1, "list": [1, float("inf")]}}, r"^options\.list: inf is no finite number"),
         ({"seed": -1}, "seed: -1 is out of range"),
         ({"max_tokens": 2**40}, r"max_tokens: 1099511627776 is out of range"),
     ],

@@ -49,6 +49,13 @@ def test_a_spread_that_nobody_knows_is_refused_by_gateway_and_encoder():
             check()
 
 
+def test_the_encoder_names_an_option_that_is_no_finite_number():
+    method = types_pb2.Method(name="fsr")
+    method.options.update({"rho": float("nan")})
+    with pytest.raises(InvalidRequest, match=r"^method\.options\.rho: nan is no finite number"):
+        plan_of(encoder_pb2.EncodeRequest(instruction="?", method=method, budget=types_pb2.Budget(tokens=8)))
+
+
 def test_failures_in_a_row_eject_for_twice_as_long_each_time_until_a_trial_succeeds(clock):
     ejection = Ejection(EjectionPolicy(failures=3, seconds=1, longest=3), clock)
     assert [ejection.failed() for _ in range(2)] == [False, False]
