@@ -14,6 +14,7 @@ from typing import Annotated, Literal
 
 import typer
 from rich.console import Console
+from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from services.client import ask_cli, evaluate_cli, load_cli
@@ -51,37 +52,63 @@ def up(
         Literal["fp32", "fp16", "bf16"] | None, typer.Option(help="dtype of all weights; default fp32")
     ] = None,
     port: Annotated[int, typer.Option(min=1024, max=65000, help="gateway port; the others follow it")] = 50050,
+    family_options: Annotated[
+        str | None, typer.Option(metavar="JSON", help="options of the model's family, for the encoder: docs/models.md")
+    ] = None,
     logs: Annotated[
         Path | None, typer.Option(help="folder for the services' logs; default: a new temporary one")
+    ] = None,
+    start_seconds: Annotated[
+        float | None,
+        typer.Option(min=0, help="longest wait until all is ready; default: as long as the services live"),
     ] = None,
     stop_seconds: Annotated[
         float, typer.Option(min=0, help="time that services get to stop; then they are killed")
     ] = 30,
+    as_json: Annotated[bool, typer.Option("--json", help="print one JSON object of addresses when ready")] = False,
 ) -> None:
     """Start encoder, decoders and gateway on this machine; Ctrl-C stops them all.
 
     example: fsr up --decoders 2
 
     example: fsr up --model /models/llava-1.5-7b-hf --clip openai/clip-vit-large-patch14-336 --device cuda --dtype bf16
+
+    example: fsr up --model /models/llava-video-7b --family-options '{"video_newlines": "row"}'
     """
     halves = [*(["--device", device] if device else []), *(["--dtype", dtype] if dtype else [])]
     encoder = ["--clip", clip] if clip else []
+    if family_options is not None:
+        encoder += ["--family-options", _family_options(family_options)]
     if device and device.startswith("cuda"):
         encoder += ["--num-gpus", "1"]  # else Ray hides the GPU from the replica
     folder = logs or Path(tempfile.mkdtemp(prefix="fsr-logs-"))
-    console, starting = Console(), f"starting {model} (logs in {folder})"
+    console, starting = Console(stderr=as_json), f"starting {model} (logs in {folder})"
     if not console.is_terminal:
-        console.print(starting, highlight=False, soft_wrap=True)  # a status line shows on terminals alone
+        console.print(starting, highlight=False, soft_wrap=True)  # the clock shows on terminals alone
+    # A first start may download for long.
+    columns = (SpinnerColumn(), TextColumn("{task.description}", markup=False), TimeElapsedColumn())
+    waited = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
+    waited.add_task(starting, total=None)
     try:
         with (
-            console.status(starting) as status,
+            waited,
             running(
-                model, decoders, port, folder, halves=halves, encoder=encoder, stop_seconds=stop_seconds
+                model,
+                decoders,
+                port,
+                folder,
+                halves=halves,
+                encoder=encoder,
+                wait=start_seconds,
+                stop_seconds=stop_seconds,
             ) as addresses,
         ):
-            status.stop()
-            for name, address in addresses.items():
-                console.print(f"{name:17} {address}", highlight=False)
+            waited.stop()
+            if as_json:
+                print(json.dumps(addresses), flush=True)
+            else:
+                for name, address in addresses.items():
+                    console.print(f"{name:17} {address}", highlight=False)
             console.print("encoder and Ray listen on every interface: docs/deploy.md")
             console.print("ready; Ctrl-C stops everything", highlight=False)
             with suppress(KeyboardInterrupt):
@@ -91,6 +118,17 @@ def up(
         fail(error)
     except KeyboardInterrupt:
         raise typer.Exit(130) from None
+
+
+def _family_options(text: str) -> str:
+    """The same, checked: before anything starts, and in words that name the flag."""
+    try:
+        given = json.loads(text)
+    except ValueError as error:
+        fail(f"""--family-options: {text!r} is no JSON ({error}); write '{{"video_newlines": "row"}}'""")
+    if not isinstance(given, dict) or not all(isinstance(value, str) for value in given.values()):
+        fail(f"""--family-options: {text!r} is no object of texts; write '{{"video_newlines": "row"}}'""")
+    return text
 
 
 @app.command()

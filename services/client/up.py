@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import signal
 import socket
@@ -54,12 +55,12 @@ def running(
     *,
     halves: Sequence[str] = (),
     encoder: Sequence[str] = (),
-    wait: float = 180.0,
+    wait: float | None = 180.0,
     stop_seconds: float = 30.0,
 ) -> Iterator[dict[str, str]]:
     """Starts an encoder, `decoders` decoders and a gateway, waits until a request could be answered, yields their
     addresses, and on leaving stops every process. `halves` and `encoder` are more flags, of encoder and decoders or of
-    the encoder alone. Raises StartFailed.
+    the encoder alone. It waits for `wait` seconds; None: as long as the processes live. Raises StartFailed.
 
     SIGINT, SIGTERM and SIGHUP are KeyboardInterrupt meanwhile, the first of them; later ones do nothing.
     """
@@ -88,18 +89,26 @@ def running(
     processes: dict[str, subprocess.Popen[bytes]] = {}
     # What was ignored when this began stays so: under nohup, or in the background of a script.
     heeded = [number for number in _STOPPING if signal.getsignal(number) != signal.SIG_IGN]
+    told = spawning = False
 
-    def interrupted(number: int, frame: FrameType | None) -> None:
-        _ignore(heeded)
-        raise KeyboardInterrupt
+    def interrupted(number: int = 0, frame: FrameType | None = None) -> None:
+        nonlocal told
+        told = True
+        if not spawning:
+            _ignore(heeded)
+            raise KeyboardInterrupt
 
     before = {number: signal.signal(number, interrupted) for number in heeded}
     try:
         for name, command in commands.items():
             with (logs / f"{name}.log").open("wb") as log:
+                spawning = True  # an exception between the fork and the assignment would leave the process behind
                 processes[name] = subprocess.Popen(
                     [sys.executable, "-m", *command], stdout=log, stderr=log, start_new_session=True
                 )
+                spawning = False
+            if told:
+                interrupted()
         _wait_until_ready(processes, address["gateway"], decoders, logs, wait)
         yield address
     finally:
@@ -116,9 +125,9 @@ def _ignore(numbers: Iterable[int]) -> None:
 
 
 def _wait_until_ready(
-    processes: dict[str, subprocess.Popen[bytes]], gateway: str, decoders: int, logs: Path, wait: float
+    processes: dict[str, subprocess.Popen[bytes]], gateway: str, decoders: int, logs: Path, wait: float | None
 ) -> None:
-    end = time.monotonic() + wait
+    end = math.inf if wait is None else time.monotonic() + wait
     with Client(gateway) as client:
         while time.monotonic() < end:
             for name, process in processes.items():
@@ -130,4 +139,4 @@ def _wait_until_ready(
                 if any(m.encoders and m.decoders == decoders for m in client.models(timeout=2)):
                     return
             time.sleep(0.3)
-    raise StartFailed(f"not ready within {wait:.0f} s; see the logs in {logs}")
+    raise StartFailed(f"not ready within {wait:g} s; see the logs in {logs}, or wait longer (fsr up --start-seconds)")
