@@ -9,6 +9,7 @@ import signal
 import sys
 import tempfile
 from contextlib import suppress
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -150,16 +151,17 @@ def demo(
     budget: BudgetText = "16",
     seed: Annotated[int, typer.Option(min=0, help="which scene")] = _SCENE,
     port: Annotated[int, typer.Option(min=1024, max=65000, help="gateway port; the others follow it")] = 50050,
+    as_json: AsJson = False,
 ) -> None:
     """Start everything, ask about a drawn scene with all tokens and with a few, and show what was saved.
 
     example: fsr demo --budget 16
     """
-    console, folder = Console(), Path(tempfile.mkdtemp(prefix="fsr-demo-"))
+    console, folder = Console(stderr=as_json), Path(tempfile.mkdtemp(prefix="fsr-demo-"))
     picture = folder / "scene.png"
     drawn = json.loads(run_core(["fsr_core.tiny.scenes", "-o", str(picture), "--seed", str(seed), "--json"]))
     console.print(f"scene drawn: {picture}", highlight=False)
-    table = Table("question", "true answer", "all tokens", f"budget {budget}")
+    rows: list[dict[str, str]] = []
     try:
         with console.status("starting encoder, decoder and gateway"):
             context = running("fsr-tiny", 1, port, folder)
@@ -169,11 +171,19 @@ def demo(
                 for row in drawn["questions"]:
                     whole = client.ask(picture, row["question"], budget=1.0)
                     few = client.ask(picture, row["question"], budget=parse_budget(budget))
-                    table.add_row(row["question"], row["answer"], whole.text.strip(), few.text.strip())
+                    said = {"all_tokens": whole.text.strip(), "budget": few.text.strip()}
+                    rows.append({"question": row["question"], "true_answer": row["answer"], **said})
         finally:
             context.__exit__(None, None, None)
     except (StartFailed, ClientError) as error:
         fail(error)
+    if as_json:
+        told = {"picture": str(picture), "budget": budget, "answers": rows, "usage": asdict(few.usage)}
+        print(json.dumps(told))
+        return
+    table = Table("question", "true answer", "all tokens", f"budget {budget}")
+    for row in rows:
+        table.add_row(*row.values())
     console.print(table)
     console.print("saved on the last question:")
     console.print(savings_table(few.usage))

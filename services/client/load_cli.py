@@ -22,6 +22,8 @@ from services.client.terminal import fail
 
 __all__ = ["add_to"]
 
+_STANDARD_OUTPUT = Path("-")
+
 
 def add_to(app: typer.Typer) -> None:
     """Adds the command to the `fsr` command."""
@@ -44,7 +46,9 @@ def load(
     bound: Annotated[float, typer.Option(help="seconds up to which an answer counts for goodput")] = 1.0,
     timeout: Annotated[float, typer.Option(help="deadline of a request, seconds")] = 60.0,
     seed: Annotated[int, typer.Option(help="of the arrivals of an open loop")] = 0,
-    json_file: Annotated[Path | None, typer.Option("--json", help="file for everything measured")] = None,
+    json_file: Annotated[
+        Path | None, typer.Option("--json", help="file for everything measured; - prints it instead of the table")
+    ] = None,
     markdown_file: Annotated[Path | None, typer.Option("--markdown", help="file for the table")] = None,
     plot_file: Annotated[Path | None, typer.Option("--plot", help="PNG for goodput and latency")] = None,
 ) -> None:
@@ -69,19 +73,23 @@ def load(
             for label, size in loads
         ]
         rows = asyncio.run(_run(connection, plans))
-        table = markdown(rows, bound)
+        shown = table = markdown(rows, bound)
         if markdown_file:
             markdown_file.write_text(table)
         if json_file:
             settings = base | bounds | {"question": question, "images": [str(path) for path in images]}
-            json_file.write_text(as_json(rows, settings))
+            measured = as_json(rows, settings)
+            if json_file == _STANDARD_OUTPUT:
+                shown = measured
+            else:
+                json_file.write_text(measured)
         if plot_file:
             plot(rows, plot_file, bound)
     except (ClientError, OSError) as error:
         fail(error)
     except KeyboardInterrupt:
         raise typer.Exit(130) from None
-    print(table)  # last, so that a reader who leaves early (`| head`) costs no file
+    print(shown)  # last, so that a reader who leaves early (`| head`) costs no file
     if not any(row.summary.requests_per_second > 0 for row in rows):
         fail(f"no request was answered: {rows[-1].summary.errors or 'raise --seconds or lower --warmup'}")
 
@@ -89,6 +97,8 @@ def load(
 def _writable(files: dict[str, Path | None]) -> None:
     """Before the load, not after it: raises InvalidRequestError for a file that could not be written."""
     for option, path in files.items():
+        if option == "--json" and path == _STANDARD_OUTPUT:
+            continue
         if path is not None and (path.is_dir() or not os.access(path if path.exists() else path.parent, os.W_OK)):
             raise InvalidRequestError(f"{option}: cannot write {path}; give a file in a folder that is there")
         if path is not None and option == "--plot":

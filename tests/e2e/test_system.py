@@ -248,6 +248,8 @@ def test_load(system, tmp_path):
     assert (tmp_path / "load.md").read_text() in done.stdout
     opened = fsr("load", str(picture), *at, "--rate", "20", *bounds)
     assert opened.returncode == 0 and "| 20/s |" in opened.stdout
+    printed = fsr("load", str(picture), *at, "--clients", "1", *bounds, "--json", "-")
+    assert printed.returncode == 0 and json.loads(printed.stdout)["runs"][0]["load"] == "1"
 
 
 @pytest.mark.parametrize(

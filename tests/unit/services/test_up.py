@@ -6,12 +6,15 @@ import signal
 import subprocess
 import sys
 from contextlib import nullcontext
+from types import SimpleNamespace
 
 import pytest
+from fsr.v1 import gateway_pb2
 from typer.testing import CliRunner
 
 from services.client import cli
 from services.client.cli import app
+from services.client.types import Usage
 from services.client.up import StartFailed, running
 from services.encoder.settings import EncoderSettings
 
@@ -102,3 +105,17 @@ def test_up_tells_its_addresses_as_json(served, monkeypatch):
     monkeypatch.setattr(signal, "pause", interrupted)
     done = CliRunner().invoke(app, ["up", "--json"])
     assert done.exit_code == 0 and json.loads(done.stdout) == served
+
+
+def test_the_demo_tells_answers_and_savings_as_json(served, monkeypatch):
+    usage = Usage.of(gateway_pb2.Usage(visual_tokens_in=144, visual_tokens_kept=16))
+
+    def ask(self, picture, question, budget):
+        return SimpleNamespace(text=f" {budget}\n", usage=usage)
+
+    monkeypatch.setattr(cli.Client, "ask", ask)
+    done = CliRunner().invoke(app, ["demo", "--budget", "16", "--json"])
+    told = json.loads(done.stdout)
+    assert {(row["all_tokens"], row["budget"]) for row in told["answers"]} == {("1.0", "16")}
+    assert all(row["question"] and row["true_answer"] for row in told["answers"])
+    assert told["budget"] == "16" and told["usage"]["visual_tokens_kept"] == 16
