@@ -13,7 +13,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from tqdm import tqdm
@@ -39,10 +39,15 @@ def _whole(text: str) -> list[int]:
         raise argparse.ArgumentTypeError(f"{text!r} is no list of whole numbers; write 48,32,16,8") from None
 
 
+class _Parser(argparse.ArgumentParser):
+    """Says in one line what is wrong, as the other `fsr` commands do."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"error: {message}; see {self.prog} --help\n")
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="fsr evaluate", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = _Parser(prog="fsr evaluate", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="a few questions of each set: a check, not a result")
     parser.add_argument("--out", type=Path, default=Path("runs/evaluate"), help="folder for results and cache")
     parser.add_argument("--model", default="fsr-tiny", help="fsr-tiny, or the folder of another checkpoint")

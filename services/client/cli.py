@@ -24,7 +24,7 @@ from services.client.build import parse_budget
 from services.client.core_tool import run_core
 from services.client.errors import ClientError
 from services.client.sync import Client
-from services.client.terminal import fail
+from services.client.terminal import Commands, fail
 from services.client.up import StartFailed, running
 
 __all__ = ["main"]
@@ -32,6 +32,7 @@ __all__ = ["main"]
 _SCENE = 1_100_051  # has a red star, which the examples ask about
 
 app = typer.Typer(
+    cls=Commands,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
@@ -198,7 +199,7 @@ def main() -> None:
     """Entry point."""
     try:
         try:
-            app()
+            app(prog_name="fsr")
         finally:
             sys.stdout.flush()
     except OSError as error:

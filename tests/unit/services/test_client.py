@@ -180,6 +180,27 @@ def test_commands_say_in_one_line_what_is_no_video(frames, tmp_path, command):
         assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
 
 
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["ask"], "error: Missing argument "),
+        (["ask", "a.png", "?", "--bugdet", "8"], "error: No such option: --bugdet"),
+        (["ask", "a.png", "?", "--spread", "uneven"], "error: Invalid value for '--spread': "),
+        (["aks"], "error: No such command 'aks'"),
+        (["--nothing"], "error: No such option: --nothing; see fsr --help\n"),
+    ],
+)
+def test_what_is_wrong_with_the_arguments_is_one_line(arguments, says):
+    done = CliRunner().invoke(app, arguments, prog_name="fsr")
+    assert done.exit_code == 2 and done.stdout == "" and done.stderr.startswith(says)
+    assert done.stderr.count("\n") == 1 and done.stderr.endswith(" --help\n")
+
+
+def test_without_arguments_the_command_shows_its_help():
+    done = CliRunner().invoke(app, [])
+    assert "Usage:" in done.output and "error:" not in done.output
+
+
 def test_a_full_disk_is_one_line():
     with open("/dev/full", "w") as full:
         done = subprocess.run(

@@ -11,6 +11,7 @@ from transformers import AutoProcessor, LlavaForConditionalGeneration
 
 from fsr_core import Budget, methods
 from fsr_core.backbones import load_decoder, load_encoder
+from fsr_core.evaluation.__main__ import main
 from fsr_core.evaluation.answers import Outcome, ask, cached
 from fsr_core.evaluation.arms import ABLATIONS, FULL, Arm, code_digest, path_digest
 from fsr_core.evaluation.run import Plan
@@ -184,3 +185,12 @@ def test_the_cache_follows_what_lies_between_question_and_answer(part, monkeypat
     changed = path_digest()
     path_digest.cache_clear()
     assert changed != before
+
+
+@pytest.mark.parametrize("given", [["--bogus"], ["--budgets", "many"]])
+def test_wrong_options_are_one_line(given, capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(given)
+    said = capsys.readouterr().err
+    assert ended.value.code == 2 and said.startswith("error: ") and said.endswith("; see fsr evaluate --help\n")
+    assert said.count("\n") == 1
