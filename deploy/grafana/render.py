@@ -27,7 +27,7 @@ __all__ = ["render"]
 
 _PREFIXES = ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"), (1, ""))
 _COLUMN, _ROW = 14 / 24, 0.32  # inches of a step on Grafana's grid
-_SUFFIX = {"bytes": "B", "Bps": "B/s", "flop": "FLOP", "flops": "FLOP/s", "reqps": "req/s"}
+_SUFFIX = {"bytes": "B", "Bps": "B/s", "si:FLOP": "FLOP", "flops": "FLOP/s", "reqps": "req/s"}
 
 
 def _written(value: float, unit: str) -> str:

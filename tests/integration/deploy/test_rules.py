@@ -10,6 +10,7 @@ import yaml
 from deploy.catalogue import catalogue, series
 from deploy.grafana import build
 from deploy.grafana import queries as asked
+from deploy.grafana.render import _written
 from deploy.prometheus.local import HERE, configuration
 
 RULES = [
@@ -66,6 +67,32 @@ def test_every_query_is_filtered_by_the_variables_that_it_has_labels_for():
             name = re.sub("_(bucket|sum|count)$", "", selector.partition("{")[0])
             for label in labels.get(name, set()) & {"model", "method", "replica"}:
                 assert f'{label}=~"${label}"' in selector, f"{query.dashboard}: {query.panel}: {selector}"
+
+
+# Ids of Grafana's valueFormats/categories.ts that we use, and the forms that it makes units of by itself.
+UNITS = {"short", "percentunit", "s", "bytes", "Bps", "flops", "reqps"}
+MADE = re.compile(r"(si|prefix|suffix|count|currency|time):.+")
+
+
+def test_every_unit_is_one_that_grafana_has():
+    """Of one that it does not know it writes the bare number and the id."""
+    for board in asked.dashboards().values():
+        for panel in board["panels"]:
+            unit = panel.get("fieldConfig", {"defaults": {"unit": "short"}})["defaults"]["unit"]
+            assert unit in UNITS or MADE.fullmatch(unit), f"{panel['title']}: {unit}"
+
+
+@pytest.mark.parametrize(
+    ("value", "unit", "written"),
+    [
+        (2.5e15, "si:FLOP", "2.5 PFLOP"),
+        (3e12, "flops", "3 TFLOP/s"),
+        (2e6, "bytes", "2 MB"),
+        (0.25, "percentunit", "25%"),
+    ],
+)
+def test_values_are_written_with_their_units(value, unit, written):
+    assert _written(value, unit) == written
 
 
 def test_every_metric_of_the_decoder_says_whose_it_is():
