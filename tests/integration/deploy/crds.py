@@ -3,7 +3,7 @@
 Names and types are those of the resources' own Go types: KubeRay's ray-operator/apis/ray/v1/rayservice_types.go and
 raycluster_types.go; the Prometheus operator's podmonitor_types.go, prometheus_types.go and prometheusrule_types.go in
 pkg/apis/monitoring/v1; KEDA's scaledobject_types.go and scaletriggers_types.go in apis/keda/v1alpha1, and its
-Prometheus scaler. Pod templates and a scaler's behavior are Kubernetes' own, and checked as such.
+CPU and Prometheus scalers. Pod templates and a scaler's behavior are Kubernetes' own, and checked as such.
 """
 
 from typing import Annotated, Any, Literal
@@ -111,7 +111,17 @@ class PrometheusQuery(Part):
     threshold: str
 
 
-class Trigger(Part):
+class Utilization(Part):
+    value: str
+
+
+class CpuTrigger(Part):
+    type: Literal["cpu"]
+    metricType: Literal["Utilization"]
+    metadata: Utilization
+
+
+class PrometheusTrigger(Part):
     type: Literal["prometheus"]
     name: str
     metricType: Literal["AverageValue", "Value"]
@@ -125,7 +135,7 @@ class ScaledObject(Part):
     pollingInterval: int
     cooldownPeriod: int
     advanced: Advanced
-    triggers: list[Trigger]
+    triggers: list[Annotated[CpuTrigger | PrometheusTrigger, Field(discriminator="type")]]
 
 
 SPECS: dict[str, tuple[str, type[Part]]] = {

@@ -62,3 +62,26 @@ def announced(overlay):
     data = next(one["data"] for one in of(overlay, "ConfigMap") if one["metadata"]["name"].startswith("fsr-model-"))
     assert data["FSR_ENCODER_SERVED_NAME"] == data["FSR_DECODER_SERVED_NAME"]
     return data["FSR_DECODER_SERVED_NAME"]
+
+
+def options(overlay, service):
+    """The settings that a service's pods get by their environment."""
+    data = next(one["data"] for one in of(overlay, "ConfigMap") if one["metadata"]["name"].startswith("fsr-model-"))
+    prefix = f"FSR_{service.upper()}_"
+    told = {name.removeprefix(prefix).lower(): value for name, value in data.items() if name.startswith(prefix)}
+    return SETTINGS[service](**told)
+
+
+def replicas(overlay, name):
+    """Fewest and most of a Deployment."""
+    for one in of(overlay, "ScaledObject"):
+        if one["spec"]["scaleTargetRef"]["name"] == name:
+            return one["spec"]["minReplicaCount"], one["spec"]["maxReplicaCount"]
+    wanted = next(one["spec"]["replicas"] for one in of(overlay, "Deployment") if one["metadata"]["name"] == name)
+    return wanted, wanted
+
+
+def triggers(overlay, name):
+    """Threshold of each of a scaler's triggers that has one, by the trigger's name."""
+    found = [one["spec"]["triggers"] for one in of(overlay, "ScaledObject") if one["metadata"]["name"] == name]
+    return {one["name"]: float(one["metadata"]["threshold"]) for some in found for one in some if "name" in one}

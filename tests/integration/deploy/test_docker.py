@@ -167,6 +167,15 @@ def passed(service):
     return service.get("environment", {}).items()
 
 
+def test_with_a_gpu_the_decoders_are_what_bounds():
+    overlay = yaml.safe_load((ROOT / "deploy/compose.gpu.yaml").read_text())["services"]
+    at_once = int(overlay["decoder"]["environment"]["FSR_DECODER_MAX_RUNNING"])
+    assert at_once > DecoderSettings.model_fields["max_running"].default
+    taken_in = at_once + DecoderSettings.model_fields["max_waiting"].default
+    places = int(overlay["gateway"]["environment"]["FSR_GATEWAY_MAX_REQUESTS"])
+    assert places > overlay["decoder"]["deploy"]["replicas"] * taken_in
+
+
 def test_compose():
     services = COMPOSE["services"]
     for name, service in services.items():

@@ -6,11 +6,25 @@ import shutil
 import pytest
 import yaml
 from images import environment
-from manifests import OVERLAYS, ROOT, SETTINGS, announced, containers, matching, of, port_names, templates
+from manifests import (
+    OVERLAYS,
+    ROOT,
+    SETTINGS,
+    announced,
+    containers,
+    matching,
+    of,
+    options,
+    port_names,
+    replicas,
+    templates,
+    triggers,
+)
 
-from deploy.catalogue import series
+from deploy.catalogue import catalogue, series
 from deploy.grafana.queries import metrics, selectors
 from deploy.k8s.build import TARGET, build
+from services.decoder.settings import DecoderSettings
 
 # Labels of KubeRay's operator as its Helm chart and as its ray-operator/config/manager/manager.yaml install it.
 KUBERAY = (
@@ -202,22 +216,43 @@ def test_every_node_can_be_drained(overlay):
 def test_scalers_have_targets_and_metrics_that_exist(overlay):
     deployments = {one["metadata"]["name"]: one for one in of(overlay, "Deployment")}
     scaled = set()
-    for one in of(overlay, "HorizontalPodAutoscaler", "ScaledObject"):
+    per_model = {metric.name for metric in catalogue() if "model" in metric.labels}
+    for one in of(overlay, "ScaledObject"):
         spec = one["spec"]
-        scaled.add(spec["scaleTargetRef"]["name"])
-        low, high = (
-            ("minReplicas", "maxReplicas") if one["kind"].startswith("H") else ("minReplicaCount", "maxReplicaCount")
-        )
-        assert 1 <= spec[low] < spec[high]
-        for trigger in spec.get("triggers", []):
+        name = spec["scaleTargetRef"]["name"]
+        scaled.add(name)
+        assert 1 <= spec["minReplicaCount"] < spec["maxReplicaCount"]
+        for trigger in spec["triggers"]:
+            if trigger["type"] == "cpu":  # a share of what the containers request
+                assert all("cpu" in c["resources"]["requests"] for o, c in containers(overlay) if o == name)
+                continue
             assert float(trigger["metadata"]["threshold"]) > 0
             query = trigger["metadata"]["query"]
-            assert metrics(query) <= series()
+            assert metrics(query) and metrics(query) <= series()
             # Of this model alone, where one Prometheus watches several.
-            assert all(f'namespace="fsr", model="{announced(overlay)}"' in one for one in selectors(query))
+            for selector in selectors(query):
+                model = f', model="{announced(overlay)}"' if metrics(selector) & per_model else ""
+                assert f'{{namespace="fsr"{model}}}' in selector
     assert scaled <= set(deployments)
     assert all("replicas" not in deployments[name]["spec"] for name in scaled)
     assert scaled == (set() if overlay == "single-gpu" else {"gateway", "decoder"})
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_the_decoders_are_what_bounds(overlay):
+    """Gateways that refuse before the decoders' line is full would hide the load from the decoders' scaler."""
+    gateway, decoder = options(overlay, "gateway"), options(overlay, "decoder")
+    assert decoder.max_running > DecoderSettings.model_fields["max_running"].default, "a GPU has room for more"
+    line = triggers(overlay, "decoder").get("waiting", 0)
+    assert line < decoder.max_waiting
+    for gateways, decoders in zip(replicas(overlay, "gateway"), replicas(overlay, "decoder"), strict=True):
+        assert gateways * gateway.max_requests > decoders * (decoder.max_running + decoder.max_waiting)
+    in_flight = triggers(overlay, "gateway")
+    assert all(wanted <= 0.75 * gateway.max_requests for wanted in in_flight.values())
+    assert list(in_flight) == (["in-flight"] if overlay == "cluster" else [])
+    # What it keeps of a request, measured: picture and 64 tokens, docs/scaling.md.
+    limit = dict(containers(overlay))["gateway"]["resources"]["limits"]["memory"]
+    assert int(limit.removesuffix("Gi")) * 2**30 > 2 * gateway.max_requests * 2.7e6
 
 
 def test_prometheus_rule_is_that_of_the_rules():
