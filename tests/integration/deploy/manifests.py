@@ -12,6 +12,7 @@ from services.encoder.settings import EncoderSettings
 from services.gateway.settings import GatewaySettings
 
 ROOT = Path(__file__).parents[3]
+KUBERNETES = "1.34"
 OVERLAYS = sorted(path.name for path in (ROOT / "deploy/k8s/overlays").iterdir())
 SETTINGS = {"gateway": GatewaySettings, "encoder": EncoderSettings, "decoder": DecoderSettings}
 

@@ -3,10 +3,12 @@
 import json
 import shutil
 
+import kubernetes_validate
 import pytest
 import yaml
 from images import environment
 from manifests import (
+    KUBERNETES,
     OVERLAYS,
     ROOT,
     SETTINGS,
@@ -25,6 +27,8 @@ from deploy.catalogue import catalogue, series
 from deploy.grafana.queries import metrics, selectors
 from deploy.k8s.build import TARGET, build
 from services.decoder.settings import DecoderSettings
+from services.encoder.ingress import environment as environment_of_ray
+from services.encoder.settings import EncoderSettings
 
 # Labels of KubeRay's operator as its Helm chart and as its ray-operator/config/manager/manager.yaml install it.
 KUBERAY = (
@@ -253,6 +257,27 @@ def test_the_decoders_are_what_bounds(overlay):
     # What it keeps of a request, measured: picture and 64 tokens, docs/scaling.md.
     limit = dict(containers(overlay))["gateway"]["resources"]["limits"]["memory"]
     assert int(limit.removesuffix("Gi")) * 2**30 > 2 * gateway.max_requests * 2.7e6
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_direct_ingress_reaches_every_replica(overlay, deploy_copy):
+    """With the component, Ray's processes start as the encoder needs it, and gateways reach the replicas' ports."""
+    file = deploy_copy / "k8s/overlays" / overlay / "kustomization.yaml"
+    file.write_text(f"{file.read_text()}\ncomponents: [../../components/direct-ingress]\n")
+    maps = {one["metadata"]["name"]: one["data"] for one in of(overlay, "ConfigMap", deploy=deploy_copy)}
+    needs = environment_of_ray(EncoderSettings(ingress="direct")) | {"FSR_ENCODER_INGRESS": "direct"}
+    ray = [one for owner, one in containers(overlay, deploy=deploy_copy) if owner.startswith("ray-")]
+    assert len(ray) == 2
+    for container in ray:
+        assert needs.items() <= maps[container["envFrom"][0]["configMapRef"]["name"]].items()
+    first, end = (int(needs[f"RAY_SERVE_DIRECT_INGRESS_{bound}_GRPC_PORT"]) for bound in ("MIN", "MAX"))
+    policies = of(overlay, "NetworkPolicy", deploy=deploy_copy)
+    rules = next(one["spec"]["ingress"] for one in policies if one["metadata"]["name"] == "encoder")
+    rule = next(rule for rule in rules if {"port": "serve-grpc"} in rule.get("ports", []))
+    assert {"protocol": "TCP", "port": first, "endPort": end - 1} in rule["ports"]
+    assert rule["from"] == [{"podSelector": {"matchLabels": {"app.kubernetes.io/component": "gateway"}}}]
+    for one in policies:
+        kubernetes_validate.validate(one, KUBERNETES, strict=True)
 
 
 def test_prometheus_rule_is_that_of_the_rules():

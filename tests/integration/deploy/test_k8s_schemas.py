@@ -5,10 +5,8 @@ import ast
 import kubernetes_validate
 import pytest
 from crds import SPECS
-from manifests import OVERLAYS, built, of, templates
+from manifests import KUBERNETES, OVERLAYS, built, of, templates
 from pydantic import ValidationError
-
-KUBERNETES = "1.34"
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
