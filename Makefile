@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help install tools demo test test-cluster unit test-vllm lint types protos protos-check format soak evaluate lmms-eval clean
+.PHONY: help install tools demo test test-cluster unit test-vllm lint types protos protos-check constraints format soak evaluate lmms-eval clean
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## /\1\t/' | expand -t 14
 
@@ -74,6 +74,9 @@ protos: install ## Generate the stubs from the proto files
 protos-check: install ## Fail if the committed stubs are not what the proto files give
 	@out=$$(mktemp -d) && $(call PROTOC,$$out) && for f in $$out/fsr/v1/*; do \
 		diff -q $$f protos/fsr/v1/$$(basename $$f) || { echo "stub drift: run make protos"; exit 1; }; done; rm -r $$out
+
+constraints: install ## Renew the versions that the images install, within the ranges of pyproject.toml
+	$(BIN)/python deploy/docker/pin.py
 
 evaluate: install ## Every method on the frozen sets: tables and plots into runs/evaluate (about an hour)
 	$(BIN)/fsr evaluate

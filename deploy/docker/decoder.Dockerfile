@@ -1,5 +1,5 @@
 # A decoder replica with the transformers engine. torch comes as the registry's wheel, with its CUDA libraries; for a
-# machine without a GPU give TORCH_INDEX the address of an index of CPU wheels.
+# machine without a GPU give TORCH_INDEX the address of an index of CPU wheels; constraints.txt admits both builds.
 #   docker build -f deploy/docker/decoder.Dockerfile -t fsr-decoder .
 ARG PYTHON=3.12.12-slim-bookworm
 
@@ -7,11 +7,11 @@ FROM python:${PYTHON} AS build
 ARG TORCH_INDEX=
 ENV PIP_EXTRA_INDEX_URL=${TORCH_INDEX}
 WORKDIR /src
-COPY pyproject.toml README.md LICENSE ./
+COPY pyproject.toml README.md LICENSE deploy/docker/constraints.txt ./
 COPY protos protos
 COPY fsr_core fsr_core
 COPY services services
-RUN python -m venv /opt/fsr && /opt/fsr/bin/pip install --no-cache-dir '.[decoder]'
+RUN python -m venv /opt/fsr && /opt/fsr/bin/pip install --no-cache-dir --constraint constraints.txt '.[decoder]'
 
 FROM python:${PYTHON}
 RUN useradd --uid 10001 --create-home fsr

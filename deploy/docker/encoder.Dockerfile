@@ -6,11 +6,11 @@ FROM python:${PYTHON} AS build
 ARG TORCH_INDEX=
 ENV PIP_EXTRA_INDEX_URL=${TORCH_INDEX}
 WORKDIR /src
-COPY pyproject.toml README.md LICENSE ./
+COPY pyproject.toml README.md LICENSE deploy/docker/constraints.txt ./
 COPY protos protos
 COPY fsr_core fsr_core
 COPY services services
-RUN python -m venv /opt/fsr && /opt/fsr/bin/pip install --no-cache-dir '.[encoder]'
+RUN python -m venv /opt/fsr && /opt/fsr/bin/pip install --no-cache-dir --constraint constraints.txt '.[encoder]'
 
 FROM python:${PYTHON}
 # KubeRay's probes call wget, and its commands run in a login shell, which reads /etc/profile.d.

@@ -4,10 +4,10 @@ ARG PYTHON=3.12.12-slim-bookworm
 
 FROM python:${PYTHON} AS build
 WORKDIR /src
-COPY pyproject.toml README.md LICENSE ./
+COPY pyproject.toml README.md LICENSE deploy/docker/constraints.txt ./
 COPY protos protos
 COPY services services
-RUN python -m venv /opt/fsr && /opt/fsr/bin/pip install --no-cache-dir '.[gateway]'
+RUN python -m venv /opt/fsr && /opt/fsr/bin/pip install --no-cache-dir --constraint constraints.txt '.[gateway]'
 
 FROM python:${PYTHON}
 RUN useradd --uid 10001 --no-create-home fsr

@@ -8,7 +8,7 @@ import pytest
 from fsr.v1 import decoder_pb2, decoder_pb2_grpc, encoder_pb2, encoder_pb2_grpc
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "integration/deploy"))
-from images import install, started
+from images import install, started, unpinned
 
 pytestmark = pytest.mark.cluster
 
@@ -29,8 +29,10 @@ def describe_decoder(channel):
 @pytest.mark.parametrize(("image", "describe"), [("decoder", describe_decoder), ("encoder", describe_encoder)])
 def test_image_starts_with_what_its_install_line_brings(image, describe, free_ports, tmp_path):
     """Its entry point, in an environment with nothing else, passes its health check, serves, and ends when told to."""
-    clean, packages = install(image, tmp_path)
+    clean, site = install(image, tmp_path)
+    packages = {path.name for path in site.iterdir()}
     assert "torch" in packages and ("ray" in packages) == (image == "encoder")
+    assert not unpinned(site)
     port = free_ports(2)
     with started(image, clean, port, tmp_path), grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
         assert describe(channel).model.model == "fsr-tiny"

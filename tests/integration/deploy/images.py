@@ -1,5 +1,6 @@
 """What the Dockerfiles say, and their commands run without a Docker engine."""
 
+import importlib.metadata
 import json
 import os
 import re
@@ -10,6 +11,8 @@ import sys
 import time
 from contextlib import contextmanager
 from pathlib import Path
+
+from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parents[3]
 
@@ -25,6 +28,22 @@ def one(service, keyword):
     return [rest for word, rest in instructions(service) if word == keyword][-1]
 
 
+def constraints():
+    """The one version that each package may have."""
+    lines = (ROOT / "deploy/docker/constraints.txt").read_text().splitlines()
+    return dict(line.split("==") for line in lines if not line.startswith("#"))
+
+
+def unpinned(site):
+    """What is installed there in a version that no constraint names; what is ours, or comes with a venv, aside.
+
+    The local label of a build, such as +cpu, is no part of its version.
+    """
+    found = importlib.metadata.distributions(path=[str(site)])
+    told = {(canonicalize_name(one.name), one.version.partition("+")[0]) for one in found}
+    return {one for one in told - constraints().items() if one[0] not in ("fsr-gateway", "pip", "setuptools")}
+
+
 def install_line(service):
     return next(rest for word, rest in instructions(service) if word == "RUN" and "pip install" in rest)
 
@@ -36,14 +55,14 @@ def environment(service):
 def install(image, folder):
     """Runs the image's install line on what it copies, in a clean environment in `folder`.
 
-    Returns the variables that its commands then run with, and the names of what is installed.
+    Returns the variables that its commands then run with, and the folder of what is installed.
     """
     source, venv = folder / "src", folder / "fsr"
     for word, rest in instructions(image):
         if word == "COPY" and not rest.startswith("--from"):
             *sources, target = rest.split()
             for name in sources:
-                place = source / (name if target == "./" else target)
+                place = source / (Path(name).name if target == "./" else target)
                 place.parent.mkdir(parents=True, exist_ok=True)
                 if (ROOT / name).is_dir():
                     shutil.copytree(ROOT / name, place, ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
@@ -55,8 +74,8 @@ def install(image, folder):
     assert str(venv) in line
     line = line.replace("python -m venv", f"{sys.executable} -m venv")
     subprocess.run(["bash", "-ec", line], cwd=source, env=clean, check=True)
-    packages = {path.name for path in next(venv.glob("lib/python*/site-packages")).iterdir()}
-    return clean | environment(image) | {"PATH": f"{venv}/bin:{clean['PATH']}"}, packages
+    site = next(venv.glob("lib/python*/site-packages"))
+    return clean | environment(image) | {"PATH": f"{venv}/bin:{clean['PATH']}"}, site
 
 
 @contextmanager

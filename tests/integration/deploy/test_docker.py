@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 import yaml
-from images import ROOT, environment, install, install_line, instructions, one, started
+from images import ROOT, constraints, environment, install, install_line, instructions, one, started, unpinned
 from packaging.requirements import Requirement
+from packaging.version import Version
 
 from services.client import Client
 from services.decoder.settings import DecoderSettings
@@ -47,6 +48,7 @@ def test_image(image):
     pins = [rest for word, rest in instructions(image) if word == "ARG" and rest.startswith("PYTHON")]
     assert re.fullmatch(r"PYTHON=3\.\d+\.\d+-slim-\w+", pins[0])
     assert f"'.[{extra}]'" in install_line(image) and extra in EXTRAS
+    assert ("--constraint constraints.txt" in install_line(image)) == (image in SETTINGS), "vLLM pins its own"
     assert int(one(image, "USER")) > 0
     fields, told = SETTINGS[service].model_fields, environment(image)
     metrics = int(told.get("FSR_ENCODER_METRICS_PORT", fields["metrics_port"].default or 0))
@@ -90,6 +92,19 @@ def closure(requirements):
             parsed = [Requirement(text) for text in needs]
             todo += [r for r in parsed if r.marker is None or r.marker.evaluate({"extra": extra})]
     return {name for name, _ in found}
+
+
+def test_constraints_are_one_version_each_within_the_ranges_and_complete():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    direct = [*project["dependencies"], *(text for service in SETTINGS for text in EXTRAS[service])]
+    wanted = [Requirement(text) for text in [*direct, *EXTRAS["service"], *EXTRAS["core"]]]
+    pinned = constraints()
+    assert all(re.fullmatch(r"[a-z0-9-]+", name) and Version(version).local is None for name, version in pinned.items())
+    for need in wanted:
+        if need.name != project["name"]:
+            assert need.specifier.contains(pinned[normal(need.name)]), need
+    assert Requirement(f"torch=={pinned['torch']}").specifier.contains(f"{pinned['torch']}+cpu"), "or any other build"
+    assert "nvidia-cublas" in pinned, "torch's CUDA libraries are missing; run make constraints where pip finds those"
 
 
 START = """
@@ -138,8 +153,10 @@ def imports(service):
 
 def test_gateway_image_answers(system, free_ports, png, tmp_path):
     """The gateway's install line and entry point in a clean environment that holds nothing else."""
-    clean, packages = install("gateway", tmp_path)
+    clean, site = install("gateway", tmp_path)
+    packages = {path.name for path in site.iterdir()}
     assert {"services", "fsr", "grpc"} <= packages and not packages & {"torch", "ray", "fsr_core", "transformers"}
+    assert not unpinned(site)
     port = free_ports(3)
     replicas = {"FSR_GATEWAY_ENCODERS": system["encoder"], "FSR_GATEWAY_DECODERS": system["decoder-0"]}
     with started("gateway", clean | replicas, port, tmp_path), Client(f"127.0.0.1:{port}") as client:
