@@ -132,7 +132,6 @@ def from_rpc(error: grpc.aio.AioRpcError, peer: str) -> ServiceError:
 
 
 async def _abort(context: grpc.aio.ServicerContext, error: ServiceError) -> NoReturn:
-    log.info("refused", code=status_of(error).name, reason=str(error))
     trailing = list(context.trailing_metadata() or ())
     if error.retry_after is not None:
         trailing.append((RETRY_AFTER, str(round(error.retry_after * 1000))))

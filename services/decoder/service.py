@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
-import uuid
 from collections.abc import AsyncIterator
 from contextlib import aclosing
 
@@ -23,6 +22,7 @@ from services.decoder.sampling import Sampling
 from services.decoder.settings import DecoderSettings
 from services.decoder.text import TextStream
 from services.errors import InvalidRequest, NotReady, ServiceError, status_of, stream_errors, unary_errors
+from services.telemetry import log_end
 
 __all__ = ["DecoderServicer"]
 
@@ -92,24 +92,28 @@ class DecoderServicer(decoder_pb2_grpc.DecoderServiceServicer):
     async def Decode(
         self, request: pb.DecodeRequest, context: grpc.aio.ServicerContext
     ) -> AsyncIterator[pb.DecodeResponse]:
-        code = "CANCELLED"
+        structlog.contextvars.bind_contextvars(request_id=request.request_id)
+        code, began, reason = "CANCELLED", time.monotonic(), {}
+        prompt, tokens = 0, len(request.emitted_token_ids)
         try:
             async with aclosing(self._answer(request)) as messages:
                 async for message in messages:
+                    tokens += len(message.token_ids)
                     if message.finish_reason:
                         code = "OK"  # already: the caller may leave once it has the last message
+                        prompt = message.stats.prompt_tokens
                     yield message
         except ServiceError as error:
-            code = status_of(error).name
+            code, reason = status_of(error).name, {"reason": str(error)}
             raise
         except Exception:
             code = "INTERNAL"
             raise
         finally:
             self._metrics.requests(code).inc()
+            log_end("Decode", code, began, prompt_tokens=prompt, completion_tokens=tokens, **reason)
 
     async def _answer(self, request: pb.DecodeRequest):  # type: ignore[no-untyped-def]
-        structlog.contextvars.bind_contextvars(request_id=request.request_id)
         self._check_ready()
         arrived = time.monotonic()
         sampling = Sampling.of(request.sampling, self._settings.default_max_tokens, secrets.randbits(62))
@@ -120,9 +124,7 @@ class DecoderServicer(decoder_pb2_grpc.DecoderServiceServicer):
             await place.reserve(self._bytes(len(prompt.token_ids), sampling))
             queued = time.monotonic() - arrived
             self._metrics.queue.observe(queued)
-            generation = Generation(
-                f"{request.request_id}-{uuid.uuid4().hex[:8]}", prompt, sampling, emitted, request.cache_salt
-            )
+            generation = Generation(request.request_id, prompt, sampling, emitted, request.cache_salt)
             async with aclosing(self._stream(generation, queued)) as messages:
                 async for message in messages:
                     yield message

@@ -38,6 +38,7 @@ def main() -> None:
     # A local Ray learns of the end from us, in order; its own handlers would race with ours.
     os.environ.setdefault("RAY_DISABLE_IMPORT_WARNING", "1")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_DISABLE_WORKER_LOG_PREFIX", "1")  # else a replica's lines are no JSON any more
     os.environ.setdefault("RAY_DEDUP_LOGS", "0")  # else lines of several replicas are folded into one
     os.environ.update(environment(settings))
     import ray

@@ -7,7 +7,6 @@ import time
 from math import inf
 from typing import Any
 
-import structlog
 import torch
 from fsr.v1 import encoder_pb2, types_pb2
 from ray import serve
@@ -31,13 +30,12 @@ from services.encoder.pipeline import (
 )
 from services.encoder.settings import EncoderSettings
 from services.errors import Expired, InvalidRequest, ServiceError, status_of
-from services.telemetry import configure_logging
+from services.telemetry import configure_logging, log_end
 
 __all__ = ["APPLICATION", "application", "build"]
 
 APPLICATION = "encoder"
 
-log = structlog.get_logger()
 _HEALTH_SECONDS = 3.0  # time between Serve's looks at a replica; one that has died is replaced after the next
 _DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
@@ -77,14 +75,30 @@ class Encoder:
         )
 
     async def Encode(self, request: encoder_pb2.EncodeRequest, grpc_context: Any) -> encoder_pb2.EncodeResponse:
+        code, began = "INTERNAL", time.monotonic()
+        about: dict[str, Any] = {"request_id": request.request_id}  # not bound: the batches' task would keep it
         try:
-            return await self._encode(request)
+            encoded = await self._encode(request)
+            code = "OK"
+            about |= {
+                "images": len(encoded.images),
+                "visual_tokens_in": sum(image.source_tokens for image in encoded.images),
+                "visual_tokens_kept": sum(len(image.index) for image in encoded.images),
+                "cached_images": encoded.cache_hits,
+            }
+            return encoded
         except ServiceError as error:
             # Not raised further: Serve would log a traceback for a caller's mistake.
-            log.info("refused", request_id=request.request_id, code=status_of(error).name, reason=str(error))
+            code = status_of(error).name
+            about["reason"] = str(error)
             grpc_context.set_code(status_of(error))
             grpc_context.set_details(str(error))
             return encoder_pb2.EncodeResponse()
+        except asyncio.CancelledError:
+            code = "CANCELLED"
+            raise
+        finally:
+            log_end("Encode", code, began, **about)
 
     async def _encode(self, request: encoder_pb2.EncodeRequest) -> encoder_pb2.EncodeResponse:
         began = time.monotonic()
@@ -118,14 +132,6 @@ class Encoder:
         ]
         hits = sum(seen is not None for seen in known)
         self._metrics.answered(request.method.name or "fsr", images, hits, self._cache.nbytes)
-        log.info(
-            "encoded",
-            request_id=request.request_id,
-            images=len(images),
-            tokens_in=sum(image.source_tokens for image in images),
-            tokens_kept=sum(len(image.index) for image in images),
-            cache_hits=hits,
-        )
         return encoder_pb2.EncodeResponse(
             fingerprint=self._model.fingerprint,
             images=images,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,6 +15,8 @@ from services.errors import Overloaded, ServiceError, status_of
 from services.gateway.deadline import Deadline
 from services.gateway.metrics import Metrics
 from services.gateway.settings import GatewaySettings
+from services.gateway.trail import Trail
+from services.telemetry import log_end
 
 __all__ = ["Admission"]
 
@@ -22,32 +25,32 @@ _SKEW = 0.05  # seconds; a caller hangs up when its deadline has passed by its o
 
 
 class Admission:
-    """Bounds the requests in flight and names each; counts all calls by the code that they ended with."""
+    """Bounds the requests in flight, names each and logs its end; counts all calls by the code that they ended with."""
 
     def __init__(self, metrics: Metrics, settings: GatewaySettings) -> None:
         self._metrics, self._settings = metrics, settings
         self._in_flight = 0
 
     @contextmanager
-    def request(self, rpc: str, context: grpc.aio.ServicerContext) -> Iterator[tuple[str, Deadline]]:
-        """Yields the request's id and deadline. Raises InvalidRequest for a deadline beyond reason, Overloaded where
-        there is no room."""
-        with self.counting(rpc, context):
+    def request(self, rpc: str, context: grpc.aio.ServicerContext) -> Iterator[tuple[Trail, Deadline]]:
+        """Yields the request's trail, which the caller and the log are told in the end, and its deadline. Raises
+        InvalidRequest for a deadline beyond reason, Overloaded where there is no room."""
+        trail = Trail(uuid.uuid4().hex)
+        structlog.contextvars.bind_contextvars(request_id=trail.request_id)
+        with self.counting(rpc, context, trail):
             deadline = Deadline.of(context, self._settings.default_timeout_seconds, self._settings.max_timeout_seconds)
             with self._in_room():
-                request_id = uuid.uuid4().hex
-                structlog.contextvars.bind_contextvars(request_id=request_id)
-                yield request_id, deadline
+                yield trail, deadline
 
     @contextmanager
-    def counting(self, rpc: str, context: grpc.aio.ServicerContext) -> Iterator[None]:
-        """For the length of a call, whether it takes room or not."""
-        code = "INTERNAL"
+    def counting(self, rpc: str, context: grpc.aio.ServicerContext, trail: Trail | None = None) -> Iterator[None]:
+        """For the length of a call, whether it takes room, and leaves a trail, or not."""
+        code, began, reason = "INTERNAL", time.monotonic(), {}
         try:
             yield
             code = "OK"
         except ServiceError as error:
-            code = status_of(error).name
+            code, reason = status_of(error).name, {"reason": str(error)}
             raise
         except (asyncio.CancelledError, GeneratorExit):
             left = context.time_remaining()
@@ -55,6 +58,9 @@ class Admission:
             raise
         finally:
             self._metrics.requests.labels(rpc, code).inc()
+            if trail is not None:
+                context.set_trailing_metadata(trail.metadata())
+                log_end(rpc, code, began, **trail.facts(), **reason)
 
     @contextmanager
     def _in_room(self) -> Iterator[None]:

@@ -7,6 +7,7 @@ import time
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 
+import structlog
 from fsr.v1 import decoder_pb2, encoder_pb2, types_pb2
 from fsr.v1 import gateway_pb2 as pb
 
@@ -59,7 +60,7 @@ class Requests:
         model = self._model(request.model, request.method)
         asked = self._encode_request(request, trail, request.instruction)
         asked.explain = request.explain
-        encoded = await self._encoding.encode(model, asked, deadline, trail)
+        encoded = await self._encode(model, asked, deadline, trail)
         return pb.CompressResponse(request_id=trail.request_id, fingerprint=encoded.fingerprint, images=encoded.images)
 
     async def generate(
@@ -72,12 +73,13 @@ class Requests:
         encoded = encoder_pb2.EncodeResponse()
         if request.images:
             asked = self._encode_request(request, trail, instruction)
-            encoded = await self._encoding.encode(model, asked, deadline, trail)
+            encoded = await self._encode(model, asked, deadline, trail)
         decode = self._decode_request(request, encoded, trail)
         watch.shipped = time.monotonic()
         async with aclosing(self._decoding.answer(model, decode, deadline, trail)) as answer:
             async for replica, message in answer:
                 watch.heard(len(trail.decoders), time.monotonic())
+                trail.completion_tokens += len(message.token_ids)
                 response = pb.GenerateResponse(
                     text=message.text,
                     finish_reason=message.finish_reason,
@@ -94,7 +96,18 @@ class Requests:
                     response.usage.CopyFrom(usage)
                 yield response
         if request.images:
-            self._canary.consider(model, asked, decode, encoded)
+            # In the logs its hops are not to be taken for this request's.
+            asked.request_id = decode.request_id = f"{trail.request_id}-canary"
+            with structlog.contextvars.bound_contextvars(request_id=asked.request_id):
+                self._canary.consider(model, asked, decode, encoded)
+
+    async def _encode(
+        self, model: str, asked: encoder_pb2.EncodeRequest, deadline: Deadline, trail: Trail
+    ) -> encoder_pb2.EncodeResponse:
+        encoded = await self._encoding.encode(model, asked, deadline, trail)
+        trail.visual_tokens_in = sum(image.source_tokens for image in encoded.images)
+        trail.visual_tokens_kept = sum(len(image.index) for image in encoded.images)
+        return encoded
 
     def _model(self, wanted: str, method: types_pb2.Method) -> str:
         self._budget.deposit()

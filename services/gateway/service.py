@@ -12,7 +12,6 @@ from fsr.v1 import gateway_pb2_grpc
 from services.errors import stream_errors, unary_errors
 from services.gateway.admission import Admission
 from services.gateway.requests import Requests
-from services.gateway.trail import Trail
 
 __all__ = ["GatewayServicer"]
 
@@ -32,22 +31,14 @@ class GatewayServicer(gateway_pb2_grpc.GatewayServiceServicer):
 
     @unary_errors
     async def Compress(self, request: pb.CompressRequest, context: grpc.aio.ServicerContext) -> pb.CompressResponse:
-        with self._admission.request("Compress", context) as (request_id, deadline):
-            trail = Trail(request_id)
-            try:
-                return await self._requests.compress(request, deadline, trail)
-            finally:
-                context.set_trailing_metadata(trail.metadata())
+        with self._admission.request("Compress", context) as (trail, deadline):
+            return await self._requests.compress(request, deadline, trail)
 
     @stream_errors
     async def Generate(
         self, request: pb.GenerateRequest, context: grpc.aio.ServicerContext
     ) -> AsyncGenerator[pb.GenerateResponse, None]:
-        with self._admission.request("Generate", context) as (request_id, deadline):
-            trail = Trail(request_id)
-            try:
-                async with aclosing(self._requests.generate(request, deadline, trail)) as responses:
-                    async for response in responses:
-                        yield response
-            finally:
-                context.set_trailing_metadata(trail.metadata())
+        with self._admission.request("Generate", context) as (trail, deadline):
+            async with aclosing(self._requests.generate(request, deadline, trail)) as responses:
+                async for response in responses:
+                    yield response

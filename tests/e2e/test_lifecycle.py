@@ -1,7 +1,6 @@
 """Cancellation and deadlines reach the work behind, and give its memory back."""
 
 import asyncio
-import re
 import time
 import urllib.request
 from contextlib import aclosing
@@ -133,4 +132,4 @@ def test_a_callers_mistake_leaves_no_traceback(system, encoder):
             encoder.Encode(encode(data), timeout=20)
         assert caught.value.code() == grpc.StatusCode.INVALID_ARGUMENT
     until(lambda: log.read_text()[before:].count("no readable JPEG") >= 2)  # Ray brings the lines over in its own time
-    assert not re.search(r"ServeReplica.*Traceback", log.read_text()[before:])
+    assert "InvalidRequest" not in log.read_text()[before:]  # as it stands at a traceback's end

@@ -7,6 +7,7 @@ import select
 import signal
 import subprocess
 import sys
+import time
 import urllib.request
 
 import grpc
@@ -95,6 +96,40 @@ def test_tokens_and_their_probabilities_come_along(client):
     assert len(answer.token_ids) == len(answer.logprobs) == answer.usage.completion_tokens
     assert all(value <= 0 for value in answer.logprobs)
     assert answer.route.request_id == answer.usage.request_id and len(answer.route.decoders) == 1
+
+
+def test_a_request_is_followed_through_all_logs_by_its_id(system, client):
+    """Every line of ours is one JSON object, also those that Ray brings over from the encoder's replicas."""
+    question = "What colour is the zeppelin?"
+    answer = client.ask(png(8), question, budget=16, max_tokens=3, ignore_eos=True)
+    with pytest.raises(InvalidRequestError) as caught:
+        client.ask(b"no picture", question, budget=16)
+
+    def ours() -> list[dict]:
+        lines = [line for log in system["logs"].glob("*.log") for line in log.read_text().splitlines()]
+        return [json.loads(line) for line in lines if '"service": ' in line]
+
+    def told(request_id: str) -> dict[str, dict]:
+        end = time.monotonic() + 20  # Ray takes its time
+        while True:
+            found = [line for line in ours() if line.get("request_id") == request_id]
+            if time.monotonic() > end or {line["service"] for line in found} >= {"gateway", "encoder"}:
+                assert len({line["service"] for line in found}) == len(found)  # one line each
+                return {line["service"]: line for line in found}
+            time.sleep(0.1)
+
+    lines = told(answer.usage.request_id)
+    assert {(line["event"], line["code"]) for line in lines.values()} == {("answered", "OK")}
+    assert lines["gateway"]["seconds"] >= max(lines["encoder"]["seconds"], lines["decoder"]["seconds"]) > 0
+    assert lines["gateway"]["completion_tokens"] == lines["decoder"]["completion_tokens"] == 3
+    assert lines["decoder"]["prompt_tokens"] == answer.usage.prompt_tokens
+    for service in ("gateway", "encoder"):
+        assert (lines[service]["visual_tokens_in"], lines[service]["visual_tokens_kept"]) == (144, 16)
+    lines = told(caught.value.route.request_id)
+    assert lines.keys() == {"gateway", "encoder"}
+    for line in lines.values():
+        assert (line["event"], line["code"]) == ("failed", "INVALID_ARGUMENT") and "images[0].data" in line["reason"]
+    assert not any("zeppelin" in log.read_text() for log in system["logs"].glob("*.log"))
 
 
 def test_auto_budget_and_several_pictures(client):

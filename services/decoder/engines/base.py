@@ -27,7 +27,7 @@ class Generation:
     """One answer to generate.
 
     Attributes:
-        request_id: for logs and the engine's own bookkeeping; unique among running requests.
+        request_id: for logs. Attempts at one request, and callers who choose no ids, share theirs.
         prompt: checked with :func:`check_prompt`.
         sampling: how tokens are chosen, and how many at most.
         emitted: tokens of the answer that another replica generated; the stream goes on after them.

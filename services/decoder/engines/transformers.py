@@ -148,7 +148,7 @@ class TransformersEngine(Engine):
             job.row, job.began = self._row(job.generation), time.monotonic()
             self._running.append(job)
         except Exception:
-            log.exception("a request cannot start", request=job.generation.request_id)
+            log.exception("a request cannot start", request_id=job.generation.request_id)
             self._deliver([(job, NotReady(_FAILED))])
 
     def _row(self, generation: Generation) -> Row:
@@ -173,7 +173,7 @@ class TransformersEngine(Engine):
                 work(jobs, sent)
             self._failures = 0
         except Exception:
-            log.exception("a step failed", requests=[job.generation.request_id for job in jobs])
+            log.exception("a step failed", request_ids=[job.generation.request_id for job in jobs])
             self._failures += 1
             for job in jobs:
                 job.over = True

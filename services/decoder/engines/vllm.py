@@ -20,6 +20,7 @@ import contextlib
 import os
 import shutil
 import tempfile
+import uuid
 from collections.abc import AsyncGenerator, Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -155,20 +156,21 @@ class VllmEngine(Engine):
         )
         if self.dead.is_set():
             raise NotReady(_DEAD)
-        self._tokens[generation.request_id] = length + len(emitted)
+        name = f"{generation.request_id}-{uuid.uuid4().hex[:8]}"  # vLLM wants one that no other running request has
+        self._tokens[name] = length + len(emitted)
         began, prefill = asyncio.get_running_loop().time(), 0.0
         try:
-            async with contextlib.aclosing(self._llm.generate(mixed, params, generation.request_id)) as outputs:
+            async with contextlib.aclosing(self._llm.generate(mixed, params, name)) as outputs:
                 async for output in outputs:
                     prefill = prefill or asyncio.get_running_loop().time() - began
                     for token in _tokens(output, prefill):
-                        self._tokens[generation.request_id] += 1
+                        self._tokens[name] += 1
                         yield token
         except EngineDeadError as error:
             self.dead.set()
             raise NotReady(_DEAD) from error
         finally:
-            self._tokens.pop(generation.request_id, None)
+            self._tokens.pop(name, None)
 
     async def _watch(self) -> None:
         """Notices a dead engine while nobody asks anything of it."""

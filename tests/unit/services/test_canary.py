@@ -1,8 +1,17 @@
+from types import SimpleNamespace
+
 import pytest
+import structlog
+from fsr.v1 import decoder_pb2, encoder_pb2, gateway_pb2, types_pb2
 from hypothesis import given
 from hypothesis import strategies as st
 
 from services.gateway.canary import Share, bucket, tokens_agreed
+from services.gateway.deadline import Deadline
+from services.gateway.metrics import Metrics
+from services.gateway.requests import Requests
+from services.gateway.settings import GatewaySettings
+from services.gateway.trail import Trail
 
 
 @given(st.floats(0, 1), st.lists(st.booleans(), max_size=200))
@@ -40,3 +49,33 @@ def test_budget_labels_are_few(kept, source, label):
 )
 def test_agreement_of_tokens(one, other, agreed):
     assert tokens_agreed(one, other) == tokens_agreed(other, one) == agreed
+
+
+async def test_its_hops_are_told_apart_from_the_callers_in_the_logs():
+    asked = []
+
+    async def encode(model, request, deadline, trail):
+        asked.append(request.request_id)
+        return encoder_pb2.EncodeResponse(images=[types_pb2.CompressedImage(source_tokens=9, index=[4])])
+
+    async def answer(model, request, deadline, trail):
+        asked.append(request.request_id)
+        message = decoder_pb2.DecodeResponse(token_ids=[7], finish_reason=decoder_pb2.FINISH_REASON_STOP)
+        yield SimpleNamespace(cost=types_pb2.CostModel()), message
+
+    def consider(model, encode, decode, encoded):
+        asked.extend([encode.request_id, decode.request_id, structlog.contextvars.get_contextvars()["request_id"]])
+
+    pools = SimpleNamespace(resolve=lambda *_: "m", methods=lambda _: [])
+    requests, trail = Requests(pools, Metrics(), GatewaySettings()), Trail("r")
+    requests._encoding, requests._decoding = SimpleNamespace(encode=encode), SimpleNamespace(answer=answer)
+    requests._canary = SimpleNamespace(consider=consider)
+    parts = [types_pb2.Part(image=0), types_pb2.Part(text="?")]
+    request = gateway_pb2.GenerateRequest(
+        messages=[types_pb2.Message(role=types_pb2.ROLE_USER, parts=parts)],
+        images=[types_pb2.Image(data=b"x")],
+        budget=types_pb2.Budget(tokens=1),
+    )
+    assert [m async for m in requests.generate(request, Deadline(9), trail)][-1].usage.request_id == "r"
+    assert asked == ["r", "r", "r-canary", "r-canary", "r-canary"]
+    assert (trail.visual_tokens_in, trail.visual_tokens_kept, trail.completion_tokens) == (9, 1, 1)

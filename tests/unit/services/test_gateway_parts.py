@@ -4,13 +4,16 @@ import asyncio
 import socket
 from collections import Counter
 from dataclasses import dataclass
+from types import SimpleNamespace
 
 import grpc
 import pytest
+import structlog
 from fsr.v1 import encoder_pb2, gateway_pb2, types_pb2
 
 from services.encoder.pipeline import plan_of
 from services.errors import Forbidden, InvalidRequest, NotReady, Unauthenticated
+from services.gateway.admission import Admission
 from services.gateway.attempts import Retrying
 from services.gateway.auth import ApiKeys
 from services.gateway.balancing import less_busy_of_two, rendezvous
@@ -137,6 +140,37 @@ async def test_the_longest_deadline_may_be_asked_for_as_grpc_tells_it(longest):
         assert longest - 1 < float(await channel.unary_unary("/t/left")(b"", timeout=longest)) <= longest
         await channel.unary_unary("/t/refused")(b"", timeout=longest * 1.2 + 5)
     await server.stop(None)
+
+
+@pytest.mark.parametrize(
+    ("error", "left", "code"),
+    [
+        (asyncio.CancelledError(), None, "CANCELLED"),
+        (GeneratorExit(), 0.01, "DEADLINE_EXCEEDED"),
+        (NotReady("none there"), None, "UNAVAILABLE"),
+        (RuntimeError(), None, "INTERNAL"),
+    ],
+)
+def test_a_request_that_fails_is_one_line_of_the_log_and_its_caller_learns_the_id(error, left, code):
+    told = {}
+    context = SimpleNamespace(
+        time_remaining=lambda: 9.0 if not told else left, set_trailing_metadata=lambda pairs: told.update(pairs)
+    )
+    admission = Admission(Metrics(), GatewaySettings())
+    with (
+        structlog.testing.capture_logs([structlog.contextvars.merge_contextvars]) as lines,
+        pytest.raises(type(error)),
+        admission.request("Generate", context) as (trail, _),
+    ):
+        trail.decoders.append("d:1")
+        trail.completion_tokens = 3
+        told["entered"] = ""
+        raise error
+    (line,) = lines
+    assert (line["event"], line["rpc"], line["code"]) == ("failed", "Generate", code)
+    assert line["request_id"] == told["fsr-request-id"] and told["fsr-decoders"] == "d:1"
+    assert line["completion_tokens"] == 3 and line["seconds"] >= 0
+    assert line.get("reason") == (str(error) or None)
 
 
 def test_backoff_doubles_up_to_a_bound():

@@ -189,7 +189,8 @@ async def test_a_request_that_cannot_start_fails_alone(model, engine):
             too_long, fine = await asyncio.gather(
                 answer(small, prompt(model, 9, 60, 1), 5), answer(small, good, 5), return_exceptions=True
             )
-    assert isinstance(too_long, NotReady) and [log["event"] for log in logs] == ["a request cannot start"]
+    assert isinstance(too_long, NotReady)
+    assert [(log["event"], log["request_id"]) for log in logs] == [("a request cannot start", "test")]
     assert fine == recomputed(model, good, 5)
     assert not small.dead.is_set() and small.kv_used() == 0
     await small.close()
