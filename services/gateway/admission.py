@@ -11,7 +11,7 @@ from contextlib import contextmanager
 import grpc
 import structlog
 
-from services.errors import Overloaded, ServiceError, status_of
+from services.errors import NotReady, Overloaded, ServiceError, status_of
 from services.gateway.deadline import Deadline
 from services.gateway.metrics import Metrics
 from services.gateway.settings import GatewaySettings
@@ -21,6 +21,7 @@ from services.telemetry import log_end
 __all__ = ["Admission"]
 
 _RETRY_AFTER = 0.5  # seconds; a guess at when one of the requests in flight will be done
+_DRAIN_POLL_SECONDS = 0.02
 _SKEW = 0.05  # seconds; a caller hangs up when its deadline has passed by its own clock, which is a little before ours
 
 
@@ -30,6 +31,13 @@ class Admission:
     def __init__(self, metrics: Metrics, settings: GatewaySettings) -> None:
         self._metrics, self._settings = metrics, settings
         self._in_flight = 0
+        self._draining = False
+
+    async def drain(self, seconds: float) -> None:
+        """Takes nothing new from now on; returns once what there is has been answered, or after `seconds`."""
+        self._draining, end = True, time.monotonic() + seconds
+        while self._in_flight and time.monotonic() < end:
+            await asyncio.sleep(_DRAIN_POLL_SECONDS)
 
     @contextmanager
     def request(self, rpc: str, context: grpc.aio.ServicerContext) -> Iterator[tuple[Trail, Deadline]]:
@@ -44,9 +52,12 @@ class Admission:
 
     @contextmanager
     def counting(self, rpc: str, context: grpc.aio.ServicerContext, trail: Trail | None = None) -> Iterator[None]:
-        """For the length of a call, whether it takes room, and leaves a trail, or not."""
+        """For the length of a call, whether it takes room, and leaves a trail, or not. Raises NotReady
+        while the gateway drains."""
         code, began, reason = "INTERNAL", time.monotonic(), {}
         try:
+            if self._draining:
+                raise NotReady("gateway: is shutting down; ask again, which leads to another one", _RETRY_AFTER)
             yield
             code = "OK"
         except ServiceError as error:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 
 import grpc
 import structlog
@@ -86,7 +87,8 @@ async def serve(settings: GatewaySettings) -> None:
     server = grpc.aio.server(
         interceptors=[Authentication(keys, _SERVICE, metrics)], options=server_options(settings.max_message_bytes)
     )
-    servicer = GatewayServicer(Requests(pools, metrics, settings), Admission(metrics, settings))
+    admission = Admission(metrics, settings)
+    servicer = GatewayServicer(Requests(pools, metrics, settings), admission)
     gateway_pb2_grpc.add_GatewayServiceServicer_to_server(servicer, server)
     health = add_health_and_reflection(server, [_NAME])
     port, probes = _bind(server, settings), _probe_server(health, settings)
@@ -101,7 +103,10 @@ async def serve(settings: GatewaySettings) -> None:
     await asyncio.wait([stopping, watcher], return_when=asyncio.FIRST_COMPLETED)
     log.info("draining", seconds=settings.drain_seconds)
     await health.enter_graceful_shutdown()
-    await server.stop(settings.drain_seconds)
+    # By the admission first: gRPC's own stop tells a call that is on its way CANCELLED, which nobody tries again.
+    end = time.monotonic() + settings.drain_seconds
+    await admission.drain(settings.drain_seconds)
+    await server.stop(max(0.0, end - time.monotonic()))
     if probes is not None:
         await probes.stop(None)
     stopping.cancel()

@@ -7,8 +7,9 @@ from contextlib import aclosing
 import grpc
 import pytest
 from fsr.v1 import decoder_pb2, decoder_pb2_grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from services.client import AsyncClient, OverloadedError
+from services.client import AsyncClient, OverloadedError, UnavailableError
 
 LONG = {"max_tokens": 400, "ignore_eos": True}
 
@@ -67,6 +68,28 @@ async def test_a_draining_replica_finishes_what_it_has_and_gets_no_more(pair, cl
     assert sum(len(chunk.token_ids) for chunk in chunks) == 400
     assert await asyncio.to_thread(busy.end, signal.SIGTERM) == 0
     busy.start()
+
+
+async def test_a_draining_gateway_finishes_what_it_has_and_takes_nothing_new(pair, client):
+    gateway, _ = pair
+    async with aclosing(client.stream([], "Hello", **LONG | {"max_tokens": 900})) as stream:
+        chunks = [await anext(stream)]
+        gateway.send(signal.SIGTERM)
+        with pytest.raises(UnavailableError, match="shutting down") as caught:  # and nothing else, whenever it comes
+            while True:
+                await client.ask([], "Is anybody there?", max_tokens=1)
+        assert caught.value.retry_after and caught.value.route.request_id
+        with pytest.raises(UnavailableError, match="shutting down"):
+            await client.models()
+        async with grpc.aio.insecure_channel(gateway.address) as channel:
+            health = await health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest())
+        assert health.status == health_pb2.HealthCheckResponse.NOT_SERVING
+        chunks += [chunk async for chunk in stream]
+    assert sum(len(chunk.token_ids) for chunk in chunks) == 900 and chunks[-1].finish_reason
+    assert await asyncio.to_thread(gateway.end, signal.SIGTERM) == 0
+    gateway.start()
+    async with grpc.aio.insecure_channel(gateway.address) as channel, asyncio.timeout(60):
+        await channel.channel_ready()
 
 
 async def test_a_stream_waits_for_a_replica_to_come_back_when_there_is_no_other(pair, client):
