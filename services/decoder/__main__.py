@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import time
 from contextlib import asynccontextmanager
 from functools import partial
@@ -67,10 +68,23 @@ def watch(metrics: Metrics, admission: Admission, engine: Engine) -> None:
         metrics.registry.register(engine.registry)  # type: ignore[arg-type]
 
 
+def _no_port(settings: DecoderSettings, error: Exception) -> SystemExit:
+    return SystemExit(f"error: --port: cannot listen on {settings.host}:{settings.port} ({error})")
+
+
+def _check_port(settings: DecoderSettings) -> None:
+    """Before the model is loaded, which takes long. Not kept: who connects should learn at once that nobody serves."""
+    try:
+        socket.create_server((settings.host, settings.port)).close()
+    except OSError as error:
+        raise _no_port(settings, error) from error
+
+
 async def serve(settings: DecoderSettings) -> None:
     """Loads the model, serves until a signal, drains."""
     stop = stop_signal()
     torch.set_num_threads(settings.threads)
+    _check_port(settings)
     metrics = Metrics(settings.announced_name)
     try:
         web, _ = start_http_server(settings.metrics_port, settings.host, metrics.registry)
@@ -89,7 +103,10 @@ async def serve(settings: DecoderSettings) -> None:
     decoder_pb2_grpc.add_DecoderServiceServicer_to_server(servicer, server)
     name = decoder_pb2.DESCRIPTOR.services_by_name["DecoderService"].full_name
     health = add_health_and_reflection(server, [name])
-    port = server.add_insecure_port(f"{settings.host}:{settings.port}")
+    try:
+        port = server.add_insecure_port(f"{settings.host}:{settings.port}")
+    except RuntimeError as error:  # somebody took it while the model was loaded
+        raise _no_port(settings, error) from error
     await server.start()
     for service in ("", name):
         await health.set(service, health_pb2.HealthCheckResponse.SERVING)

@@ -92,7 +92,10 @@ async def serve(settings: GatewaySettings) -> None:
     gateway_pb2_grpc.add_GatewayServiceServicer_to_server(servicer, server)
     health = add_health_and_reflection(server, [_NAME])
     port, probes = _bind(server, settings), _probe_server(health, settings)
-    exporter, thread = start_http_server(settings.metrics_port, settings.host, metrics.registry)
+    try:
+        exporter, thread = start_http_server(settings.metrics_port, settings.host, metrics.registry)
+    except OSError as error:
+        raise SystemExit(f"error: --metrics-port: {settings.metrics_port} cannot be opened ({error})") from error
     await server.start()
     if probes is not None:
         await probes.start()

@@ -1,6 +1,7 @@
 """Admission and the end of a replica, each with a process of its own."""
 
 import signal
+import socket
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -137,3 +138,12 @@ def test_a_dead_engine_is_not_healthy(start, asks):
 def test_a_wrong_start_is_one_clear_line(start, option, value, says):
     with pytest.raises(RuntimeError, match=f"error: {says}"), start(option, value):
         pass
+
+
+@pytest.mark.parametrize("option", ["--port", "--metrics-port"])
+def test_a_port_in_use_is_one_clear_line_before_a_model_is_loaded(start, option):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        options = (option, str(taken.getsockname()[1]), "--model", "/nowhere")
+        with pytest.raises(RuntimeError, match=rf"error: {option}: .*in use") as caught, start(*options):
+            pass
+    assert "Traceback" not in str(caught.value)

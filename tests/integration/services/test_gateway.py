@@ -1,6 +1,7 @@
 """A real gateway process: TLS, API keys, health, limits. It needs no replica for that."""
 
 import os
+import socket
 import subprocess
 import sys
 import time
@@ -116,6 +117,23 @@ def test_health_is_asked_without_the_certificates_that_callers_need(gateways, ce
     )  # it runs
     assert check(f"127.0.0.1:{health_port}", timeout=20) == f"127.0.0.1:{health_port}: NOT_SERVING"
     assert "UNAVAILABLE" in check(gateways["mutual"].address, timeout=5)
+
+
+@pytest.mark.parametrize("option", ["--port", "--health-port", "--metrics-port"])
+def test_a_port_in_use_is_one_clear_line(option):
+    ports = {"--port": "0", "--metrics-port": "0"}
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        ports[option] = str(taken.getsockname()[1])
+        command = [
+            sys.executable,
+            "-m",
+            "services.gateway",
+            *NOWHERE,
+            *(word for pair in ports.items() for word in pair),
+        ]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    assert done.stderr.splitlines()[-1].startswith(f"error: {option}: ") and "in use" in done.stderr.splitlines()[-1]
 
 
 def test_keys(gateways):
