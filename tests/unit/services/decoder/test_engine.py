@@ -2,6 +2,7 @@
 
 import asyncio
 import threading
+from itertools import pairwise
 from types import SimpleNamespace
 
 import pytest
@@ -146,6 +147,27 @@ async def test_a_question_without_images_can_be_repeated(model, engine, words):
     """Whole blocks or not: what is left to prefill gives the first token."""
     one = prompt(model, 0, words, 7)
     assert [await answer(engine, one, 5) for _ in range(4)] == [recomputed(model, one, 5)] * 4
+
+
+async def test_a_long_prompt_does_not_stall_a_running_answer(model, engine):
+    """Between any two pieces of it there is a token for the answer that runs."""
+    passes, short, long = [], prompt(model, 9, 5, 0), prompt(model, 30, 166, 1)
+
+    def note(module, args, inputs):
+        shape = inputs["inputs_embeds"].shape
+        passes.append("decode" if shape[1] == 1 else shape[1])
+
+    running = engine.generate(Generation("running", short, Sampling(230)))
+    await anext(running)
+    hook = model.model.register_forward_pre_hook(note, with_kwargs=True)
+    try:
+        assert await answer(engine, long, 1) == recomputed(model, long, 1)
+    finally:
+        hook.remove()
+        await running.aclose()
+    pieces = [at for at, made in enumerate(passes) if made == 24]
+    assert len(pieces) == 200 // 24
+    assert all("decode" in passes[one:next_] for one, next_ in pairwise(pieces))
 
 
 async def test_an_answer_ends_at_the_context_length(model, engine):
