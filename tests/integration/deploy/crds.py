@@ -98,6 +98,7 @@ class ScaleTarget(Part):
 
 
 class HpaConfig(Part):
+    name: str
     behavior: dict[str, Any]
 
 

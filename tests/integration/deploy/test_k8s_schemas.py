@@ -23,8 +23,9 @@ def test_schemas(overlay):
         kubernetes_validate.validate(whole, KUBERNETES, strict=True)
     for one in of(overlay, "ScaledObject"):  # KEDA makes a HorizontalPodAutoscaler of it
         spec = {"scaleTargetRef": {"kind": "Deployment", **one["spec"]["scaleTargetRef"]}, "maxReplicas": 1}
-        spec |= one["spec"]["advanced"]["horizontalPodAutoscalerConfig"]
-        scaler = {"apiVersion": "autoscaling/v2", "kind": "HorizontalPodAutoscaler", "metadata": one["metadata"]}
+        made = one["spec"]["advanced"]["horizontalPodAutoscalerConfig"]
+        spec |= {"behavior": made["behavior"]}
+        scaler = {"apiVersion": "autoscaling/v2", "kind": "HorizontalPodAutoscaler", "metadata": {"name": made["name"]}}
         kubernetes_validate.validate(scaler | {"spec": spec}, KUBERNETES, strict=True)
     names = [(one["kind"], one["metadata"]["name"]) for one in built(overlay)]
     assert len(set(names)) == len(names)
