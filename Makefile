@@ -78,7 +78,7 @@ protos-check: install ## Fail if the committed stubs are not what the proto file
 constraints: install ## Renew the versions that the images install, within the ranges of pyproject.toml
 	$(BIN)/python deploy/docker/pin.py
 
-evaluate: install ## Every method on the frozen sets: tables and plots into runs/evaluate (about an hour)
+evaluate: install ## Every method on the frozen sets: tables and plots into runs/evaluate (about half an hour)
 	$(BIN)/fsr evaluate
 
 # An environment of its own: what lmms-eval pins (protobuf below 7) clashes with the services.
