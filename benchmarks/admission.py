@@ -22,8 +22,9 @@ from time import perf_counter
 from typing import Any
 
 import grpc
-from fsr.v1 import decoder_pb2, decoder_pb2_grpc
 from replica import decoder, request
+
+from fsr.v1 import decoder_pb2, decoder_pb2_grpc
 
 BOUNDS = (10, 20)  # times the latency of a lone client with all tokens
 

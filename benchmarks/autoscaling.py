@@ -36,8 +36,8 @@ from ray.serve.config import gRPCOptions
 from ray.serve.context import _get_global_client
 from ray.serve.schema import ServeDeploySchema
 
+from fsr.client import AsyncClient, ClientError
 from fsr_core.tiny.scenes import draw, make_scene
-from services.client import AsyncClient, ClientError
 
 ROOT = Path(__file__).parents[1]
 HIGH, LOW, MOST = 12, 1, 3
@@ -122,7 +122,7 @@ def deploy(grpc_port: int) -> None:
 def gateway(grpc_port: int) -> Iterator[str]:
     """A gateway process in front of the encoder; its address."""
     port = free_port()
-    command = [sys.executable, "-m", "services.gateway", "--port", str(port), "--metrics-port", str(free_port())]
+    command = [sys.executable, "-m", "fsr.gateway", "--port", str(port), "--metrics-port", str(free_port())]
     command += ["--encoders", f"127.0.0.1:{grpc_port}", "--log-level", "warning", "--probe-timeout-seconds", "10"]
     process = subprocess.Popen(command)
     try:

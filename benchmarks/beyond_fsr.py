@@ -27,7 +27,6 @@ from torch import Tensor
 from tqdm import tqdm
 
 from fsr_core import Budget, CompressedTokens, VisualTokens, create, register
-from fsr_core.baselines.common import kept, raw_keys
 from fsr_core.evaluation.answers import ask, cached
 from fsr_core.evaluation.arms import Arm
 from fsr_core.evaluation.run import Runner
@@ -35,6 +34,7 @@ from fsr_core.evaluation.sets import Encoded, size_of
 from fsr_core.evaluation.statistics import Resampler
 from fsr_core.focus import focus_order, focus_wanted, minmax
 from fsr_core.guided import GuidedFSR
+from fsr_core.one_by_one import kept, raw_keys
 from fsr_core.refine import absorbed, merge
 from fsr_core.scan import Keys
 from fsr_core.tiny.questions import is_correct

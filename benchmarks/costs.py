@@ -19,14 +19,14 @@ from pathlib import Path
 
 import psutil
 
+from fsr.cli.local_stack import running
+from fsr.client import AsyncClient
+from fsr.client.types import Usage
 from fsr_core.tiny.scenes import draw, make_scene
-from services.client import AsyncClient
-from services.client.types import Usage
-from services.client.up import running
 
 PARTS = {
-    "services.gateway": "gateway",
-    "services.decoder": "decoder",
+    "fsr.gateway": "gateway",
+    "fsr.decoder": "decoder",
     "ray::ServeReplica": "encoder replica",
     "ray::ProxyActor": "Serve's ingress",
 }

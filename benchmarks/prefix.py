@@ -12,8 +12,9 @@ import argparse
 from statistics import median
 
 import grpc
-from fsr.v1 import decoder_pb2, decoder_pb2_grpc
 from replica import decoder, request
+
+from fsr.v1 import decoder_pb2, decoder_pb2_grpc
 
 WARM_UP = 3
 WORDS = "red star left of blue circle "

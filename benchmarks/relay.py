@@ -16,7 +16,7 @@ from multiprocessing.connection import Connection
 
 import grpc
 
-from services.transport import channel_options, server_options
+from fsr.common.transport import channel_options, server_options
 
 SIZES = {"64 of 576, int8": 64 * 4100, "64 of 576": 64 * 8192, "192 of 576": 192 * 8192, "576 of 576": 576 * 8192}
 ROUNDS, CALLS = 6, 30

@@ -12,9 +12,9 @@ from contextlib import contextmanager
 
 import grpc
 import torch
-from fsr.v1 import decoder_pb2, decoder_pb2_grpc, types_pb2
 
-from services import codec
+from fsr.common import codec
+from fsr.v1 import decoder_pb2, decoder_pb2_grpc, types_pb2
 
 
 def free_port() -> int:
@@ -27,7 +27,7 @@ def free_port() -> int:
 def decoder(options: list[str], patience: float = 300.0) -> Iterator[str]:
     """The address of a replica with these options; it is stopped in the end."""
     address = f"127.0.0.1:{free_port()}"
-    command = [sys.executable, "-m", "services.decoder", "--port", address.rpartition(":")[2], "--metrics-port", "0"]
+    command = [sys.executable, "-m", "fsr.decoder", "--port", address.rpartition(":")[2], "--metrics-port", "0"]
     process = subprocess.Popen([*command, "--log-level", "warning", *options], env=os.environ)
     try:
         end = time.monotonic() + patience

@@ -20,7 +20,7 @@ from transformers import CLIPVisionConfig, CLIPVisionModel, SiglipVisionConfig, 
 from transformers.models.qwen2_5_vl.configuration_qwen2_5_vl import Qwen2_5_VLVisionConfig
 from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VisionTransformerPretrainedModel
 
-from fsr_core.backbones.saliency import Recorder, attention_received, cls_attention, self_attention_received
+from fsr_core.backbones.vision.saliency import Recorder, attention_received, cls_attention, self_attention_received
 
 BLOCKS = 4
 Run = Callable[[], Any]

@@ -23,11 +23,11 @@ from pathlib import Path
 
 import grpc
 import psutil
-from fsr.v1 import decoder_pb2, decoder_pb2_grpc
 
+from fsr.cli.local_stack import running
+from fsr.client import AsyncClient, ClientError
+from fsr.v1 import decoder_pb2, decoder_pb2_grpc
 from fsr_core.tiny.scenes import draw, make_scene
-from services.client import AsyncClient, ClientError
-from services.client.up import running
 
 EVERY_SECONDS = 5.0
 ALLOWED = {"MiB": (1.05, 10.0), "threads": (1.0, 4.0), "files": (1.0, 8.0)}  # growth: factor, or addition
@@ -50,7 +50,7 @@ def role(process: psutil.Process) -> str:
         if mark in line:
             return name
     for service in ("gateway", "decoder", "encoder"):
-        if f"-m services.{service}" in line:
+        if f"-m fsr.{service}" in line:
             return service
     script = next((Path(word).stem for word in words if word.endswith(".py")), process.name())
     return f"Ray: {script.removeprefix('ray::')}"

@@ -22,9 +22,9 @@ from time import perf_counter
 
 from tqdm import tqdm
 
+from fsr.cli.local_stack import running
+from fsr.client import Client
 from fsr_core.tiny.scenes import SEEDS, draw, make_scene
-from services.client import Client
-from services.client.up import running
 
 WARM_UP = 3
 QUESTION = "How many red shapes are there?"

@@ -33,9 +33,9 @@ def _of(service: str, registry: CollectorRegistry) -> Iterator[Metric]:
 
 def catalogue() -> list[Metric]:
     """All of them, by service."""
-    from services.decoder.metrics import Metrics as DecoderMetrics
-    from services.encoder.metrics import METRICS
-    from services.gateway.metrics import Metrics as GatewayMetrics
+    from fsr.decoder.metrics import Metrics as DecoderMetrics
+    from fsr.encoder.metrics import METRICS
+    from fsr.gateway.metrics import Metrics as GatewayMetrics
 
     found = [*_of("gateway", GatewayMetrics().registry)]
     for name, declared in METRICS.items():

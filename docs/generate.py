@@ -19,10 +19,10 @@ from pydantic.fields import FieldInfo
 
 from deploy.catalogue import catalogue
 from deploy.grafana import queries
-from services.decoder.settings import DecoderSettings
-from services.encoder.settings import EncoderSettings
-from services.gateway.settings import GatewaySettings
-from services.settings import ServiceSettings
+from fsr.common.settings import ServiceSettings
+from fsr.decoder.settings import DecoderSettings
+from fsr.encoder.settings import EncoderSettings
+from fsr.gateway.settings import GatewaySettings
 
 HERE = Path(__file__).parent
 _SETTINGS: dict[str, type[ServiceSettings]] = {

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from fsr_core.budget import Budget
     from fsr_core.compressor import Compressor, create, methods, register
     from fsr_core.fsr import FSR
-    from fsr_core.plug import compressed
+    from fsr_core.plug.compressed_model import compressed
     from fsr_core.tokens import FOCUS, SCAN, CompressedTokens, VisualTokens
 
 __all__ = [

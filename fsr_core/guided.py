@@ -8,9 +8,9 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from fsr_core.baselines.common import OneByOne, kept, unit_keys
 from fsr_core.checks import check_number
 from fsr_core.focus import focus_order, focus_wanted, minmax
+from fsr_core.one_by_one import OneByOne, kept, unit_keys
 from fsr_core.tokens import CompressedTokens, VisualTokens
 
 __all__ = ["GuidedFSR"]

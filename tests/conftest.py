@@ -63,7 +63,7 @@ def _free_ports():
 
 
 class Service:
-    """One process of `services.<name>`, which can be killed, stopped and started again at the same address."""
+    """One process of `fsr.<name>`, which can be killed, stopped and started again at the same address."""
 
     def __init__(self, name: str, log: Path, *flags: str) -> None:
         self.address = f"127.0.0.1:{free_ports()}"
@@ -72,7 +72,7 @@ class Service:
         ports = ["--port", self.address.rpartition(":")[2]]
         if name != "encoder":  # Ray has metrics of its own
             ports += ["--metrics-port", self.metrics.rpartition(":")[2]]
-        self._command = [sys.executable, "-m", f"services.{name}", *ports, *flags]
+        self._command = [sys.executable, "-m", f"fsr.{name}", *ports, *flags]
         self._process: subprocess.Popen[bytes] | None = None
         self.start()
 

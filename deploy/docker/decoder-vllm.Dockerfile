@@ -20,5 +20,5 @@ COPY --from=build /opt/fsr /opt/fsr
 ENV PATH=/opt/fsr/bin:$PATH PYTHONUNBUFFERED=1 FSR_DECODER_HOST=0.0.0.0 FSR_DECODER_ENGINE=vllm
 USER 10001
 EXPOSE 50061 9465
-HEALTHCHECK --interval=5s --timeout=6s --start-period=300s CMD ["python", "-m", "services.health", "127.0.0.1:50061"]
-ENTRYPOINT ["python", "-m", "services.decoder"]
+HEALTHCHECK --interval=5s --timeout=6s --start-period=300s CMD ["python", "-m", "fsr.common.health", "127.0.0.1:50061"]
+ENTRYPOINT ["python", "-m", "fsr.decoder"]

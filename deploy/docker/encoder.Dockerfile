@@ -22,5 +22,5 @@ COPY --from=build /opt/fsr /opt/fsr
 ENV PATH=/opt/fsr/bin:$PATH PYTHONUNBUFFERED=1 FSR_ENCODER_METRICS_PORT=9466
 USER 10001
 EXPOSE 50051 9466
-HEALTHCHECK --interval=5s --timeout=6s --start-period=120s CMD ["python", "-m", "services.health", "--ray-serve", "127.0.0.1:50051"]
-ENTRYPOINT ["python", "-m", "services.encoder"]
+HEALTHCHECK --interval=5s --timeout=6s --start-period=120s CMD ["python", "-m", "fsr.common.health", "--ray-serve", "127.0.0.1:50051"]
+ENTRYPOINT ["python", "-m", "fsr.encoder"]

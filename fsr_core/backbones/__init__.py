@@ -1,9 +1,10 @@
 """Model families: images and an instruction in, visual tokens out; kept tokens in, a laid-out prompt out."""
 
 from fsr_core.backbones.base import LanguageDecoder, VisualEncoder
-from fsr_core.backbones.checkpoint import fingerprint, resolve
-from fsr_core.backbones.data import ImageFeatures, ModelInfo, PreparedImage, Tile
-from fsr_core.backbones.prompts import ImagePart, KeptImage, Message, Prompt, TextPart
+from fsr_core.backbones.checkpoints.checkpoint import fingerprint, resolve
+from fsr_core.backbones.checkpoints.model_info import ModelInfo
+from fsr_core.backbones.features import ImageFeatures, KeptImage, PreparedImage, Tile
+from fsr_core.backbones.prompts import ImagePart, Message, Prompt, TextPart
 from fsr_core.backbones.registry import FAMILIES, load_decoder, load_encoder
 
 __all__ = [

@@ -15,8 +15,9 @@ from PIL import Image
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from fsr_core.backbones.data import Box, ImageFeatures, ModelInfo, PreparedImage
-from fsr_core.backbones.prompts import KeptImage, Message, Prompt
+from fsr_core.backbones.checkpoints.model_info import ModelInfo
+from fsr_core.backbones.features import Box, ImageFeatures, KeptImage, PreparedImage
+from fsr_core.backbones.prompts import Message, Prompt
 from fsr_core.tokens import CompressedTokens, VisualTokens
 
 

@@ -10,15 +10,16 @@ from PIL import Image
 from transformers.image_processing_utils import select_best_resolution
 from transformers.models.llava_next.modeling_llava_next import LlavaNextModel, LlavaNextMultiModalProjector
 
-from fsr_core.backbones.anyres import packed_features, packer, tile_boxes, tiled_features
-from fsr_core.backbones.checkpoint import Checkpoint, checkpoint_name
-from fsr_core.backbones.clip_text import ClipText, known_clip
-from fsr_core.backbones.data import ImageFeatures, ModelInfo, PreparedImage, Tile
-from fsr_core.backbones.images import checked, image_processor
-from fsr_core.backbones.language import HalfDecoder, config_info, model_info
-from fsr_core.backbones.patch_encoder import PatchEncoder, text_side
-from fsr_core.backbones.patches import PatchTower, Seen
-from fsr_core.backbones.weights import Placement
+from fsr_core.backbones.checkpoints.checkpoint import Checkpoint, checkpoint_name
+from fsr_core.backbones.checkpoints.model_info import ModelInfo, config_info, model_info
+from fsr_core.backbones.checkpoints.weights import Placement
+from fsr_core.backbones.features import ImageFeatures, PreparedImage, Tile
+from fsr_core.backbones.language.half_decoder import HalfDecoder
+from fsr_core.backbones.vision.anyres import packed_features, packer, tile_boxes, tiled_features
+from fsr_core.backbones.vision.clip_text import ClipText, known_clip
+from fsr_core.backbones.vision.image_processors import checked, image_processor
+from fsr_core.backbones.vision.patch_encoder import PatchEncoder, text_side
+from fsr_core.backbones.vision.patch_tower import PatchTower, Seen
 
 __all__ = ["LlavaNextDecoder", "LlavaNextEncoder"]
 

@@ -19,17 +19,18 @@ from transformers.models.llava_onevision.modeling_llava_onevision import (
     LlavaOnevisionMultiModalProjector,
 )
 
-from fsr_core.backbones.anyres import packed_features, packer
-from fsr_core.backbones.checkpoint import Checkpoint, checkpoint_name
-from fsr_core.backbones.data import ImageFeatures, ModelInfo, PreparedImage, Tile
-from fsr_core.backbones.images import checked, image_processor, square, video_settings
-from fsr_core.backbones.language import HalfDecoder, config_info, model_info
+from fsr_core.backbones.checkpoints.checkpoint import Checkpoint, checkpoint_name
+from fsr_core.backbones.checkpoints.model_info import ModelInfo, config_info, model_info
+from fsr_core.backbones.checkpoints.weights import Placement
+from fsr_core.backbones.features import ImageFeatures, PreparedImage, Tile
+from fsr_core.backbones.language.half_decoder import HalfDecoder
 from fsr_core.backbones.llava_next import tile_grid, unbatch_tiles
-from fsr_core.backbones.patch_encoder import PatchEncoder, text_side
-from fsr_core.backbones.patches import PatchTower, Seen
-from fsr_core.backbones.siglip_text import SiglipText
-from fsr_core.backbones.video import checked_frames
-from fsr_core.backbones.weights import Placement
+from fsr_core.backbones.vision.anyres import packed_features, packer
+from fsr_core.backbones.vision.frames import checked_frames
+from fsr_core.backbones.vision.image_processors import checked, image_processor, square, video_settings
+from fsr_core.backbones.vision.patch_encoder import PatchEncoder, text_side
+from fsr_core.backbones.vision.patch_tower import PatchTower, Seen
+from fsr_core.backbones.vision.siglip_text import SiglipText
 
 __all__ = ["LlavaOnevisionDecoder", "LlavaOnevisionEncoder"]
 

@@ -12,9 +12,9 @@ from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import (
 )
 from transformers.vision_utils import get_vision_window_index
 
-from fsr_core.backbones.language import HalfDecoder
-from fsr_core.backbones.qwen_pixels import fit
-from fsr_core.backbones.qwen_vision import QwenEncoder
+from fsr_core.backbones.language.half_decoder import HalfDecoder
+from fsr_core.backbones.vision.qwen_encoder import QwenEncoder
+from fsr_core.backbones.vision.qwen_pixels import fit
 
 __all__ = ["Qwen25Decoder", "Qwen25Encoder"]
 

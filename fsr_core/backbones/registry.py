@@ -10,8 +10,8 @@ from typing import Any
 import torch
 
 from fsr_core.backbones.base import LanguageDecoder, VisualEncoder
-from fsr_core.backbones.checkpoint import Checkpoint
-from fsr_core.backbones.weights import Placement
+from fsr_core.backbones.checkpoints.checkpoint import Checkpoint
+from fsr_core.backbones.checkpoints.weights import Placement
 
 __all__ = ["FAMILIES", "Family", "load_decoder", "load_encoder", "wrap_encoder"]
 

@@ -8,8 +8,8 @@ from typing import ClassVar, Literal
 
 import torch
 
-from fsr_core.baselines.common import OneByOne, kept, unit_keys
 from fsr_core.focus import minmax
+from fsr_core.one_by_one import OneByOne, kept, unit_keys
 from fsr_core.tokens import CompressedTokens, VisualTokens
 
 __all__ = ["CDPruner"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from fsr_core.baselines.common import OneByOne, by_falling, kept
+from fsr_core.one_by_one import OneByOne, by_falling, kept
 from fsr_core.tokens import CompressedTokens, VisualTokens
 
 __all__ = ["ClsTopK"]

@@ -8,7 +8,7 @@ from typing import ClassVar
 
 import torch
 
-from fsr_core.baselines.common import OneByOne, kept, raw_keys
+from fsr_core.one_by_one import OneByOne, kept, raw_keys
 from fsr_core.scan import Keys, scan
 from fsr_core.tokens import CompressedTokens, VisualTokens
 

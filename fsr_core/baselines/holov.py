@@ -8,8 +8,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from fsr_core.baselines.common import OneByOne, by_falling, cells, kept, unit_keys
+from fsr_core.baselines.regions import cells
 from fsr_core.checks import check_number, check_whole
+from fsr_core.one_by_one import OneByOne, by_falling, kept, unit_keys
 from fsr_core.tokens import CompressedTokens, VisualTokens
 
 __all__ = ["HoloV"]

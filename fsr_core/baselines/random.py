@@ -8,8 +8,8 @@ from typing import ClassVar
 
 import torch
 
-from fsr_core.baselines.common import OneByOne, by_falling, kept
 from fsr_core.checks import check_whole
+from fsr_core.one_by_one import OneByOne, by_falling, kept
 from fsr_core.tokens import CompressedTokens, VisualTokens
 
 __all__ = ["Random"]

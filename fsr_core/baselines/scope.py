@@ -8,8 +8,8 @@ from typing import ClassVar
 
 import torch
 
-from fsr_core.baselines.common import OneByOne, kept, unit_keys
 from fsr_core.checks import check_number
+from fsr_core.one_by_one import OneByOne, kept, unit_keys
 from fsr_core.tokens import CompressedTokens, VisualTokens
 
 __all__ = ["Scope"]

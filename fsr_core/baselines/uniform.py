@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from fsr_core.baselines.common import OneByOne, cells, kept
+from fsr_core.baselines.regions import cells
+from fsr_core.one_by_one import OneByOne, kept
 from fsr_core.segments import segment_sum
 from fsr_core.tokens import CompressedTokens, VisualTokens
 

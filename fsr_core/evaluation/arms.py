@@ -113,7 +113,7 @@ def digest_of(files: Iterable[Path]) -> str:
 @cache
 def path_digest() -> str:
     """Of everything between a question and its answer but the method: drawing, families, prompts, libraries."""
-    parts = ("backbones/*.py", "tiny/scenes.py", "tiny/harder.py", "tiny/questions.py", "evaluation/answers.py")
+    parts = ("backbones/*.py", "tiny/scenes.py", "tiny/hard_sets.py", "tiny/questions.py", "evaluation/answers.py")
     files = [file for part in (*parts, "evaluation/sets.py") for file in CORE.glob(part)]
     versions = "-".join(version(name) for name in ("torch", "transformers", "pillow", "numpy"))
     return f"{digest_of(files)}-{hashlib.sha256(versions.encode()).hexdigest()[:6]}"

@@ -23,8 +23,8 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from fsr_core import Budget, create
 from fsr_core.backbones.registry import FAMILIES
-from fsr_core.backbones.spread import Spread
-from fsr_core.plug import CompressedModel, compressed
+from fsr_core.plug.compressed_model import CompressedModel, compressed
+from fsr_core.spread import Spread
 from fsr_core.tiny import WEIGHTS
 
 __all__ = ["CompressedVLM", "budget_of"]

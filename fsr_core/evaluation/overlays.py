@@ -11,7 +11,7 @@ from PIL import Image, ImageDraw, ImageFont
 from fsr_core import overlay
 from fsr_core.compressor import create
 from fsr_core.evaluation.sets import Encoded
-from fsr_core.tiny.harder import draw
+from fsr_core.tiny.hard_sets import draw
 
 __all__ = ["write"]
 

@@ -14,15 +14,15 @@ from torch import Tensor
 
 from fsr_core.backbones import ImageFeatures
 from fsr_core.backbones.base import VisualEncoder
-from fsr_core.tiny import harder
+from fsr_core.tiny import hard_sets
 from fsr_core.tiny.questions import Question, frozen
 from fsr_core.tiny.scenes import Scene
-from fsr_core.tiny.testset import SIZE, test_set, verify
+from fsr_core.tiny.test_set import SIZE, test_set, verify
 from fsr_core.tokens import VisualTokens
 
 __all__ = ["SETS", "Encoded", "encode", "questions", "size_of"]
 
-SETS = ("test", *harder.HARDER, "validation")
+SETS = ("test", *hard_sets.HARDER, "validation")
 BATCH = 64
 _TENSORS = ("features", "saliency", "joint", "keys")
 
@@ -38,7 +38,7 @@ class Encoded:
 
 def size_of(name: str) -> int:
     """Questions in a whole set (validation is as long as the test set, by choice)."""
-    return harder.HARDER[name].questions if name in harder.HARDER else SIZE
+    return hard_sets.HARDER[name].questions if name in hard_sets.HARDER else SIZE
 
 
 def questions(name: str, limit: int) -> list[tuple[Scene, Question]]:
@@ -54,9 +54,9 @@ def questions(name: str, limit: int) -> list[tuple[Scene, Question]]:
         if limit == SIZE:
             verify(items)
         return items
-    items = harder.harder_set(name, limit)
+    items = hard_sets.harder_set(name, limit)
     if limit == size_of(name):
-        harder.verify(name, items)
+        hard_sets.verify(name, items)
     return items
 
 
@@ -69,7 +69,7 @@ def encode(
 ) -> Encoded:
     """Draws and encodes every picture, or reads back what `kept_in` holds; questions are embedded either way."""
     # All pictures are of one size, so the layout of the first holds for all.
-    first = encoder.preprocess(harder.draw(items[0][0]))
+    first = encoder.preprocess(hard_sets.draw(items[0][0]))
     if kept_in.exists():
         with safe_open(kept_in, framework="pt") as stored:
             columns = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118
@@ -97,7 +97,7 @@ def _encode(
     found: dict[str, list[Tensor]] = {}
     for start in range(0, len(items), BATCH):
         some = items[start : start + BATCH]
-        for image in encoder.encode_images([encoder.preprocess(harder.draw(scene)) for scene, _ in some]):
+        for image in encoder.encode_images([encoder.preprocess(hard_sets.draw(scene)) for scene, _ in some]):
             if any(getattr(image, name) is not None for name in ("positions", "groups", "lines", "deepstack")):
                 raise ValueError("model: lays its tokens out in a way of its own; evaluate it through lmms-eval")
             for name in _TENSORS:

@@ -21,9 +21,9 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from fsr_core.tiny.pool import SIDE
 from fsr_core.tiny.questions import KINDS, NUMBERS, ask
 from fsr_core.tiny.scenes import COLOURS, COLUMNS, ROWS, SHAPES, make_scene
+from fsr_core.tiny.training.scene_pool import SIDE
 
 PATCH, GRID = 12, 12
 # Line breaks are written as expressions: the template engine drops a bare one that follows a block tag.

@@ -6,13 +6,10 @@ size. Everything follows from one integer seed, so a set of scenes is its seeds 
 
 from __future__ import annotations
 
-import argparse
-import json
 import random
 from dataclasses import dataclass
 from functools import lru_cache
 from math import cos, pi, sin
-from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter, ImageFont
@@ -144,38 +141,3 @@ def patch_owner(scene: Scene, grid: int = 12) -> np.ndarray:
         near = (middles[None, :] - x) ** 2 + (middles[:, None] - y) ** 2 <= reach**2
         owner[near] = index
     return owner
-
-
-def main(arguments: list[str] | None = None) -> None:
-    """Writes a scene as a picture and prints questions about it with their answers."""
-    # Imported here because the questions are about scenes and so import this module.
-    from fsr_core.tiny.questions import KINDS
-
-    parser = argparse.ArgumentParser(
-        prog="python -m fsr_core.tiny.scenes",
-        description="Draws a scene and prints a question of each kind it can answer, with the answer.",
-    )
-    parser.add_argument("-o", "--output", type=Path, required=True, help="picture to write; its ending is its format")
-    parser.add_argument("--seed", type=int, default=SEEDS["test"][0], help="which scene; below 1000000: training data")
-    parser.add_argument("--json", action="store_true", help="print one JSON object")
-    options = parser.parse_args(arguments)
-    if options.seed < 0:
-        parser.error(f"--seed: {options.seed} is negative; give 0 or more")
-    scene = make_scene(options.seed)
-    try:
-        draw(scene).save(options.output)
-    except (OSError, ValueError) as error:
-        parser.error(f"--output: cannot write {options.output} ({error}); give a writable path ending in .png or .jpg")
-    rng = random.Random(f"question-{options.seed}")
-    asked = [question for make in KINDS.values() if (question := make(scene, rng)) is not None]
-    if options.json:
-        rows = [{"kind": q.kind, "question": q.text, "answer": q.answer} for q in asked]
-        print(json.dumps({"path": str(options.output), "seed": options.seed, "questions": rows}))
-        return
-    print(f"{options.output}: scene {options.seed}")
-    for question in asked:
-        print(f"  {question.text}  {question.answer}")
-
-
-if __name__ == "__main__":
-    main()

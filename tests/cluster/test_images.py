@@ -1,14 +1,10 @@
 """The encoder's and decoder's images without a Docker engine: minutes, and gigabytes of torch."""
 
-import sys
-from pathlib import Path
-
 import grpc
 import pytest
-from fsr.v1 import decoder_pb2, decoder_pb2_grpc, encoder_pb2, encoder_pb2_grpc
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "integration/deploy"))
-from images import install, started, unpinned
+from fsr.v1 import decoder_pb2, decoder_pb2_grpc, encoder_pb2, encoder_pb2_grpc
+from helpers.images import install, started, unpinned
 
 pytestmark = pytest.mark.cluster
 

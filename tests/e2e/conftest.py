@@ -2,8 +2,8 @@ import io
 
 import pytest
 
+from fsr.cli.local_stack import running
 from fsr_core.tiny.scenes import draw, make_scene
-from services.client.up import running
 
 
 @pytest.fixture(scope="session")

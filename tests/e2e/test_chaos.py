@@ -10,7 +10,7 @@ import psutil
 import pytest
 from PIL import Image
 
-from services.client import Answer, AsyncClient
+from fsr.client import Answer, AsyncClient
 
 pytestmark = pytest.mark.timeout(900)  # starting processes takes what a busy machine makes of it
 QUESTION = "What colour is the star?"
@@ -142,7 +142,7 @@ async def test_a_rolling_restart_fails_no_request(cluster, undisturbed):
 
 def encoder_replica(port: str) -> psutil.Process:
     """Ray's worker that holds the model of the encoder at this port."""
-    mains = [p for p in psutil.process_iter() if {"services.encoder", port} <= set(cmdline(p))]
+    mains = [p for p in psutil.process_iter() if {"fsr.encoder", port} <= set(cmdline(p))]
     family = [child for main in mains for child in main.children(recursive=True)]
     (replica,) = (p for p in family if "ServeReplica:encoder:Encoder" in " ".join(cmdline(p)))
     return replica

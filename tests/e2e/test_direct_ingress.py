@@ -5,7 +5,7 @@ from collections import Counter
 
 import pytest
 
-from services.client import Client, InvalidRequestError
+from fsr.client import Client, InvalidRequestError
 
 QUESTION = "Is there a red star?"
 

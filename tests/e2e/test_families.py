@@ -4,18 +4,15 @@ import io
 import json
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import torch
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "unit" / "fsr_core" / "backbones"))
-import checkpoints
-from benches import Bench, chat, picture
-
 import fsr_core
-from services.client import Client, InvalidRequestError, Video
-from services.client.up import running
+from fsr.cli.local_stack import running
+from fsr.client import Client, InvalidRequestError, Video
+from helpers import checkpoints
+from helpers.benches import Bench, chat, picture
 
 QUESTION = "what colour is the star?"
 BUDGET = 9
@@ -85,5 +82,5 @@ def videos_are_answered(own, client, gateway, folder):
 
 
 def fsr(*arguments):
-    command = [sys.executable, "-m", "services.client.cli", *map(str, arguments), "--budget", str(BUDGET), "--json"]
+    command = [sys.executable, "-m", "fsr.cli.main", *map(str, arguments), "--budget", str(BUDGET), "--json"]
     return subprocess.run(command, capture_output=True, text=True)

@@ -7,9 +7,9 @@ from contextlib import aclosing
 
 import grpc
 import pytest
-from fsr.v1 import decoder_pb2, decoder_pb2_grpc, encoder_pb2, encoder_pb2_grpc, types_pb2
 
-from services.client import AsyncClient, Client, DeadlineExceeded, OverloadedError
+from fsr.client import AsyncClient, Client, DeadlineExceeded, OverloadedError
+from fsr.v1 import decoder_pb2, decoder_pb2_grpc, encoder_pb2, encoder_pb2_grpc, types_pb2
 
 SOON = 200  # tokens: of the 900 of a long answer, the most after its caller has gone
 LONG = {"budget": 16, "max_tokens": 900, "ignore_eos": True}

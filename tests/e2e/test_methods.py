@@ -5,10 +5,10 @@ import io
 
 import pytest
 
+from fsr.client import AsyncClient, Client, InvalidRequestError
 from fsr_core import create, methods
 from fsr_core.backbones import load_encoder
 from fsr_core.tiny.scenes import draw, make_scene
-from services.client import AsyncClient, Client, InvalidRequestError
 
 QUESTIONS = ("Where is the red star?", "How many circles are there?")
 

@@ -14,15 +14,15 @@ import grpc
 import psutil
 import pytest
 import torch
-from fsr.v1 import gateway_pb2, gateway_pb2_grpc, types_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from PIL import Image
 from transformers import AutoProcessor, LlavaForConditionalGeneration
 
+from fsr.client import Client, InvalidRequestError, NotFoundError, UnavailableError
+from fsr.v1 import gateway_pb2, gateway_pb2_grpc, types_pb2
 from fsr_core.tiny import WEIGHTS
 from fsr_core.tiny.questions import frozen
 from fsr_core.tiny.scenes import draw, make_scene
-from services.client import Client, InvalidRequestError, NotFoundError, UnavailableError
 
 
 def png(seed: int) -> bytes:
@@ -234,7 +234,7 @@ def test_raw_requests_are_checked_too(system):
 
 
 def fsr(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-m", "services.client.cli", *arguments], capture_output=True, text=True)
+    return subprocess.run([sys.executable, "-m", "fsr.cli.main", *arguments], capture_output=True, text=True)
 
 
 def test_the_command(system, tmp_path):
@@ -292,13 +292,13 @@ def test_load(system, tmp_path):
     [
         (None, None, [signal.SIGHUP]),  # the terminal is closed
         (signal.SIGHUP, None, [signal.SIGHUP, signal.SIGTERM]),  # the same under nohup, and its end
-        (None, "services.gateway", [signal.SIGINT, signal.SIGINT]),  # Ctrl-C, and again while a service hangs
+        (None, "fsr.gateway", [signal.SIGINT, signal.SIGINT]),  # Ctrl-C, and again while a service hangs
     ],
     ids=["SIGHUP", "SIGTERM", "SIGINT twice"],
 )
 def test_up_leaves_nothing_behind(free_ports, tmp_path, ignored, frozen, signals):
     port = free_ports(30)
-    command = [sys.executable, "-m", "services.client.cli", "up", "--port", str(port), "--logs", str(tmp_path)]
+    command = [sys.executable, "-m", "fsr.cli.main", "up", "--port", str(port), "--logs", str(tmp_path)]
 
     def as_in_a_terminal():  # whatever these tests themselves were started by
         for number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM):

@@ -12,7 +12,7 @@ from fsr_core import methods
 
 
 def evaluate(*arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "services.client.cli", "evaluate", *arguments]
+    command = [sys.executable, "-m", "fsr.cli.main", "evaluate", *arguments]
     return subprocess.run(command, capture_output=True, text=True)
 
 

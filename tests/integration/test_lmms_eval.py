@@ -3,19 +3,16 @@
 import json
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "unit" / "fsr_core" / "backbones"))
-import checkpoints
-from benches import Bench, picture
-
 from fsr_core.tiny.questions import is_correct
 from fsr_core.tiny.scenes import draw
-from fsr_core.tiny.testset import test_set as frozen_questions
+from fsr_core.tiny.test_set import test_set as frozen_questions
+from helpers import checkpoints
+from helpers.benches import Bench, picture
 
 ROOT = Path(__file__).parents[2]
 PYTHON = Path(os.environ.get("FSR_LMMS_PYTHON", ROOT / ".venv-lmms/bin/python"))
@@ -56,7 +53,7 @@ SCRIPT = """
 import json, sys, weakref
 from types import SimpleNamespace
 from PIL import Image
-from fsr_core.backbones.clip_text import ClipText
+from fsr_core.backbones.vision.clip_text import ClipText
 from fsr_core.evaluation.lmms import CompressedVLM
 
 folder, clip, picture = sys.argv[1:]

@@ -3,13 +3,11 @@
 import json
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import torch
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "unit" / "fsr_core" / "backbones"))
-import checkpoints
+from helpers import checkpoints
 
 SHARD = 8 * 2**20  # one shard is mapped while its tensors are converted; a tensor of more is a shard by itself
 # Twenty to thirty MB come on top of the weights, whatever their size and depending on the machine: the weights are made

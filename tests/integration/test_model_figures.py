@@ -1,10 +1,6 @@
 """The page of models shows what its script computes."""
 
-import sys
-from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
-import model_figures
+from benchmarks import model_figures
 
 
 def test_the_page_has_the_computed_figures():

@@ -3,7 +3,7 @@
 import pytest
 
 from fsr_core.evaluation.run import Plan, Runner
-from fsr_core.tiny.testset import SIZE
+from fsr_core.tiny.test_set import SIZE
 
 
 @pytest.mark.timeout(1200)  # 4,096 answers; a minute on two quiet cores

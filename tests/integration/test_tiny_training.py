@@ -8,7 +8,8 @@ import torch
 from safetensors.torch import load_file
 
 from fsr_core.backbones import load_decoder, load_encoder
-from fsr_core.tiny import optimise, train
+from fsr_core.tiny.training import __main__ as train
+from fsr_core.tiny.training import optimiser
 
 STEPS = ["--scenes", "64", "--threads", "1", "--vision-steps", "4", "--layout-steps", "3", "--images-steps", "3"]
 
@@ -23,7 +24,7 @@ def threads():
 
 def _interrupted(stage, arguments, monkeypatch):
     """Runs a stage that is stopped before its third step, and then again."""
-    step = optimise.Optimiser.step
+    step = optimiser.Optimiser.step
 
     def stopped(self, loss, at, of):
         if at == 2:
@@ -31,15 +32,15 @@ def _interrupted(stage, arguments, monkeypatch):
         step(self, loss, at, of)
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(optimise.Optimiser, "step", stopped)
+        patch.setattr(optimiser.Optimiser, "step", stopped)
         train.main([*arguments, "--stage", stage])
     train.main([*arguments, "--stage", stage])
 
 
 def test_a_training_that_was_stopped_ends_with_the_same_weights(tmp_path, monkeypatch):
     whole = [*STEPS, "--work", str(tmp_path / "whole"), "--out", str(tmp_path / "whole-out")]
-    subprocess.run([sys.executable, "-m", "fsr_core.tiny.train", *whole], check=True, capture_output=True)
-    monkeypatch.setattr(optimise, "EVERY", 1)
+    subprocess.run([sys.executable, "-m", "fsr_core.tiny.training", *whole], check=True, capture_output=True)
+    monkeypatch.setattr(optimiser, "EVERY", 1)
     parts = [*STEPS, "--work", str(tmp_path / "parts"), "--out", str(tmp_path / "parts-out")]
     for stage in ("vision", "layout", "images"):
         _interrupted(stage, parts, monkeypatch)

@@ -1,15 +1,11 @@
 """The families' tiny checkpoints, for every unit test that asks for `bench`."""
 
-import sys
-from pathlib import Path
-
 import hypothesis
 import pytest
 import torch
 
-sys.path.insert(0, str(Path(__file__).parent / "fsr_core" / "backbones"))
-import checkpoints
-from benches import Bench
+from helpers import checkpoints
+from helpers.benches import Bench
 
 # The same examples in every run, and no clock that a slow machine could exceed.
 hypothesis.settings.load_profile("ci")

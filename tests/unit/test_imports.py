@@ -6,18 +6,14 @@ import sys
 import pytest
 
 FORBIDDEN = {
-    "services.gateway.__main__": (
-        "torch",
-        "ray",
-        "fsr_core",
-        "services.encoder",
-        "services.decoder",
-        "services.client",
-    ),
-    "services.client.cli": ("torch", "ray", "fsr_core", "services.gateway", "services.encoder", "services.decoder"),
-    "services.decoder.__main__": ("ray", "services.gateway", "services.encoder", "services.client"),
-    "services.encoder.app": ("services.gateway", "services.decoder", "services.client"),
-    "fsr_core.backbones": ("ray", "grpc", "services", "fsr"),
+    "fsr.gateway.__main__": ("torch", "ray", "fsr_core", "fsr.encoder", "fsr.decoder", "fsr.client", "fsr.cli"),
+    "fsr.client": ("torch", "ray", "typer", "rich", "fsr_core", "fsr.gateway", "fsr.encoder", "fsr.decoder", "fsr.cli"),
+    "fsr.cli.main": ("torch", "ray", "fsr_core", "fsr.gateway", "fsr.encoder", "fsr.decoder"),
+    "fsr.decoder.__main__": ("ray", "fsr.gateway", "fsr.encoder", "fsr.client", "fsr.cli"),
+    "fsr.encoder.app": ("fsr.gateway", "fsr.decoder", "fsr.client", "fsr.cli"),
+    "fsr_core.fsr": ("fsr", "fsr_core.baselines", "fsr_core.backbones"),
+    "fsr_core.guided": ("fsr", "fsr_core.baselines", "fsr_core.backbones"),
+    "fsr_core.backbones": ("ray", "grpc", "fsr", "fsr_core.baselines"),
     "fsr_core.tiny.scenes": ("torch", "transformers"),
     "fsr_core.overlay": ("torch", "transformers"),
 }

@@ -1,14 +1,9 @@
 """FSR_TEST_ENGINE chooses the engine under test: transformers (the default) or vllm."""
 
-import sys
-from pathlib import Path
-
 import pytest
 
 from fsr_core.backbones import load_decoder
-
-sys.path.insert(0, str(Path(__file__).parent))
-from replicas import SHAPES, Ask, serving
+from helpers.replicas import SHAPES, Ask, serving
 
 
 @pytest.fixture(scope="session")

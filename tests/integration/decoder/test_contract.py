@@ -8,11 +8,11 @@ from contextlib import suppress
 import grpc
 import pytest
 import torch
+
+from fsr.common import codec
 from fsr.v1 import decoder_pb2 as pb
 from fsr.v1 import types_pb2
-from replicas import ENGINE, LONG, SHAPES, Ask, ids, text
-
-from services import codec
+from helpers.replicas import ENGINE, LONG, SHAPES, Ask, ids, text
 
 WARM = {"temperature": 1.5, "top_p": 0.95, "top_k": 50, "seed": 5, "ignore_eos": True}
 # Hot enough for bytes of several-byte characters to come up in any order.

@@ -10,9 +10,10 @@ from contextlib import suppress
 import grpc
 import psutil
 import pytest
-from fsr.v1 import decoder_pb2 as pb
 from grpc_health.v1 import health_pb2, health_pb2_grpc
-from replicas import ENGINE, ids
+
+from fsr.v1 import decoder_pb2 as pb
+from helpers.replicas import ENGINE, ids
 
 PER_TOKEN = 4 * 2 * 160 * 4  # layers, keys and values, width, fp32
 

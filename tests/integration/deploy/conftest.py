@@ -1,8 +1,6 @@
 import contextlib
 import io
-import sys
 import warnings
-from pathlib import Path
 
 import pytest
 
@@ -10,10 +8,9 @@ with warnings.catch_warnings():  # Ray 2.60 declares its schemas in a way that p
     warnings.simplefilter("ignore", DeprecationWarning)
     import ray.serve  # noqa: F401
 
-sys.path.insert(0, str(Path(__file__).parent))
 
+from fsr.cli.local_stack import running
 from fsr_core.tiny.scenes import draw, make_scene
-from services.client.up import running
 
 
 def _png(seed):

@@ -6,7 +6,7 @@ from collections import Counter
 
 import pytest
 
-from services.client import AsyncClient
+from fsr.client import AsyncClient
 
 QUESTION = "What colour is the star?"
 LONG = {"max_tokens": 900, "ignore_eos": True}  # so that its canary still runs when something happens to it

@@ -10,14 +10,14 @@ from pathlib import Path
 
 import pytest
 import yaml
-from images import ROOT, constraints, environment, install, install_line, instructions, one, started, unpinned
 from packaging.requirements import Requirement
 from packaging.version import Version
 
-from services.client import Client
-from services.decoder.settings import DecoderSettings
-from services.encoder.settings import EncoderSettings
-from services.gateway.settings import GatewaySettings
+from fsr.client import Client
+from fsr.decoder.settings import DecoderSettings
+from fsr.encoder.settings import EncoderSettings
+from fsr.gateway.settings import GatewaySettings
+from helpers.images import ROOT, constraints, environment, install, install_line, instructions, one, started, unpinned
 
 SETTINGS = {"gateway": GatewaySettings, "encoder": EncoderSettings, "decoder": DecoderSettings}
 # The service of each image, and the extra that it is installed with.
@@ -61,7 +61,7 @@ def test_image(image):
     assert told.get(f"FSR_{service.upper()}_HOST", fields["host"].default) == "0.0.0.0"
     probe = json.loads(one(image, "HEALTHCHECK").split("CMD ", 1)[1])
     assert probe[-1] == f"127.0.0.1:{health}"
-    assert json.loads(one(image, "ENTRYPOINT")) == ["python", "-m", f"services.{service}"]
+    assert json.loads(one(image, "ENTRYPOINT")) == ["python", "-m", f"fsr.{service}"]
     allowed = (ROOT / ".dockerignore").read_text().splitlines()
     for word, rest in instructions(image):
         if word == "COPY" and not rest.startswith("--from"):
@@ -129,7 +129,7 @@ def test_entry_point_and_probe_start_with_what_the_extra_brings(service):
     brought = closure([*base, *EXTRAS[extra]])
     entry, probe = json.loads(one(service, "ENTRYPOINT")), json.loads(one(service, "HEALTHCHECK").split("CMD ", 1)[1])
     assert entry[:2] == probe[:2] == ["python", "-m"]
-    more = "import services.encoder.app" if service == "encoder" else ""
+    more = "import fsr.encoder.app" if service == "encoder" else ""
     code = START.format(commands=[entry[2:], probe[2:]], more=more)
     told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert told.returncode == 0 and told.stdout.lower().count("usage:") == 2, told.stderr
@@ -144,9 +144,9 @@ def test_entry_point_and_probe_start_with_what_the_extra_brings(service):
 
 def imports(service):
     """Top-level modules that a service's own files import."""
-    folders = [ROOT / f"services/{service}", ROOT / "fsr_core"] if service != "gateway" else [ROOT / "services/gateway"]
+    folders = [ROOT / "services/fsr" / service, ROOT / "services/fsr/common"]
+    folders += [ROOT / "fsr_core"] if service != "gateway" else []
     files = [path for folder in folders for path in folder.rglob("*.py") if "tiny" not in path.parts]
-    files += list((ROOT / "services").glob("*.py"))
     text = "\n".join(path.read_text() for path in files)
     return set(re.findall(r"^\s*(?:from|import) (\w+)", text, re.MULTILINE))
 
@@ -155,7 +155,7 @@ def test_gateway_image_answers(system, free_ports, png, tmp_path):
     """The gateway's install line and entry point in a clean environment that holds nothing else."""
     clean, site = install("gateway", tmp_path)
     packages = {path.name for path in site.iterdir()}
-    assert {"services", "fsr", "grpc"} <= packages and not packages & {"torch", "ray", "fsr_core", "transformers"}
+    assert {"fsr", "grpc"} <= packages and not packages & {"torch", "ray", "fsr_core", "transformers"}
     assert not unpinned(site)
     port = free_ports(3)
     replicas = {"FSR_GATEWAY_ENCODERS": system["encoder"], "FSR_GATEWAY_DECODERS": system["decoder-0"]}

@@ -6,8 +6,15 @@ import shutil
 import kubernetes_validate
 import pytest
 import yaml
-from images import environment
-from manifests import (
+
+from deploy.catalogue import catalogue, series
+from deploy.grafana.queries import metrics, selectors
+from deploy.k8s.build import TARGET, build
+from fsr.decoder.settings import DecoderSettings
+from fsr.encoder.ingress import environment as environment_of_ray
+from fsr.encoder.settings import EncoderSettings
+from helpers.images import environment
+from helpers.manifests import (
     KUBERNETES,
     OVERLAYS,
     ROOT,
@@ -22,13 +29,6 @@ from manifests import (
     templates,
     triggers,
 )
-
-from deploy.catalogue import catalogue, series
-from deploy.grafana.queries import metrics, selectors
-from deploy.k8s.build import TARGET, build
-from services.decoder.settings import DecoderSettings
-from services.encoder.ingress import environment as environment_of_ray
-from services.encoder.settings import EncoderSettings
 
 # Labels of KubeRay's operator as its Helm chart and as its ray-operator/config/manager/manager.yaml install it.
 KUBERAY = (

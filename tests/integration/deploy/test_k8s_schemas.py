@@ -4,9 +4,10 @@ import ast
 
 import kubernetes_validate
 import pytest
-from crds import SPECS
-from manifests import KUBERNETES, OVERLAYS, built, of, templates
 from pydantic import ValidationError
+
+from helpers.crds import SPECS
+from helpers.manifests import KUBERNETES, OVERLAYS, built, of, templates
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)

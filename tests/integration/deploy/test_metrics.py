@@ -8,11 +8,11 @@ from dataclasses import dataclass
 
 import pytest
 import yaml
-from loads import LOAD, LONG, MODEL, OTHER, Mixed, ask, compare, figures, kill_a_busy_decoder, settled, total
 
 from deploy.grafana import queries as asked
 from deploy.grafana.render import render
 from deploy.prometheus.local import HERE, Prometheus, prometheus
+from helpers.loads import LOAD, LONG, MODEL, OTHER, Mixed, ask, compare, figures, kill_a_busy_decoder, settled, total
 
 RULES = [
     rule

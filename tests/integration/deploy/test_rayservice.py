@@ -9,11 +9,11 @@ import grpc
 import pytest
 import ray
 import yaml
-from fsr.v1 import encoder_pb2, encoder_pb2_grpc, types_pb2
-from manifests import OVERLAYS, containers, of
 from ray.serve.schema import ServeDeploySchema
 
-from services.health import check
+from fsr.common.health import check
+from fsr.v1 import encoder_pb2, encoder_pb2_grpc, types_pb2
+from helpers.manifests import OVERLAYS, containers, of
 
 
 def serve_config(overlay):
@@ -26,7 +26,7 @@ def test_ray_service(overlay):
     schema = ServeDeploySchema.model_validate(config)
     assert set(config) <= set(ServeDeploySchema.model_fields)
     application = schema.applications[0]
-    assert application.name == importlib.import_module("services.encoder.app").APPLICATION
+    assert application.name == importlib.import_module("fsr.encoder.app").APPLICATION
     module, _, name = application.import_path.partition(":")
     assert callable(getattr(importlib.import_module(module), name))
     for function in schema.grpc_options.grpc_servicer_functions:
@@ -51,7 +51,7 @@ def test_ray_service(overlay):
 
 
 def test_direct_ingress_is_refused_of_a_ray_that_lacks_it(monkeypatch):
-    application = importlib.import_module("services.encoder.app").application
+    application = importlib.import_module("fsr.encoder.app").application
     monkeypatch.setenv("FSR_ENCODER_INGRESS", "direct")
     with pytest.raises(ValueError, match=r"ingress: direct needs a Ray .* RAY_SERVE_ENABLE_DIRECT_INGRESS=1"):
         application({})

@@ -2,12 +2,10 @@
 
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parents[2] / "unit" / "fsr_core" / "backbones"))
-import checkpoints
+from helpers import checkpoints
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +23,7 @@ def llava(tmp_path_factory):
     ],
 )
 def test_a_checkpoint_that_does_not_do_is_named_in_one_line(llava, flags, says):
-    command = [sys.executable, "-m", "services.encoder", "--model", str(llava), *flags]
+    command = [sys.executable, "-m", "fsr.encoder", "--model", str(llava), *flags]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert done.returncode == 1
     assert done.stderr.splitlines()[-1].startswith(says) and "Traceback" not in done.stderr

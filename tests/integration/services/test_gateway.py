@@ -10,11 +10,10 @@ import urllib.request
 import grpc
 import pytest
 import trustme
-from fsr.v1 import gateway_pb2, gateway_pb2_grpc, types_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
-from services.client import (
+from fsr.client import (
     AuthenticationError,
     Client,
     ForbiddenError,
@@ -22,7 +21,8 @@ from services.client import (
     Tls,
     UnavailableError,
 )
-from services.health import check
+from fsr.common.health import check
+from fsr.v1 import gateway_pb2, gateway_pb2_grpc, types_pb2
 
 NOWHERE = ("--encoders", "127.0.0.1:9", "--decoders", "127.0.0.1:9", "--log-level", "warning")
 
@@ -127,7 +127,7 @@ def test_a_port_in_use_is_one_clear_line(option):
         command = [
             sys.executable,
             "-m",
-            "services.gateway",
+            "fsr.gateway",
             *NOWHERE,
             *(word for pair in ports.items() for word in pair),
         ]
@@ -205,7 +205,7 @@ def test_the_command_shows_key_and_certificate(gateways, certificates, tmp_path)
     command = ["ask", str(tmp_path / "picture.png"), "?", "--gateway", gateways["tls"].address, "--timeout", "10"]
     for server_name, says in (("gateway.test", "no replica of any model answers yet"), ("other.test", "no connection")):
         done = subprocess.run(
-            [sys.executable, "-m", "services.client.cli", *command, "--server-name", server_name],
+            [sys.executable, "-m", "fsr.cli.main", *command, "--server-name", server_name],
             capture_output=True,
             text=True,
             env=environment,

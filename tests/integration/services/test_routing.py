@@ -6,10 +6,10 @@ from contextlib import aclosing
 
 import grpc
 import pytest
-from fsr.v1 import decoder_pb2, decoder_pb2_grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from services.client import AsyncClient, OverloadedError, UnavailableError
+from fsr.client import AsyncClient, OverloadedError, UnavailableError
+from fsr.v1 import decoder_pb2, decoder_pb2_grpc
 
 LONG = {"max_tokens": 400, "ignore_eos": True}
 

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fsr_core import Budget, VisualTokens, create, methods
-from fsr_core.baselines.common import cells
+from fsr_core.baselines.regions import cells
 
 BASELINES = [name for name in methods() if not name.startswith("fsr")]
 

@@ -1,6 +1,4 @@
-import sys
 from itertools import combinations
-from pathlib import Path
 
 import pytest
 import torch
@@ -9,9 +7,7 @@ from hypothesis import strategies as st
 
 from fsr_core import FSR, Budget, CompressedTokens, VisualTokens, create, methods, scan
 from fsr_core.segments import segment_sum
-
-sys.path.insert(0, str(Path(__file__).parent))
-import reference
+from helpers import reference
 
 
 def sample(seed: int, n: int, d: int = 6, *, dk: int | None = None, relevance: bool = True) -> VisualTokens:

@@ -1,21 +1,17 @@
 """Plug-and-play: the model's own generate, with fewer visual tokens, on every family."""
 
-import sys
 import threading
 from itertools import accumulate, groupby
-from pathlib import Path
 
 import pytest
 import torch
 from PIL import Image
 from transformers import LogitsProcessor
 
-sys.path.insert(0, str(Path(__file__).parent / "backbones"))
-import checkpoints
-from benches import QUESTION, SIZES, chat, continue_greedily, picture, shown
-
 import fsr_core
 from fsr_core.backbones import load_encoder
+from helpers import checkpoints
+from helpers.benches import QUESTION, SIZES, chat, continue_greedily, picture, shown
 
 NAMES = tuple(checkpoints.FAMILIES)
 CHATS = {

@@ -1,18 +1,15 @@
 """Saliency and relevance of every family, against the library's own attention and text towers."""
 
 import sys
-from pathlib import Path
 
 import pytest
 import torch
 import transformers
 from PIL import Image
 
-sys.path.insert(0, str(Path(__file__).parent))
-import checkpoints
-from benches import QUESTION, SIZES, picture
-
 from fsr_core.backbones import load_encoder
+from helpers import checkpoints
+from helpers.benches import QUESTION, SIZES, picture
 
 LONG = "what is the colour of the star " * 40
 

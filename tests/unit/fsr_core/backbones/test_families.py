@@ -1,26 +1,21 @@
 """Every family against the library's own model: pixels, layout, logits and greedy ids, with all tokens and with few."""
 
 import json
-import sys
 from dataclasses import replace
 from itertools import pairwise
-from pathlib import Path
 
 import pytest
 import torch
 import transformers
 from packaging.version import Version
 
-sys.path.insert(0, str(Path(__file__).parent))
-import checkpoints
-import layout
-from benches import ALL, QUESTION, SIZES, chat, continue_greedily, picture, shown
-
 from fsr_core import Budget, create
 from fsr_core.backbones import FAMILIES, ImagePart, Message, TextPart, load_encoder
-from fsr_core.backbones.images import video_settings
-from fsr_core.backbones.spread import compress_images
-from fsr_core.backbones.video import evenly
+from fsr_core.backbones.vision.frames import evenly
+from fsr_core.backbones.vision.image_processors import video_settings
+from fsr_core.spread import compress_images
+from helpers import checkpoints, layout
+from helpers.benches import ALL, QUESTION, SIZES, chat, continue_greedily, picture, shown
 
 NAMES = tuple(checkpoints.FAMILIES)
 FRAMES = [picture((48, 32), i) for i in range(3)]

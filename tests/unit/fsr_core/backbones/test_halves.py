@@ -2,20 +2,17 @@
 
 import json
 import shutil
-import sys
 from contextlib import contextmanager
-from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-sys.path.insert(0, str(Path(__file__).parent))
-import checkpoints
-from benches import SIZES, picture
-
-from fsr_core.backbones import load_decoder, load_encoder, weights
+from fsr_core.backbones import load_decoder, load_encoder
+from fsr_core.backbones.checkpoints import weights
 from fsr_core.backbones.prompts import Message, TextPart
+from helpers import checkpoints
+from helpers.benches import SIZES, picture
 
 NAMES = tuple(checkpoints.FAMILIES)
 

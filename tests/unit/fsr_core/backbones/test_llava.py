@@ -11,8 +11,8 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoProcessor, CLIPModel, LlavaForConditionalGeneration, LlavaImageProcessorPil
 
 from fsr_core.backbones import ImagePart, KeptImage, Message, TextPart, load_decoder, load_encoder
-from fsr_core.backbones.images import image_processor, visible
-from fsr_core.backbones.saliency import cls_attention
+from fsr_core.backbones.vision.image_processors import image_processor, visible
+from fsr_core.backbones.vision.saliency import cls_attention
 from fsr_core.tiny.model import CHAT_TEMPLATE, new_models, save
 from fsr_core.tiny.scenes import draw, make_scene
 

@@ -18,7 +18,7 @@ from fsr_core.evaluation.run import Plan
 from fsr_core.evaluation.sets import SETS, encode, questions, size_of
 from fsr_core.evaluation.statistics import Estimate, Resampler, verdict
 from fsr_core.tiny import WEIGHTS
-from fsr_core.tiny.harder import draw
+from fsr_core.tiny.hard_sets import draw
 
 
 def test_intervals_are_those_of_a_share():

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fsr_core.tiny import scenes
+from fsr_core.tiny import __main__ as command
 from fsr_core.tiny.scenes import CANVAS, CELL, COLOURS, SEEDS, draw, make_scene, patch_owner
 
 SOME = range(40)
@@ -68,13 +68,13 @@ def test_patch_owner_points_at_things(seed: int) -> None:
 
 
 def test_module_loads_no_torch() -> None:
-    code = "import sys, fsr_core.tiny.scenes, fsr_core.tiny.questions; sys.exit('torch' in sys.modules)"
+    code = "import sys, fsr_core.tiny.__main__; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
 def test_command_writes_the_scene(tmp_path, capsys: pytest.CaptureFixture[str]) -> None:
     target = tmp_path / "scene.png"
-    scenes.main(["-o", str(target), "--seed", "1100003", "--json"])
+    command.main(["-o", str(target), "--seed", "1100003", "--json"])
     told = json.loads(capsys.readouterr().out)
     with Image.open(target) as image:
         assert image.tobytes() == draw(make_scene(1_100_003)).tobytes()
@@ -85,6 +85,6 @@ def test_command_writes_the_scene(tmp_path, capsys: pytest.CaptureFixture[str]) 
 @pytest.mark.parametrize("wrong", [["-o", "x.png", "--seed", "-1"], ["-o", "/no/such/folder/x.png"], []])
 def test_command_refuses(wrong: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stop:
-        scenes.main(wrong)
+        command.main(wrong)
     assert stop.value.code != 0
     assert "error" in capsys.readouterr().err

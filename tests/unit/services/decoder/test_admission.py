@@ -4,11 +4,11 @@ from contextlib import suppress
 import pytest
 import torch
 
-from services.decoder.__main__ import kv_bytes
-from services.decoder.admission import Admission
-from services.decoder.metrics import Metrics
-from services.decoder.settings import DecoderSettings
-from services.errors import InvalidRequest, Overloaded
+from fsr.common.errors import InvalidRequest, Overloaded
+from fsr.decoder.__main__ import kv_bytes
+from fsr.decoder.admission import Admission
+from fsr.decoder.metrics import Metrics
+from fsr.decoder.settings import DecoderSettings
 
 
 def admission(capacity=100, max_running=10, max_waiting=2, max_wait=5.0):

@@ -13,13 +13,13 @@ from transformers.modeling_outputs import CausalLMOutputWithPast
 from transformers.models.qwen3_vl import Qwen3VLTextConfig
 from transformers.models.qwen3_vl.modeling_qwen3_vl import Qwen3VLTextModel
 
+from fsr.common.errors import InvalidRequest, NotReady
+from fsr.decoder.engines.base import Generation, check_prompt
+from fsr.decoder.engines.transformers.engine import TransformersEngine
+from fsr.decoder.metrics import Metrics
+from fsr.decoder.sampling import Sampling
 from fsr_core.backbones import Prompt
 from fsr_core.savings import Geometry
-from services.decoder.engines.base import Generation, check_prompt
-from services.decoder.engines.transformers import TransformersEngine
-from services.decoder.metrics import Metrics
-from services.decoder.sampling import Sampling
-from services.errors import InvalidRequest, NotReady
 
 WIDTH, VOCABULARY, DEEP = 32, 50, 2
 

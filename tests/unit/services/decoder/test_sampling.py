@@ -1,9 +1,9 @@
 import pytest
 import torch
-from fsr.v1 import types_pb2
 
-from services.decoder.sampling import Sampling, choose, uniform
-from services.errors import InvalidRequest
+from fsr.common.errors import InvalidRequest
+from fsr.decoder.sampling import Sampling, choose, uniform
+from fsr.v1 import types_pb2
 
 LOGITS = torch.tensor([0.0, 3.0, 2.9, 1.0, -5.0])
 NOTHING = torch.tensor([], dtype=torch.long)

@@ -5,8 +5,8 @@ import torch
 from transformers import AutoModelForCausalLM, LlamaConfig
 from transformers.models.qwen2_5_vl.configuration_qwen2_5_vl import Qwen2_5_VLTextConfig
 
+from fsr.decoder.engines.vllm.checkpoint import export, refuse_multi_axis
 from fsr_core.backbones import Message, TextPart, load_decoder
-from services.decoder.engines.vllm_checkpoint import export, refuse_multi_axis
 
 QUESTION = (Message("user", (TextPart("Where is the red star?"),)),)
 

@@ -1,0 +1,71 @@
+"""What one half of a checkpoint tells about its model: shapes, dtype, context length."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from fsr_core.backbones.checkpoints.checkpoint import Checkpoint
+from fsr_core.savings import DTYPE_BYTES, Geometry
+
+__all__ = ["DTYPE_NAMES", "ModelInfo", "config_info", "dtype_name", "model_info"]
+
+
+@dataclass(frozen=True, slots=True)
+class ModelInfo:
+    """What one half of a checkpoint tells about the model, for announcements, checks and savings.
+
+    Attributes:
+        name: the name the model was asked for by (alias, hub id or path).
+        family: ``model_type`` of its config.
+        feature_dim: ``D``.
+        visual_tokens: visual tokens of every image, or None where that depends on the image.
+        dtype: dtype of the weights and of the features: ``fp32``, ``fp16`` or ``bf16``.
+        context_length: the longest prompt plus answer that the language model was made for, in tokens.
+        geometry: the language model's shape. Its ``dtype_bytes`` are those of this half's dtype, so the
+            decoder's are the ones that count for the KV cache.
+    """
+
+    name: str
+    family: str
+    feature_dim: int
+    visual_tokens: int | None
+    dtype: str
+    context_length: int
+    geometry: Geometry
+
+
+def model_info(checkpoint: Checkpoint, dtype: torch.dtype, visual_tokens: int | None) -> ModelInfo:
+    """The figures of a checkpoint at a dtype."""
+    return config_info(checkpoint.name, checkpoint.config, dtype, visual_tokens)
+
+
+def config_info(model: str, config: Any, dtype: torch.dtype, visual_tokens: int | None) -> ModelInfo:
+    """The figures of a vision-language configuration at a dtype."""
+    text, name = config.text_config, dtype_name(dtype)
+    return ModelInfo(
+        name=model,
+        family=config.model_type,
+        feature_dim=text.hidden_size,
+        visual_tokens=visual_tokens,
+        dtype=name,
+        context_length=text.max_position_embeddings,
+        geometry=Geometry.from_config(text, dtype_bytes=DTYPE_BYTES[name]),
+    )
+
+
+DTYPE_NAMES: Mapping[torch.dtype, str] = {torch.float32: "fp32", torch.float16: "fp16", torch.bfloat16: "bf16"}
+
+
+def dtype_name(dtype: torch.dtype) -> str:
+    """``fp32``, ``fp16`` or ``bf16``.
+
+    Raises:
+        ValueError: any other dtype.
+    """
+    if dtype not in DTYPE_NAMES:
+        raise ValueError(f"dtype = {dtype} is not supported; use torch.float32, torch.float16 or torch.bfloat16")
+    return DTYPE_NAMES[dtype]

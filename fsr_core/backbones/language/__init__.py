@@ -1,0 +1,1 @@
+"""The decoder half: chat templates, visual rows spliced into the text, the language model."""

@@ -1,0 +1,166 @@
+"""A conversation as the checkpoint's own template and tokenizer write it, with one placeholder token a visual block."""
+
+from __future__ import annotations
+
+import re
+from collections import deque
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import AutoTokenizer
+
+from fsr_core.backbones.checkpoints.checkpoint import Checkpoint, read_json
+from fsr_core.backbones.features import KeptImage
+from fsr_core.backbones.prompts import ImagePart, Message, TextPart
+
+__all__ = ["Chat", "stop_ids"]
+
+_ROLES = ("system", "user", "assistant")
+
+
+def stop_ids(checkpoint: Checkpoint, text_config: Any, tokenizer: Any) -> tuple[int, ...]:
+    """Token ids that end an answer: those of generation_config.json, else of the config, else of the tokenizer."""
+    told = read_json(checkpoint.folder / "generation_config.json").get("eos_token_id")
+    told = getattr(text_config, "eos_token_id", None) if told is None else told
+    told = tokenizer.eos_token_id if told is None else told
+    ends = tuple(told) if isinstance(told, list) else (told,)
+    if any(not isinstance(end, int) for end in ends):
+        raise ValueError("model: names no end-of-sequence token; add eos_token_id to its generation_config.json")
+    return ends
+
+
+def _template(checkpoint: Checkpoint, tokenizer: Any) -> str:
+    """The chat template: that of the processor, which knows pictures, before that of the tokenizer."""
+    jinja = checkpoint.folder / "chat_template.jinja"
+    template = jinja.read_text() if jinja.is_file() else None
+    for name in ("chat_template.json", "processor_config.json"):
+        template = template or read_json(checkpoint.folder / name).get("chat_template")
+    template = template or tokenizer.chat_template
+    if not isinstance(template, str):
+        raise ValueError(f"model: {checkpoint.name} has no chat template; add its chat_template.jinja")
+    return template
+
+
+class Chat:
+    """Tokenizer, chat template and the tokens that stand for pictures and videos."""
+
+    def __init__(self, checkpoint: Checkpoint) -> None:
+        try:
+            self.tokenizer: Any = AutoTokenizer.from_pretrained(checkpoint.folder)
+        except Exception as error:  # the library and its Rust parser raise all kinds on damaged files
+            raise ValueError(f"model: the tokenizer of {checkpoint.name} cannot be read ({error})") from error
+        self.template = _template(checkpoint, self.tokenizer)
+        config = checkpoint.config
+        named = (getattr(config, "image_token_id", None), getattr(config, "video_token_id", None))
+        image, *videos = [(token, self.tokenizer.convert_ids_to_tokens(token)) for token in named if token is not None]
+        if image[1] is None or self.tokenizer.convert_tokens_to_ids(image[1]) != image[0]:
+            raise ValueError(
+                f"model: the tokenizer of {checkpoint.name} has no image token {image[0]}; use the tokenizer that"
+                " belongs to the checkpoint"
+            )
+        # A checkpoint for pictures may name a token for videos that its tokenizer lacks: it takes no videos.
+        known = [(token, str(text)) for token, text in (image, *videos) if text is not None]
+        self.visual_ids: tuple[int, ...] = tuple(token for token, _ in known)
+        self.visual_tokens = tuple(text for _, text in known)
+
+    def order(self, messages: Sequence[Message], images: Sequence[KeptImage]) -> list[int]:
+        """Which image each image part refers to, in the order of the messages.
+
+        Raises ValueError naming the message or image that is wrong.
+        """
+        if not messages:
+            raise ValueError("messages: is empty; send at least one user turn")
+        order = []
+        for turn, message in enumerate(messages):
+            for part in message.parts:
+                if isinstance(part, ImagePart):
+                    if not 0 <= part.image < len(images):
+                        raise ValueError(f"messages[{turn}]: image {part.image} is not among the {len(images)} sent")
+                    order.append(part.image)
+        unused = sorted(set(range(len(images))) - set(order))
+        if unused:
+            raise ValueError(f"images[{unused[0]}]: no message refers to it; refer to it or leave it out")
+        return order
+
+    def tokenise(
+        self,
+        messages: Sequence[Message],
+        images: Sequence[KeptImage],
+        order: Sequence[int],
+        written: Sequence[str | None],
+    ) -> tuple[Tensor, list[int]]:
+        """Token ids [n], and which image stands at each place of one, in the order of the text.
+
+        A template may write the images of a turn in another order than the turn has them: pictures before videos, and
+        both before the text. Those of one kind keep their order.
+
+        Args:
+            messages: the conversation.
+            images: what its image parts refer to.
+            order: from :meth:`order`.
+            written: how each image is written, where that is not the template's single placeholder token.
+
+        Raises ValueError naming the message that is wrong.
+        """
+        conversation = self._conversation(messages, images)
+        try:
+            text = str(
+                self.tokenizer.apply_chat_template(
+                    conversation, chat_template=self.template, add_generation_prompt=True, tokenize=False
+                )
+            )
+        except Exception as error:  # templates refuse conversations by raising from within Jinja
+            raise ValueError(f"messages: the model's chat template refuses them ({error})") from error
+        text, order = self._placed(text, order, [image.video for image in images], written)
+        return self._ids(text), order
+
+    def _conversation(self, messages: Sequence[Message], images: Sequence[KeptImage]) -> list[dict[str, Any]]:
+        conversation = []
+        for turn, message in enumerate(messages):
+            if message.role not in _ROLES:
+                raise ValueError(f"messages[{turn}].role: {message.role!r} is unknown; use system, user or assistant")
+            content: list[dict[str, str]] = []
+            for part in message.parts:
+                if isinstance(part, ImagePart):
+                    content.append({"type": "video" if images[part.image].video else "image"})
+                else:
+                    content.append({"type": "text", "text": self._checked(part, turn)})
+            conversation.append({"role": message.role, "content": content})
+        return conversation
+
+    def _checked(self, part: TextPart, turn: int) -> str:
+        for token in self.visual_tokens:
+            if token in part.text:
+                raise ValueError(f"messages[{turn}]: text holds {token}, which stands for an image or a video")
+        return part.text
+
+    def _placed(
+        self, text: str, order: Sequence[int], videos: Sequence[bool], written: Sequence[str | None]
+    ) -> tuple[str, list[int]]:
+        """The text with each image as it is written where the template has a placeholder of its kind, and the images
+        in the order of the text."""
+        waiting = {token: deque[int]() for token in self.visual_tokens}
+        for image in order:
+            waiting[self.visual_tokens[-1 if videos[image] else 0]].append(image)
+        placed: list[int] = []
+
+        def place(found: re.Match[str]) -> str:
+            token = found[0]
+            if not waiting[token]:
+                raise ValueError("messages: the model's chat template has a place too many for an image")
+            placed.append(waiting[token].popleft())
+            return written[placed[-1]] or token
+
+        text = re.sub("|".join(map(re.escape, self.visual_tokens)), place, text)
+        if any(waiting.values()):
+            raise ValueError("messages: the model's chat template has no place for one of the images")
+        return text, placed
+
+    def _ids(self, text: str) -> Tensor:
+        # A template that writes the first token itself must not get a second one from the tokenizer.
+        first = self.tokenizer.bos_token
+        special = not (first and text.startswith(first))
+        ids: Tensor = self.tokenizer(text, add_special_tokens=special, return_tensors="pt")["input_ids"][0]
+        return ids.to(torch.int64)

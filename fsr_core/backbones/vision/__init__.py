@@ -1,0 +1,1 @@
+"""The encoder halves: pixels, vision towers, saliency, and the text side of the joint space."""

@@ -1,0 +1,114 @@
+"""Pictures as a base view and tiles of higher resolution, which LLaVA-NeXT and LLaVA-OneVision lay out alike.
+
+The tiles' tokens form one grid. Padding is cut off it, a very large one is scaled down, and each of its rows ends in
+a newline token. All that is done by the model class's own packing, which treats every channel of a token alike: so
+what is known about the tokens is packed beside them, and stays in step with them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from fsr_core.backbones.features import Box, ImageFeatures, PreparedImage, Tile
+from fsr_core.backbones.vision.image_processors import square
+from fsr_core.backbones.vision.patch_tower import Seen
+
+__all__ = ["Pack", "packed_features", "packer", "tile_boxes", "tiled_features"]
+
+#: (tokens [T, n, C], (height, width) of the picture, newline [C]) -> tokens in layout order [L, C]
+Pack = Callable[[Tensor, tuple[int, int], Tensor], Tensor]
+
+
+def packer(kind: Any, config: Any, **options: Any) -> Pack:
+    """The packing of a model class of the library. It reads nothing of the model but its configuration."""
+    holder = SimpleNamespace(config=config)
+
+    def pack(tokens: Tensor, size: tuple[int, int], newline: Tensor) -> Tensor:
+        packed, _ = kind.pack_image_features(holder, [tokens], [list(size)], image_newline=newline, **options)
+        rows: Tensor = packed[0]
+        return rows
+
+    return pack
+
+
+def packed_features(
+    image: PreparedImage, seen: Seen, side: int, columns: int, newline: Tensor, pack: Pack
+) -> ImageFeatures:
+    """Base view and tiles in the class's own layout; `columns` tiles lie side by side, `side` x `side` tokens each."""
+    tiles, n, _ = seen.features.shape
+    height, width = image.size[1], image.size[0]
+    joint = seen.saliency.new_zeros(tiles, n, 0) if seen.joint is None else seen.joint
+    known = torch.cat([_places(tiles, side, columns, seen.saliency), seen.saliency.unsqueeze(-1), joint], dim=-1)
+    told = pack(known, (height, width), known.new_zeros(known.shape[-1]))
+    rows = pack(seen.features, (height, width), newline.to(seen.features))
+    evidence = told[:, 0] > 0.5
+    lines = (~evidence).cumsum(0)[evidence]
+    place = told[evidence]
+    # A picture among others has no tiles and is padded to a square; one that has them is stretched to one.
+    view = (0.0, 0.0, float(width), float(height)) if tiles > 1 else square(image.size)
+    views = [Tile(0, side, side, view)]
+    groups = None
+    if tiles > 1:
+        lines[:n] = -1
+        if len(place) > n:  # of a very oblong picture the class leaves the base view alone
+            down = int((~evidence).sum())
+            views.append(Tile(n, down, (len(place) - n) // down, view))
+        groups = 1 + (place[:, 1] // side).long() * columns + (place[:, 2] // side).long()
+        groups[:n] = 0
+    return ImageFeatures(
+        rows[evidence],
+        place[:, 3].contiguous(),
+        F.normalize(place[:, 4:], dim=-1) if seen.joint is not None else None,
+        None,
+        None,
+        tuple(views),
+        image.size,
+        groups=groups,
+        lines=lines,
+        newline=newline,
+    )
+
+
+def _places(tiles: int, side: int, columns: int, like: Tensor) -> Tensor:
+    """``[T, n, 3]``: one where a token is evidence, and its row and column in the grid of all tiles."""
+    down, across = (axis.flatten() for axis in torch.meshgrid(torch.arange(side), torch.arange(side), indexing="ij"))
+    tile = torch.arange(-1, tiles - 1).clamp(min=0).unsqueeze(1)  # the base view comes first
+    rows, cols = down + tile // columns * side, across + tile % columns * side
+    return torch.stack([torch.ones_like(rows), rows, cols], dim=-1).to(like)
+
+
+def tiled_features(image: PreparedImage, seen: Seen) -> ImageFeatures:
+    """Every view's tokens one after the other, without newlines and with padding: the layout of the papers that count
+    2880 tokens a picture."""
+    tiles, n, _ = seen.features.shape
+    return ImageFeatures(
+        seen.features.flatten(0, 1),
+        seen.saliency.flatten(),
+        None if seen.joint is None else seen.joint.flatten(0, 1),
+        None,
+        None,
+        image.tiles,
+        image.size,
+        groups=torch.arange(tiles, device=seen.saliency.device).repeat_interleave(n),
+    )
+
+
+def tile_boxes(size: tuple[int, int], grid: tuple[int, int], edge: int) -> list[Box]:
+    """Regions of the picture that `grid` (rows, columns) tiles of `edge` pixels show, after it was scaled to fit into
+    them and centred: they reach beyond the picture where that is padded."""
+    width, height = size
+    rows, columns = grid
+    scale = min(columns * edge / width, rows * edge / height)
+    left, top = (columns * edge - width * scale) / 2, (rows * edge - height * scale) / 2
+
+    def box(row: int, column: int) -> Box:
+        x, y = column * edge - left, row * edge - top
+        return (x / scale, y / scale, (x + edge) / scale, (y + edge) / scale)
+
+    return [box(row, column) for row in range(rows) for column in range(columns)]

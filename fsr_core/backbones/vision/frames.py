@@ -1,0 +1,44 @@
+"""Frames of a video: checked, and thinned out evenly."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TypeVar
+
+from PIL import Image
+
+from fsr_core.backbones.vision.image_processors import checked
+
+__all__ = ["checked_frames", "evenly"]
+
+Frame = TypeVar("Frame")
+# A frame in eleven days; steps of time are positions too, which must stay whole numbers of 32 bits.
+_SLOWEST, _FASTEST = 1e-6, 1e6
+
+
+def evenly(frames: Sequence[Frame], count: int = 32) -> list[Frame]:
+    """`count` of the frames at even distances, first and last among them; all of them where there are no more.
+
+    The papers take 32. Raises ValueError for no frames or a count below one.
+    """
+    if not frames:
+        raise ValueError("video: has no frames; send at least one")
+    if count < 1:
+        raise ValueError(f"count: expected at least one frame, got {count}")
+    if len(frames) <= count:
+        return list(frames)
+    last = len(frames) - 1
+    return [frames[round(i * last / max(1, count - 1))] for i in range(count)]
+
+
+def checked_frames(frames: Sequence[Image.Image], fps: float) -> list[Image.Image]:
+    """The frames in RGB. Raises ValueError for none, for different sizes, or an `fps` that is no rate of a video."""
+    if not frames:
+        raise ValueError("video: has no frames; send at least one")
+    if not _SLOWEST <= fps <= _FASTEST:  # false of NaN
+        raise ValueError(f"video: fps = {fps:g} is not within {_SLOWEST:g}..{_FASTEST:g} frames a second")
+    pictures = [checked(frame) for frame in frames]
+    sizes = {picture.size for picture in pictures}
+    if len(sizes) > 1:
+        raise ValueError(f"video: its frames differ in size ({sorted(sizes)}); scale them alike")
+    return pictures

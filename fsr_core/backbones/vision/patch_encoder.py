@@ -1,0 +1,74 @@
+"""The encoder half that the LLaVA families share: a patch tower, a projector, and a text tower for relevance."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fsr_core.backbones.base import VisualEncoder
+from fsr_core.backbones.checkpoints.model_info import ModelInfo
+from fsr_core.backbones.checkpoints.weights import Placement
+from fsr_core.backbones.features import ImageFeatures, PreparedImage
+from fsr_core.backbones.vision.patch_tower import PatchTower, Seen, TextSide
+
+__all__ = ["PatchEncoder", "text_side"]
+
+
+class PatchEncoder(VisualEncoder):
+    """Families say how a picture is prepared, as `pixel_values` of its views (`[T, C, H, W]`, or `[C, H, W]` for one),
+    and how what the tower sees in them becomes its features (`features_of`)."""
+
+    def __init__(self, tower: PatchTower, config: Any, processor: Any, info: ModelInfo, fingerprint: str) -> None:
+        self.vision, self.config, self.processor = tower, config, processor
+        self.info, self.fingerprint = info, fingerprint
+        weight = next(tower.tower.parameters())
+        self.device, self.dtype = weight.device, weight.dtype
+
+    @property
+    def text(self) -> TextSide | None:
+        """The text side of the joint space, if any."""
+        return self.vision.text
+
+    @property
+    def wants_instruction(self) -> bool:
+        return self.vision.text is not None
+
+    @torch.inference_mode()
+    def encode_images(self, images: Sequence[PreparedImage]) -> list[ImageFeatures]:
+        if not images:
+            return []
+        if any("pixel_values" not in image.inputs for image in images):
+            raise ValueError("images: prepared for another model; use this encoder's preprocess()")
+        pixels = [image.inputs["pixel_values"] for image in images]
+        pixels = [views if views.dim() == 4 else views.unsqueeze(0) for views in pixels]
+        seen = self.vision.see(torch.cat(pixels).to(self.device, self.dtype))
+        found, at = [], 0
+        for image, views in zip(images, pixels, strict=True):
+            rows = slice(at, at + len(views))
+            at += len(views)
+            joint = None if seen.joint is None else seen.joint[rows]
+            found.append(self.features_of(image, Seen(seen.features[rows], seen.saliency[rows], joint)))
+        # A row of the batch would keep the whole batch in memory for as long as a cache holds it.
+        return [image.owned() for image in found]
+
+    def features_of(self, image: PreparedImage, seen: Seen) -> ImageFeatures:
+        """What compression needs of a picture, from what the tower sees in its views."""
+        raise NotImplementedError
+
+    def encode_instructions(self, instructions: Sequence[str]) -> list[Tensor | None]:
+        if any(not text.strip() for text in instructions):
+            raise ValueError("instruction: is blank; ask a question")
+        if self.vision.text is None or not instructions:
+            return [None] * len(instructions)
+        return list(self.vision.text.embed(instructions))
+
+
+def text_side(kind: Any, name: str | None, place: Placement) -> TextSide | None:
+    """The text tower of a named checkpoint; None for no name or "none". Raises ValueError naming `clip`."""
+    try:
+        return None if name in (None, "none") else kind(name, place)
+    except ValueError as error:
+        raise ValueError(f"clip: {str(error).removeprefix('clip: ').removeprefix('model: ')}") from error

@@ -1,0 +1,233 @@
+"""What the Qwen-VL families share on the vision side: one tower at the picture's own resolution, tokens merged 2 x 2.
+
+There is no CLS and no text tower: saliency is the attention a token receives in one block of full attention
+(arXiv 2602.05809), and relevance is left out, as in the paper, or taken from the mean of the instruction's word
+embeddings (an option).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Literal
+
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.nn import functional as F
+from transformers import AutoTokenizer
+
+from fsr_core.backbones.base import VisualEncoder
+from fsr_core.backbones.checkpoints.checkpoint import Checkpoint, checkpoint_name
+from fsr_core.backbones.checkpoints.model_info import ModelInfo, config_info, model_info
+from fsr_core.backbones.checkpoints.weights import Placement, load_half, materialise, part_of, read_tensors
+from fsr_core.backbones.features import ImageFeatures, PreparedImage
+from fsr_core.backbones.vision.image_processors import image_processor, video_settings
+from fsr_core.backbones.vision.qwen_pixels import QwenPixels
+from fsr_core.backbones.vision.saliency import Recorder, attention_received
+from fsr_core.tokens import VisualTokens
+
+__all__ = ["QwenEncoder", "Relevance"]
+
+Relevance = Literal["none", "instruction"]
+_PATCHES = 2**15  # patches that go through the tower at once, unless one picture has more
+
+
+class QwenEncoder(VisualEncoder):
+    """The tower with its merger. Families set what differs.
+
+    Args:
+        visual: the tower, of a checkpoint or of a live model.
+        processor: the Pillow image processor.
+        video: settings of the video processor by name.
+        words: tokenizer and embedding table, for relevance from the instruction; None goes without.
+    """
+
+    #: fewest and most pixels of a video where the checkpoint does not tell
+    video_pixels: ClassVar[tuple[int, int]]
+
+    def __init__(
+        self,
+        visual: Any,
+        config: Any,
+        processor: Any,
+        video: Mapping[str, Any],
+        words: tuple[Any, Tensor] | None,
+        info: ModelInfo,
+        fingerprint: str,
+    ) -> None:
+        self.visual, self.config, self.words = visual, config.vision_config, words
+        self.pixels = QwenPixels(self.config, processor)
+        self.info, self.fingerprint = info, fingerprint
+        weight = next(visual.parameters())
+        self.device, self.dtype = weight.device, weight.dtype
+        size = dict(video.get("size") or {})
+        self._least = int(video.get("min_pixels") or size.get("shortest_edge") or self.video_pixels[0])
+        self._most = int(video.get("max_pixels") or size.get("longest_edge") or self.video_pixels[1])
+        self._merge: int = self.config.spatial_merge_size
+        self._recorder = Recorder(visual.blocks[self.salient_block()])
+
+    @classmethod
+    def build(cls, config: Any) -> Any:
+        """The tower of a vision configuration."""
+        raise NotImplementedError
+
+    @classmethod
+    def load(
+        cls, checkpoint: Checkpoint, place: Placement, *, clip: str | None, relevance: Relevance = "none"
+    ) -> QwenEncoder:
+        """From a checkpoint's folder. Raises ValueError."""
+        _check_clip(clip)
+        checkpoint.config.vision_config._attn_implementation = place.attention
+        tensors = load_half(checkpoint.folder, ("vision",), place)["vision"]
+        visual = materialise(cls.build, checkpoint.config.vision_config, tensors, place.device, "vision tower")
+        words = None
+        if relevance == "instruction":
+            name = ("language", "embed_tokens.weight")
+            table = read_tensors(checkpoint.folder, lambda n: n if part_of(n) == name else None, place)
+            words = (AutoTokenizer.from_pretrained(checkpoint.folder), *table.values())
+        return cls(
+            visual,
+            checkpoint.config,
+            image_processor(checkpoint.folder, "Qwen2VLImageProcessor"),
+            video_settings(checkpoint.folder),
+            words,  # type: ignore[arg-type]
+            model_info(checkpoint, place.dtype, None),
+            checkpoint.fingerprint,
+        )
+
+    @classmethod
+    def of_model(cls, model: Any, processor: Any, *, clip: str | None, relevance: Relevance = "none") -> QwenEncoder:
+        """Around the modules of a live model. Raises ValueError."""
+        _check_clip(clip)
+        words = (processor.tokenizer, model.get_input_embeddings().weight) if relevance == "instruction" else None
+        video = getattr(processor, "video_processor", None)
+        settings = {} if video is None else {"size": video.size}
+        info = config_info(checkpoint_name(model), model.config, model.dtype, None)
+        return cls(model.model.visual, model.config, processor.image_processor, settings, words, info, "")
+
+    def salient_block(self) -> int:
+        """Index of the block whose attention gives saliency; it must be one of full attention."""
+        raise NotImplementedError
+
+    def merged_order(self, grid: Tensor) -> Tensor | None:
+        """``[N]`` merged tokens in the order in which the tower runs them, or None for raster order."""
+        return None
+
+    def video_size(self, frames: int, height: int, width: int, factor: int) -> tuple[int, int]:
+        """Height and width that frames of a video are scaled to."""
+        raise NotImplementedError
+
+    def time_positions(self, steps: int, seconds: float) -> Tensor:
+        """``[steps]`` int64 temporal positions of a video whose steps are `seconds` apart."""
+        raise NotImplementedError
+
+    def preprocess(self, image: Image.Image) -> PreparedImage:
+        return self.pixels.image(image)
+
+    def preprocess_video(self, frames: Sequence[Image.Image], fps: float = 2.0) -> PreparedImage:
+        return self.pixels.video(frames, fps, self.video_size)
+
+    def unbatch(self, inputs: Mapping[str, Any]) -> tuple[list[PreparedImage], list[PreparedImage]]:
+        return self.pixels.unbatch(inputs)
+
+    @torch.inference_mode()
+    def encode_images(self, images: Sequence[PreparedImage]) -> list[ImageFeatures]:
+        if any("grid" not in image.inputs for image in images):
+            raise ValueError("images: prepared for another model; use this encoder's preprocess()")
+        found: list[ImageFeatures] = []
+        batch: list[PreparedImage] = []
+        for image in images:
+            if batch and sum(len(one.inputs["pixel_values"]) for one in (*batch, image)) > _PATCHES:
+                found += self._encode(batch)
+                batch = []
+            batch.append(image)
+        return found + (self._encode(batch) if batch else [])
+
+    def _encode(self, images: Sequence[PreparedImage]) -> list[ImageFeatures]:
+        pixels = torch.cat([image.inputs["pixel_values"] for image in images]).to(self.device, self.dtype)
+        grid = torch.stack([image.inputs["grid"] for image in images]).to(self.device)
+        with self._recorder.recording() as seen:
+            out = self.visual(pixels, grid_thw=grid)
+            saliency = self._saliency(seen, grid)
+        unit = self._merge**2
+        counts = [len(image.inputs["pixel_values"]) // unit for image in images]
+        layers = getattr(out, "deepstack_features", None)
+        deep = torch.stack(layers).split(counts, dim=1) if layers else [None] * len(images)
+        return [
+            self._features(image, own, salient, layer).owned()
+            for image, own, salient, layer in zip(
+                images, out.pooler_output.split(counts), saliency.split(counts), deep, strict=True
+            )
+        ]
+
+    def _features(self, image: PreparedImage, own: Tensor, saliency: Tensor, deep: Tensor | None) -> ImageFeatures:
+        steps, rows, columns = image.inputs["grid"].tolist()
+        rows, columns = rows // self._merge, columns // self._merge
+        times = torch.zeros(1, dtype=torch.int64)
+        if image.video:
+            times = self.time_positions(steps, float(image.inputs["seconds"]))
+        axes = torch.meshgrid(times, torch.arange(rows), torch.arange(columns), indexing="ij")
+        step = torch.arange(steps).repeat_interleave(rows * columns)
+        return ImageFeatures(
+            own,
+            saliency,
+            None,
+            None,
+            torch.stack(axes, dim=-1).view(-1, 3).to(own.device),
+            image.tiles,
+            image.size,
+            groups=step.to(own.device) if steps > 1 else None,
+            deepstack=deep,
+            grid=(steps, rows, columns),
+            video=image.video,
+            frame_seconds=image.frame_seconds,
+        )
+
+    def _saliency(self, seen: Recorder, grid: Tensor) -> Tensor:
+        """``[N]`` fp32 a merged token: attention received, mean over heads, queries and the patches it merges."""
+        block: Any = self.visual.blocks[self.salient_block()]
+        attention, hidden = block.attn, block.norm1(seen.entered)
+        shape = (len(hidden), 3, attention.num_heads, -1)
+        query, keys, _ = attention.qkv(hidden).view(shape).permute(1, 2, 0, 3).float().unbind(0)
+        cos, sin = (part.float() for part in seen.options["position_embeddings"])
+        query, keys = (part * cos + _turned(part) * sin for part in (query, keys))
+        spans = torch.repeat_interleave(grid[:, 1] * grid[:, 2], grid[:, 0]).tolist()  # each frame by itself
+        scale = float(query.shape[-1]) ** -0.5
+        received = torch.cat(
+            [
+                attention_received(q, k, scale)
+                for q, k in zip(query.split(spans, dim=1), keys.split(spans, dim=1), strict=True)
+            ]
+        )
+        merged = received.view(-1, self._merge**2).mean(1)
+        order = self.merged_order(grid)
+        return merged if order is None else merged[order.argsort()]
+
+    @property
+    def wants_instruction(self) -> bool:
+        return self.words is not None
+
+    def encode_instructions(self, instructions: Sequence[str]) -> list[Tensor | None]:
+        if any(not text.strip() for text in instructions):
+            raise ValueError("instruction: is blank; ask a question")
+        if self.words is None:
+            return [None] * len(instructions)
+        tokenizer, table = self.words
+        ids = [torch.tensor(tokenizer(t, add_special_tokens=False)["input_ids"]) for t in instructions]
+        return [F.normalize(table[own.to(table.device)].float().mean(0, keepdim=True), dim=-1) for own in ids]
+
+    def visual_tokens(self, image: ImageFeatures, instruction: Tensor | None) -> VisualTokens:
+        if instruction is None:
+            return VisualTokens(image.features, image.saliency)
+        relevance = F.normalize(image.features.float(), dim=-1) @ instruction[0]
+        return VisualTokens(image.features, image.saliency, relevance)
+
+
+def _turned(part: Tensor) -> Tensor:
+    first, second = part.chunk(2, dim=-1)
+    return torch.cat((-second, first), dim=-1)
+
+
+def _check_clip(clip: str | None) -> None:
+    if clip not in (None, "none"):
+        raise ValueError("clip: Qwen-VL has no CLIP text side; leave it out, or use the option relevance=instruction")

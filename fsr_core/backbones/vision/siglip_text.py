@@ -1,0 +1,94 @@
+"""The text side of SigLIP's joint image-text space, for towers that come from a SigLIP checkpoint."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from transformers import AutoTokenizer, SiglipConfig, SiglipTextModel
+from transformers.models.siglip.modeling_siglip import SiglipMultiheadAttentionPoolingHead
+
+from fsr_core.backbones.checkpoints.checkpoint import Checkpoint
+from fsr_core.backbones.checkpoints.weights import Placement, materialise, read_tensors
+
+__all__ = ["SiglipText"]
+
+_VISION = ("vision_model.head.", "vision_model.post_layernorm.")
+
+
+def _rename(stored: str) -> str | None:
+    return stored if stored.startswith(("text_model.", *_VISION)) else None
+
+
+class SiglipText:
+    """Text tower of a SigLIP checkpoint, and the pooling head that puts patches into the same space.
+
+    SigLIP pools a picture by attention over its patches. A patch's own place in the joint space is what the head
+    gives for that patch alone.
+    """
+
+    def __init__(self, model: str, place: Placement) -> None:
+        checkpoint = Checkpoint.open(model)
+        if not isinstance(checkpoint.config, SiglipConfig):
+            raise ValueError(f"clip: {model} is a {checkpoint.config.model_type!r} checkpoint; name a SigLIP one")
+        stored = read_tensors(checkpoint.folder, _rename, place)
+        text: Any = checkpoint.config.text_config
+        vision: Any = checkpoint.config.vision_config
+
+        def under(prefix: str) -> dict[str, Tensor]:
+            return {n.removeprefix(prefix): t for n, t in stored.items() if n.startswith(prefix)}
+
+        self.tower = materialise(SiglipTextModel, text, under("text_model."), place.device, "SigLIP text tower")
+        self.head = materialise(
+            SiglipMultiheadAttentionPoolingHead,
+            vision,
+            under("vision_model.head."),
+            place.device,
+            "SigLIP pooling head",
+        )
+        norm = under("vision_model.post_layernorm.")
+        if set(norm) != {"weight", "bias"}:
+            raise ValueError(f"clip: {model} lacks vision_model.post_layernorm; name a whole SigLIP checkpoint")
+        self.norm, self.eps = norm, vision.layer_norm_eps
+        try:
+            self.tokenizer: Any = AutoTokenizer.from_pretrained(checkpoint.folder)
+        except Exception as error:  # the library and its Rust parser raise all kinds on damaged files
+            raise ValueError(f"clip: the tokenizer of {model} cannot be read ({error})") from error
+        self.length: int = text.max_position_embeddings
+        self.device = place.device
+
+    def patches(self, tower: Any, hidden: Tensor) -> Tensor:
+        """Patches [..., Dv] before the tower's last layer norm in the joint space: [..., P] fp32, of unit length."""
+        width = len(self.norm["weight"])
+        if hidden.shape[-1] != width:
+            raise ValueError(
+                f"clip: its vision tower is {width} wide, the model's {hidden.shape[-1]};"
+                " name the SigLIP that the model is made from"
+            )
+        normed = F.layer_norm(hidden, (width,), self.norm["weight"], self.norm["bias"], self.eps)
+        alone = self.head(normed.reshape(-1, 1, width))
+        return F.normalize(alone.float(), dim=-1).view(*hidden.shape[:-1], -1)
+
+    @torch.inference_mode()
+    def embed(self, texts: Sequence[str]) -> list[Tensor]:
+        """One [chunks, P] fp32 tensor a text, rows of unit length; chunks are padded to SigLIP's full length, as it
+        was trained."""
+        words, chunks, counts = self.tokenizer, [], []
+        for text in texts:
+            # SigLIP was trained on lower-cased text without punctuation; its tokenizer class sees to that.
+            ids = words(text, add_special_tokens=False, truncation=False)["input_ids"]
+            if not ids:
+                raise ValueError("instruction: has no words; ask a question")
+            room = self.length - 1  # EOS
+            pieces = [ids[at : at + room] for at in range(0, len(ids), room)]
+            chunks += [[*piece, words.eos_token_id] for piece in pieces]
+            counts.append(len(pieces))
+        pad = words.pad_token_id if words.pad_token_id is not None else words.eos_token_id
+        ids = torch.full((len(chunks), self.length), pad, device=self.device)
+        for row, chunk in enumerate(chunks):
+            ids[row, : len(chunk)] = torch.tensor(chunk, device=self.device)
+        pooled = self.tower(input_ids=ids).pooler_output
+        return list(F.normalize(pooled.float(), dim=-1).split(counts))

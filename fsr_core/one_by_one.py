@@ -1,0 +1,84 @@
+"""What methods share that treat one sample at a time: the base class, and a result built from chosen indices."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from fsr_core.budget import Budget
+from fsr_core.compressor import Compressor, check_batch
+from fsr_core.tokens import FOCUS, SCAN, CompressedTokens, VisualTokens
+
+__all__ = ["OneByOne", "by_falling", "kept", "raw_keys", "unit_keys"]
+
+
+class OneByOne(Compressor):
+    """A method that treats every sample by itself; subclasses keep `k` of its tokens, 1 <= k < N."""
+
+    def compress_batch(
+        self, samples: Sequence[VisualTokens], budgets: Sequence[int | Budget]
+    ) -> list[CompressedTokens]:
+        pairs = zip(samples, check_batch(samples, budgets), strict=True)
+        return [self._within(sample, budget.limits(len(sample)).maximum) for sample, budget in pairs]
+
+    def _within(self, sample: VisualTokens, k: int) -> CompressedTokens:
+        if k == len(sample):
+            everything = torch.arange(k, device=sample.features.device)
+            return kept(sample, scan=everything, features=sample.features)
+        return self._select(sample, k)
+
+    @abstractmethod
+    def _select(self, sample: VisualTokens, k: int) -> CompressedTokens: ...
+
+
+def kept(
+    sample: VisualTokens,
+    *,
+    focus: Tensor | None = None,
+    scan: Tensor | None = None,
+    features: Tensor | None = None,
+    merged_into: Tensor | None = None,
+    priority: Tensor | None = None,
+) -> CompressedTokens:
+    """A result in raster order.
+
+    focus, scan  int64, indices kept for what they are and for what they add, in any order
+    features     [K, D] their rows, focus before scan; None: the sample's own
+    merged_into  [N] as in `CompressedTokens`; None: nothing was merged
+    priority     [N] what the method ranked by; None: all ones
+    """
+    n, device = len(sample), sample.features.device
+    nothing = torch.empty(0, dtype=torch.int64, device=device)
+    focus, scan = (nothing if part is None else part for part in (focus, scan))
+    chosen = torch.cat([focus, scan])
+    order = chosen.argsort()
+    index = chosen[order]
+    return CompressedTokens(
+        features=sample.features[index] if features is None else features[order].to(sample.features.dtype),
+        index=index,
+        stage=torch.where(order < len(focus), FOCUS, SCAN),
+        merged_into=torch.full((n,), -1, dtype=torch.int64, device=device) if merged_into is None else merged_into,
+        priority=torch.ones(n, device=device) if priority is None else priority.float(),
+        focus_count=len(focus),
+        focus_wanted=len(focus),
+    )
+
+
+def by_falling(scores: Tensor) -> Tensor:
+    """Indices by falling score, ties by index. [N] -> [N] int64."""
+    return scores.float().argsort(descending=True, stable=True)
+
+
+def raw_keys(sample: VisualTokens) -> Tensor:
+    """The space in which similarity is measured, [N, Dk]."""
+    return sample.features if sample.keys is None else sample.keys
+
+
+def unit_keys(sample: VisualTokens) -> Tensor:
+    """The sample's keys at unit length, fp32 [N, Dk]; a zero key stays zero."""
+    keys = raw_keys(sample).float()
+    norm = torch.linalg.vector_norm(keys, dim=1, keepdim=True)
+    return keys / torch.where(norm > 0, norm, 1.0)

@@ -1,0 +1,165 @@
+"""Compression inside your own script: `with compressed(model, processor, budget=64) as vlm: vlm.generate(...)`.
+
+Within the context the model's own `generate` keeps only the budget's visual tokens of each picture or video. The
+prompt that it gets is the shorter one, so its cache, beams and sampling work as ever; a hook on the language model
+puts in the embeddings, positions and DeepStack features that belong to it. Leaving the context undoes both.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fsr_core.backbones.registry import wrap_encoder
+from fsr_core.budget import Budget
+from fsr_core.compressor import Compressor, create
+from fsr_core.plug.prefill import Prefill
+from fsr_core.plug.prompt_shortener import KeptPrompt, PromptShortener
+from fsr_core.spread import SPREADS, Spread
+
+__all__ = ["CompressedModel", "compressed"]
+
+_VISUAL_INPUTS = (
+    "pixel_values",
+    "pixel_values_videos",
+    "image_sizes",
+    "image_sizes_videos",
+    "batch_num_images",
+    "image_grid_thw",
+    "video_grid_thw",
+    "second_per_grid_ts",
+    "mm_token_type_ids",
+)
+
+
+class CompressedModel:
+    """A model whose `generate` compresses.
+
+    Attributes:
+        model: the model itself.
+        last: of the latest call, what was kept and saved in each prompt of its batch.
+    """
+
+    def __init__(self, model: Any, shorten: PromptShortener) -> None:
+        self.model = model
+        self.last: tuple[KeptPrompt, ...] = ()
+        self._shorten = shorten
+        self._original = model.generate
+        self._lock = threading.Lock()
+        self._prefill: Prefill | None = None
+        self._open = True
+
+    @torch.no_grad()
+    def generate(
+        self, inputs: Tensor | None = None, *, instruction: str | Sequence[str] | None = None, **options: Any
+    ) -> Any:
+        """As the model's own `generate`, with what its processor returned; the sequences start with your `input_ids`.
+
+        Args:
+            instruction: what compression goes by, one for all prompts or one each; by default the last user turn.
+
+        Raises:
+            ValueError: naming the argument: no `input_ids`; a cache to go on from; placeholders that do not fit the
+                pictures; an instruction that cannot be found.
+            RuntimeError: the context has been left.
+        """
+        if not self._open:
+            raise RuntimeError("generate: the context of compressed() has been left; enter it again")
+        ids = options.pop("input_ids", None) if inputs is None else inputs
+        if not any(options.get(name) is not None for name in ("pixel_values", "pixel_values_videos")):
+            with self._lock:  # else its passes get the embeddings of another thread's prompt
+                self.last = ()
+                return self._original(input_ids=ids, **options) if ids is not None else self._original(**options)
+        if ids is None:
+            raise ValueError("input_ids: are missing; pass on all that the processor returned")
+        if options.get("past_key_values") is not None:
+            raise ValueError("past_key_values: a compressed prompt starts afresh; leave the cache out")
+        visual = {name: options.pop(name) for name in _VISUAL_INPUTS if name in options}
+        mask = options.pop("attention_mask", None)
+        with self._lock:
+            prefill, self.last = self._shorten(ids, mask, visual, instruction)
+            if options.get("max_length") is not None:  # counts the prompt, which is shorter now
+                options["max_length"] -= ids.shape[1] - prefill.length
+            deltas = getattr(self.model.model, "rope_deltas", None)
+            self._prefill = prefill
+            try:
+                out = self._original(input_ids=prefill.input_ids, attention_mask=prefill.attention_mask, **options)
+            finally:
+                self._prefill = None
+                if hasattr(self.model.model, "rope_deltas"):
+                    self.model.model.rope_deltas = deltas
+        return _with_prompt(out, ids, prefill.length)
+
+    def _hook(
+        self, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        return args, kwargs if self._prefill is None else self._prefill.inputs(kwargs)
+
+
+def _with_prompt(out: Any, ids: Tensor, length: int) -> Any:
+    """The answer after the prompt as the caller knows it."""
+    sequences = out if isinstance(out, Tensor) else out.sequences
+    prompts = ids.to(sequences.device).repeat_interleave(len(sequences) // len(ids), dim=0)
+    whole = torch.cat([prompts, sequences[:, length:]], dim=1)
+    if isinstance(out, Tensor):
+        return whole
+    out.sequences = whole
+    return out
+
+
+@contextmanager
+def compressed(
+    model: Any,
+    processor: Any,
+    budget: int | Budget | None = None,
+    *,
+    keep_ratio: float | None = None,
+    method: str | Compressor = "fsr",
+    method_options: Mapping[str, Any] | None = None,
+    instruction: str | None = None,
+    spread: Spread = "even",
+    clip: str | None = None,
+    options: Mapping[str, Any] | None = None,
+) -> Iterator[CompressedModel]:
+    """Compress the visual tokens of a live model of the transformers library; it is as before once the context ends.
+
+    Args:
+        model: a model of one of the supported families, on any device.
+        processor: the checkpoint's own, as `AutoProcessor` gives it.
+        budget: tokens that each picture or video may keep, or a `Budget`; `Budget(auto=True)` goes by the evidence.
+        keep_ratio: the same as a share in (0, 1]; give one of the two.
+        method, method_options: name of a method and its options, or a compressor of your own.
+        instruction: what compression goes by in every prompt; by default the last user turn of each.
+        spread: "even" shares the budget over tiles or frames, "free" lets it go where the evidence is.
+        clip, options: as in `fsr_core.backbones.load_encoder`.
+
+    Raises:
+        ValueError: naming the argument, before anything is changed.
+    """
+    if (budget is None) == (keep_ratio is None):
+        raise ValueError("budget: give either budget or keep_ratio")
+    wanted = Budget(keep_ratio=keep_ratio) if budget is None else Budget.of(budget)
+    if spread not in SPREADS:
+        raise ValueError(f"spread: {spread!r} is unknown; use {' or '.join(SPREADS)}")
+    compressor = create(method, **(method_options or {})) if isinstance(method, str) else method
+    if "generate" in getattr(model, "__dict__", {}):
+        raise ValueError("model: its generate is replaced already; leave the other context first")
+    if not (hasattr(processor, "tokenizer") and hasattr(processor, "image_processor")):
+        name = type(processor).__name__
+        raise ValueError(f"processor: {name} is not a model's whole processor; pass what AutoProcessor gives for it")
+    encoder = wrap_encoder(model, processor, clip=clip, options=options)
+    shorten = PromptShortener(model, processor, encoder, compressor, wanted, spread, instruction)
+    vlm = CompressedModel(model, shorten)
+    handle = model.model.language_model.register_forward_pre_hook(vlm._hook, with_kwargs=True)
+    model.generate = vlm.generate
+    try:
+        yield vlm
+    finally:
+        vlm._open = False
+        handle.remove()
+        del model.generate

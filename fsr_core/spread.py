@@ -1,0 +1,121 @@
+"""How a budget is spread over the tiles of a picture or the frames of a video.
+
+``even``: every tile or frame gets the same share of the budget and is scored by itself, as the papers do with their
+192 of 576 tokens in each of five tiles. ``free``: the whole picture or video is one sample, so that tokens go where
+the evidence is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import fields, replace
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from fsr_core.backbones.features import ImageFeatures
+from fsr_core.budget import Budget
+from fsr_core.compressor import Compressor
+from fsr_core.tokens import CompressedTokens, VisualTokens
+
+__all__ = ["SPREADS", "Spread", "compress_images"]
+
+Spread = Literal["even", "free"]
+SPREADS = ("even", "free")
+
+
+def compress_images(
+    compressor: Compressor,
+    images: Sequence[ImageFeatures],
+    samples: Sequence[VisualTokens],
+    budgets: Sequence[int | Budget],
+    spread: Spread = "even",
+) -> list[CompressedTokens]:
+    """What `compressor` keeps of each image; budgets are those of whole images. One batch, whatever the mix.
+
+    Raises ValueError for an unknown `spread` or a bad budget.
+    """
+    if spread not in SPREADS:
+        raise ValueError(f"spread: {spread!r} is unknown; use {' or '.join(SPREADS)}")
+    parts: list[VisualTokens] = []
+    shares: list[Budget] = []
+    members: list[list[Tensor | None]] = []
+    for image, sample, budget in zip(images, samples, budgets, strict=True):
+        whole = Budget.of(budget)
+        if spread == "free" or image.groups is None or whole.limits(len(sample)).minimum == len(sample):
+            members.append([None])
+            parts.append(sample)
+            shares.append(whole)
+            continue
+        groups = [(image.groups == g).nonzero().flatten() for g in image.groups.unique().tolist()]
+        split = _shares(whole, [len(group) for group in groups])
+        taken = [(group, share) for group, share in zip(groups, split, strict=True) if share is not None]
+        members.append([group for group, _ in taken])
+        parts += [_rows(sample, group) for group, _ in taken]
+        shares += [share for _, share in taken]
+    kept = iter(compressor.compress_batch(parts, shares))
+    return [
+        _joined([(group, next(kept)) for group in own], len(sample))
+        for own, sample in zip(members, samples, strict=True)
+    ]
+
+
+def _shares(budget: Budget, sizes: Sequence[int]) -> list[Budget | None]:
+    """An equal share of the budget for each group, remainders to the first ones; what a small group cannot hold goes
+    to the others. None for a group that gets nothing."""
+    limits = budget.limits(sum(sizes))
+    most = _even(limits.maximum, sizes)
+    if not budget.auto:
+        return [Budget(tokens=share) if share else None for share in most]
+    least = _even(limits.minimum, most)
+    return [
+        replace(budget, min_tokens=max(1, low), max_tokens=high) if high else None
+        for low, high in zip(least, most, strict=True)
+    ]
+
+
+def _even(total: int, rooms: Sequence[int]) -> list[int]:
+    shares = [0] * len(rooms)
+    left = min(total, sum(rooms))
+    while left:
+        open_ = [i for i, room in enumerate(rooms) if shares[i] < room]
+        each, extra = divmod(left, len(open_))
+        for turn, i in enumerate(open_):
+            more = min(each + (turn < extra), rooms[i] - shares[i])
+            shares[i] += more
+            left -= more
+    return shares
+
+
+def _rows(sample: VisualTokens, group: Tensor) -> VisualTokens:
+    values = {field.name: getattr(sample, field.name) for field in fields(sample)}
+    return replace(sample, **{name: value[group] for name, value in values.items() if isinstance(value, Tensor)})
+
+
+def _joined(parts: Sequence[tuple[Tensor | None, CompressedTokens]], n: int) -> CompressedTokens:
+    """The results of an image's groups as one result over its `n` tokens, in raster order."""
+    if len(parts) == 1 and parts[0][0] is None:
+        return parts[0][1]
+    device = parts[0][1].index.device
+    merged = torch.full((n,), -1, dtype=torch.int64, device=device)
+    priority = torch.zeros(n, device=device)
+    index, stage, features = [], [], []
+    for group, kept in parts:
+        if group is None:  # pragma: no cover - groups of an image are all given or it is one part
+            continue
+        index.append(group[kept.index])
+        stage.append(kept.stage)
+        features.append(kept.features)
+        priority[group] = kept.priority
+        merged[group] = torch.where(kept.merged_into >= 0, group[kept.merged_into.clamp(min=0)], -1)
+    order = torch.cat(index).argsort()
+    return CompressedTokens(
+        torch.cat(features)[order],
+        torch.cat(index)[order],
+        torch.cat(stage)[order],
+        merged,
+        priority,
+        sum(kept.focus_count for _, kept in parts),
+        sum(kept.focus_wanted for _, kept in parts),
+    )

@@ -1,0 +1,184 @@
+"""Trains the CLIP pair: patches that know colour, shape, digit and place, and a text tower that finds them."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from tqdm import tqdm
+from transformers import CLIPModel, CLIPTokenizer
+
+from fsr_core.tiny.model import GRID, clip_tokenizer, image_processor
+from fsr_core.tiny.questions import ask
+from fsr_core.tiny.scenes import COLOURS, SHAPES, Scene, patch_owner
+from fsr_core.tiny.training.optimiser import Optimiser, due, read_checkpoint, write_checkpoint
+from fsr_core.tiny.training.scene_pool import Pool
+
+NAMES = {"colour": list(COLOURS), "shape": list(SHAPES)}
+
+
+@dataclass(frozen=True)
+class PatchLabels:
+    """Integer labels, each [n, 144]: colour and shape with 0 = background, digit with 0 = none, cell 0..8."""
+
+    colour: Tensor
+    shape: Tensor
+    digit: Tensor
+    cell: Tensor
+    owner: Tensor
+
+    def rows(self, which: list[int]) -> PatchLabels:
+        """The labels of some of the scenes."""
+        return PatchLabels(*(getattr(self, field.name)[which] for field in fields(self)))
+
+
+def patch_labels(scenes: list[Scene]) -> PatchLabels:
+    rows = np.repeat(np.arange(GRID) // 4, GRID).reshape(GRID, GRID)
+    cell = torch.from_numpy((rows * 3 + rows.T).reshape(-1))
+    owner = torch.from_numpy(np.stack([patch_owner(scene).reshape(-1) for scene in scenes]))
+
+    def lookup(values: list[list[int]]) -> Tensor:
+        table = torch.zeros(len(values), 7, dtype=torch.long)  # six things at most, then the background
+        for i, row in enumerate(values):
+            table[i, : len(row)] = torch.tensor(row)
+        return table.gather(1, owner.remainder(7))
+
+    return PatchLabels(
+        lookup([[NAMES["colour"].index(t.colour) + 1 for t in s.things] for s in scenes]),
+        lookup([[NAMES["shape"].index(t.shape) + 1 for t in s.things] for s in scenes]),
+        lookup([[0 if t.digit is None else t.digit + 1 for t in s.things] for s in scenes]),
+        cell.expand(len(scenes), -1),
+        owner,
+    )
+
+
+class PatchHeads(nn.Module):
+    """Linear read-outs of a patch feature; they guide training and are thrown away after it."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.heads = nn.ModuleDict({name: nn.Linear(width, size) for name, size in self.sizes().items()})
+
+    @staticmethod
+    def sizes() -> dict[str, int]:
+        return {"colour": len(COLOURS) + 1, "shape": len(SHAPES) + 1, "digit": 11, "cell": 9}
+
+    def forward(self, patches: Tensor, labels: PatchLabels) -> tuple[Tensor, dict[str, float]]:
+        """Sum of cross-entropies and the accuracy of each read-out, on patches that lie on a thing.
+
+        Background counts half where it is a class; unweighted it would drown the things, being most of a picture.
+        """
+        loss, accuracy = patches.new_zeros(()), {}
+        on_thing = labels.owner >= 0
+        for name, head in self.heads.items():
+            target, logits = getattr(labels, name), head(patches)
+            loss = loss + F.cross_entropy(logits[on_thing], target[on_thing])
+            if name in ("colour", "shape"):
+                loss = loss + 0.5 * F.cross_entropy(logits[~on_thing], target[~on_thing])
+            accuracy[name] = (logits.argmax(-1) == target)[on_thing].float().mean().item()
+        return loss, accuracy
+
+
+def pixel_values(pixels: np.ndarray) -> Tensor:
+    """uint8 [n, 144, 144, 3] -> float32 [n, 3, 144, 144], normalised as the checkpoint's processor does."""
+    processor = image_processor()
+    mean, std = torch.tensor(processor.image_mean), torch.tensor(processor.image_std)
+    scaled = torch.tensor(pixels).float() / 255
+    return ((scaled - mean) / std).permute(0, 3, 1, 2).contiguous()
+
+
+def _texts(scene: Scene, rng: random.Random, count: int) -> list[tuple[str, tuple[int, ...]]]:
+    """Phrases and whole questions about a scene, each with the things it names."""
+    texts: list[tuple[str, tuple[int, ...]]] = []
+    while len(texts) < count:
+        if rng.random() < 0.6:
+            question = ask(scene, rng)
+            texts.append((question.text, question.things))
+        else:
+            thing = rng.choice(scene.things)
+            key = rng.choice(["name", "colour", "shape"])
+            value = getattr(thing, key)
+            hits = tuple(i for i, other in enumerate(scene.things) if getattr(other, key) == value)
+            texts.append((f"a {value}", hits))
+    return texts
+
+
+def _caption(scene: Scene) -> str:
+    return ", ".join(f"a {t.name} {t.place}" for t in scene.things)
+
+
+def place_positions(clip: CLIPModel, amplitude: float = 0.3) -> None:
+    """Starts the position embeddings as sines of row and column, so that attention finds neighbours from the start."""
+    width = clip.visual_projection.in_features
+    waves = torch.logspace(0.2, -1, width // 4)  # radians a patch
+    steps = torch.arange(GRID)[:, None] * waves
+    axis = torch.cat([steps.sin(), steps.cos()], dim=1)
+    rows, columns = axis.repeat_interleave(GRID, dim=0), axis.repeat(GRID, 1)
+    with torch.no_grad():
+        clip.vision_model.embeddings.position_embedding.weight[1:] = amplitude * torch.cat([rows, columns], dim=1)
+
+
+def text_losses(
+    clip: CLIPModel, words: CLIPTokenizer, rng: random.Random, scenes: list[Scene], owner: Tensor, out: Any
+) -> tuple[Tensor, dict[str, float]]:
+    """Picture against caption, and patches against phrases and questions."""
+
+    def embed(texts: list[str]) -> Tensor:
+        tokens = words(texts, padding=True, truncation=True, max_length=77, return_tensors="pt")
+        return F.normalize(clip.text_projection(clip.text_model(**tokens).pooler_output), dim=-1)
+
+    # Whole picture against whole caption. Captions are long, phrases short: padded apart, they cost half as much.
+    seen = F.normalize(clip.visual_projection(out.pooler_output), dim=-1)
+    logits = clip.logit_scale.exp().clamp(max=50) * seen @ embed([_caption(scene) for scene in scenes]).T
+    targets = torch.arange(len(scenes))
+    contrast = (F.cross_entropy(logits, targets) + F.cross_entropy(logits.T, targets)) / 2
+    # Patches against phrases, along exactly the path by which relevance is read later.
+    texts = [(i, *text) for i, scene in enumerate(scenes) for text in _texts(scene, rng, 4)]
+    texts = [text for text in texts if text[2]]
+    patches = out.hidden_states[-2][:, 1:]
+    joint = F.normalize(clip.visual_projection(clip.vision_model.post_layernorm(patches)), dim=-1)
+    of_image = torch.tensor([i for i, _, _ in texts])
+    named = torch.zeros(len(texts), 7)
+    for row, (_, _, things) in enumerate(texts):
+        named[row, list(things)] = 1
+    wanted = named.gather(1, owner[of_image].remainder(7))
+    cosine = torch.einsum("tnd,td->tn", joint[of_image], embed([text for _, text, _ in texts]))
+    phrase = -(wanted / wanted.sum(1, keepdim=True) * F.log_softmax(15 * cosine, dim=1)).sum(1).mean()
+    told = {
+        "hit": wanted.gather(1, cosine.argmax(1, keepdim=True)).mean().item(),
+        "caption": (logits.argmax(1) == targets).float().mean().item(),
+    }
+    return 0.5 * contrast + phrase, told
+
+
+def train_vision(clip: CLIPModel, pool: Pool, steps: int, batch: int, folder: Path, seed: int = 0) -> None:
+    """Trains `clip` in place: the read-outs alone for the first third, then the text side with them."""
+    rng, words = random.Random(seed), clip_tokenizer()
+    torch.manual_seed(seed)
+    place_positions(clip)
+    both = nn.ModuleDict({"clip": clip, "heads": PatchHeads(clip.visual_projection.in_features)})
+    optimiser = Optimiser([both], 4e-3, 2e-3)
+    state = read_checkpoint(folder / "vision.pt", both, optimiser, rng)
+    bar = tqdm(range(state["step"], steps), desc="vision", initial=state["step"], total=steps, mininterval=5)
+    shown: dict[str, float] = {}
+    for step in bar:
+        rows = sorted(rng.sample(range(len(pool.scenes)), batch))
+        scenes = [pool.scenes[i] for i in rows]
+        labels = patch_labels(scenes)
+        out = clip.vision_model(pixel_values(pool.pixels[rows]), output_hidden_states=True)
+        loss, told = both["heads"](out.hidden_states[-2][:, 1:], labels)
+        if step >= steps // 3:
+            more, hits = text_losses(clip, words, rng, scenes, labels.owner, out)
+            loss, told = loss + more, {**told, **hits}
+        optimiser.step(loss, step, steps)
+        shown = {name: 0.9 * shown.get(name, value) + 0.1 * value for name, value in told.items()}
+        if step % 20 == 19:
+            bar.set_postfix_str(f"loss {loss.item():.2f} " + " ".join(f"{k} {v:.2f}" for k, v in shown.items()))
+        if due(step, steps):
+            write_checkpoint(folder / "vision.pt", step + 1, both, optimiser, rng)

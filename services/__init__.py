@@ -1,1 +1,0 @@
-"""The services: encoder, gateway, decoder, and the client that calls them."""

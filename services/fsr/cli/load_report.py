@@ -1,0 +1,90 @@
+"""Load runs side by side: as a table, as JSON, as a plot."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from math import isnan
+from pathlib import Path
+from typing import Any
+
+from fsr.cli.load_generator import Summary
+from fsr.client.errors import InvalidRequestError
+
+__all__ = ["Row", "as_json", "check_plot", "markdown", "plot"]
+
+_RATES = ("requests/s", "tokens/s", "goodput/s", "in bound")
+_TIMES = ("TTFT p50", "TTFT p95", "latency p50", "latency p95", "latency p99")
+_HEADINGS = ("budget", "load", *_RATES, *_TIMES, "tokens kept", "errors", "failovers")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One run: what was asked, and what came of it. `load` says clients or rate."""
+
+    budget: str
+    load: str
+    summary: Summary
+
+    def cells(self) -> tuple[str, ...]:
+        s = self.summary
+        rates = (f"{s.requests_per_second:.1f}", f"{s.tokens_per_second:.0f}", f"{s.goodput:.1f}")
+        times = (s.ttft["p50"], s.ttft["p95"], s.latency["p50"], s.latency["p95"], s.latency["p99"])
+        kept = "-" if isnan(s.visual_tokens) else f"{s.visual_tokens:.0f}"
+        counts = (kept, str(sum(s.errors.values())), str(s.failovers))
+        return (self.budget, self.load, *rates, f"{s.good_share:.0%}", *map(_milliseconds, times), *counts)
+
+
+def _milliseconds(seconds: float) -> str:
+    return "-" if isnan(seconds) else f"{seconds * 1000:.0f} ms"
+
+
+def markdown(rows: Sequence[Row], bound: float) -> str:
+    """A table; goodput is answers within `bound` seconds."""
+    lines = [_HEADINGS, tuple("---" if i < 2 else "--:" for i in range(len(_HEADINGS)))]
+    lines += [row.cells() for row in rows]
+    table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return f"{table}\n\nGoodput: answers complete within {bound:g} s. Latencies at the client.\n"
+
+
+def as_json(rows: Sequence[Row], settings: dict[str, Any]) -> str:
+    """Everything, for other tools."""
+
+    def finite(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {name: finite(inner) for name, inner in value.items()}
+        return None if isinstance(value, float) and isnan(value) else value
+
+    runs = [{"budget": row.budget, "load": row.load} | finite(asdict(row.summary)) for row in rows]
+    return json.dumps({"settings": settings, "runs": runs}, indent=2)
+
+
+def check_plot(path: Path) -> None:
+    """Raises InvalidRequestError without matplotlib, or where the file's ending is none that it draws."""
+    try:
+        from matplotlib.backend_bases import FigureCanvasBase
+    except ImportError as error:
+        raise InvalidRequestError("--plot: needs matplotlib; pip install matplotlib, or leave it out") from error
+    if path.suffix.lower().removeprefix(".") not in FigureCanvasBase.get_supported_filetypes():
+        raise InvalidRequestError(f"--plot: {path} has no ending that can be drawn; write load.png")
+
+
+def plot(rows: Sequence[Row], path: Path, bound: float) -> None:
+    """Goodput and 95th percentile of latency against load, a line a budget. Raises as `check_plot` does."""
+    check_plot(path)
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(10, 4), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    for budget in dict.fromkeys(row.budget for row in rows):
+        some = [row for row in rows if row.budget == budget]
+        loads = [row.load for row in some]
+        left.plot(loads, [row.summary.goodput for row in some], "o-", label=f"budget {budget}")
+        right.plot(loads, [row.summary.latency["p95"] * 1000 for row in some], "o-", label=f"budget {budget}")
+    left.set(xlabel="load", ylabel=f"answers within {bound:g} s, a second", title="goodput", ylim=(0, None))
+    right.set(xlabel="load", ylabel="ms", title="latency, 95th percentile", ylim=(0, None))
+    for axes in (left, right):
+        axes.grid(alpha=0.3)
+        axes.legend()
+    figure.savefig(path, dpi=120)

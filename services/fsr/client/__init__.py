@@ -1,0 +1,48 @@
+"""The Python SDK: ask a gateway about pictures and videos, or have their visual tokens compressed.
+
+with Client("127.0.0.1:50050") as client:
+    answer = client.ask("scene.png", "What colour is the star?", budget=16)
+    print(answer.text, answer.usage.visual_tokens_kept)
+"""
+
+from fsr.client.aio import AsyncClient
+from fsr.client.channel import Tls
+from fsr.client.errors import (
+    AuthenticationError,
+    ClientError,
+    DeadlineExceeded,
+    FailedPreconditionError,
+    ForbiddenError,
+    InvalidRequestError,
+    NotFoundError,
+    OverloadedError,
+    ServerError,
+    UnavailableError,
+)
+from fsr.client.media import Video
+from fsr.client.sync import Client
+from fsr.client.types import Answer, Chunk, Compression, Explanation, ImageTokens, Route, Usage
+
+__all__ = [
+    "Answer",
+    "AsyncClient",
+    "AuthenticationError",
+    "Chunk",
+    "Client",
+    "ClientError",
+    "Compression",
+    "DeadlineExceeded",
+    "Explanation",
+    "FailedPreconditionError",
+    "ForbiddenError",
+    "ImageTokens",
+    "InvalidRequestError",
+    "NotFoundError",
+    "OverloadedError",
+    "Route",
+    "ServerError",
+    "Tls",
+    "UnavailableError",
+    "Usage",
+    "Video",
+]

@@ -1,0 +1,61 @@
+"""The connection to a gateway: plain or TLS."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import grpc
+
+from fsr.client.errors import InvalidRequestError
+from fsr.common.transport import channel_options
+
+__all__ = ["Tls", "open_channel"]
+
+_KEEPALIVE_SECONDS = 20.0
+PathLike = str | os.PathLike[str]
+
+
+@dataclass(frozen=True)
+class Tls:
+    """Encrypts the connection. `ca`: PEM file of the authority to trust, else those that gRPC ships. `cert` and `key`:
+    PEM files that prove who the client is, where the gateway asks. `server_name`: the name in the gateway's
+    certificate, where it is not that of the address."""
+
+    ca: PathLike | None = None
+    cert: PathLike | None = None
+    key: PathLike | None = None
+    server_name: str | None = None
+
+    def __post_init__(self) -> None:
+        if (self.cert is None) != (self.key is None):
+            raise InvalidRequestError("tls: cert and key belong together; give both, or neither")
+
+    def credentials(self) -> grpc.ChannelCredentials:
+        """Raises InvalidRequestError for a file that cannot be read."""
+        return grpc.ssl_channel_credentials(_read("ca", self.ca), _read("key", self.key), _read("cert", self.cert))
+
+
+def _read(name: str, path: PathLike | None) -> bytes | None:
+    if path is None:
+        return None
+    try:
+        return Path(path).read_bytes()
+    except OSError as error:
+        raise InvalidRequestError(f"tls: cannot read {name} {path} ({error.strerror}); check the path") from error
+
+
+def open_channel(address: str, tls: Tls | None) -> grpc.aio.Channel:
+    """A channel that pings a silent gateway, so that one that has gone is noticed within about 40 s.
+
+    Raises InvalidRequestError for a web address, and for none.
+    """
+    if not address or address.startswith(("http://", "https://", "grpc://", "grpcs://")):
+        raise InvalidRequestError(f"gateway: {address!r} is no address; write host:port, such as 127.0.0.1:50050")
+    options = channel_options(_KEEPALIVE_SECONDS)
+    if tls is None:
+        return grpc.aio.insecure_channel(address, options=options)
+    if tls.server_name:
+        options.append(("grpc.ssl_target_name_override", tls.server_name))
+    return grpc.aio.secure_channel(address, tls.credentials(), options=options)

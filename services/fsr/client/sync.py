@@ -1,0 +1,85 @@
+"""The synchronous face of the client."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Iterator, Sequence
+from typing import Any
+
+from fsr.client.aio import AsyncClient
+from fsr.client.channel import Tls
+from fsr.client.media import ImageSource
+from fsr.client.types import Answer, Chunk, Compression
+from fsr.v1 import gateway_pb2
+
+__all__ = ["Client"]
+
+
+class Client:
+    """`AsyncClient`, call by call, for code without an event loop. Not for use from several threads at a time.
+
+    Raises RuntimeError where an event loop runs already, as in a notebook: use `AsyncClient` there.
+    """
+
+    def __init__(self, address: str = "127.0.0.1:50050", *, tls: Tls | None = None, api_key: str | None = None) -> None:
+        if _in_a_loop():
+            raise RuntimeError(
+                "Client: an event loop runs here, as in notebooks; use AsyncClient: answer = await client.ask(...)"
+            )
+
+        async def open_client() -> AsyncClient:
+            return AsyncClient(address, tls=tls, api_key=api_key)
+
+        self._runner = asyncio.Runner()
+        try:
+            self._client = self._runner.run(open_client())
+        except BaseException:
+            self._runner.close()
+            raise
+
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Closes the connection."""
+        self._runner.run(self._client.close())
+        self._runner.close()
+
+    def stream(self, images: ImageSource | Sequence[ImageSource], question: str, **options: Any) -> Iterator[Chunk]:
+        """See `AsyncClient.stream`. Leaving the loop early cancels the request."""
+        chunks = self._client.stream(images, question, **options)
+        try:
+            while True:
+                try:
+                    yield self._runner.run(_next(chunks))
+                except StopAsyncIteration:
+                    return
+        finally:
+            self._runner.run(chunks.aclose())
+
+    def ask(self, images: ImageSource | Sequence[ImageSource], question: str, **options: Any) -> Answer:
+        """See `AsyncClient.ask`."""
+        return self._runner.run(self._client.ask(images, question, **options))
+
+    def compress(self, images: ImageSource | Sequence[ImageSource], instruction: str, **options: Any) -> Compression:
+        """See `AsyncClient.compress`."""
+        return self._runner.run(self._client.compress(images, instruction, **options))
+
+    def models(self, **options: Any) -> list[gateway_pb2.AvailableModel]:
+        """See `AsyncClient.models`."""
+        return self._runner.run(self._client.models(**options))
+
+
+def _in_a_loop() -> bool:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True
+
+
+async def _next(chunks: AsyncGenerator[Chunk, None]) -> Chunk:
+    return await anext(chunks)

@@ -1,0 +1,1 @@
+"""What gateway, encoder and decoder share: errors, settings, tensors on the wire, logs, health."""

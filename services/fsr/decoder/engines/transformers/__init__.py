@@ -1,0 +1,1 @@
+"""The embedded engine: batched decoding on the transformers library, on CPU or GPU."""

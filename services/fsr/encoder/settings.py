@@ -1,0 +1,63 @@
+"""Options of the encoder."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, field_validator
+from pydantic_settings import SettingsConfigDict
+
+from fsr.common.settings import ServiceSettings
+
+__all__ = ["EVERY_INTERFACE", "EncoderSettings"]
+
+EVERY_INTERFACE = "0.0.0.0"
+
+
+class EncoderSettings(ServiceSettings):
+    """The encoder: vision tower, projector and compression as a Ray Serve application on Serve's gRPC ingress.
+
+    example: python -m fsr.encoder --model fsr-tiny --port 50051 --max-replicas 4
+    """
+
+    model_config = SettingsConfigDict(env_prefix="FSR_ENCODER_", cli_prog_name="python -m fsr.encoder")
+
+    host: str = Field(
+        EVERY_INTERFACE, description="Ray Serve's gRPC ingress listens on every interface; any other value is refused"
+    )
+    model: str = Field("fsr-tiny", description="fsr-tiny, a checkpoint folder, or a hub id")
+    served_name: str | None = Field(None, description="name that callers ask for; default: --model")
+    clip: str | None = Field(None, description="CLIP checkpoint that gives relevance; 'none' goes without")
+    family_options: dict[str, str] = Field(
+        default_factory=dict, description="options of the model's family as JSON: layout, video_newlines, relevance"
+    )
+    port: int = Field(50051, ge=1, le=65535, description="gRPC port of Serve's proxy")
+    ingress: Literal["proxy", "direct"] = Field(
+        "proxy", description="direct: each replica also has a port of its own, which gateways learn from the proxy"
+    )
+    direct_port: int = Field(40000, ge=1024, le=63000, description="first port of replicas with direct ingress")
+    metrics_port: int | None = Field(None, ge=1, le=65535, description="port of Ray's metrics; default: a free one")
+    device: str = Field("cpu", description="torch device")
+    dtype: Literal["fp32", "fp16", "bf16"] = Field("fp32", description="dtype of the weights")
+    threads: int = Field(1, ge=1, description="CPU threads of torch, each replica")
+    num_cpus: float = Field(1.0, ge=0, description="CPUs that Ray reserves for a replica")
+    num_gpus: float = Field(0.0, ge=0, description="GPUs that Ray reserves for a replica")
+    min_replicas: int = Field(1, ge=0, description="fewest replicas")
+    max_replicas: int = Field(1, ge=1, description="most replicas")
+    target_ongoing_requests: float = Field(8.0, gt=0, description="requests a replica before Serve adds one")
+    max_ongoing_requests: int = Field(32, ge=1, description="requests that one replica works on at a time")
+    max_queued_requests: int = Field(128, ge=1, description="requests that may wait; more are refused")
+    max_batch_size: int = Field(16, ge=1, description="images that the vision tower takes at once")
+    batch_wait_seconds: float = Field(0.005, ge=0, description="time that a batch waits for company")
+    cache_mb: float = Field(256.0, ge=0, description="features kept for follow-up questions, a replica")
+    max_image_pixels: int = Field(40_000_000, ge=1, description="largest picture or frame, width times height")
+    max_request_pixels: int = Field(100_000_000, ge=1, description="pixels of all pictures and frames of a request")
+    ray_address: str | None = Field(None, description="cluster to join, or 'auto'; default: start a local Ray")
+
+    @field_validator("host")
+    @classmethod
+    def _honoured(cls, value: str) -> str:
+        if value not in (EVERY_INTERFACE, "::"):
+            remedy = "leave it out, and close the port by a firewall or a NetworkPolicy"
+            raise ValueError(f"{value!r} cannot be had: Ray Serve's gRPC ingress listens on every interface; {remedy}")
+        return value

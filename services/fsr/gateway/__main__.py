@@ -1,0 +1,19 @@
+"""`python -m fsr.gateway`"""
+
+from __future__ import annotations
+
+import asyncio
+
+from fsr.common.telemetry import configure_logging
+from fsr.gateway.server import serve
+from fsr.gateway.settings import GatewaySettings
+
+
+def main() -> None:
+    settings = GatewaySettings.load()
+    configure_logging("gateway", settings.log_level)
+    asyncio.run(serve(settings))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Which replica gets a request: discovery, pools, balancing, circuit breakers, retries."""

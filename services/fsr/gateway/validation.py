@@ -1,0 +1,161 @@
+"""What is wrong with a request, found out before anything is spent on it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import isfinite
+
+from fsr.common.errors import InvalidRequest
+from fsr.common.limits import MAX_STOP_CHARACTERS, MAX_STOPS, SMALLEST_DIVISOR
+from fsr.gateway.settings import GatewaySettings
+from fsr.v1 import gateway_pb2, types_pb2
+
+__all__ = ["check_compress", "check_generate", "check_method"]
+
+_ROLES = {types_pb2.ROLE_SYSTEM, types_pb2.ROLE_USER, types_pb2.ROLE_ASSISTANT}
+
+
+def check_generate(request: gateway_pb2.GenerateRequest, settings: GatewaySettings) -> str:
+    """The instruction: text of the last user turn. Raises InvalidRequest."""
+    _check_images(request.images, settings)
+    instruction = _check_messages(request.messages, len(request.images), settings)
+    _check_sampling(request.sampling)
+    _check_wire_dtype(request.wire_dtype)
+    if request.images:
+        _check_budget(request.budget)
+    return instruction
+
+
+def check_compress(request: gateway_pb2.CompressRequest, settings: GatewaySettings) -> None:
+    """Raises InvalidRequest."""
+    if not request.images:
+        raise InvalidRequest("images: is empty; send at least one JPEG, PNG or WebP file")
+    _check_images(request.images, settings)
+    _check_budget(request.budget)
+    _check_wire_dtype(request.wire_dtype)
+    if not request.instruction.strip():
+        raise InvalidRequest("instruction: is blank; ask a question")
+    size = len(request.instruction.encode())
+    if size > settings.max_text_bytes:
+        raise InvalidRequest(f"instruction: {size} bytes of text exceed {settings.max_text_bytes}; ask shorter")
+
+
+def _check_budget(budget: types_pb2.Budget) -> None:
+    """Raises InvalidRequest."""
+    kind = budget.WhichOneof("kind")
+    if kind is None:
+        raise InvalidRequest("budget: is not set; give tokens, keep_ratio or auto")
+    if budget.spread not in types_pb2.Spread.values():
+        raise InvalidRequest(f"budget.spread: {budget.spread} is unknown; use even or free")
+    if kind == "tokens" and budget.tokens < 1:
+        raise InvalidRequest(f"budget.tokens: {budget.tokens} is below 1; keep at least one token")
+    if kind == "keep_ratio" and not (isfinite(budget.keep_ratio) and 0 < budget.keep_ratio <= 1):
+        raise InvalidRequest(f"budget.keep_ratio: {budget.keep_ratio} is outside (0, 1]; try 0.11")
+    if kind == "auto":
+        low, high = budget.auto.min_tokens, budget.auto.max_tokens
+        if low < 0 or high < 0 or (high and low > high):
+            raise InvalidRequest(f"budget.auto: {low}..{high} is no range of tokens; give min_tokens <= max_tokens")
+        radius = budget.auto.radius
+        if not (isfinite(radius) and 0 <= radius <= 2):
+            raise InvalidRequest(f"budget.auto.radius: {radius} is outside [0, 2], the range of a cosine distance")
+
+
+def _check_images(images: Sequence[types_pb2.Image], settings: GatewaySettings) -> None:
+    """Raises InvalidRequest."""
+    if len(images) > settings.max_images:
+        remedy = "send fewer, and the frames of a video as one image"
+        raise InvalidRequest(f"images: {len(images)} are more than {settings.max_images}; {remedy}")
+    count = sum(len(image.frames) for image in images)
+    if count > settings.max_frames:
+        raise InvalidRequest(f"images: their {count} frames are more than {settings.max_frames}; take every other one")
+    total = 0
+    for i, image in enumerate(images):
+        if image.data and image.frames:
+            raise InvalidRequest(f"images[{i}]: has both data and frames; send a picture or a video")
+        if not (isfinite(image.frames_per_second) and image.frames_per_second >= 0):
+            raise InvalidRequest(f"images[{i}].frames_per_second: {image.frames_per_second} is no number of frames")
+        for j, file in enumerate(image.frames or (image.data,)):
+            field = f"images[{i}].frames[{j}]" if image.frames else f"images[{i}].data"
+            if not file:
+                raise InvalidRequest(f"{field}: is empty; send a JPEG, PNG or WebP file")
+            if len(file) > settings.max_image_bytes:
+                raise InvalidRequest(f"{field}: {len(file)} bytes exceed {settings.max_image_bytes}; scale it down")
+            total += len(file)
+    if total > settings.max_images_bytes:
+        size = f"{total} bytes together exceed {settings.max_images_bytes}"
+        raise InvalidRequest(f"images: {size}; scale them down or send fewer")
+
+
+def check_method(method: types_pb2.Method, known: Sequence[str]) -> None:
+    """Raises InvalidRequest with the list of methods."""
+    if method.name and known and method.name not in known:
+        raise InvalidRequest(f"method.name: {method.name!r} is unknown; choose one of {', '.join(known)}")
+
+
+def _check_messages(messages: Sequence[types_pb2.Message], images: int, settings: GatewaySettings) -> str:
+    """The instruction: text of the last user turn. Raises InvalidRequest."""
+    if not messages:
+        raise InvalidRequest("messages: is empty; send at least one user turn")
+    if len(messages) > settings.max_messages:
+        raise InvalidRequest(f"messages: {len(messages)} are more than {settings.max_messages}; leave out the earliest")
+    parts = sum(len(message.parts) for message in messages)
+    if parts > settings.max_parts:
+        remedy = "join texts that follow each other, or show fewer images"
+        raise InvalidRequest(f"messages: their {parts} parts are more than {settings.max_parts}; {remedy}")
+    if messages[-1].role != types_pb2.ROLE_USER:
+        raise InvalidRequest(f"messages[{len(messages) - 1}].role: the last turn must be the user's")
+    size = sum(len(part.text.encode()) for message in messages for part in message.parts)
+    if size > settings.max_text_bytes:
+        raise InvalidRequest(f"messages: {size} bytes of text exceed {settings.max_text_bytes}; ask shorter")
+    seen = set()
+    for turn, message in enumerate(messages):
+        if message.role not in _ROLES:
+            raise InvalidRequest(f"messages[{turn}].role: is not set or unknown; use system, user or assistant")
+        for number, part in enumerate(message.parts):
+            kind = part.WhichOneof("kind")
+            if kind is None:
+                raise InvalidRequest(f"messages[{turn}].parts[{number}]: is empty; give text or an image's index")
+            if kind == "image":
+                seen.add(part.image)
+                if part.image >= images:
+                    raise InvalidRequest(f"messages[{turn}].parts[{number}].image: {part.image} of {images} images")
+    unused = sorted(set(range(images)) - seen)
+    if unused:
+        raise InvalidRequest(f"images[{unused[0]}]: no message shows it; refer to it in messages or leave it out")
+    instruction = "\n".join(part.text for part in messages[-1].parts if part.text)
+    if not instruction.strip():
+        raise InvalidRequest("messages: the last turn asks nothing; add a question")
+    return instruction
+
+
+def _check_sampling(sampling: types_pb2.Sampling) -> None:
+    """Raises InvalidRequest."""
+    if sampling.max_tokens < 0:
+        raise InvalidRequest(f"sampling.max_tokens: {sampling.max_tokens} is negative; ask for at least 1")
+    if not isfinite(sampling.temperature) or not 0 <= sampling.temperature <= 10:
+        raise InvalidRequest(f"sampling.temperature: {sampling.temperature} is outside [0, 10]; 0 is greedy")
+    if 0 < sampling.temperature < SMALLEST_DIVISOR:
+        raise InvalidRequest(f"sampling.temperature: {sampling.temperature:.3g} is below 1e-6; 0 is greedy")
+    if not isfinite(sampling.top_p) or not 0 <= sampling.top_p <= 1:
+        raise InvalidRequest(f"sampling.top_p: {sampling.top_p} is outside (0, 1]; leave it unset for 1")
+    if sampling.top_k < 0:
+        raise InvalidRequest(f"sampling.top_k: {sampling.top_k} is negative; leave it unset for all")
+    penalty = sampling.repetition_penalty
+    if not isfinite(penalty) or not 0 <= penalty <= 10:
+        raise InvalidRequest(f"sampling.repetition_penalty: {penalty} is outside (0, 10]; leave it unset for 1")
+    if 0 < penalty < SMALLEST_DIVISOR:
+        raise InvalidRequest(f"sampling.repetition_penalty: {penalty:.3g} is below 1e-6; leave it unset for 1")
+    if len(sampling.stop) > MAX_STOPS:
+        raise InvalidRequest(f"sampling.stop: {len(sampling.stop)} strings are more than {MAX_STOPS}; send fewer")
+    for number, text in enumerate(sampling.stop):
+        if not text:
+            raise InvalidRequest("sampling.stop: holds an empty string; leave it out")
+        if len(text) > MAX_STOP_CHARACTERS:
+            size = f"{len(text)} characters are more than {MAX_STOP_CHARACTERS}"
+            raise InvalidRequest(f"sampling.stop[{number}]: {size}; its beginning will do")
+
+
+def _check_wire_dtype(dtype: int) -> None:
+    """Raises InvalidRequest."""
+    if dtype not in types_pb2.Dtype.values():
+        raise InvalidRequest(f"wire_dtype: {dtype} is unknown; use fp32, fp16, bf16 or int8")

@@ -1,0 +1,105 @@
+"""One tiny checkpoint a family with everything that reads it, and conversations to try on it."""
+
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from PIL import Image
+from transformers import DynamicCache
+
+from fsr_core import create
+from fsr_core.backbones import ImagePart, Message, TextPart, load_decoder, load_encoder
+from fsr_core.spread import compress_images
+from helpers import checkpoints
+
+SIZES = ((70, 50), (40, 90))
+QUESTION = "what colour is the star?"
+ALL = 10**6
+
+
+def picture(size, seed=0):
+    noise = torch.Generator().manual_seed(seed)
+    pixels = torch.randint(256, (size[1], size[0], 3), dtype=torch.uint8, generator=noise)
+    return Image.fromarray(pixels.numpy())
+
+
+def chat(bench, *turns):
+    """(role, text, picture or frames) turns as ours, with the pictures numbered before the videos, and as the library's
+    processor prepares them."""
+    ours, theirs, pictures, videos = [], [], [], []
+    still = sum(isinstance(part, Image.Image) for _, *parts in turns for part in parts)
+    for role, *parts in turns:
+        own, content = [], []
+        for part in parts:
+            if isinstance(part, str):
+                own.append(TextPart(part))
+                content.append({"type": "text", "text": part})
+            else:
+                kind = "video" if isinstance(part, list) else "image"
+                own.append(ImagePart(still + len(videos) if kind == "video" else len(pictures)))
+                content.append({"type": kind})
+                (videos if kind == "video" else pictures).append(part)
+        ours.append(Message(role, tuple(own)))
+        theirs.append({"role": role, "content": content})
+    text = bench.processor.apply_chat_template(theirs, add_generation_prompt=True)
+    films = {"videos": videos} if videos else {}
+    # All pictures are one conversation's, as the processor's own chat template has it.
+    inputs = bench.processor(images=[pictures] if pictures else None, text=[text], return_tensors="pt", **films)
+    return ours, inputs, pictures, videos
+
+
+def shown(bench, pictures, videos=(), budget=ALL, spread="even", fps=2.0):
+    """Encoded and compressed by our encoder half: what was kept, and laid out."""
+    encoder = bench.encoder
+    prepare = encoder.preprocess_among if len(pictures) > 1 else encoder.preprocess
+    prepared = [prepare(p) for p in pictures] + [encoder.preprocess_video(v, fps) for v in videos]
+    images = encoder.encode_images(prepared)
+    samples = [encoder.visual_tokens(image, None) for image in images]
+    kept = compress_images(create("fsr"), images, samples, [budget] * len(images), spread)
+    return images, kept, [encoder.assemble(image, k) for image, k in zip(images, kept, strict=True)]
+
+
+def continue_greedily(decoder, prompt, steps):
+    """The decoder half's answer, token by token from a cache, as an engine runs it."""
+    cache, ids = DynamicCache(config=decoder.model.config), []
+    inputs = prompt.model_inputs()
+    with torch.inference_mode():
+        for step in range(steps):
+            logits = decoder.model(**inputs, past_key_values=cache, use_cache=True, logits_to_keep=1).logits[0, -1]
+            ids.append(int(logits.argmax()))
+            if ids[-1] in decoder.eos_token_ids:
+                break
+            inputs = {"inputs_embeds": decoder.embed(torch.tensor([ids[-1:]]))}
+            if prompt.position_ids is not None:
+                inputs["position_ids"] = prompt.step_positions(step)
+    return ids
+
+
+@dataclass
+class Bench:
+    """A family's checkpoint, its two halves, the library's own model, and its processor."""
+
+    name: str
+    folder: Path
+    processor: Any
+    options: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def clip(self):
+        return "none" if self.name.startswith("llava") else None
+
+    @cached_property
+    def encoder(self):
+        return load_encoder(str(self.folder), clip=self.clip)
+
+    @cached_property
+    def decoder(self):
+        return load_decoder(str(self.folder))
+
+    @cached_property
+    def whole(self):
+        kind = getattr(transformers, checkpoints.CLASSES[self.name])
+        return kind.from_pretrained(self.folder, dtype=torch.float32).eval()

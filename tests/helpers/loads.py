@@ -1,0 +1,149 @@
+"""What is asked of a system while a Prometheus watches it."""
+
+import asyncio
+import itertools
+import signal
+import time
+from dataclasses import dataclass, field
+from threading import Event, Thread
+
+from fsr.client import Answer, AsyncClient, ClientError, OverloadedError
+
+QUESTION, COLOUR, MODEL, OTHER = "Is there a red star?", "What colour is the star?", "fsr-tiny", "another-tiny"
+LONG = {"max_tokens": 100, "ignore_eos": True}  # so that many asked at once are at work at once, on any machine
+# The load whose figures are checked: method, budget and number of requests.
+LOAD = (("fsr", 16, 12), ("cdpruner", 32, 6), ("fsr", 4, 4))
+
+
+async def ask(address, picture, wanted, **options):
+    """Asks all (method, budget) at once; the answers, and how many were refused."""
+    async with AsyncClient(address) as client:
+        calls = (
+            client.ask(picture(i % 4), QUESTION, budget=budget, method=method, model=MODEL, **options)
+            for i, (method, budget) in enumerate(wanted)
+        )
+        told = await asyncio.gather(*calls, return_exceptions=True)
+    assert all(isinstance(one, (Answer, OverloadedError)) for one in told), told
+    done = [one for one in told if isinstance(one, Answer)]
+    return done, len(told) - len(done)
+
+
+def figures(load):
+    """What a load must have added to some sums."""
+    kept = {method: sum(b * n for m, b, n in load if m == method) for method in ("fsr", "cdpruner")}
+    images = {method: sum(n for m, _, n in load if m == method) for method in ("fsr", "cdpruner")}
+    return {
+        'fsr_requests_total{rpc="Generate", code="OK"}': sum(images.values()),
+        'fsr_visual_tokens_in_total{method="fsr"}': 144 * images["fsr"],
+        'fsr_visual_tokens_kept_total{method="fsr"}': kept["fsr"],
+        'fsr_visual_tokens_kept_total{method="cdpruner"}': kept["cdpruner"],
+        'ray_fsr_encoder_visual_tokens_kept_total{method="fsr"}': kept["fsr"],
+        'ray_fsr_encoder_visual_tokens_in_total{method="cdpruner"}': 144 * images["cdpruner"],
+        "ray_fsr_encoder_images_total": sum(images.values()),
+    }
+
+
+async def compare(plain, gateway, picture):
+    """Asks some questions through the canary's gateway, one after the other; what it must and what it did count."""
+    wanted = {"answers": 0, "exact": 0, "tokens": 0, "tokens_agreed": 0}
+    async with AsyncClient(plain) as client, AsyncClient(gateway.address) as canary, asyncio.timeout(120):
+        for seed in range(10, 18):
+            few, whole = [(await client.ask(picture(seed), COLOUR, budget=n)).token_ids for n in (4, 144)]
+            wanted["answers"] += 1
+            wanted["exact"] += few == whole
+            wanted["tokens"] += max(len(few), len(whole))
+            wanted["tokens_agreed"] += sum(a == b for a, b in zip(few, whole, strict=False))
+            assert (await canary.ask(picture(seed), COLOUR, budget=4, model=MODEL)).token_ids == few
+            while gateway.metric("fsr_canary_answers_total") < wanted["answers"]:
+                await asyncio.sleep(0.05)
+        await canary.ask(picture(1), COLOUR, budget=144, model=MODEL)  # nothing to compare
+        await canary.ask(picture(1), COLOUR, budget=4, temperature=1.0, model=MODEL)  # nor here
+    return wanted, {name: gateway.metric(f"fsr_canary_{name}_total") for name in wanted}
+
+
+async def kill_a_busy_decoder(gateway, victim, picture):
+    """`kill -9` on `victim` while it and others stream long answers; the answers' usage."""
+    told = [[] for _ in range(6)]
+    options = {"model": MODEL, "budget": 16, "max_tokens": 400, "ignore_eos": True}
+
+    async def one(client, number):
+        async for chunk in client.stream(picture(number), COLOUR, **options):
+            told[number].append(chunk)
+
+    async with AsyncClient(gateway.address) as client, asyncio.timeout(120):
+        streams = [asyncio.create_task(one(client, number)) for number in range(len(told))]
+        while not all(len(chunks) > 10 for chunks in told):
+            await asyncio.sleep(0.02)
+        assert victim.metric("fsr_decoder_running_requests")
+        victim.end(signal.SIGKILL)
+        await asyncio.gather(*streams)
+    assert [sum(len(chunk.token_ids) for chunk in chunks) for chunks in told] == [400] * len(told)
+    return [chunks[-1].usage for chunks in told]
+
+
+@dataclass
+class Mixed:
+    """Callers that ask this and that through two gateways until the block is left; the second has the canary."""
+
+    addresses: tuple[str, str]
+    picture: object
+    usages: list = field(default_factory=list)
+    refused: int = 0
+    errors: list[str] = field(default_factory=list)
+    _over: Event = field(default_factory=Event)
+
+    def __enter__(self):
+        self._thread = Thread(target=lambda: asyncio.run(self._all()))
+        self._thread.start()
+        return self
+
+    def __exit__(self, *exception):
+        self._over.set()
+        self._thread.join()
+
+    async def _all(self):
+        first, second = self.addresses
+        async with AsyncClient(first) as plain, AsyncClient(second) as canary:
+            callers = [self._caller(plain, number) for number in range(3)]
+            await asyncio.gather(*callers, self._caller(canary, 3), self._text(canary))
+
+    async def _caller(self, client, number):
+        kinds = itertools.cycle((("fsr", 16), ("cdpruner", 16), ("fsr", 48), ("fsr", 4), ("cdpruner", 48)))
+        for turn in itertools.count(number * 17):
+            if self._over.is_set():
+                return
+            method, budget = next(kinds)
+            long = {"max_tokens": 60, "ignore_eos": True} if number < 3 else {}
+            options = {"model": MODEL, "method": method, "budget": budget, **long}
+            await self._one(client, number, self.picture(turn % 64), COLOUR, options)
+            await asyncio.sleep(0.1 + 0.2 * number)
+
+    async def _text(self, client):
+        while not self._over.is_set():
+            await self._one(client, 3, [], "Hello", {"model": OTHER, "max_tokens": 30, "ignore_eos": True})
+            await asyncio.sleep(0.5)
+
+    async def _one(self, client, number, images, question, options):
+        try:
+            usage = (await client.ask(images, question, **options)).usage
+            if number == 3:
+                self.usages.append(usage)
+        except OverloadedError:
+            self.refused += 1
+        except ClientError as error:
+            self.errors.append(str(error))
+
+
+def settled(server, ask_for, before, seconds=120):
+    """Waits until Prometheus has seen every sum of `ask_for` reach what it must."""
+    end = time.monotonic() + seconds
+    while True:
+        now = {query: total(server, query) - before[query] for query in ask_for}
+        if now == ask_for or time.monotonic() > end:
+            return now
+        time.sleep(0.5)
+
+
+def total(server, query):
+    """Sum of the series that a query gives now."""
+    return sum(series.points[-1][1] for series in server.instant(query))

@@ -1,0 +1,67 @@
+"""The harder sets are what their names say, and the ones on which the published figures were measured."""
+
+from __future__ import annotations
+
+import itertools
+from collections import Counter
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from fsr_core.tiny import scenes
+from fsr_core.tiny.hard_sets import HARDER, draw, harder_set, verify
+from fsr_core.tiny.scenes import CELL, SEEDS
+
+
+@pytest.mark.parametrize("name", HARDER)
+def test_the_whole_set_is_the_recorded_one(name: str) -> None:
+    items = harder_set(name)
+    verify(name, items)
+    kinds = Counter(question.kind for _, question in items)
+    assert set(kinds) == set(HARDER[name].kinds) and len(set(kinds.values())) == 1
+    scene, question = items[-1]
+    items[-1] = (scene, replace(question, answer="mauve"))
+    with pytest.raises(ValueError, match="sha256"):
+        verify(name, items)
+
+
+def test_no_set_shares_seeds_with_another() -> None:
+    ranges = sorted([(one.seeds.start, one.seeds.stop) for one in HARDER.values()] + list(SEEDS.values()))
+    assert all(before[1] <= after[0] for before, after in itertools.pairwise(ranges))
+
+
+@pytest.mark.parametrize("name", HARDER)
+def test_things_lie_in_their_cells(name: str) -> None:
+    for scene, _ in harder_set(name, 60):
+        for thing in scene.things:
+            x, y = thing.centre
+            assert thing.column * CELL <= x - thing.radius < x + thing.radius <= (thing.column + 1) * CELL
+            assert thing.row * CELL <= y - thing.radius < y + thing.radius <= (thing.row + 1) * CELL
+
+
+def test_what_makes_each_set_hard() -> None:
+    assert all(len(scene.things) == 9 for scene, _ in harder_set("crowded", 40))
+    assert all(thing.radius <= 26 for scene, _ in harder_set("tiny", 40) for thing in scene.things)
+    for scene, _ in harder_set("distractors", 40):
+        assert len({thing.name for thing in scene.things}) == len(scene.things) == 5
+        colours, shapes = (Counter(getattr(t, key) for t in scene.things) for key in ("colour", "shape"))
+        assert min(colours.values()) >= 2 and sorted(shapes.values()) == [1, 2, 2]
+    trained = range(38, 58)
+    for scene, _ in harder_set("shifted", 40):
+        assert all(int(thing.radius) not in trained for thing in scene.things)
+
+
+def test_only_the_shifted_set_has_other_backgrounds() -> None:
+    plain, _ = harder_set("tiny", 1)[0]
+    assert draw(plain).tobytes() == scenes.draw(plain).tobytes()
+    middles = [np.asarray(draw(replace(scene, things=()))).mean() for scene, _ in harder_set("shifted", 16)]
+    assert min(middles) < 60 and max(middles) > 195  # training stays within 70..190
+    shifted, _ = harder_set("shifted", 1)[0]
+    assert draw(shifted).tobytes() == draw(shifted).tobytes()
+
+
+@pytest.mark.parametrize(("name", "limit"), [("harder", 1), ("tiny", 0), ("tiny", 5000)])
+def test_what_is_not_there_is_refused(name: str, limit: int) -> None:
+    with pytest.raises(ValueError, match="set"):
+        harder_set(name, limit)

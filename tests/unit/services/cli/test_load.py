@@ -1,0 +1,145 @@
+"""What the load tool counts."""
+
+import json
+from math import isnan
+
+import pytest
+from typer.testing import CliRunner
+
+from fsr.cli.load_generator import Outcome, Plan, drive, percentile, summarise
+from fsr.cli.load_report import Row, as_json, markdown, plot
+from fsr.cli.main import app
+from fsr.client import InvalidRequestError, NotFoundError, OverloadedError
+
+
+@pytest.mark.parametrize(
+    ("values", "share", "value"),
+    [([1, 2, 3, 4], 0.5, 2.5), ([4, 1, 3, 2], 0.25, 1.75), ([7], 0.99, 7), ([1, 2], 1.0, 2)],
+)
+def test_percentiles_interpolate(values, share, value):
+    assert percentile(values, share) == value
+
+
+def plan(**more):
+    return Plan([b"x"], "?", **({"clients": 2, "bound": 1.0} | more))
+
+
+def test_goodput_counts_answers_within_the_bound_and_nothing_of_the_warmup():
+    outcomes = [Outcome(float(i), 0.1, 0.5 if i % 2 else 1.5, tokens=11) for i in range(12)]
+    outcomes[4] = Outcome(4.0, None, 0.1, error="OverloadedError")
+    summary = summarise(outcomes, plan(warmup=2))
+    seconds = 11.5 - 2  # from the first that counts, due at 2, to the end of the last
+    assert summary.requests == 10 and summary.errors == {"OverloadedError": 1}
+    assert summary.seconds == pytest.approx(seconds)
+    assert summary.requests_per_second == pytest.approx(9 / seconds)
+    assert summary.goodput == pytest.approx(5 / seconds) and summary.good_share == 0.5
+    assert summary.tokens_per_second == pytest.approx(99 / seconds)
+    assert summary.ttft["p50"] == 0.1 and summary.latency["max"] == 1.5
+    assert summary.time_per_output_token == pytest.approx(0.04)
+
+
+def test_nothing_answered_is_no_crash_and_valid_json():
+    row = Row("16", "4", summarise([], plan()))
+    assert isnan(row.summary.goodput)
+    assert json.loads(as_json([row], {}))["runs"][0]["goodput"] is None
+    assert "| 16 | 4 |" in markdown([row], 1.0) and " | - | 0 | 0 |" in markdown([row], 1.0)
+
+
+def test_a_plot_is_drawn(tmp_path):
+    rows = [Row(budget, load, summarise([Outcome(0, 0.1, 0.2, 3)] * 3, plan())) for budget in "ab" for load in "12"]
+    plot(rows, tmp_path / "load.png", 1.0)
+    assert (tmp_path / "load.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize("wrong", [{"rate": 2.0}, {"clients": None}, {"clients": 0}, {"seconds": 0}, {"bound": -1}])
+def test_plans_are_checked(wrong):
+    with pytest.raises(InvalidRequestError, match="load: "):
+        plan(**wrong)
+
+
+def test_an_endless_rate_is_refused_before_it_takes_all_memory():
+    with pytest.raises(InvalidRequestError, match="load: rate must be finite"):
+        plan(clients=None, rate=float("inf"))
+
+
+@pytest.mark.parametrize(
+    ("more", "says"),
+    [
+        (["--json", "no/such/folder.json"], "--json: cannot write no/such/folder.json"),
+        (["--markdown", "/"], "--markdown: cannot write /"),
+        (["--plot", "load.xyz"], "--plot: load.xyz has no ending that can be drawn"),
+    ],
+)
+def test_files_that_cannot_be_written_are_named_before_the_load(more, says, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "scene.png").write_bytes(b"x")
+    nobody = ["--gateway", "127.0.0.1:1"]  # it would be asked first of all, and refuse
+    done = CliRunner().invoke(app, ["load", "scene.png", "--clients", "1", *nobody, *more])
+    assert done.exit_code == 1 and done.stderr.startswith(f"error: {says}") and done.stderr.count("\n") == 1
+
+
+async def test_an_answer_that_ends_before_it_began_is_an_outcome_too():
+    class Mute:
+        async def stream(self, images, question, **options):
+            return
+            yield
+
+    outcomes = await drive(Mute(), plan(requests=3))
+    assert [outcome.error for outcome in outcomes] == ["no end"] * 3
+
+
+class Server:
+    """Stands for a client whose every answer takes `seconds`; counts how many are under way."""
+
+    def __init__(self, seconds):
+        self.seconds, self.now, self.most = seconds, 0, 0
+
+    async def stream(self, image, question, **options):
+        import asyncio
+        from types import SimpleNamespace
+
+        self.now += 1
+        self.most = max(self.most, self.now)
+        await asyncio.sleep(self.seconds)
+        self.now -= 1
+        usage = SimpleNamespace(
+            completion_tokens=1, visual_tokens_kept=1, prompt_tokens=1, cached_images=0, failovers=0, retries=0
+        )
+        yield SimpleNamespace(token_ids=(1,), usage=usage)
+
+
+class Refusing:
+    """Stands for a client whose every request fails."""
+
+    def __init__(self, error):
+        self.error, self.asked = error, 0
+
+    async def stream(self, image, question, **options):
+        self.asked += 1
+        raise self.error
+        yield
+
+
+@pytest.mark.parametrize("size", [{"clients": 2}, {"clients": None, "rate": 500.0}])
+async def test_a_wrong_request_ends_the_load_with_its_reason_and_a_full_service_does_not(size):
+    for wrong in (InvalidRequestError("method.name: 'x' is unknown"), NotFoundError("model: 'x' is unknown")):
+        client = Refusing(wrong)
+        with pytest.raises(type(wrong), match="is unknown"):
+            await drive(client, plan(**size, requests=40))
+        assert client.asked < 40
+    outcomes = await drive(Refusing(OverloadedError("full")), plan(**size, requests=3))
+    assert [outcome.error for outcome in outcomes] == ["OverloadedError"] * 3
+
+
+async def test_a_closed_loop_never_has_more_under_way_than_clients():
+    server = Server(0.01)
+    outcomes = await drive(server, plan(clients=3, requests=10))
+    assert len(outcomes) == 10 and server.most == 3
+
+
+async def test_an_open_loop_does_not_wait_for_answers_and_keeps_its_bounds():
+    server = Server(0.2)
+    outcomes = await drive(server, plan(clients=None, rate=200.0, requests=20))
+    assert len(outcomes) == 20 and server.most > 3
+    few = await drive(Server(0), plan(clients=None, rate=1000.0, seconds=0.05))
+    assert len(few) < 200

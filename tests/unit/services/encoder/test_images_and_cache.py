@@ -1,0 +1,104 @@
+import io
+
+import pytest
+import torch
+from PIL import Image
+
+from fsr.common.errors import InvalidRequest
+from fsr.encoder.cache import FeatureCache
+from fsr.encoder.images import check_pixels, decode_image
+from fsr.v1 import types_pb2
+from fsr_core.backbones import ImageFeatures, Tile
+
+
+def encoded(kind, size=(8, 6), **options):
+    out = io.BytesIO()
+    Image.new("RGB", size, "red").save(out, kind, **options)
+    return out.getvalue()
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP"])
+def test_formats(kind):
+    image = decode_image(encoded(kind), "images[0].data", 100)
+    assert (image.mode, image.size) == ("RGB", (8, 6))
+
+
+def test_of_two_pictures_in_one_jpeg_the_first_is_meant():
+    data = encoded("MPO", save_all=True, append_images=[Image.new("RGB", (4, 4), "blue")])
+    image = decode_image(data, "images[0].data", 100)
+    assert data.startswith(b"\xff\xd8") and image.size == (8, 6)
+    assert image.getpixel((0, 0))[0] > 200 > image.getpixel((0, 0))[2]
+
+
+def test_a_photograph_is_upright_and_what_is_transparent_is_white():
+    """As the library's own `load_image` and processors have it."""
+    out, turned = io.BytesIO(), Image.Exif()
+    turned[0x0112] = 6  # to be turned clockwise
+    left_half = Image.new("RGB", (8, 6), "white")
+    left_half.paste("black", (0, 0, 4, 6))
+    left_half.save(out, "PNG", exif=turned)
+    image = decode_image(out.getvalue(), "images[0].data", 100)
+    assert image.size == (6, 8) and [image.getpixel((3, y)) for y in (0, 7)] == [(0, 0, 0), (255, 255, 255)]
+    drawn = Image.new("RGBA", (8, 6), (0, 0, 0, 0))
+    drawn.putpixel((3, 3), (0, 0, 0, 255))
+    drawn.putpixel((4, 3), (0, 0, 0, 51))
+    for kind, options in (("PNG", {}), ("WEBP", {"lossless": True, "exact": True})):
+        out = io.BytesIO()
+        drawn.save(out, kind, **options)
+        image = decode_image(out.getvalue(), "images[0].data", 100)
+        assert [image.getpixel((x, 3)) for x in (2, 3, 4)] == [(255,) * 3, (0,) * 3, (204,) * 3]
+    out = io.BytesIO()
+    drawn.convert("P").save(out, "PNG", transparency=drawn.convert("P").getpixel((0, 0)))
+    assert decode_image(out.getvalue(), "images[0].data", 100).getpixel((0, 0)) == (255, 255, 255)
+
+
+@pytest.mark.parametrize(
+    ("data", "says"),
+    [
+        (b"", "is empty"),
+        (b"hello", "no readable"),
+        (encoded("BMP"), "no readable"),
+        (encoded("PNG", (200, 200))[:-60], "truncated"),
+        (encoded("PNG", (11, 10)), "11 x 10 is more than 100 pixels"),
+        (encoded("PNG", (201, 1)), "201 x 1 is more than 200 times as long as wide"),
+        (encoded("WEBP", save_all=True, append_images=[Image.new("RGB", (8, 6), "blue")]), "animated"),
+    ],
+)
+def test_bad_pictures_are_named(data, says):
+    with pytest.raises(InvalidRequest, match=r"images\[0\]\.data: .*" + says):
+        decode_image(data, "images[0].data", 100 if "pixels" in says else 10**6)
+
+
+@pytest.mark.parametrize(
+    ("images", "says"),
+    [
+        ([{"data": encoded("PNG")}] * 3, "images: 144 pixels together exceed 100"),
+        ([{"data": encoded("PNG")}, {"frames": [encoded("PNG")] * 2}], "images: 144 pixels together exceed 100"),
+        ([{"frames": [encoded("PNG"), encoded("PNG", (9, 9))]}], r"images\[0\]\.frames\[1\]: 9 x 9 is more than 60"),
+        ([{"data": encoded("PNG")}, {"data": b"x", "frames": [b"x"]}], r"images\[1\]: has both data and frames"),
+        ([{}], r"images\[0\]\.data: is empty"),
+    ],
+)
+def test_a_request_s_pixels_are_counted_before_any_is_decoded(images, says, monkeypatch):
+    monkeypatch.setattr("PIL.ImageFile.ImageFile.load", lambda self: pytest.fail("decoded"))
+    messages = [types_pb2.Image(**image) for image in images]
+    with pytest.raises(InvalidRequest, match=says):
+        check_pixels(messages, 60, 100)
+    check_pixels([types_pb2.Image(frames=[encoded("PNG")] * 2)], 60, 100)
+
+
+def features():
+    tile = Tile(0, 2, 2, (0, 0, 1, 1))
+    return ImageFeatures(torch.ones(4, 8), torch.ones(4), None, None, None, (tile,), (1, 1))
+
+
+def test_cache_is_bounded_in_bytes_and_drops_the_oldest():
+    size = features().nbytes
+    cache = FeatureCache(2 * size)
+    for key in "ab":
+        cache.put(key, features())
+    assert cache.get("a") is not None
+    cache.put("c", features())
+    assert (cache.get("b"), cache.nbytes) == (None, 2 * size)
+    assert cache.get("a") is not None and cache.get("c") is not None
+    FeatureCache(1).put("x", features())

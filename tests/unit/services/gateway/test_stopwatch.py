@@ -1,0 +1,36 @@
+"""Where the seconds of an answer went, undisturbed and moved to another decoder."""
+
+import pytest
+
+from fsr.gateway.metrics import Metrics
+from fsr.gateway.usage import Stopwatch, count_usage
+from fsr.v1 import decoder_pb2, encoder_pb2, gateway_pb2, types_pb2
+
+ENCODED = encoder_pb2.EncodeResponse(encode_seconds=1, compress_seconds=0.5)
+LAST = decoder_pb2.DecodeStats(queue_seconds=0.25, prefill_seconds=0.5, decode_seconds=2)
+
+
+@pytest.mark.parametrize(
+    ("heard", "end", "ship", "ttft"),
+    [
+        ([(1, 102.5), (1, 104.5)], 104.5, 0.25, 2.5),
+        ([(2, 109.5), (2, 111.5)], 111.5, 7.25, 9.5),  # the first one failed before it said anything
+        ([(1, 102.5), (1, 103), (2, 109.5), (2, 111.5)], 111.5, 7.25, 2.5),  # and after it had
+    ],
+)
+def test_stages_add_up_to_the_answer_however_many_decoders_it_took(heard, end, ship, ttft):
+    watch = Stopwatch(100.0)
+    watch.shipped = 101.5
+    for attempt, now in heard:
+        watch.heard(attempt, now)
+    seconds = watch.seconds(ENCODED, LAST, end)
+    assert (seconds["ship"], seconds["ttft"], seconds["total"]) == (ship, ttft, end - 100)
+    stages = ("encode", "compress", "ship", "queue", "prefill", "decode")
+    assert sum(seconds[stage] for stage in stages) == seconds["total"]
+
+
+def test_time_per_output_token_is_what_the_caller_waited_for():
+    metrics, usage = Metrics(), gateway_pb2.Usage(completion_tokens=10)
+    count_usage(metrics, "m", "", usage, types_pb2.CostModel(), {"ttft": 2.5, "total": 11.5, "decode": 2.0})
+    name = "fsr_time_per_output_token_seconds_sum"
+    assert metrics.registry.get_sample_value(name, {"model": "m"}) == 1.0
