@@ -5,9 +5,11 @@ import itertools
 import signal
 import time
 from dataclasses import dataclass, field
+from datetime import datetime
 from threading import Event, Thread
 
 from fsr.client import Answer, AsyncClient, ClientError, OverloadedError
+from helpers.waiting import until
 
 QUESTION, COLOUR, MODEL, OTHER = "Is there a red star?", "What colour is the star?", "fsr-tiny", "another-tiny"
 LONG = {"max_tokens": 100, "ignore_eos": True}  # so that many asked at once are at work at once, on any machine
@@ -46,7 +48,7 @@ def figures(load):
 async def compare(plain, gateway, picture):
     """Asks some questions through the canary's gateway, one after the other; what it must and what it did count."""
     wanted = {"answers": 0, "exact": 0, "tokens": 0, "tokens_agreed": 0}
-    async with AsyncClient(plain) as client, AsyncClient(gateway.address) as canary, asyncio.timeout(120):
+    async with AsyncClient(plain) as client, AsyncClient(gateway.address) as canary, asyncio.timeout(600):
         for seed in range(10, 18):
             few, whole = [(await client.ask(picture(seed), COLOUR, budget=n)).token_ids for n in (4, 144)]
             wanted["answers"] += 1
@@ -63,22 +65,20 @@ async def compare(plain, gateway, picture):
 
 async def kill_a_busy_decoder(gateway, victim, picture):
     """`kill -9` on `victim` while it and others stream long answers; the answers' usage."""
-    told = [[] for _ in range(6)]
-    options = {"model": MODEL, "budget": 16, "max_tokens": 400, "ignore_eos": True}
+    length, bytes_a_token = 400, 4 * 2 * 160 * 4  # layers, keys and values, width, fp32
+    options = {"model": MODEL, "budget": 16, "max_tokens": length, "ignore_eos": True, "timeout": 600}
 
-    async def one(client, number):
-        async for chunk in client.stream(picture(number), COLOUR, **options):
-            told[number].append(chunk)
-
-    async with AsyncClient(gateway.address) as client, asyncio.timeout(120):
-        streams = [asyncio.create_task(one(client, number)) for number in range(len(told))]
-        while not all(len(chunks) > 10 for chunks in told):
-            await asyncio.sleep(0.02)
-        assert victim.metric("fsr_decoder_running_requests")
+    def kill():
+        # All that other callers ask of it needs less memory than two of these answers.
+        until(lambda: victim.metric("fsr_decoder_kv_reserved_bytes") >= 2 * length * bytes_a_token)
+        victim.wait_until_generating(answers=2, tokens=20)
         victim.end(signal.SIGKILL)
-        await asyncio.gather(*streams)
-    assert [sum(len(chunk.token_ids) for chunk in chunks) for chunks in told] == [400] * len(told)
-    return [chunks[-1].usage for chunks in told]
+
+    async with AsyncClient(gateway.address) as client:
+        calls = [client.ask(picture(number), COLOUR, **options) for number in range(6)]
+        answers, _ = await asyncio.gather(asyncio.gather(*calls), asyncio.to_thread(kill))
+    assert [len(answer.token_ids) for answer in answers] == [length] * len(answers)
+    return [answer.usage for answer in answers]
 
 
 @dataclass
@@ -134,14 +134,36 @@ class Mixed:
             self.errors.append(str(error))
 
 
-def settled(server, ask_for, before, seconds=120):
-    """Waits until Prometheus has seen every sum of `ask_for` reach what it must."""
+def settled(server, expected, before, seconds=300):
+    """Waits until Prometheus has seen every sum of `expected` reach what it must."""
     end = time.monotonic() + seconds
     while True:
-        now = {query: total(server, query) - before[query] for query in ask_for}
-        if now == ask_for or time.monotonic() > end:
+        now = {query: total(server, query) - before[query] for query in expected}
+        if now == expected or time.monotonic() > end:
             return now
         time.sleep(0.5)
+
+
+def steady(server, queries, seconds=5):
+    """Waits until sums have not changed for so long: several times what they take from a service to Prometheus."""
+    last, since = None, time.monotonic()
+    while time.monotonic() < since + seconds:
+        now = [total(server, query) for query in queries]
+        if now != last:
+            last, since = now, time.monotonic()
+        time.sleep(0.2)
+
+
+def seen(server):
+    """Waits until Prometheus has scraped every service anew, and then has evaluated every rule anew."""
+    began = time.time()
+    until(lambda: all(one.points[-1][1] > began for one in server.instant("timestamp(up)")))
+    scraped = time.time()
+
+    def evaluated(group):
+        return datetime.fromisoformat(group["lastEvaluation"]).timestamp() > scraped
+
+    until(lambda: all(evaluated(group) for group in server.get("rules")["groups"]))
 
 
 def total(server, query):

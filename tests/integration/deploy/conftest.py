@@ -25,7 +25,7 @@ def png():
 
 
 @pytest.fixture(scope="session")
-def system(tmp_path_factory, free_ports):
+def system(tmp_path_factory, free_ports, long_context):
     """Addresses of a running system with two decoders, a gateway that refuses early, decoders with
     room for a dozen answers, and metrics every second."""
     with contextlib.ExitStack() as stack:
@@ -34,5 +34,11 @@ def system(tmp_path_factory, free_ports):
             patch.setenv("FSR_GATEWAY_MAX_REQUESTS", "24")
             patch.setenv("FSR_DECODER_KV_MEMORY", "8MiB")
             logs = tmp_path_factory.mktemp("logs")
-            addresses = stack.enter_context(running("fsr-tiny", 2, free_ports(30), logs))
+            addresses = stack.enter_context(running(str(long_context), 2, free_ports(30), logs, wait=None))
         yield addresses
+
+
+@pytest.fixture(scope="session")
+def same_model(long_context):
+    """The flag with which a decoder serves what the system's encoder serves; the name is `--served-name`."""
+    return ("--model", str(long_context))

@@ -9,19 +9,29 @@ import pytest
 from fsr.client import AsyncClient
 
 QUESTION = "What colour is the star?"
-LONG = {"max_tokens": 900, "ignore_eos": True}  # so that its canary still runs when something happens to it
+LONG = {
+    "max_tokens": 2_000,
+    "ignore_eos": True,
+    "timeout": 600,
+}  # so that its canary still runs when something happens to it
 OUTCOMES = ("busy", "shed", "failed")
 
 
 @pytest.fixture(scope="module")
-def decoder(spawn):
-    return spawn("decoder", "--max-running", "1")
+def model(same_model, long_context):
+    return (*same_model, "--served-name", long_context.name)
+
+
+@pytest.fixture(scope="module")
+def decoder(spawn, model):
+    return spawn("decoder", *model, "--max-running", "1")
 
 
 @pytest.fixture(scope="module")
 def gateway(system, spawn, decoder):
     """Every answer has a canary, unless there is anything else to do."""
     options = ("--canary-share", "1", "--canary-max-requests", "0", "--discovery-seconds", "0.3")
+    options += ("--canary-timeout-seconds", "600")
     gateway = spawn("gateway", "--encoders", system["encoder"], "--decoders", decoder.address, *options)
     decoder.wait_until_serving()
     gateway.wait_until_serving()
@@ -30,7 +40,7 @@ def gateway(system, spawn, decoder):
 
 @pytest.fixture
 async def client(gateway):
-    async with AsyncClient(gateway.address) as client, asyncio.timeout(120):
+    async with AsyncClient(gateway.address) as client, asyncio.timeout(600):
         yield client
 
 
@@ -42,7 +52,7 @@ def outcomes(gateway):
 
 
 async def until(condition):
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(180):
         while not await asyncio.to_thread(condition):
             await asyncio.sleep(0.02)
 
@@ -55,7 +65,7 @@ async def caught(client, gateway, decoder, picture):
     for _ in range(5):
         before = outcomes(gateway)
         answer = await client.ask(picture, QUESTION, budget=4, **LONG)
-        assert len(answer.token_ids) == 900
+        assert len(answer.token_ids) == LONG["max_tokens"]
         await until(lambda was=before: decoder.metric("fsr_decoder_running_requests") == 1 or outcomes(gateway) != was)
         if outcomes(gateway) == before:
             return before
@@ -75,35 +85,38 @@ async def test_it_is_given_up_for_the_next_caller(gateway, decoder, client, png)
     assert since == {"OK": 1, "CANCELLED": 1}, "the canary came first"
 
 
-async def test_its_own_call_is_no_reason_to_give_it_up(system, spawn, png):
-    alone = spawn("decoder")
+async def test_its_own_call_is_no_reason_to_give_it_up(system, spawn, model, png):
+    alone = spawn("decoder", *model)
     # Asked all the time how it is, the decoder also tells so while it takes the canary's request in.
     options = ("--canary-share", "1", "--canary-max-requests", "0", "--discovery-seconds", "0.01")
     gateway = spawn("gateway", "--encoders", system["encoder"], "--decoders", alone.address, *options)
     alone.wait_until_serving()
     gateway.wait_until_serving()
-    async with AsyncClient(gateway.address) as client, asyncio.timeout(120):
+    async with AsyncClient(gateway.address) as client, asyncio.timeout(600):
         for number in range(1, 21):
             await client.ask(png(number), QUESTION, budget=4)
             await until(lambda n=number: outcomes(gateway).total() == n)
     assert outcomes(gateway)["compared"] == 20
 
 
-async def test_calls_of_another_gateway_keep_it_from_running(system, spawn, png):
-    both = spawn("decoder", "--max-running", "8")
+async def test_calls_of_another_gateway_keep_it_from_running(system, spawn, model, png):
+    both = spawn("decoder", *model, "--max-running", "8")
     options = ("--canary-share", "1", "--canary-max-requests", "1", "--discovery-seconds", "0.3")
     one = spawn("gateway", "--encoders", system["encoder"], "--decoders", both.address, *options)
     other = spawn("gateway", "--encoders", system["encoder"], "--decoders", both.address)
     for service in (both, one, other):
         service.wait_until_serving()
-    async with AsyncClient(one.address) as ours, AsyncClient(other.address) as theirs, asyncio.timeout(120):
-        busy = [asyncio.create_task(theirs.ask(png(3), QUESTION, budget=4, **LONG)) for _ in range(4)]
+    async with AsyncClient(one.address) as ours, AsyncClient(other.address) as theirs, asyncio.timeout(600):
+        endless = LONG | {"max_tokens": 8_000}
+        busy = [asyncio.create_task(theirs.ask(png(3), QUESTION, budget=4, **endless)) for _ in range(4)]
         await until(lambda: both.metric("fsr_decoder_running_requests") == 4)
         before = outcomes(one)
         await ours.ask(png(1), QUESTION, budget=4)
         await until(lambda: outcomes(one) != before)
         assert outcomes(one) - before == {"busy": 1}
-        await asyncio.gather(*busy)
+        for task in busy:
+            task.cancel()
+        await asyncio.wait(busy)
 
 
 async def test_one_whose_decoder_dies_has_failed_and_the_next_is_compared(gateway, decoder, client, png):

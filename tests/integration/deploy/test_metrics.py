@@ -12,7 +12,22 @@ import yaml
 from deploy.grafana import queries as asked
 from deploy.grafana.render import render
 from deploy.prometheus.local import HERE, Prometheus, prometheus
-from helpers.loads import LOAD, LONG, MODEL, OTHER, Mixed, ask, compare, figures, kill_a_busy_decoder, settled, total
+from helpers.loads import (
+    LOAD,
+    LONG,
+    MODEL,
+    OTHER,
+    Mixed,
+    ask,
+    compare,
+    figures,
+    kill_a_busy_decoder,
+    seen,
+    settled,
+    steady,
+    total,
+)
+from helpers.waiting import until
 
 RULES = [
     rule
@@ -49,11 +64,11 @@ class Watched:
 
 
 @pytest.fixture(scope="module")
-def watched(system, spawn, free_ports, png):
+def watched(system, spawn, same_model, free_ports, png):
     """The running system and, beside it, a gateway with a canary, which has decoders of its own: one to be killed, and
     one of another model, which knows no pictures."""
-    victim = spawn("decoder", "--kv-memory", "8MiB")
-    other = spawn("decoder", "--kv-memory", "8MiB", "--served-name", OTHER)
+    victim = spawn("decoder", *same_model, "--served-name", MODEL, "--kv-memory", "8MiB")
+    other = spawn("decoder", *same_model, "--kv-memory", "8MiB", "--served-name", OTHER)
     options = ["--encoders", system["encoder"], "--canary-share", "1", "--discovery-seconds", "0.5"]
     options += ["--decoders", ",".join((system["decoder-0"], victim.address, other.address)), "--eject-failures", "1"]
     canary = spawn("gateway", *options)
@@ -69,10 +84,8 @@ def watched(system, spawn, free_ports, png):
 
 
 def watch(server, plain, canary, victim, other, png):
-    end = time.monotonic() + 120
-    while total(server, "up") < 7 and time.monotonic() < end:
-        time.sleep(0.2)
-    time.sleep(2)  # the encoder may have had other callers before; what they left is seen by now
+    until(lambda: total(server, "up") == 7)
+    steady(server, figures(LOAD))  # the encoder may have had other callers before; what they left is seen by now
     began = time.time()
     start = {query: total(server, query) for query in figures(LOAD)}
     # Every label is there before the counting starts: a series that is born is no increase.
@@ -88,7 +101,7 @@ def watch(server, plain, canary, victim, other, png):
     counted = settled(server, figures(LOAD), before)
     compared = asyncio.run(compare(plain, canary, png))
     moved = events(plain, canary, victim, png)
-    time.sleep(3)  # all of it is scraped, and rules have seen it
+    seen(server)
     return Watched(server, canary.metrics, other.metrics, began, figures(LOAD), counted, usages, compared, moved)
 
 

@@ -83,7 +83,7 @@ async def test_a_full_cluster_is_told_at_once_before_the_first_token_and_waited_
     with pytest.raises(Overloaded) as caught:
         await one.next()
     assert caught.value.retry_after
-    other = attempts(seconds=0.3, burst=0)
+    other = attempts(seconds=2.0, burst=0)
     other.started = True
     for _ in range(4):  # asks again and again, without a budget
         other.failed(await other.next(), rpc_error(Code.RESOURCE_EXHAUSTED))
