@@ -54,7 +54,7 @@ class Compressor(ABC):
         """One result a sample, token for token what `compress` gives for it alone. Sizes and budgets may differ."""
 
 
-def check_batch(samples: Sequence[VisualTokens], budgets: Sequence[int | Budget]) -> list[Budget]:
+def as_budgets(samples: Sequence[VisualTokens], budgets: Sequence[int | Budget]) -> list[Budget]:
     """The budgets as `Budget`s; ValueError where their number is not that of the samples."""
     if len(samples) != len(budgets):
         raise ValueError(f"budgets: {len(budgets)} given for {len(samples)} samples; pass one a sample")

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from fsr_core.budget import Budget, Limits
 from fsr_core.checks import check_number
-from fsr_core.compressor import Compressor, check_batch
+from fsr_core.compressor import Compressor, as_budgets
 from fsr_core.focus import focus_order, focus_wanted, priority
 from fsr_core.refine import absorbed, merge
 from fsr_core.scan import Keys, scan
@@ -56,7 +56,7 @@ class FSR(Compressor):
         self, samples: Sequence[VisualTokens], budgets: Sequence[int | Budget]
     ) -> list[CompressedTokens]:
         """Samples of the same shapes run as one batch; see `Compressor.compress_batch`."""
-        limits = [b.limits(len(s)) for s, b in zip(samples, check_batch(samples, budgets), strict=True)]
+        limits = [b.limits(len(s)) for s, b in zip(samples, as_budgets(samples, budgets), strict=True)]
         groups: dict[tuple[object, ...], list[int]] = defaultdict(list)
         for i, sample in enumerate(samples):
             keys = sample.features if sample.keys is None else sample.keys

@@ -16,8 +16,8 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from fsr_core.backbones.checkpoints.model_info import ModelInfo
-from fsr_core.backbones.features import Box, ImageFeatures, KeptImage, PreparedImage
-from fsr_core.backbones.prompts import Message, Prompt
+from fsr_core.backbones.features import Box, ImageFeatures, PreparedImage
+from fsr_core.backbones.prompts import KeptImage, Message, Prompt
 from fsr_core.tokens import CompressedTokens, VisualTokens
 
 
@@ -37,8 +37,8 @@ class VisualEncoder(ABC):
     device: torch.device
     dtype: torch.dtype
 
-    #: Whether a picture that shares its conversation with others is prepared by `preprocess_among` instead.
-    coarse_among: bool = False
+    #: Whether a picture that shares its conversation with others is prepared by `preprocess_multi_image` instead.
+    coarse_when_multi_image: bool = False
 
     @abstractmethod
     def preprocess(self, image: Image.Image) -> PreparedImage:
@@ -48,7 +48,7 @@ class VisualEncoder(ABC):
             ValueError: ``image`` is no PIL image, or has a zero side.
         """
 
-    def preprocess_among(self, image: Image.Image) -> PreparedImage:
+    def preprocess_multi_image(self, image: Image.Image) -> PreparedImage:
         """As `preprocess`, for one of several pictures of a conversation."""
         return self.preprocess(image)
 

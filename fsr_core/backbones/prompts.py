@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["ImagePart", "Message", "Prompt", "TextPart"]
+__all__ = ["ImagePart", "KeptImage", "Message", "Prompt", "TextPart"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +35,31 @@ class Message:
 
     role: str
     parts: tuple[TextPart | ImagePart, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class KeptImage:
+    """The visual tokens of one image as they arrive at the language model.
+
+    Attributes:
+        features: ``[K, D]`` in layout order; any floating dtype, any device.
+        index: ``[K]`` source index of each row before compression, ascending, -1 for a row that is layout
+            rather than evidence (a newline); None where no language model of the family asks.
+        positions: ``[K, 3]`` (t, h, w), for families that place tokens so; else None.
+        grid: (t, h, w) extent of the image before compression, for families whose following text starts
+            after it; else None.
+        deepstack: ``[J, K, D]`` for families whose first blocks take features too, else None.
+        video: whether it is a video, which some templates announce in another way than a picture.
+        frame_seconds: as in :class:`ImageFeatures`.
+    """
+
+    features: Tensor
+    index: Tensor | None = None
+    positions: Tensor | None = None
+    grid: tuple[int, int, int] | None = None
+    deepstack: Tensor | None = None
+    video: bool = False
+    frame_seconds: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

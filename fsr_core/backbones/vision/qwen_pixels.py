@@ -11,8 +11,8 @@ from PIL import Image
 from torch import Tensor
 
 from fsr_core.backbones.features import PreparedImage, Tile
-from fsr_core.backbones.vision.frames import checked_frames
-from fsr_core.backbones.vision.image_processors import checked
+from fsr_core.backbones.vision.frames import frames_to_rgb
+from fsr_core.backbones.vision.image_processors import to_rgb
 
 __all__ = ["QwenPixels", "VideoSize", "fit"]
 
@@ -53,7 +53,7 @@ class QwenPixels:
 
     def image(self, image: Image.Image) -> PreparedImage:
         """See `VisualEncoder.preprocess`."""
-        picture = checked(image)
+        picture = to_rgb(image)
         fit(picture.height, picture.width, 1, 0, math.inf)  # names a picture of an impossible shape
         out = self.processor(images=picture, return_tensors="pt")
         return PreparedImage(
@@ -64,7 +64,7 @@ class QwenPixels:
 
     def video(self, frames: Sequence[Image.Image], fps: float, scaled_size: VideoSize) -> PreparedImage:
         """See `VisualEncoder.preprocess_video`; `scaled_size` is the family's rule."""
-        pictures = checked_frames(frames, fps)
+        pictures = frames_to_rgb(frames, fps)
         pair = int(self.config.temporal_patch_size)
         pictures += pictures[-1:] * (-len(pictures) % pair)
         size = pictures[0].size

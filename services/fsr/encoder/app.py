@@ -18,12 +18,12 @@ from fsr.encoder.ingress import ReplicaPorts, check_ingress
 from fsr.encoder.metrics import EncoderMetrics
 from fsr.encoder.pipeline import (
     Job,
-    are_among,
     compress,
     compressed_image,
     content,
     each_alone,
     encode,
+    is_multi_image,
     plan_of,
     prepare,
 )
@@ -108,11 +108,11 @@ class Encoder:
             raise InvalidRequest("images: is empty; send at least one JPEG, PNG or WebP file")
         options = self._settings
         await asyncio.to_thread(check_pixels, request.images, options.max_image_pixels, options.max_request_pixels)
-        among = are_among(self._model, request.images)
-        keys = [self._cache.key(content(image, among)) for image in request.images]
+        multi_image = is_multi_image(self._model, request.images)
+        keys = [self._cache.key(content(image, multi_image)) for image in request.images]
         known = [self._cache.get(key) for key in keys]
         jobs = [
-            Job(plan, await asyncio.to_thread(self._prepare, image, i, among) if seen is None else None, seen)
+            Job(plan, await asyncio.to_thread(self._prepare, image, i, multi_image) if seen is None else None, seen)
             for i, (image, seen) in enumerate(zip(request.images, known, strict=True))
         ]
         results = []
@@ -140,8 +140,8 @@ class Encoder:
             cache_hits=hits,
         )
 
-    def _prepare(self, image: types_pb2.Image, number: int, among: bool) -> Any:
-        return prepare(self._model, image, f"images[{number}]", self._settings.max_image_pixels, among)
+    def _prepare(self, image: types_pb2.Image, number: int, multi_image: bool) -> Any:
+        return prepare(self._model, image, f"images[{number}]", self._settings.max_image_pixels, multi_image)
 
     @serve.batch(max_batch_size=16, batch_wait_timeout_s=0.005)
     async def _run(self, timed: list[tuple[Job, float]]) -> list[tuple[Any, Any, float] | Exception | None]:

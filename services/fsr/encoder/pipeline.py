@@ -19,7 +19,7 @@ from fsr_core import Budget, CompressedTokens, Compressor, VisualTokens, create
 from fsr_core.backbones import ImageFeatures, KeptImage, PreparedImage, Tile, VisualEncoder
 from fsr_core.spread import Spread, compress_images
 
-__all__ = ["Job", "are_among", "compress", "compressed_image", "content", "each_alone", "plan_of", "prepare"]
+__all__ = ["Job", "compress", "compressed_image", "content", "each_alone", "is_multi_image", "plan_of", "prepare"]
 
 log = structlog.get_logger()
 Work = TypeVar("Work")
@@ -80,26 +80,27 @@ def _budget(message: types_pb2.Budget) -> Budget:
     raise ValueError("budget: is not set; give tokens, keep_ratio or auto")
 
 
-def are_among(encoder: VisualEncoder, images: Sequence[types_pb2.Image]) -> bool:
+def is_multi_image(encoder: VisualEncoder, images: Sequence[types_pb2.Image]) -> bool:
     """Whether the pictures of a request are prepared as several of one conversation."""
-    return encoder.coarse_among and sum(not image.frames for image in images) > 1
+    return encoder.coarse_when_multi_image and sum(not image.frames for image in images) > 1
 
 
-def content(image: types_pb2.Image, among: bool) -> bytes:
+def content(image: types_pb2.Image, multi_image: bool) -> bytes:
     """What tells one picture or video from another: everything that its features depend on but the model."""
     if image.frames:
         return image.SerializeToString(deterministic=True)
-    return b"among" + image.data if among else image.data
+    return b"multi-image" + image.data if multi_image else image.data
 
 
 def prepare(
-    encoder: VisualEncoder, image: types_pb2.Image, field: str, max_pixels: int, among: bool = False
+    encoder: VisualEncoder, image: types_pb2.Image, field: str, max_pixels: int, multi_image: bool = False
 ) -> PreparedImage:
-    """Decodes and prepares one video, or picture, which may be `among` others. Raises InvalidRequest naming `field`."""
+    """Decodes and prepares one video or picture; `multi_image` as from `is_multi_image`. Raises InvalidRequest naming
+    `field`."""
     try:
         if not image.frames:
             picture = decode_image(image.data, f"{field}.data", max_pixels)
-            return encoder.preprocess_among(picture) if among else encoder.preprocess(picture)
+            return encoder.preprocess_multi_image(picture) if multi_image else encoder.preprocess(picture)
         frames = [decode_image(f, f"{field}.frames[{i}]", max_pixels) for i, f in enumerate(image.frames)]
         return encoder.preprocess_video(frames, image.frames_per_second or 2.0)
     except ValueError as error:

@@ -11,12 +11,12 @@ from fsr.common.errors import InvalidRequest
 from fsr.decoder.prompts import prompt_of
 from fsr.encoder.pipeline import (
     Job,
-    are_among,
     compress,
     compressed_image,
     content,
     each_alone,
     encode,
+    is_multi_image,
     plan_of,
     prepare,
 )
@@ -44,9 +44,9 @@ def request_of(*images, budget=9, spread=types_pb2.SPREAD_UNSPECIFIED):
 
 
 def answer(own, request, wire=types_pb2.DTYPE_UNSPECIFIED, explain=False):
-    plan, among = plan_of(request), are_among(own.encoder, request.images)
+    plan, multi_image = plan_of(request), is_multi_image(own.encoder, request.images)
     jobs = [
-        Job(plan, prepare(own.encoder, image, f"images[{i}]", 10**6, among), None)
+        Job(plan, prepare(own.encoder, image, f"images[{i}]", 10**6, multi_image), None)
         for i, image in enumerate(request.images)
     ]
     pairs = encode(own.encoder, jobs)
@@ -166,14 +166,14 @@ def test_the_slowest_and_the_fastest_video_fit_the_wire(bench, name, fps):
 
 def test_videos_differ_by_frames_and_speed():
     videos = video_of(), video_of(FRAMES[:2]), video_of(FRAMES[::-1]), video_of(fps=1.0)
-    assert len({content(video, among) for video in videos for among in (False, True)}) == 4
+    assert len({content(video, multi_image) for video in videos for multi_image in (False, True)}) == 4
 
 
 def test_one_of_several_pictures_is_known_apart_where_it_is_seen_otherwise(bench):
     image = types_pb2.Image(data=png(picture(SIZES[0])))
-    assert content(image, among=False) != content(image, among=True)
-    assert [name for name in NAMES if are_among(bench(name).encoder, [image, image])] == ["llava_onevision"]
-    assert not are_among(bench("llava_onevision").encoder, [image, video_of()])
+    assert content(image, multi_image=False) != content(image, multi_image=True)
+    assert [name for name in NAMES if is_multi_image(bench(name).encoder, [image, image])] == ["llava_onevision"]
+    assert not is_multi_image(bench("llava_onevision").encoder, [image, video_of()])
 
 
 @pytest.mark.parametrize(
