@@ -15,8 +15,9 @@ from typing import Any, ClassVar
 from fsr_core.budget import Budget
 from fsr_core.tokens import CompressedTokens, VisualTokens
 
-__all__ = ["ENTRY_POINTS", "Compressor", "create", "methods", "register"]
+__all__ = ["DEFAULT_METHOD", "ENTRY_POINTS", "Compressor", "create", "methods", "register"]
 
+DEFAULT_METHOD = "fsr"  # what callers get who name no method
 ENTRY_POINTS = "fsr_core.methods"  # group in which an installed package announces methods of its own
 
 # name -> where its class lives; loaded when it is asked for.

@@ -21,7 +21,7 @@ from fsr_core.tokens import FOCUS, SCAN, CompressedTokens, VisualTokens
 __all__ = ["FSR"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class FSR(Compressor):
     """Focus on what is salient and relevant, scan for what is far from it, refine by merging.
 
@@ -127,6 +127,14 @@ def _results(
     stage = torch.where(focus.flatten()[place], FOCUS, SCAN)
     parts = zip(rows.split(sizes), (place % n).split(sizes), stage.split(sizes), strict=True)
     return [
-        CompressedTokens(own, index, found_by, merged_into[i], phi[i], counts[i], wanted[i])
-        for i, (own, index, found_by) in enumerate(parts)
+        CompressedTokens(
+            features=kept_rows,
+            index=index,
+            stage=stages,
+            merged_into=merged_into[i],
+            priority=phi[i],
+            focus_count=counts[i],
+            focus_wanted=wanted[i],
+        )
+        for i, (kept_rows, index, stages) in enumerate(parts)
     ]

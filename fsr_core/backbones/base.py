@@ -134,7 +134,15 @@ class VisualEncoder(ABC):
             rows, source = laid, index
             index = torch.full((len(laid),), -1, dtype=torch.int64, device=source.device)
             index[places] = source
-        return KeptImage(rows, index, positions, image.grid, deepstack, image.video, image.frame_seconds)
+        return KeptImage(
+            features=rows,
+            index=index,
+            positions=positions,
+            grid=image.grid,
+            deepstack=deepstack,
+            video=image.video,
+            frame_seconds=image.frame_seconds,
+        )
 
     def blocks(self, image: KeptImage) -> Sequence[KeptImage]:
         """The stretches of visual rows that stand at an image's placeholders, one each; most families have one."""

@@ -38,7 +38,7 @@ class Tile:
         return self.start + self.rows * self.cols
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class PreparedImage:
     """One image or video as the checkpoint's own processor prepares it, on the CPU.
 
@@ -57,7 +57,7 @@ class PreparedImage:
     frame_seconds: tuple[float, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ImageFeatures:
     """One image after vision tower and projector: everything compression needs except the instruction.
 
@@ -87,11 +87,11 @@ class ImageFeatures:
 
     features: Tensor
     saliency: Tensor
-    joint: Tensor | None
-    keys: Tensor | None
-    positions: Tensor | None
     tiles: tuple[Tile, ...]
     size: tuple[int, int]
+    joint: Tensor | None = None
+    keys: Tensor | None = None
+    positions: Tensor | None = None
     groups: Tensor | None = None
     lines: Tensor | None = None
     deepstack: Tensor | None = None

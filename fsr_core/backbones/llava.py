@@ -48,7 +48,9 @@ class LlavaEncoder(PatchEncoder):
 
     def preprocess(self, image: Image.Image) -> PreparedImage:
         pixels = self.processor(images=to_rgb(image), return_tensors="pt")["pixel_values"][0]
-        return PreparedImage({"pixel_values": pixels}, (self._tile(self.shown(image.size)),), image.size)
+        return PreparedImage(
+            inputs={"pixel_values": pixels}, tiles=(self._tile(self.shown(image.size)),), size=image.size
+        )
 
     def _tile(self, crop: Box) -> Tile:
         return Tile(0, self.vision.side, self.vision.side, crop)
@@ -58,11 +60,16 @@ class LlavaEncoder(PatchEncoder):
         size = self.config.vision_config.image_size
         tile = self._tile((0.0, 0.0, float(size), float(size)))
         rows = [] if pixels is None else pixels
-        return [PreparedImage({"pixel_values": row}, (tile,), (size, size)) for row in rows], []
+        return [PreparedImage(inputs={"pixel_values": row}, tiles=(tile,), size=(size, size)) for row in rows], []
 
     def features_of(self, image: PreparedImage, output: TowerOutput) -> ImageFeatures:
-        joint = None if output.joint is None else output.joint[0]
-        return ImageFeatures(output.features[0], output.saliency[0], joint, None, None, image.tiles, image.size)
+        return ImageFeatures(
+            features=output.features[0],
+            saliency=output.saliency[0],
+            joint=None if output.joint is None else output.joint[0],
+            tiles=image.tiles,
+            size=image.size,
+        )
 
 
 class LlavaDecoder(HalfDecoder):

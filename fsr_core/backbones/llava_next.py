@@ -70,7 +70,7 @@ class LlavaNextEncoder(PatchEncoder):
         side = self.vision.side
         boxes = tile_boxes(image.size, (2, 2), edge) if self.layout == "tiles" else []
         tiles = tuple(Tile(i * side**2, side, side, box) for i, box in enumerate([whole, *boxes]))
-        return PreparedImage({"pixel_values": pixels}, tiles, image.size)
+        return PreparedImage(inputs={"pixel_values": pixels}, tiles=tiles, size=image.size)
 
     def unbatch(self, inputs: Mapping[str, Any]) -> tuple[list[PreparedImage], list[PreparedImage]]:
         return unbatch_tiles(inputs, self.config, self._edge(), single=False), []
@@ -106,7 +106,7 @@ def unbatch_tiles(inputs: Mapping[str, Any], config: Any, edge: int, single: boo
     for views, (height, width), tiled in zip(pixels, sizes.tolist(), alone, strict=True):
         rows, columns = tile_grid(config, (width, height), edge)
         used = views[: 1 + rows * columns] if tiled else views[:1]
-        found.append(PreparedImage({"pixel_values": used}, (), (width, height)))
+        found.append(PreparedImage(inputs={"pixel_values": used}, tiles=(), size=(width, height)))
     return found
 
 

@@ -88,24 +88,27 @@ class LlavaOnevisionEncoder(PatchEncoder):
 
     def preprocess(self, image: Image.Image) -> PreparedImage:
         pixels = self.processor(images=to_rgb(image), return_tensors="pt")["pixel_values"][0]
-        whole = (0.0, 0.0, float(image.width), float(image.height))
-        return PreparedImage(
-            {"pixel_values": pixels}, (Tile(0, self.vision.side, self.vision.side, whole),), image.size
-        )
+        tile = Tile(0, self.vision.side, self.vision.side, (0.0, 0.0, float(image.width), float(image.height)))
+        return PreparedImage(inputs={"pixel_values": pixels}, tiles=(tile,), size=image.size)
 
     def preprocess_multi_image(self, image: Image.Image) -> PreparedImage:
         """One view without tiles, which is how the library's processor prepares each of several pictures."""
         pair = [to_rgb(image), Image.new("RGB", (1, 1))]  # the second only makes them several
         pixels = self.processor(images=[pair], return_tensors="pt")["pixel_values"][0]
-        side = self.vision.side
-        return PreparedImage({"pixel_values": pixels}, (Tile(0, side, side, square(image.size)),), image.size)
+        tile = Tile(0, self.vision.side, self.vision.side, square(image.size))
+        return PreparedImage(inputs={"pixel_values": pixels}, tiles=(tile,), size=image.size)
 
     def preprocess_video(self, frames: Sequence[Image.Image], fps: float = 2.0) -> PreparedImage:
         pictures = frames_to_rgb(frames, fps)
         pixels = self.frames(images=pictures, return_tensors="pt")["pixel_values"]
-        seconds = tuple(i / fps for i in range(len(pictures)))
         size = pictures[0].size
-        return PreparedImage({"pixel_values": pixels}, self._frame_tiles(len(pictures), size), size, True, seconds)
+        return PreparedImage(
+            inputs={"pixel_values": pixels},
+            tiles=self._frame_tiles(len(pictures), size),
+            size=size,
+            video=True,
+            frame_seconds=tuple(i / fps for i in range(len(pictures))),
+        )
 
     def _frame_tiles(self, frames: int, size: tuple[int, int]) -> tuple[Tile, ...]:
         side = math.ceil(self.vision.side / 2)
@@ -115,7 +118,12 @@ class LlavaOnevisionEncoder(PatchEncoder):
     def unbatch(self, inputs: Mapping[str, Any]) -> tuple[list[PreparedImage], list[PreparedImage]]:
         edge, videos = self._edge(), inputs.get("pixel_values_videos")
         clips = [
-            PreparedImage({"pixel_values": frames}, self._frame_tiles(len(frames), (edge, edge)), (edge, edge), True)
+            PreparedImage(
+                inputs={"pixel_values": frames},
+                tiles=self._frame_tiles(len(frames), (edge, edge)),
+                size=(edge, edge),
+                video=True,
+            )
             for frames in (() if videos is None else videos)
         ]
         return unbatch_tiles(inputs, self.config, edge, single=True), clips
@@ -145,13 +153,11 @@ class LlavaOnevisionEncoder(PatchEncoder):
         if output.joint is not None:
             joint = torch.nn.functional.normalize(pool(output.joint), dim=-1).flatten(0, 1)
         return ImageFeatures(
-            features.flatten(0, 1),
-            pool(output.saliency.unsqueeze(-1)).flatten(),
-            joint,
-            None,
-            None,
-            image.tiles,
-            image.size,
+            features=features.flatten(0, 1),
+            saliency=pool(output.saliency.unsqueeze(-1)).flatten(),
+            joint=joint,
+            tiles=image.tiles,
+            size=image.size,
             groups=token // n if frames > 1 else None,
             lines=lines,
             newline=self.newline,

@@ -62,13 +62,11 @@ def packed_features(
         groups = 1 + (place[:, 1] // side).long() * columns + (place[:, 2] // side).long()
         groups[:n] = 0
     return ImageFeatures(
-        rows[evidence],
-        place[:, 3].contiguous(),
-        F.normalize(place[:, 4:], dim=-1) if output.joint is not None else None,
-        None,
-        None,
-        tuple(views),
-        image.size,
+        features=rows[evidence],
+        saliency=place[:, 3].contiguous(),
+        joint=F.normalize(place[:, 4:], dim=-1) if output.joint is not None else None,
+        tiles=tuple(views),
+        size=image.size,
         groups=groups,
         lines=lines,
         newline=newline,
@@ -88,13 +86,11 @@ def tiled_features(image: PreparedImage, output: TowerOutput) -> ImageFeatures:
     2880 tokens a picture."""
     tiles, n, _ = output.features.shape
     return ImageFeatures(
-        output.features.flatten(0, 1),
-        output.saliency.flatten(),
-        None if output.joint is None else output.joint.flatten(0, 1),
-        None,
-        None,
-        image.tiles,
-        image.size,
+        features=output.features.flatten(0, 1),
+        saliency=output.saliency.flatten(),
+        joint=None if output.joint is None else output.joint.flatten(0, 1),
+        tiles=image.tiles,
+        size=image.size,
         groups=torch.arange(tiles, device=output.saliency.device).repeat_interleave(n),
     )
 

@@ -57,9 +57,9 @@ class QwenPixels:
         fit(picture.height, picture.width, 1, 0, math.inf)  # names a picture of an impossible shape
         out = self.processor(images=picture, return_tensors="pt")
         return PreparedImage(
-            {"pixel_values": out["pixel_values"], "grid": out["image_grid_thw"][0]},
-            self._tiles(out["image_grid_thw"][0], image.size),
-            image.size,
+            inputs={"pixel_values": out["pixel_values"], "grid": out["image_grid_thw"][0]},
+            tiles=self._tiles(out["image_grid_thw"][0], image.size),
+            size=image.size,
         )
 
     def video(self, frames: Sequence[Image.Image], fps: float, scaled_size: VideoSize) -> PreparedImage:
@@ -79,9 +79,9 @@ class QwenPixels:
         pixels = each.permute(0, 2, 3, 1, 4).reshape(steps * rows * columns, -1)
         grid = torch.tensor([steps, rows, columns])
         return PreparedImage(
-            {"pixel_values": pixels, "grid": grid, "seconds": torch.tensor(pair / fps)},
-            self._tiles(grid, size),
-            size,
+            inputs={"pixel_values": pixels, "grid": grid, "seconds": torch.tensor(pair / fps)},
+            tiles=self._tiles(grid, size),
+            size=size,
             video=True,
             frame_seconds=tuple(
                 (first + min(first + pair, len(frames)) - 1) / 2 / fps for first in range(0, len(pictures), pair)
@@ -114,5 +114,5 @@ class QwenPixels:
             if grids == "video_grid_thw":
                 own["seconds"] = torch.as_tensor(1.0 if seconds is None else seconds[i])
             size = (int(grid[2]) * self.config.patch_size, int(grid[1]) * self.config.patch_size)
-            found.append(PreparedImage(own, self._tiles(grid, size), size, video="seconds" in own))
+            found.append(PreparedImage(inputs=own, tiles=self._tiles(grid, size), size=size, video="seconds" in own))
         return found

@@ -29,15 +29,14 @@ from fsr.encoder.pipeline import (
 )
 from fsr.encoder.settings import EncoderSettings
 from fsr.v1 import encoder_pb2, types_pb2
-from fsr_core import methods
-from fsr_core.backbones import load_encoder
+from fsr_core import DEFAULT_METHOD, methods
+from fsr_core.backbones import dtype_of, load_encoder
 
 __all__ = ["APPLICATION", "application", "build"]
 
 APPLICATION = "encoder"
 
 _HEALTH_SECONDS = 3.0  # time between Serve's looks at a replica; one that has died is replaced after the next
-_DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
 @serve.deployment
@@ -52,7 +51,7 @@ class Encoder:
             options.model,
             clip=options.clip,
             device=options.device,
-            dtype=_DTYPES[options.dtype],
+            dtype=dtype_of(options.dtype),
             options=options.family_options,
         )
         self._ports = ReplicaPorts(APPLICATION)
@@ -131,7 +130,7 @@ class Encoder:
             for f, kept, _ in results
         ]
         hits = sum(seen is not None for seen in known)
-        self._metrics.answered(request.method.name or "fsr", images, hits, self._cache.nbytes)
+        self._metrics.answered(request.method.name or DEFAULT_METHOD, images, hits, self._cache.nbytes)
         return encoder_pb2.EncodeResponse(
             fingerprint=self._model.fingerprint,
             images=images,

@@ -15,7 +15,7 @@ from fsr.common.errors import InvalidRequest
 from fsr.common.limits import check_finite
 from fsr.encoder.images import decode_image
 from fsr.v1 import encoder_pb2, types_pb2
-from fsr_core import Budget, CompressedTokens, Compressor, VisualTokens, create
+from fsr_core import DEFAULT_METHOD, Budget, CompressedTokens, Compressor, VisualTokens, create
 from fsr_core.backbones import ImageFeatures, KeptImage, PreparedImage, Tile, VisualEncoder
 from fsr_core.spread import Spread, compress_images
 
@@ -59,7 +59,7 @@ def plan_of(request: encoder_pb2.EncodeRequest) -> Plan:
     try:
         check_finite(request.method.options, "method.options")
         options = MessageToDict(request.method.options)
-        compressor, budget = create(request.method.name or "fsr", **options), _budget(request.budget)
+        compressor, budget = create(request.method.name or DEFAULT_METHOD, **options), _budget(request.budget)
         return Plan(compressor, budget, _SPREADS[request.budget.spread], request.instruction)
     except (ValueError, TypeError) as error:
         raise InvalidRequest(str(error)) from error

@@ -89,7 +89,7 @@ def test_a_request_s_pixels_are_counted_before_any_is_decoded(images, says, monk
 
 def features():
     tile = Tile(0, 2, 2, (0, 0, 1, 1))
-    return ImageFeatures(torch.ones(4, 8), torch.ones(4), None, None, None, (tile,), (1, 1))
+    return ImageFeatures(features=torch.ones(4, 8), saliency=torch.ones(4), tiles=(tile,), size=(1, 1))
 
 
 def test_cache_is_bounded_in_bytes_and_drops_the_oldest():
