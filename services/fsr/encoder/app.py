@@ -16,15 +16,14 @@ from fsr.encoder.metrics import EncoderMetrics
 from fsr.encoder.pipeline import EncoderPipeline, ImageJob, ImageResult
 from fsr.encoder.settings import EncoderSettings
 from fsr.v1 import encoder_pb2, types_pb2
-from fsr_core import methods
-from fsr_core.backbones import load_encoder
+from fsr_core import DEFAULT_METHOD, methods
+from fsr_core.backbones import dtype_of, load_encoder
 
 __all__ = ["APPLICATION", "application", "build"]
 
 APPLICATION = "encoder"
 
 _HEALTH_CHECK_SECONDS = 3.0  # time between Serve's checks of a replica; a dead one is replaced after the next check
-_DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
 @serve.deployment
@@ -40,7 +39,7 @@ class Encoder:
             options.model,
             clip=options.clip,
             device=options.device,
-            dtype=_DTYPES[options.dtype],
+            dtype=dtype_of(options.dtype),
             options=options.family_options,
         )
         self._metrics = EncoderMetrics(self._name)
@@ -74,7 +73,7 @@ class Encoder:
         log_fields: dict[str, Any] = {"request_id": request.request_id}
         try:
             response = await self._pipeline.answer(request, self._run_job)
-            self._metrics.count_response(request.method.name or "fsr", response, self._pipeline.cache_bytes)
+            self._metrics.count_response(request.method.name or DEFAULT_METHOD, response, self._pipeline.cache_bytes)
             code = "OK"
             log_fields |= {
                 "images": len(response.images),

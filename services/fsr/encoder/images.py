@@ -10,7 +10,7 @@ from PIL import Image, ImageOps
 
 from fsr.common.errors import InvalidRequest
 from fsr.v1 import types_pb2
-from fsr_core.backbones.vision.image_processors import checked
+from fsr_core.backbones.vision.image_processors import to_rgb
 
 __all__ = ["check_pixels", "decode_image"]
 
@@ -48,7 +48,7 @@ def decode_image(data: bytes, field: str, max_pixels: int) -> Image.Image:
     try:
         image.load()
         ImageOps.exif_transpose(image, in_place=True)
-        return checked(image)
+        return to_rgb(image)
     except Exception as error:
         raise InvalidRequest(f"{field}: is truncated or damaged; upload it again") from error
 

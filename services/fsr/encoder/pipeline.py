@@ -155,7 +155,7 @@ class EncoderPipeline:
 
     def _is_multi_image(self, images: Sequence[types_pb2.Image]) -> bool:
         """Whether the model prepares the pictures of this request as several of one conversation."""
-        return self._model.coarse_among and sum(not image.frames for image in images) > 1
+        return self._model.coarse_when_multi_image and sum(not image.frames for image in images) > 1
 
     def _prepare(self, image: types_pb2.Image, number: int, multi_image: bool) -> PreparedImage:
         """Decodes and preprocesses one picture or video. Raises InvalidRequest, naming the field."""
@@ -163,7 +163,7 @@ class EncoderPipeline:
         try:
             if not image.frames:
                 picture = decode_image(image.data, f"{field}.data", self._max_image_pixels)
-                return model.preprocess_among(picture) if multi_image else model.preprocess(picture)
+                return model.preprocess_multi_image(picture) if multi_image else model.preprocess(picture)
             frames = [
                 decode_image(frame, f"{field}.frames[{i}]", self._max_image_pixels)
                 for i, frame in enumerate(image.frames)

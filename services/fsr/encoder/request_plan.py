@@ -10,7 +10,7 @@ from google.protobuf.json_format import MessageToDict
 from fsr.common.errors import InvalidRequest
 from fsr.common.limits import check_finite
 from fsr.v1 import encoder_pb2, types_pb2
-from fsr_core import Budget, Compressor, create
+from fsr_core import DEFAULT_METHOD, Budget, Compressor, create
 from fsr_core.spread import Spread
 
 __all__ = ["RequestPlan", "plan_of"]
@@ -41,7 +41,7 @@ def plan_of(request: encoder_pb2.EncodeRequest) -> RequestPlan:
     try:
         check_finite(request.method.options, "method.options")
         options = MessageToDict(request.method.options)
-        compressor, budget = create(request.method.name or "fsr", **options), _budget_of(request.budget)
+        compressor, budget = create(request.method.name or DEFAULT_METHOD, **options), _budget_of(request.budget)
     except (ValueError, TypeError) as error:
         raise InvalidRequest(str(error)) from error
     return RequestPlan(compressor, budget, _SPREADS[request.budget.spread], request.instruction)

@@ -8,7 +8,7 @@ from fsr_core.backbones import ImageFeatures, Tile
 
 def features(tokens=4):
     tile = Tile(0, 2, tokens // 2, (0, 0, 1, 1))
-    return ImageFeatures(torch.ones(tokens, 8), torch.ones(tokens), None, None, None, (tile,), (1, 1))
+    return ImageFeatures(features=torch.ones(tokens, 8), saliency=torch.ones(tokens), tiles=(tile,), size=(1, 1))
 
 
 def test_cache_when_full_then_the_least_recently_used_is_dropped():
