@@ -11,6 +11,7 @@ from typing import Any
 
 from ray.serve import metrics
 
+from fsr.common.token_counts import count_tokens
 from fsr.v1 import encoder_pb2
 
 __all__ = ["METRICS", "EncoderMetrics"]
@@ -84,15 +85,15 @@ class EncoderMetrics:
     def count_response(self, method: str, response: encoder_pb2.EncodeResponse, cache_bytes: int) -> None:
         """Counts the images of one response; `cache_bytes` are the bytes in the cache after it."""
         by = {"method": method}
-        for image in response.images:
+        for counts in map(count_tokens, response.images):
             self._add("images", 1, **by)
-            self._add("visual_tokens_in", image.source_tokens, **by)
-            self._add("visual_tokens_kept", image.focus_count, stage="focus", **by)
-            self._add("visual_tokens_kept", len(image.index) - image.focus_count, stage="scan", **by)
-            self._add("visual_tokens_merged", image.merged_count, **by)
-            if image.focus_wanted:  # other methods have no focus set
-                self._add("focus_wanted", image.focus_wanted, **by)
-                self._add("focus_kept", image.focus_count, **by)
+            self._add("visual_tokens_in", counts.source, **by)
+            for stage, kept in counts.kept_by_stage.items():
+                self._add("visual_tokens_kept", kept, stage=stage, **by)
+            self._add("visual_tokens_merged", counts.merged, **by)
+            if counts.focus_wanted:  # other methods have no focus set
+                self._add("focus_wanted", counts.focus_wanted, **by)
+                self._add("focus_kept", counts.focus_kept, **by)
         self._add("cache_hits", response.cache_hits)
         self._add("cache_misses", len(response.images) - response.cache_hits)
         self._add("cache_bytes", cache_bytes)
