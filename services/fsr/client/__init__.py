@@ -1,4 +1,4 @@
-"""The Python SDK: ask a gateway about pictures and videos, or have their visual tokens compressed.
+"""The Python SDK: asks a gateway about pictures and videos, or compresses their visual tokens.
 
 with Client("127.0.0.1:50050") as client:
     answer = client.ask("scene.png", "What colour is the star?", budget=16)
