@@ -10,18 +10,8 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from fsr.cli import options
 from fsr.cli.connection import Connection, connects
-from fsr.cli.options import (
-    AsJson,
-    BudgetText,
-    Fps,
-    MethodName,
-    ModelName,
-    SpreadName,
-    Timeout,
-    compression_choice,
-    media_sources,
-)
 from fsr.cli.terminal import fail
 from fsr.cli.usage_table import usage_table
 from fsr.client.errors import ClientError
@@ -35,15 +25,15 @@ def ask(
     connection: Connection,
     images: Annotated[list[Path], typer.Argument(help="pictures; a folder is a video, its files are the frames")],
     question: Annotated[str, typer.Argument(help="what to ask, after the pictures")],
-    budget: BudgetText = "auto",
-    spread: SpreadName = "even",
-    fps: Fps = None,
-    model: ModelName = "",
-    method: MethodName = DEFAULT_METHOD,
+    budget: options.BudgetText = "auto",
+    spread: options.SpreadName = "even",
+    fps: options.Fps = None,
+    model: options.ModelName = "",
+    method: options.MethodName = DEFAULT_METHOD,
     max_tokens: Annotated[int, typer.Option(min=1, help="most tokens of the answer")] = 64,
     temperature: Annotated[float, typer.Option(help="sampling temperature; 0 is greedy")] = 0.0,
-    timeout: Timeout = 60.0,
-    as_json: AsJson = False,
+    timeout: options.Timeout = 60.0,
+    as_json: options.AsJson = False,
 ) -> None:
     """Ask a question about pictures or a video; print the answer as it streams, then what was saved.
 
@@ -54,10 +44,10 @@ def ask(
     texts: list[str] = []
     usage = None
     try:
-        choice = compression_choice(budget, spread, model, method)
+        choice = options.compression_choice(budget, spread, model, method)
         with connection.open() as client:
             chunks = client.stream(
-                media_sources(images, fps),
+                options.media_sources(images, fps),
                 question,
                 timeout=timeout,
                 max_tokens=max_tokens,

@@ -70,11 +70,11 @@ def connects(command: Callable[..., None]) -> Callable[..., None]:
 
     parameters = inspect.signature(command, eval_str=True).parameters.values()
     keyword_only = inspect.Parameter.KEYWORD_ONLY
-    own = [parameter.replace(kind=keyword_only) for parameter in parameters if parameter.name != "connection"]
-    shared = [
+    of_command = [parameter.replace(kind=keyword_only) for parameter in parameters if parameter.name != "connection"]
+    of_connection = [
         inspect.Parameter(name, keyword_only, default=getattr(Connection, name), annotation=annotation)
         for name, annotation in _OPTIONS.items()
     ]
-    wrapped.__signature__ = inspect.Signature([*own, *shared])  # type: ignore[attr-defined]
-    wrapped.__annotations__ = {parameter.name: parameter.annotation for parameter in (*own, *shared)}
+    wrapped.__signature__ = inspect.Signature([*of_command, *of_connection])  # type: ignore[attr-defined]
+    wrapped.__annotations__ = {parameter.name: parameter.annotation for parameter in (*of_command, *of_connection)}
     return wrapped

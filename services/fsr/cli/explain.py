@@ -8,19 +8,9 @@ from typing import Annotated
 
 import typer
 
+from fsr.cli import options
 from fsr.cli.connection import Connection, connects
 from fsr.cli.core_tools import run_core
-from fsr.cli.options import (
-    AsJson,
-    BudgetText,
-    Fps,
-    MethodName,
-    ModelName,
-    SpreadName,
-    Timeout,
-    compression_choice,
-    media_sources,
-)
 from fsr.cli.terminal import fail
 from fsr.client.errors import ClientError
 from fsr.client.media import Video
@@ -35,21 +25,21 @@ def explain(
     image: Annotated[Path, typer.Argument(help="a picture; a folder is a video, its files are the frames")],
     question: Annotated[str, typer.Argument(help="question that the tokens are chosen for")],
     output: Annotated[Path, typer.Option("-o", "--output", help="PNG to write")],
-    budget: BudgetText = "auto",
-    spread: SpreadName = "even",
-    fps: Fps = None,
-    model: ModelName = "",
-    method: MethodName = DEFAULT_METHOD,
-    timeout: Timeout = 60.0,
-    as_json: AsJson = False,
+    budget: options.BudgetText = "auto",
+    spread: options.SpreadName = "even",
+    fps: options.Fps = None,
+    model: options.ModelName = "",
+    method: options.MethodName = DEFAULT_METHOD,
+    timeout: options.Timeout = 60.0,
+    as_json: options.AsJson = False,
 ) -> None:
     """Draw which patches were kept, merged and dropped for a question, on the picture or on each frame.
 
     example: fsr explain scene.png "What colour is the star?" --budget 16 -o why.png
     """
     try:
-        source = media_sources([image], fps)[0]
-        choice = compression_choice(budget, spread, model, method)
+        source = options.media_sources([image], fps)[0]
+        choice = options.compression_choice(budget, spread, model, method)
         with connection.open() as client:
             tokens = client.compress(source, question, explain=True, timeout=timeout, **choice).images[0]
     except ClientError as error:

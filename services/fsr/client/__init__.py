@@ -20,6 +20,7 @@ from fsr.client.errors import (
     UnavailableError,
 )
 from fsr.client.media import Video
+from fsr.client.requests import CompressOptions, GenerateOptions
 from fsr.client.sync import Client
 from fsr.client.types import Answer, Chunk, Compression, Explanation, ImageTokens, Route, Usage
 
@@ -30,11 +31,13 @@ __all__ = [
     "Chunk",
     "Client",
     "ClientError",
+    "CompressOptions",
     "Compression",
     "DeadlineExceeded",
     "Explanation",
     "FailedPreconditionError",
     "ForbiddenError",
+    "GenerateOptions",
     "ImageTokens",
     "InvalidRequestError",
     "NotFoundError",

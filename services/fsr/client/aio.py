@@ -60,8 +60,8 @@ class AsyncClient:
     ) -> AsyncGenerator[Chunk, None]:
         """Asks one question about pictures (paths or bytes) and videos (`Video`) and streams the answer.
 
-        `options`: see `CompressionOptions` and `SamplingOptions` in `fsr.client.requests`. To cancel the request in
-        every service, leave the loop early inside `contextlib.aclosing`.
+        `options`: see `GenerateOptions`. To cancel the request in every service, leave the loop early inside
+        `contextlib.aclosing`.
         """
         async with aclosing(self.generate(generate_request(images, question, **options), timeout=timeout)) as chunks:
             async for chunk in chunks:
@@ -118,7 +118,7 @@ class AsyncClient:
     ) -> Compression:
         """Returns the kept visual tokens, for a language model of the caller's.
 
-        `options`: see `CompressOptions` in `fsr.client.requests`.
+        `options`: see `CompressOptions`.
         """
         request = compress_request(images, instruction, **options)
         _check_size(request)

@@ -74,11 +74,11 @@ class SamplingOptions(TypedDict, total=False):
 
 
 class GenerateOptions(CompressionOptions, SamplingOptions, total=False):
-    """Options of a question."""
+    """Options of a question: `CompressionOptions` and `SamplingOptions`."""
 
 
 class CompressOptions(CompressionOptions, total=False):
-    """Options of a compression."""
+    """Options of a compression: `CompressionOptions` and `explain`."""
 
     #: Return why each token was kept.
     explain: bool

@@ -116,10 +116,10 @@ class Refusing:
     """A client whose requests all fail."""
 
     def __init__(self, error):
-        self.error, self.asked = error, 0
+        self.error, self.calls = error, 0
 
     async def stream(self, image, question, **options):
-        self.asked += 1
+        self.calls += 1
         raise self.error
         yield
 
@@ -130,7 +130,7 @@ async def test_wrong_request_ends_the_load_and_full_service_does_not(size):
         client = Refusing(wrong)
         with pytest.raises(type(wrong), match="is unknown"):
             await drive(client, plan(**size, requests=40))
-        assert client.asked < 40
+        assert client.calls < 40
     outcomes = await drive(Refusing(OverloadedError("full")), plan(**size, requests=3))
     assert [outcome.error for outcome in outcomes] == ["OverloadedError"] * 3
 
