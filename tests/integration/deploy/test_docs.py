@@ -1,4 +1,4 @@
-"""The pages that are written from the code, and the links of all pages."""
+"""The generated tables of the pages, and the links and paths on all pages."""
 
 import re
 from pathlib import Path
@@ -11,12 +11,12 @@ ROOT = Path(__file__).parents[3]
 
 
 @pytest.mark.parametrize(("path", "text"), list(pages()), ids=lambda v: v.name if isinstance(v, Path) else "")
-def test_tables_are_those_of_the_code(path, text):
+def test_generated_tables_match_the_code(path, text):
     assert path.read_text() == text, "run python -m docs.generate"
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "docs").glob("*.md")), ids=lambda path: path.name)
-def test_what_a_page_refers_to_is_there(path):
+def test_links_and_paths_of_a_page_exist(path):
     text = path.read_text()
     for link in re.findall(r"\]\((?!https?:)([^)#]+)\)", text):
         assert (path.parent / link).exists(), link
