@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from fsr_core.budget import Budget
-    from fsr_core.compressor import Compressor, create, methods, register
+    from fsr_core.compressor import DEFAULT_METHOD, Compressor, create, methods, register
     from fsr_core.fsr import FSR
     from fsr_core.plug.compressed_model import compressed
     from fsr_core.tokens import FOCUS, SCAN, CompressedTokens, VisualTokens
 
 __all__ = [
+    "DEFAULT_METHOD",
     "FOCUS",
     "FSR",
     "SCAN",
@@ -32,6 +33,7 @@ __all__ = [
 _HOMES = {
     "Budget": "budget",
     "Compressor": "compressor",
+    "DEFAULT_METHOD": "compressor",
     "compressed": "plug",
     "create": "compressor",
     "methods": "compressor",

@@ -23,7 +23,7 @@ class Limits:
 _RADIUS = 0.3
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Budget:
     """Exactly one of `tokens`, `keep_ratio` and `auto`.
 

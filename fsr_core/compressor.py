@@ -15,8 +15,9 @@ from typing import Any, ClassVar
 from fsr_core.budget import Budget
 from fsr_core.tokens import CompressedTokens, VisualTokens
 
-__all__ = ["ENTRY_POINTS", "Compressor", "create", "methods", "register"]
+__all__ = ["DEFAULT_METHOD", "ENTRY_POINTS", "Compressor", "create", "methods", "register"]
 
+DEFAULT_METHOD = "fsr"  # what callers get who name no method
 ENTRY_POINTS = "fsr_core.methods"  # group in which an installed package announces methods of its own
 
 # name -> where its class lives; loaded when it is asked for.
@@ -54,7 +55,7 @@ class Compressor(ABC):
         """One result a sample, token for token what `compress` gives for it alone. Sizes and budgets may differ."""
 
 
-def check_batch(samples: Sequence[VisualTokens], budgets: Sequence[int | Budget]) -> list[Budget]:
+def as_budgets(samples: Sequence[VisualTokens], budgets: Sequence[int | Budget]) -> list[Budget]:
     """The budgets as `Budget`s; ValueError where their number is not that of the samples."""
     if len(samples) != len(budgets):
         raise ValueError(f"budgets: {len(budgets)} given for {len(samples)} samples; pass one a sample")

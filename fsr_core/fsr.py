@@ -12,7 +12,7 @@ from torch import Tensor
 
 from fsr_core.budget import Budget, Limits
 from fsr_core.checks import check_number
-from fsr_core.compressor import Compressor, check_batch
+from fsr_core.compressor import Compressor, as_budgets
 from fsr_core.focus import focus_order, focus_wanted, priority
 from fsr_core.refine import absorbed, merge
 from fsr_core.scan import Keys, scan
@@ -21,7 +21,7 @@ from fsr_core.tokens import FOCUS, SCAN, CompressedTokens, VisualTokens
 __all__ = ["FSR"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class FSR(Compressor):
     """Focus on what is salient and relevant, scan for what is far from it, refine by merging.
 
@@ -56,7 +56,7 @@ class FSR(Compressor):
         self, samples: Sequence[VisualTokens], budgets: Sequence[int | Budget]
     ) -> list[CompressedTokens]:
         """Samples of the same shapes run as one batch; see `Compressor.compress_batch`."""
-        limits = [b.limits(len(s)) for s, b in zip(samples, check_batch(samples, budgets), strict=True)]
+        limits = [b.limits(len(s)) for s, b in zip(samples, as_budgets(samples, budgets), strict=True)]
         groups: dict[tuple[object, ...], list[int]] = defaultdict(list)
         for i, sample in enumerate(samples):
             keys = sample.features if sample.keys is None else sample.keys
@@ -127,6 +127,14 @@ def _results(
     stage = torch.where(focus.flatten()[place], FOCUS, SCAN)
     parts = zip(rows.split(sizes), (place % n).split(sizes), stage.split(sizes), strict=True)
     return [
-        CompressedTokens(own, index, found_by, merged_into[i], phi[i], counts[i], wanted[i])
-        for i, (own, index, found_by) in enumerate(parts)
+        CompressedTokens(
+            features=kept_rows,
+            index=index,
+            stage=stages,
+            merged_into=merged_into[i],
+            priority=phi[i],
+            focus_count=counts[i],
+            focus_wanted=wanted[i],
+        )
+        for i, (kept_rows, index, stages) in enumerate(parts)
     ]

@@ -16,7 +16,7 @@ from fsr_core.tokens import CompressedTokens, VisualTokens
 __all__ = ["GuidedFSR"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class GuidedFSR(OneByOne):
     """Focus and Scan of arXiv 2602.05809, changed in three places that cost it its small budgets.
 

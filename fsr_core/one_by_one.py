@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from fsr_core.budget import Budget
-from fsr_core.compressor import Compressor, check_batch
+from fsr_core.compressor import Compressor, as_budgets
 from fsr_core.tokens import FOCUS, SCAN, CompressedTokens, VisualTokens
 
 __all__ = ["OneByOne", "by_falling", "kept", "raw_keys", "unit_keys"]
@@ -21,7 +21,7 @@ class OneByOne(Compressor):
     def compress_batch(
         self, samples: Sequence[VisualTokens], budgets: Sequence[int | Budget]
     ) -> list[CompressedTokens]:
-        pairs = zip(samples, check_batch(samples, budgets), strict=True)
+        pairs = zip(samples, as_budgets(samples, budgets), strict=True)
         return [self._within(sample, budget.limits(len(sample)).maximum) for sample, budget in pairs]
 
     def _within(self, sample: VisualTokens, k: int) -> CompressedTokens:

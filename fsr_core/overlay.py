@@ -25,7 +25,7 @@ FOCUS_INK, SCAN_INK, PALE = (230, 120, 0), (0, 114, 205), (235, 235, 235)
 _WIDTH, _BAR = 720, 76
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Plan:
     """`index` and `stage` (0 focus, 1 scan) of kept patches, `merged_into` of all (-1 for none), on a `rows` x
     `columns` grid that covers `crop` (left, top, right, bottom in pixels) of the picture."""
@@ -99,7 +99,17 @@ def plans(
         own = [(i - start, s) for i, s in zip(index, stage, strict=True) if start <= i < stop]
         anchors = merged_into[start:stop]
         local = [a - start if start <= a < stop else (ELSEWHERE if a >= 0 else -1) for a in anchors]
-        found.append(Plan(rows, columns, [i for i, _ in own], [s for _, s in own], local, crop, question))
+        found.append(
+            Plan(
+                rows=rows,
+                columns=columns,
+                index=[i for i, _ in own],
+                stage=[s for _, s in own],
+                merged_into=local,
+                crop=crop,
+                question=question,
+            )
+        )
     return found
 
 

@@ -28,7 +28,7 @@ The paper (arXiv 2602.05809) reports for LLaVA-1.5-7B 0.5 MB of KV cache a token
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from typing import Any
 
 #: Bytes of one number in each of the dtypes that a tensor may travel or be cached in.
@@ -71,7 +71,7 @@ class CostModel:
         return self.kv_bytes_per_token * tokens
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Geometry:
     """Shape of a decoder-only language model with gated MLPs and (grouped) full attention in every layer.
 
@@ -143,7 +143,7 @@ class Geometry:
         )
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Savings:
     """One prompt with every visual token and with the kept ones only.
 
@@ -179,10 +179,6 @@ class Savings:
     def wire_bytes(self) -> int:
         """Payload bytes saved between encoder and decoder."""
         return self.wire_bytes_before - self.wire_bytes_after
-
-    def as_dict(self) -> dict[str, int]:
-        """The eight before-and-after figures by name."""
-        return asdict(self)
 
 
 def wire_bytes_per_token(feature_dim: int, wire_dtype: str) -> int:

@@ -111,11 +111,11 @@ def _joined(parts: Sequence[tuple[Tensor | None, CompressedTokens]], n: int) -> 
         merged[group] = torch.where(kept.merged_into >= 0, group[kept.merged_into.clamp(min=0)], -1)
     order = torch.cat(index).argsort()
     return CompressedTokens(
-        torch.cat(features)[order],
-        torch.cat(index)[order],
-        torch.cat(stage)[order],
-        merged,
-        priority,
-        sum(kept.focus_count for _, kept in parts),
-        sum(kept.focus_wanted for _, kept in parts),
+        features=torch.cat(features)[order],
+        index=torch.cat(index)[order],
+        stage=torch.cat(stage)[order],
+        merged_into=merged,
+        priority=priority,
+        focus_count=sum(kept.focus_count for _, kept in parts),
+        focus_wanted=sum(kept.focus_wanted for _, kept in parts),
     )

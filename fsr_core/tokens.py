@@ -63,7 +63,7 @@ class VisualTokens:
         return len(self.features)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class CompressedTokens:
     """The K tokens that were kept of N, in raster order, and why.
 

@@ -17,6 +17,7 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from prometheus_client.parser import text_string_to_metric_families
 
+from fsr.cli.local_stack import running
 from fsr_core.tiny import WEIGHTS
 from helpers.waiting import until
 
@@ -88,6 +89,29 @@ def long_context(tmp_path_factory):
     config["text_config"]["max_position_embeddings"] = 32_768
     (folder / "config.json").write_text(json.dumps(config))
     return folder
+
+
+@pytest.fixture(scope="session")
+def served_model(long_context):
+    """Flags of a decoder that serves the model of the running system."""
+    return ("--model", str(long_context), "--served-name", long_context.name)
+
+
+@pytest.fixture(scope="session")
+def system(tmp_path_factory, long_context):
+    """Addresses of a running system, and the folder of its logs. No test ends one of its processes.
+
+    It has a gateway with room for 24 requests, two decoders with 8 MiB of KV memory each, and metrics of the encoder
+    every second.
+    """
+    with contextlib.ExitStack() as stack:
+        with pytest.MonkeyPatch.context() as patch:  # for these services only, not for later tests
+            patch.setenv("RAY_metrics_report_interval_ms", "1000")
+            patch.setenv("FSR_GATEWAY_MAX_REQUESTS", "24")
+            patch.setenv("FSR_DECODER_KV_MEMORY", "8MiB")
+            logs = tmp_path_factory.mktemp("logs")
+            addresses = stack.enter_context(running(str(long_context), 2, free_ports(30), logs, wait=None))
+        yield addresses | {"logs": logs}
 
 
 class Service:

@@ -16,8 +16,8 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from fsr_core.backbones.checkpoints.model_info import ModelInfo
-from fsr_core.backbones.features import Box, ImageFeatures, KeptImage, PreparedImage
-from fsr_core.backbones.prompts import Message, Prompt
+from fsr_core.backbones.features import Box, ImageFeatures, PreparedImage
+from fsr_core.backbones.prompts import KeptImage, Message, Prompt
 from fsr_core.tokens import CompressedTokens, VisualTokens
 
 
@@ -37,8 +37,8 @@ class VisualEncoder(ABC):
     device: torch.device
     dtype: torch.dtype
 
-    #: Whether a picture that shares its conversation with others is prepared by `preprocess_among` instead.
-    coarse_among: bool = False
+    #: Whether a picture that shares its conversation with others is prepared by `preprocess_multi_image` instead.
+    coarse_when_multi_image: bool = False
 
     @abstractmethod
     def preprocess(self, image: Image.Image) -> PreparedImage:
@@ -48,7 +48,7 @@ class VisualEncoder(ABC):
             ValueError: ``image`` is no PIL image, or has a zero side.
         """
 
-    def preprocess_among(self, image: Image.Image) -> PreparedImage:
+    def preprocess_multi_image(self, image: Image.Image) -> PreparedImage:
         """As `preprocess`, for one of several pictures of a conversation."""
         return self.preprocess(image)
 
@@ -134,7 +134,15 @@ class VisualEncoder(ABC):
             rows, source = laid, index
             index = torch.full((len(laid),), -1, dtype=torch.int64, device=source.device)
             index[places] = source
-        return KeptImage(rows, index, positions, image.grid, deepstack, image.video, image.frame_seconds)
+        return KeptImage(
+            features=rows,
+            index=index,
+            positions=positions,
+            grid=image.grid,
+            deepstack=deepstack,
+            video=image.video,
+            frame_seconds=image.frame_seconds,
+        )
 
     def blocks(self, image: KeptImage) -> Sequence[KeptImage]:
         """The stretches of visual rows that stand at an image's placeholders, one each; most families have one."""

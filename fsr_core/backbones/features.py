@@ -38,7 +38,7 @@ class Tile:
         return self.start + self.rows * self.cols
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class PreparedImage:
     """One image or video as the checkpoint's own processor prepares it, on the CPU.
 
@@ -57,7 +57,7 @@ class PreparedImage:
     frame_seconds: tuple[float, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ImageFeatures:
     """One image after vision tower and projector: everything compression needs except the instruction.
 
@@ -87,11 +87,11 @@ class ImageFeatures:
 
     features: Tensor
     saliency: Tensor
-    joint: Tensor | None
-    keys: Tensor | None
-    positions: Tensor | None
     tiles: tuple[Tile, ...]
     size: tuple[int, int]
+    joint: Tensor | None = None
+    keys: Tensor | None = None
+    positions: Tensor | None = None
     groups: Tensor | None = None
     lines: Tensor | None = None
     deepstack: Tensor | None = None
@@ -118,28 +118,3 @@ class ImageFeatures:
             n: v for n, v in values.items() if isinstance(v, Tensor) and v.untyped_storage().nbytes() > v.nbytes
         }
         return replace(self, **{name: value.clone() for name, value in views.items()})
-
-
-@dataclass(frozen=True, slots=True)
-class KeptImage:
-    """The visual tokens of one image as they arrive at the language model.
-
-    Attributes:
-        features: ``[K, D]`` in layout order; any floating dtype, any device.
-        index: ``[K]`` source index of each row before compression, ascending, -1 for a row that is layout
-            rather than evidence (a newline); None where no language model of the family asks.
-        positions: ``[K, 3]`` (t, h, w), for families that place tokens so; else None.
-        grid: (t, h, w) extent of the image before compression, for families whose following text starts
-            after it; else None.
-        deepstack: ``[J, K, D]`` for families whose first blocks take features too, else None.
-        video: whether it is a video, which some templates announce in another way than a picture.
-        frame_seconds: as in :class:`ImageFeatures`.
-    """
-
-    features: Tensor
-    index: Tensor | None = None
-    positions: Tensor | None = None
-    grid: tuple[int, int, int] | None = None
-    deepstack: Tensor | None = None
-    video: bool = False
-    frame_seconds: tuple[float, ...] = ()

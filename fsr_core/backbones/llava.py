@@ -15,9 +15,9 @@ from fsr_core.backbones.checkpoints.weights import Placement
 from fsr_core.backbones.features import Box, ImageFeatures, PreparedImage, Tile
 from fsr_core.backbones.language.half_decoder import HalfDecoder
 from fsr_core.backbones.vision.clip_text import ClipText, known_clip
-from fsr_core.backbones.vision.image_processors import checked, image_processor, visible
+from fsr_core.backbones.vision.image_processors import image_processor, to_rgb, visible
 from fsr_core.backbones.vision.patch_encoder import PatchEncoder, text_side
-from fsr_core.backbones.vision.patch_tower import PatchTower, Seen
+from fsr_core.backbones.vision.patch_tower import PatchTower, TowerOutput
 
 __all__ = ["LlavaDecoder", "LlavaEncoder"]
 
@@ -47,8 +47,10 @@ class LlavaEncoder(PatchEncoder):
         return visible(self.processor, size)
 
     def preprocess(self, image: Image.Image) -> PreparedImage:
-        pixels = self.processor(images=checked(image), return_tensors="pt")["pixel_values"][0]
-        return PreparedImage({"pixel_values": pixels}, (self._tile(self.shown(image.size)),), image.size)
+        pixels = self.processor(images=to_rgb(image), return_tensors="pt")["pixel_values"][0]
+        return PreparedImage(
+            inputs={"pixel_values": pixels}, tiles=(self._tile(self.shown(image.size)),), size=image.size
+        )
 
     def _tile(self, crop: Box) -> Tile:
         return Tile(0, self.vision.side, self.vision.side, crop)
@@ -58,11 +60,16 @@ class LlavaEncoder(PatchEncoder):
         size = self.config.vision_config.image_size
         tile = self._tile((0.0, 0.0, float(size), float(size)))
         rows = [] if pixels is None else pixels
-        return [PreparedImage({"pixel_values": row}, (tile,), (size, size)) for row in rows], []
+        return [PreparedImage(inputs={"pixel_values": row}, tiles=(tile,), size=(size, size)) for row in rows], []
 
-    def features_of(self, image: PreparedImage, seen: Seen) -> ImageFeatures:
-        joint = None if seen.joint is None else seen.joint[0]
-        return ImageFeatures(seen.features[0], seen.saliency[0], joint, None, None, image.tiles, image.size)
+    def features_of(self, image: PreparedImage, output: TowerOutput) -> ImageFeatures:
+        return ImageFeatures(
+            features=output.features[0],
+            saliency=output.saliency[0],
+            joint=None if output.joint is None else output.joint[0],
+            tiles=image.tiles,
+            size=image.size,
+        )
 
 
 class LlavaDecoder(HalfDecoder):

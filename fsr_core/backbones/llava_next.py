@@ -17,9 +17,9 @@ from fsr_core.backbones.features import ImageFeatures, PreparedImage, Tile
 from fsr_core.backbones.language.half_decoder import HalfDecoder
 from fsr_core.backbones.vision.anyres import packed_features, packer, tile_boxes, tiled_features
 from fsr_core.backbones.vision.clip_text import ClipText, known_clip
-from fsr_core.backbones.vision.image_processors import checked, image_processor
+from fsr_core.backbones.vision.image_processors import image_processor, to_rgb
 from fsr_core.backbones.vision.patch_encoder import PatchEncoder, text_side
-from fsr_core.backbones.vision.patch_tower import PatchTower, Seen
+from fsr_core.backbones.vision.patch_tower import PatchTower, TowerOutput
 
 __all__ = ["LlavaNextDecoder", "LlavaNextEncoder"]
 
@@ -65,23 +65,23 @@ class LlavaNextEncoder(PatchEncoder):
     def preprocess(self, image: Image.Image) -> PreparedImage:
         edge = self._edge()
         options = {"image_grid_pinpoints": [[2 * edge, 2 * edge]]} if self.layout == "tiles" else {}
-        pixels = self.processor(images=checked(image), return_tensors="pt", **options)["pixel_values"][0]
+        pixels = self.processor(images=to_rgb(image), return_tensors="pt", **options)["pixel_values"][0]
         whole = (0.0, 0.0, float(image.width), float(image.height))
         side = self.vision.side
         boxes = tile_boxes(image.size, (2, 2), edge) if self.layout == "tiles" else []
         tiles = tuple(Tile(i * side**2, side, side, box) for i, box in enumerate([whole, *boxes]))
-        return PreparedImage({"pixel_values": pixels}, tiles, image.size)
+        return PreparedImage(inputs={"pixel_values": pixels}, tiles=tiles, size=image.size)
 
     def unbatch(self, inputs: Mapping[str, Any]) -> tuple[list[PreparedImage], list[PreparedImage]]:
         return unbatch_tiles(inputs, self.config, self._edge(), single=False), []
 
-    def features_of(self, image: PreparedImage, seen: Seen) -> ImageFeatures:
+    def features_of(self, image: PreparedImage, output: TowerOutput) -> ImageFeatures:
         if self.layout == "tiles":
-            return tiled_features(image, seen)
+            return tiled_features(image, output)
         columns = tile_grid(self.config, image.size, self._edge())[1]
         strategy = self.config.vision_feature_select_strategy
         pack = packer(LlavaNextModel, self.config, vision_feature_select_strategy=strategy)
-        return packed_features(image, seen, self.vision.side, columns, self.newline, pack)
+        return packed_features(image, output, self.vision.side, columns, self.newline, pack)
 
 
 def tile_grid(config: Any, size: tuple[int, int], edge: int) -> tuple[int, int]:
@@ -106,7 +106,7 @@ def unbatch_tiles(inputs: Mapping[str, Any], config: Any, edge: int, single: boo
     for views, (height, width), tiled in zip(pixels, sizes.tolist(), alone, strict=True):
         rows, columns = tile_grid(config, (width, height), edge)
         used = views[: 1 + rows * columns] if tiled else views[:1]
-        found.append(PreparedImage({"pixel_values": used}, (), (width, height)))
+        found.append(PreparedImage(inputs={"pixel_values": used}, tiles=(), size=(width, height)))
     return found
 
 

@@ -26,10 +26,10 @@ from fsr_core.backbones.features import ImageFeatures, PreparedImage, Tile
 from fsr_core.backbones.language.half_decoder import HalfDecoder
 from fsr_core.backbones.llava_next import tile_grid, unbatch_tiles
 from fsr_core.backbones.vision.anyres import packed_features, packer
-from fsr_core.backbones.vision.frames import checked_frames
-from fsr_core.backbones.vision.image_processors import checked, image_processor, square, video_settings
+from fsr_core.backbones.vision.frames import frames_to_rgb
+from fsr_core.backbones.vision.image_processors import image_processor, square, to_rgb, video_settings
 from fsr_core.backbones.vision.patch_encoder import PatchEncoder, text_side
-from fsr_core.backbones.vision.patch_tower import PatchTower, Seen
+from fsr_core.backbones.vision.patch_tower import PatchTower, TowerOutput
 from fsr_core.backbones.vision.siglip_text import SiglipText
 
 __all__ = ["LlavaOnevisionDecoder", "LlavaOnevisionEncoder"]
@@ -41,7 +41,7 @@ class LlavaOnevisionEncoder(PatchEncoder):
     """Option `video_newlines`: where newline tokens stand in a video: at its "end", as the library's class has it,
     after each "frame", or after each "row", as LLaVA-Video was trained. A line without kept tokens has none."""
 
-    coarse_among = True
+    coarse_when_multi_image = True
 
     def __init__(
         self,
@@ -87,25 +87,28 @@ class LlavaOnevisionEncoder(PatchEncoder):
         return int(self.config.vision_config.image_size)
 
     def preprocess(self, image: Image.Image) -> PreparedImage:
-        pixels = self.processor(images=checked(image), return_tensors="pt")["pixel_values"][0]
-        whole = (0.0, 0.0, float(image.width), float(image.height))
-        return PreparedImage(
-            {"pixel_values": pixels}, (Tile(0, self.vision.side, self.vision.side, whole),), image.size
-        )
+        pixels = self.processor(images=to_rgb(image), return_tensors="pt")["pixel_values"][0]
+        tile = Tile(0, self.vision.side, self.vision.side, (0.0, 0.0, float(image.width), float(image.height)))
+        return PreparedImage(inputs={"pixel_values": pixels}, tiles=(tile,), size=image.size)
 
-    def preprocess_among(self, image: Image.Image) -> PreparedImage:
+    def preprocess_multi_image(self, image: Image.Image) -> PreparedImage:
         """One view without tiles, which is how the library's processor prepares each of several pictures."""
-        pair = [checked(image), Image.new("RGB", (1, 1))]  # the second only makes them several
+        pair = [to_rgb(image), Image.new("RGB", (1, 1))]  # the second only makes them several
         pixels = self.processor(images=[pair], return_tensors="pt")["pixel_values"][0]
-        side = self.vision.side
-        return PreparedImage({"pixel_values": pixels}, (Tile(0, side, side, square(image.size)),), image.size)
+        tile = Tile(0, self.vision.side, self.vision.side, square(image.size))
+        return PreparedImage(inputs={"pixel_values": pixels}, tiles=(tile,), size=image.size)
 
     def preprocess_video(self, frames: Sequence[Image.Image], fps: float = 2.0) -> PreparedImage:
-        pictures = checked_frames(frames, fps)
+        pictures = frames_to_rgb(frames, fps)
         pixels = self.frames(images=pictures, return_tensors="pt")["pixel_values"]
-        seconds = tuple(i / fps for i in range(len(pictures)))
         size = pictures[0].size
-        return PreparedImage({"pixel_values": pixels}, self._frame_tiles(len(pictures), size), size, True, seconds)
+        return PreparedImage(
+            inputs={"pixel_values": pixels},
+            tiles=self._frame_tiles(len(pictures), size),
+            size=size,
+            video=True,
+            frame_seconds=tuple(i / fps for i in range(len(pictures))),
+        )
 
     def _frame_tiles(self, frames: int, size: tuple[int, int]) -> tuple[Tile, ...]:
         side = math.ceil(self.vision.side / 2)
@@ -115,19 +118,24 @@ class LlavaOnevisionEncoder(PatchEncoder):
     def unbatch(self, inputs: Mapping[str, Any]) -> tuple[list[PreparedImage], list[PreparedImage]]:
         edge, videos = self._edge(), inputs.get("pixel_values_videos")
         clips = [
-            PreparedImage({"pixel_values": frames}, self._frame_tiles(len(frames), (edge, edge)), (edge, edge), True)
+            PreparedImage(
+                inputs={"pixel_values": frames},
+                tiles=self._frame_tiles(len(frames), (edge, edge)),
+                size=(edge, edge),
+                video=True,
+            )
             for frames in (() if videos is None else videos)
         ]
         return unbatch_tiles(inputs, self.config, edge, single=True), clips
 
-    def features_of(self, image: PreparedImage, seen: Seen) -> ImageFeatures:
+    def features_of(self, image: PreparedImage, output: TowerOutput) -> ImageFeatures:
         if image.video:
-            return self._video(image, seen)
+            return self._video(image, output)
         columns = tile_grid(self.config, image.size, self._edge())[1]
         pack = packer(LlavaOnevisionModel, self.config, vision_aspect_ratio=self.config.vision_aspect_ratio)
-        return packed_features(image, seen, self.vision.side, columns, self.newline, pack)
+        return packed_features(image, output, self.vision.side, columns, self.newline, pack)
 
-    def _video(self, image: PreparedImage, seen: Seen) -> ImageFeatures:
+    def _video(self, image: PreparedImage, output: TowerOutput) -> ImageFeatures:
         """Frames pooled by the class's own pooling, which treats every channel alike: what is known about the tokens
         is pooled with the same weights."""
         holder: Any = SimpleNamespace(config=self.config)
@@ -136,22 +144,20 @@ class LlavaOnevisionEncoder(PatchEncoder):
             pooled: Tensor = LlavaOnevisionModel.apply_pooling(holder, tokens)
             return pooled
 
-        features = pool(seen.features)
+        features = pool(output.features)
         frames, n, _ = features.shape
         side = math.ceil(self.vision.side / 2)
         token = torch.arange(frames * n, device=features.device)
         lines = {"end": torch.zeros_like(token), "frame": token // n, "row": token // side}[self.video_newlines]
         joint = None
-        if seen.joint is not None:
-            joint = torch.nn.functional.normalize(pool(seen.joint), dim=-1).flatten(0, 1)
+        if output.joint is not None:
+            joint = torch.nn.functional.normalize(pool(output.joint), dim=-1).flatten(0, 1)
         return ImageFeatures(
-            features.flatten(0, 1),
-            pool(seen.saliency.unsqueeze(-1)).flatten(),
-            joint,
-            None,
-            None,
-            image.tiles,
-            image.size,
+            features=features.flatten(0, 1),
+            saliency=pool(output.saliency.unsqueeze(-1)).flatten(),
+            joint=joint,
+            tiles=image.tiles,
+            size=image.size,
             groups=token // n if frames > 1 else None,
             lines=lines,
             newline=self.newline,

@@ -7,12 +7,10 @@ width, ``L`` a prompt's length.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
-import torch
 from torch import Tensor
 
-__all__ = ["ImagePart", "Message", "Prompt", "TextPart"]
+__all__ = ["ImagePart", "KeptImage", "Message", "Prompt", "TextPart"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +35,32 @@ class Message:
     parts: tuple[TextPart | ImagePart, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KeptImage:
+    """The visual tokens of one image as they arrive at the language model.
+
+    Attributes:
+        features: ``[K, D]`` in layout order; any floating dtype, any device.
+        index: ``[K]`` source index of each row before compression, ascending, -1 for a row that is layout
+            rather than evidence (a newline); None where no language model of the family asks.
+        positions: ``[K, 3]`` (t, h, w), for families that place tokens so; else None.
+        grid: (t, h, w) extent of the image before compression, for families whose following text starts
+            after it; else None.
+        deepstack: ``[J, K, D]`` for families whose first blocks take features too, else None.
+        video: whether it is a video, which some templates announce in another way than a picture.
+        frame_seconds: as in :class:`ImageFeatures`.
+    """
+
+    features: Tensor
+    index: Tensor | None = None
+    positions: Tensor | None = None
+    grid: tuple[int, int, int] | None = None
+    deepstack: Tensor | None = None
+    video: bool = False
+    frame_seconds: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Prompt:
     """A whole prompt, ready to prefill.
 
@@ -66,24 +89,6 @@ class Prompt:
         With tokens dropped it may be larger than ``L``: text keeps the place it had after the whole image.
         """
         return len(self.token_ids) if self.position_ids is None else int(self.position_ids.max()) + 1
-
-    def step_positions(self, generated: int, count: int = 1) -> Tensor | None:
-        """``[3, 1, count]`` positions of the tokens after ``generated`` ones, or None where the model counts itself."""
-        if self.position_ids is None:
-            return None
-        first = self.next_position + generated
-        steps = torch.arange(first, first + count, device=self.position_ids.device)
-        return steps.expand(3, 1, count)
-
-    def model_inputs(self) -> dict[str, Any]:
-        """Keyword arguments of the language model's forward pass for this prompt alone (batch of one)."""
-        inputs: dict[str, Any] = {"inputs_embeds": self.inputs_embeds.unsqueeze(0)}
-        if self.position_ids is not None:
-            inputs["position_ids"] = self.position_ids.unsqueeze(1)
-        if self.deepstack is not None:
-            inputs["visual_pos_masks"] = self.visual_mask.unsqueeze(0).to(self.inputs_embeds.device)
-            inputs["deepstack_visual_embeds"] = list(self.deepstack)
-        return inputs
 
     @property
     def visual_tokens(self) -> int:

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 from transformers.models.qwen3_vl.modeling_qwen3_vl import Qwen3VLTextModel, Qwen3VLVisionModel
 
-from fsr_core.backbones.features import KeptImage
 from fsr_core.backbones.language.half_decoder import HalfDecoder
+from fsr_core.backbones.prompts import KeptImage
 from fsr_core.backbones.vision.qwen_encoder import QwenEncoder
 from fsr_core.backbones.vision.qwen_pixels import fit
 

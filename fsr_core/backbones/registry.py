@@ -34,15 +34,14 @@ class Family:
         """One of its classes; the file is imported when it is asked for."""
         return getattr(import_module(f"fsr_core.backbones.{self.module}"), name)
 
-    def checked(self, options: Mapping[str, Any]) -> dict[str, Any]:
-        """The options of the encoder. Raises ValueError for one that the family does not have, or a value unknown."""
+    def check_options(self, options: Mapping[str, Any]) -> None:
+        """Raises ValueError for an option that the family does not have, and for an unknown value."""
         for name, value in options.items():
             if name not in self.options:
                 known = f"its options are {', '.join(self.options)}" if self.options else "it has none"
                 raise ValueError(f"options: {self.module} has no option {name!r}; {known}")
             if value not in self.options[name]:
                 raise ValueError(f"options.{name}: {value!r} is unknown; use {' or '.join(self.options[name])}")
-        return dict(options)
 
 
 _RELEVANCE = {"relevance": ("none", "instruction")}
@@ -85,10 +84,9 @@ def load_encoder(
     """
     checkpoint = Checkpoint.open(model)
     family = _family(checkpoint.config, checkpoint.name)
-    given = family.checked(options or {})
-    encoder: VisualEncoder = family.get(family.encoder).load(
-        checkpoint, Placement(_usable(device), dtype, attention), clip=clip, **given
-    )
+    family.check_options(options or {})
+    place = Placement(_usable(device), dtype, attention)
+    encoder: VisualEncoder = family.get(family.encoder).load(checkpoint, place, clip=clip, **(options or {}))
     return encoder
 
 
@@ -104,8 +102,8 @@ def wrap_encoder(
     if config is None or not hasattr(model, "model"):
         raise ValueError(f"model: {type(model).__name__} is no vision-language model of the transformers library")
     family = _family(config, type(model).__name__)
-    given = family.checked(options or {})
-    encoder: VisualEncoder = family.get(family.encoder).of_model(model, processor, clip=clip, **given)
+    family.check_options(options or {})
+    encoder: VisualEncoder = family.get(family.encoder).of_model(model, processor, clip=clip, **(options or {}))
     return encoder
 
 

@@ -17,9 +17,9 @@ QUESTION = "Is there a red star?"
 
 
 @pytest.fixture(scope="module")
-def small(system, spawn, same_model):
+def small(system, spawn, served_model):
     """A gateway in front of one decoder, found by name, that takes one request at a time and lets none wait."""
-    decoder = spawn("decoder", *same_model, "--max-running", "1", "--max-waiting", "0")
+    decoder = spawn("decoder", *served_model, "--max-running", "1", "--max-waiting", "0")
     name = f"dns:///localhost:{decoder.address.rpartition(':')[2]}"
     flags = ("--encoders", system["encoder"], "--decoders", name, "--discovery-seconds", "0.2")
     gateway = spawn("gateway", *flags)

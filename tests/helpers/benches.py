@@ -54,7 +54,7 @@ def chat(bench, *turns):
 def shown(bench, pictures, videos=(), budget=ALL, spread="even", fps=2.0):
     """Encoded and compressed by our encoder half: what was kept, and laid out."""
     encoder = bench.encoder
-    prepare = encoder.preprocess_among if len(pictures) > 1 else encoder.preprocess
+    prepare = encoder.preprocess_multi_image if len(pictures) > 1 else encoder.preprocess
     prepared = [prepare(p) for p in pictures] + [encoder.preprocess_video(v, fps) for v in videos]
     images = encoder.encode_images(prepared)
     samples = [encoder.visual_tokens(image, None) for image in images]

@@ -1,4 +1,4 @@
-"""What is asked of a system while a Prometheus watches it."""
+"""Loads on a running system while a Prometheus watches it."""
 
 import asyncio
 import itertools
@@ -12,26 +12,26 @@ from fsr.client import Answer, AsyncClient, ClientError, OverloadedError
 from helpers.waiting import until
 
 QUESTION, COLOUR, MODEL, OTHER = "Is there a red star?", "What colour is the star?", "fsr-tiny", "another-tiny"
-LONG = {"max_tokens": 100, "ignore_eos": True}  # so that many asked at once are at work at once, on any machine
-# The load whose figures are checked: method, budget and number of requests.
+LONG = {"max_tokens": 100, "ignore_eos": True}  # so that requests sent at once also run at once, on any machine
+# The load with known figures: method, budget and number of requests.
 LOAD = (("fsr", 16, 12), ("cdpruner", 32, 6), ("fsr", 4, 4))
 
 
-async def ask(address, picture, wanted, **options):
-    """Asks all (method, budget) at once; the answers, and how many were refused."""
+async def ask(address, picture, choices, **options):
+    """Sends one request for each (method, budget), all at once. Returns the answers and the number of refusals."""
     async with AsyncClient(address) as client:
         calls = (
             client.ask(picture(i % 4), QUESTION, budget=budget, method=method, model=MODEL, **options)
-            for i, (method, budget) in enumerate(wanted)
+            for i, (method, budget) in enumerate(choices)
         )
-        told = await asyncio.gather(*calls, return_exceptions=True)
-    assert all(isinstance(one, (Answer, OverloadedError)) for one in told), told
-    done = [one for one in told if isinstance(one, Answer)]
-    return done, len(told) - len(done)
+        results = await asyncio.gather(*calls, return_exceptions=True)
+    assert all(isinstance(one, (Answer, OverloadedError)) for one in results), results
+    answers = [one for one in results if isinstance(one, Answer)]
+    return answers, len(results) - len(answers)
 
 
 def figures(load):
-    """What a load must have added to some sums."""
+    """The increase of some sums that a load causes: query -> increase."""
     kept = {method: sum(b * n for m, b, n in load if m == method) for method in ("fsr", "cdpruner")}
     images = {method: sum(n for m, _, n in load if m == method) for method in ("fsr", "cdpruner")}
     return {
@@ -46,30 +46,33 @@ def figures(load):
 
 
 async def compare(plain, gateway, picture):
-    """Asks some questions through the canary's gateway, one after the other; what it must and what it did count."""
-    wanted = {"answers": 0, "exact": 0, "tokens": 0, "tokens_agreed": 0}
+    """Asks questions through the canary's gateway, one at a time. Returns the expected counts and the canary's."""
+    expected = {"answers": 0, "exact": 0, "tokens": 0, "tokens_agreed": 0}
     async with AsyncClient(plain) as client, AsyncClient(gateway.address) as canary, asyncio.timeout(600):
         for seed in range(10, 18):
             few, whole = [(await client.ask(picture(seed), COLOUR, budget=n)).token_ids for n in (4, 144)]
-            wanted["answers"] += 1
-            wanted["exact"] += few == whole
-            wanted["tokens"] += max(len(few), len(whole))
-            wanted["tokens_agreed"] += sum(a == b for a, b in zip(few, whole, strict=False))
+            expected["answers"] += 1
+            expected["exact"] += few == whole
+            expected["tokens"] += max(len(few), len(whole))
+            expected["tokens_agreed"] += sum(a == b for a, b in zip(few, whole, strict=False))
             assert (await canary.ask(picture(seed), COLOUR, budget=4, model=MODEL)).token_ids == few
-            while gateway.metric("fsr_canary_answers_total") < wanted["answers"]:
+            while gateway.metric("fsr_canary_answers_total") < expected["answers"]:
                 await asyncio.sleep(0.05)
-        await canary.ask(picture(1), COLOUR, budget=144, model=MODEL)  # nothing to compare
-        await canary.ask(picture(1), COLOUR, budget=4, temperature=1.0, model=MODEL)  # nor here
-    return wanted, {name: gateway.metric(f"fsr_canary_{name}_total") for name in wanted}
+        await canary.ask(picture(1), COLOUR, budget=144, model=MODEL)  # no compression, no canary
+        await canary.ask(picture(1), COLOUR, budget=4, temperature=1.0, model=MODEL)  # sampled, no canary
+    return expected, {name: gateway.metric(f"fsr_canary_{name}_total") for name in expected}
 
 
 async def kill_a_busy_decoder(gateway, victim, picture):
-    """`kill -9` on `victim` while it and others stream long answers; the answers' usage."""
+    """`kill -9` on `victim` while it generates long answers. Returns the usage of all answers.
+
+    The decoder's own figures say when to kill it: a client may read so late that an answer has already ended.
+    """
     length, bytes_a_token = 400, 4 * 2 * 160 * 4  # layers, keys and values, width, fp32
     options = {"model": MODEL, "budget": 16, "max_tokens": length, "ignore_eos": True, "timeout": 600}
 
     def kill():
-        # All that other callers ask of it needs less memory than two of these answers.
+        # Other callers' requests together reserve less than two of these.
         until(lambda: victim.metric("fsr_decoder_kv_reserved_bytes") >= 2 * length * bytes_a_token)
         victim.wait_until_generating(answers=2, tokens=20)
         victim.end(signal.SIGKILL)
@@ -81,9 +84,12 @@ async def kill_a_busy_decoder(gateway, victim, picture):
     return [answer.usage for answer in answers]
 
 
-@dataclass
-class Mixed:
-    """Callers that ask this and that through two gateways until the block is left; the second has the canary."""
+@dataclass(kw_only=True)
+class MixedLoad:
+    """Callers that send mixed requests through two gateways until the block ends. The second gateway has the canary.
+
+    `usages` are those of the second gateway's answers. `refused` counts the refusals of both gateways.
+    """
 
     addresses: tuple[str, str]
     picture: object
@@ -135,7 +141,7 @@ class Mixed:
 
 
 def settled(server, expected, before, seconds=300):
-    """Waits until Prometheus has seen every sum of `expected` reach what it must."""
+    """Waits until every sum has increased as expected, at most `seconds`. Returns the increases."""
     end = time.monotonic() + seconds
     while True:
         now = {query: total(server, query) - before[query] for query in expected}
@@ -144,8 +150,8 @@ def settled(server, expected, before, seconds=300):
         time.sleep(0.5)
 
 
-def steady(server, queries, seconds=5):
-    """Waits until sums have not changed for so long: several times what they take from a service to Prometheus."""
+def wait_until_steady(server, queries, seconds=5):
+    """Waits until the sums have not changed for so long. A figure takes about two seconds to Prometheus."""
     last, since = None, time.monotonic()
     while time.monotonic() < since + seconds:
         now = [total(server, query) for query in queries]
@@ -154,8 +160,8 @@ def steady(server, queries, seconds=5):
         time.sleep(0.2)
 
 
-def seen(server):
-    """Waits until Prometheus has scraped every service anew, and then has evaluated every rule anew."""
+def wait_until_scraped(server):
+    """Waits until Prometheus has scraped every service anew, and after that has evaluated every rule anew."""
     began = time.time()
     until(lambda: all(one.points[-1][1] > began for one in server.instant("timestamp(up)")))
     scraped = time.time()
@@ -167,5 +173,5 @@ def seen(server):
 
 
 def total(server, query):
-    """Sum of the series that a query gives now."""
+    """The sum of a query's series now."""
     return sum(series.points[-1][1] for series in server.instant(query))

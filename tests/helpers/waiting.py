@@ -8,5 +8,5 @@ def until(condition: Callable[[], bool], seconds: float = 180) -> None:
     """Waits until `condition()` is true; AssertionError after `seconds`, which no test comes near unless it fails."""
     end = time.monotonic() + seconds
     while not condition():
-        assert time.monotonic() < end, f"not so within {seconds:g} s"
+        assert time.monotonic() < end, f"still false after {seconds:g} s"
         time.sleep(0.02)

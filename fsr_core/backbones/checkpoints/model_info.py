@@ -11,10 +11,10 @@ import torch
 from fsr_core.backbones.checkpoints.checkpoint import Checkpoint
 from fsr_core.savings import DTYPE_BYTES, Geometry
 
-__all__ = ["DTYPE_NAMES", "ModelInfo", "config_info", "dtype_name", "model_info"]
+__all__ = ["DTYPES", "ModelInfo", "config_info", "dtype_name", "dtype_of", "model_info"]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ModelInfo:
     """What one half of a checkpoint tells about the model, for announcements, checks and savings.
 
@@ -57,7 +57,19 @@ def config_info(model: str, config: Any, dtype: torch.dtype, visual_tokens: int 
     )
 
 
-DTYPE_NAMES: Mapping[torch.dtype, str] = {torch.float32: "fp32", torch.float16: "fp16", torch.bfloat16: "bf16"}
+#: dtypes that weights and features may have, by the names that options and announcements use.
+DTYPES: Mapping[str, torch.dtype] = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+
+
+def dtype_of(name: str) -> torch.dtype:
+    """The dtype that ``fp32``, ``fp16`` or ``bf16`` names.
+
+    Raises:
+        ValueError: any other name.
+    """
+    if name not in DTYPES:
+        raise ValueError(f"dtype: {name!r} is unknown; use {', '.join(DTYPES)}")
+    return DTYPES[name]
 
 
 def dtype_name(dtype: torch.dtype) -> str:
@@ -66,6 +78,7 @@ def dtype_name(dtype: torch.dtype) -> str:
     Raises:
         ValueError: any other dtype.
     """
-    if dtype not in DTYPE_NAMES:
-        raise ValueError(f"dtype = {dtype} is not supported; use torch.float32, torch.float16 or torch.bfloat16")
-    return DTYPE_NAMES[dtype]
+    for name, known in DTYPES.items():
+        if known == dtype:
+            return name
+    raise ValueError(f"dtype: {dtype} is not supported; use torch.float32, torch.float16 or torch.bfloat16")

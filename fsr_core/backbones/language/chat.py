@@ -12,8 +12,7 @@ from torch import Tensor
 from transformers import AutoTokenizer
 
 from fsr_core.backbones.checkpoints.checkpoint import Checkpoint, read_json
-from fsr_core.backbones.features import KeptImage
-from fsr_core.backbones.prompts import ImagePart, Message, TextPart
+from fsr_core.backbones.prompts import ImagePart, KeptImage, Message, TextPart
 
 __all__ = ["Chat", "stop_ids"]
 

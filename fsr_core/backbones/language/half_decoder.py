@@ -15,10 +15,9 @@ from fsr_core.backbones.base import LanguageDecoder
 from fsr_core.backbones.checkpoints.checkpoint import Checkpoint
 from fsr_core.backbones.checkpoints.model_info import model_info
 from fsr_core.backbones.checkpoints.weights import Placement, load_half, materialise
-from fsr_core.backbones.features import KeptImage
 from fsr_core.backbones.language.chat import Chat, stop_ids
 from fsr_core.backbones.language.splice import splice
-from fsr_core.backbones.prompts import Message, Prompt
+from fsr_core.backbones.prompts import KeptImage, Message, Prompt
 
 __all__ = ["HalfDecoder", "TextForCausalLM"]
 

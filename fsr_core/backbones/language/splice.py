@@ -7,8 +7,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from fsr_core.backbones.features import KeptImage
-from fsr_core.backbones.prompts import Prompt
+from fsr_core.backbones.prompts import KeptImage, Prompt
 
 __all__ = ["splice"]
 

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from fsr_core.backbones.features import Box, ImageFeatures, PreparedImage, Tile
 from fsr_core.backbones.vision.image_processors import square
-from fsr_core.backbones.vision.patch_tower import Seen
+from fsr_core.backbones.vision.patch_tower import TowerOutput
 
 __all__ = ["Pack", "packed_features", "packer", "tile_boxes", "tiled_features"]
 
@@ -38,15 +38,15 @@ def packer(kind: Any, config: Any, **options: Any) -> Pack:
 
 
 def packed_features(
-    image: PreparedImage, seen: Seen, side: int, columns: int, newline: Tensor, pack: Pack
+    image: PreparedImage, output: TowerOutput, side: int, columns: int, newline: Tensor, pack: Pack
 ) -> ImageFeatures:
     """Base view and tiles in the class's own layout; `columns` tiles lie side by side, `side` x `side` tokens each."""
-    tiles, n, _ = seen.features.shape
+    tiles, n, _ = output.features.shape
     height, width = image.size[1], image.size[0]
-    joint = seen.saliency.new_zeros(tiles, n, 0) if seen.joint is None else seen.joint
-    known = torch.cat([_places(tiles, side, columns, seen.saliency), seen.saliency.unsqueeze(-1), joint], dim=-1)
+    joint = output.saliency.new_zeros(tiles, n, 0) if output.joint is None else output.joint
+    known = torch.cat([_places(tiles, side, columns, output.saliency), output.saliency.unsqueeze(-1), joint], dim=-1)
     told = pack(known, (height, width), known.new_zeros(known.shape[-1]))
-    rows = pack(seen.features, (height, width), newline.to(seen.features))
+    rows = pack(output.features, (height, width), newline.to(output.features))
     evidence = told[:, 0] > 0.5
     lines = (~evidence).cumsum(0)[evidence]
     place = told[evidence]
@@ -62,13 +62,11 @@ def packed_features(
         groups = 1 + (place[:, 1] // side).long() * columns + (place[:, 2] // side).long()
         groups[:n] = 0
     return ImageFeatures(
-        rows[evidence],
-        place[:, 3].contiguous(),
-        F.normalize(place[:, 4:], dim=-1) if seen.joint is not None else None,
-        None,
-        None,
-        tuple(views),
-        image.size,
+        features=rows[evidence],
+        saliency=place[:, 3].contiguous(),
+        joint=F.normalize(place[:, 4:], dim=-1) if output.joint is not None else None,
+        tiles=tuple(views),
+        size=image.size,
         groups=groups,
         lines=lines,
         newline=newline,
@@ -83,19 +81,17 @@ def _places(tiles: int, side: int, columns: int, like: Tensor) -> Tensor:
     return torch.stack([torch.ones_like(rows), rows, cols], dim=-1).to(like)
 
 
-def tiled_features(image: PreparedImage, seen: Seen) -> ImageFeatures:
+def tiled_features(image: PreparedImage, output: TowerOutput) -> ImageFeatures:
     """Every view's tokens one after the other, without newlines and with padding: the layout of the papers that count
     2880 tokens a picture."""
-    tiles, n, _ = seen.features.shape
+    tiles, n, _ = output.features.shape
     return ImageFeatures(
-        seen.features.flatten(0, 1),
-        seen.saliency.flatten(),
-        None if seen.joint is None else seen.joint.flatten(0, 1),
-        None,
-        None,
-        image.tiles,
-        image.size,
-        groups=torch.arange(tiles, device=seen.saliency.device).repeat_interleave(n),
+        features=output.features.flatten(0, 1),
+        saliency=output.saliency.flatten(),
+        joint=None if output.joint is None else output.joint.flatten(0, 1),
+        tiles=image.tiles,
+        size=image.size,
+        groups=torch.arange(tiles, device=output.saliency.device).repeat_interleave(n),
     )
 
 

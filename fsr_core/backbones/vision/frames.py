@@ -7,9 +7,9 @@ from typing import TypeVar
 
 from PIL import Image
 
-from fsr_core.backbones.vision.image_processors import checked
+from fsr_core.backbones.vision.image_processors import to_rgb
 
-__all__ = ["checked_frames", "evenly"]
+__all__ = ["evenly", "frames_to_rgb"]
 
 Frame = TypeVar("Frame")
 # A frame in eleven days; steps of time are positions too, which must stay whole numbers of 32 bits.
@@ -31,13 +31,13 @@ def evenly(frames: Sequence[Frame], count: int = 32) -> list[Frame]:
     return [frames[round(i * last / max(1, count - 1))] for i in range(count)]
 
 
-def checked_frames(frames: Sequence[Image.Image], fps: float) -> list[Image.Image]:
+def frames_to_rgb(frames: Sequence[Image.Image], fps: float) -> list[Image.Image]:
     """The frames in RGB. Raises ValueError for none, for different sizes, or an `fps` that is no rate of a video."""
     if not frames:
         raise ValueError("video: has no frames; send at least one")
     if not _SLOWEST <= fps <= _FASTEST:  # false of NaN
         raise ValueError(f"video: fps = {fps:g} is not within {_SLOWEST:g}..{_FASTEST:g} frames a second")
-    pictures = [checked(frame) for frame in frames]
+    pictures = [to_rgb(frame) for frame in frames]
     sizes = {picture.size for picture in pictures}
     if len(sizes) > 1:
         raise ValueError(f"video: its frames differ in size ({sorted(sizes)}); scale them alike")

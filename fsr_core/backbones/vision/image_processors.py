@@ -15,7 +15,7 @@ from PIL import Image
 from fsr_core.backbones.checkpoints.checkpoint import read_json
 from fsr_core.backbones.features import Box
 
-__all__ = ["checked", "image_processor", "square", "video_settings", "visible"]
+__all__ = ["image_processor", "square", "to_rgb", "video_settings", "visible"]
 
 
 def image_processor(folder: Path, default: str) -> Any:
@@ -49,7 +49,7 @@ def video_settings(folder: Path) -> dict[str, Any]:
     return dict(told)
 
 
-def checked(image: Image.Image) -> Image.Image:
+def to_rgb(image: Image.Image) -> Image.Image:
     """The picture in RGB, what is transparent on white, as the library has it. Raises ValueError for no PIL image, or
     one without pixels."""
     if not isinstance(image, Image.Image) or 0 in image.size:

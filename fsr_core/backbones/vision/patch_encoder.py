@@ -12,7 +12,7 @@ from fsr_core.backbones.base import VisualEncoder
 from fsr_core.backbones.checkpoints.model_info import ModelInfo
 from fsr_core.backbones.checkpoints.weights import Placement
 from fsr_core.backbones.features import ImageFeatures, PreparedImage
-from fsr_core.backbones.vision.patch_tower import PatchTower, Seen, TextSide
+from fsr_core.backbones.vision.patch_tower import PatchTower, TextSide, TowerOutput
 
 __all__ = ["PatchEncoder", "text_side"]
 
@@ -44,17 +44,17 @@ class PatchEncoder(VisualEncoder):
             raise ValueError("images: prepared for another model; use this encoder's preprocess()")
         pixels = [image.inputs["pixel_values"] for image in images]
         pixels = [views if views.dim() == 4 else views.unsqueeze(0) for views in pixels]
-        seen = self.vision.see(torch.cat(pixels).to(self.device, self.dtype))
+        output = self.vision.see(torch.cat(pixels).to(self.device, self.dtype))
         found, at = [], 0
         for image, views in zip(images, pixels, strict=True):
             rows = slice(at, at + len(views))
             at += len(views)
-            joint = None if seen.joint is None else seen.joint[rows]
-            found.append(self.features_of(image, Seen(seen.features[rows], seen.saliency[rows], joint)))
+            joint = None if output.joint is None else output.joint[rows]
+            found.append(self.features_of(image, TowerOutput(output.features[rows], output.saliency[rows], joint)))
         # A row of the batch would keep the whole batch in memory for as long as a cache holds it.
         return [image.owned() for image in found]
 
-    def features_of(self, image: PreparedImage, seen: Seen) -> ImageFeatures:
+    def features_of(self, image: PreparedImage, output: TowerOutput) -> ImageFeatures:
         """What compression needs of a picture, from what the tower sees in its views."""
         raise NotImplementedError
 

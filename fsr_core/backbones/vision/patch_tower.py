@@ -15,7 +15,7 @@ from fsr_core.backbones.checkpoints.checkpoint import Checkpoint
 from fsr_core.backbones.checkpoints.weights import Placement, load_half, materialise
 from fsr_core.backbones.vision.saliency import Recorder, cls_attention, self_attention_received
 
-__all__ = ["PatchTower", "Seen", "TextSide"]
+__all__ = ["PatchTower", "TextSide", "TowerOutput"]
 
 _BATCH = 16  # views that go through the tower at once; a picture of many tiles or a video is split
 
@@ -29,7 +29,7 @@ class TextSide(Protocol):
 
 
 @dataclass(frozen=True)
-class Seen:
+class TowerOutput:
     """What a tower sees in T views of n patches: features [T, n, D], saliency [T, n], joint [T, n, P] or None."""
 
     features: Tensor
@@ -81,17 +81,17 @@ class PatchTower:
         return self.newline
 
     @torch.inference_mode()
-    def see(self, pixels: Tensor) -> Seen:
+    def see(self, pixels: Tensor) -> TowerOutput:
         """Views ``[T, C, H, W]`` on the tower's device and in its dtype; each gives what it gives alone."""
         parts = [self._see(part) for part in pixels.split(_BATCH)]
         joint = [part.joint for part in parts if part.joint is not None]
-        return Seen(
+        return TowerOutput(
             torch.cat([part.features for part in parts]),
             torch.cat([part.saliency for part in parts]),
             torch.cat(joint) if joint else None,
         )
 
-    def _see(self, pixels: Tensor) -> Seen:
+    def _see(self, pixels: Tensor) -> TowerOutput:
         with self._recorder.recording() as seen:
             self.tower(pixels)
             entered, hidden = seen.entered, seen.left
@@ -100,7 +100,7 @@ class PatchTower:
         else:
             saliency = self_attention_received(self._block, entered)
         joint = None if self.text is None else self.text.patches(self.tower, hidden)
-        return Seen(self.projector(hidden), saliency, joint)
+        return TowerOutput(self.projector(hidden), saliency, joint)
 
 
 def _read(config: Any) -> int:

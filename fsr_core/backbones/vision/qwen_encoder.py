@@ -169,13 +169,11 @@ class QwenEncoder(VisualEncoder):
         axes = torch.meshgrid(times, torch.arange(rows), torch.arange(columns), indexing="ij")
         step = torch.arange(steps).repeat_interleave(rows * columns)
         return ImageFeatures(
-            own,
-            saliency,
-            None,
-            None,
-            torch.stack(axes, dim=-1).view(-1, 3).to(own.device),
-            image.tiles,
-            image.size,
+            features=own,
+            saliency=saliency,
+            positions=torch.stack(axes, dim=-1).view(-1, 3).to(own.device),
+            tiles=image.tiles,
+            size=image.size,
             groups=step.to(own.device) if steps > 1 else None,
             deepstack=deep,
             grid=(steps, rows, columns),

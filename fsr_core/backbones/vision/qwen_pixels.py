@@ -11,8 +11,8 @@ from PIL import Image
 from torch import Tensor
 
 from fsr_core.backbones.features import PreparedImage, Tile
-from fsr_core.backbones.vision.frames import checked_frames
-from fsr_core.backbones.vision.image_processors import checked
+from fsr_core.backbones.vision.frames import frames_to_rgb
+from fsr_core.backbones.vision.image_processors import to_rgb
 
 __all__ = ["QwenPixels", "VideoSize", "fit"]
 
@@ -53,18 +53,18 @@ class QwenPixels:
 
     def image(self, image: Image.Image) -> PreparedImage:
         """See `VisualEncoder.preprocess`."""
-        picture = checked(image)
+        picture = to_rgb(image)
         fit(picture.height, picture.width, 1, 0, math.inf)  # names a picture of an impossible shape
         out = self.processor(images=picture, return_tensors="pt")
         return PreparedImage(
-            {"pixel_values": out["pixel_values"], "grid": out["image_grid_thw"][0]},
-            self._tiles(out["image_grid_thw"][0], image.size),
-            image.size,
+            inputs={"pixel_values": out["pixel_values"], "grid": out["image_grid_thw"][0]},
+            tiles=self._tiles(out["image_grid_thw"][0], image.size),
+            size=image.size,
         )
 
     def video(self, frames: Sequence[Image.Image], fps: float, scaled_size: VideoSize) -> PreparedImage:
         """See `VisualEncoder.preprocess_video`; `scaled_size` is the family's rule."""
-        pictures = checked_frames(frames, fps)
+        pictures = frames_to_rgb(frames, fps)
         pair = int(self.config.temporal_patch_size)
         pictures += pictures[-1:] * (-len(pictures) % pair)
         size = pictures[0].size
@@ -79,9 +79,9 @@ class QwenPixels:
         pixels = each.permute(0, 2, 3, 1, 4).reshape(steps * rows * columns, -1)
         grid = torch.tensor([steps, rows, columns])
         return PreparedImage(
-            {"pixel_values": pixels, "grid": grid, "seconds": torch.tensor(pair / fps)},
-            self._tiles(grid, size),
-            size,
+            inputs={"pixel_values": pixels, "grid": grid, "seconds": torch.tensor(pair / fps)},
+            tiles=self._tiles(grid, size),
+            size=size,
             video=True,
             frame_seconds=tuple(
                 (first + min(first + pair, len(frames)) - 1) / 2 / fps for first in range(0, len(pictures), pair)
@@ -114,5 +114,5 @@ class QwenPixels:
             if grids == "video_grid_thw":
                 own["seconds"] = torch.as_tensor(1.0 if seconds is None else seconds[i])
             size = (int(grid[2]) * self.config.patch_size, int(grid[1]) * self.config.patch_size)
-            found.append(PreparedImage(own, self._tiles(grid, size), size, video="seconds" in own))
+            found.append(PreparedImage(inputs=own, tiles=self._tiles(grid, size), size=size, video="seconds" in own))
         return found

@@ -22,10 +22,9 @@ from fsr.decoder.metrics import Metrics
 from fsr.decoder.service import DecoderServicer
 from fsr.decoder.settings import DecoderSettings
 from fsr.v1 import decoder_pb2, decoder_pb2_grpc
-from fsr_core.backbones import LanguageDecoder, load_decoder
+from fsr_core.backbones import LanguageDecoder, dtype_of, load_decoder
 
 log = structlog.get_logger()
-_DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 _CPU_KV_BYTES = 2**30
 _GPU_SHARE = 0.8
 
@@ -42,7 +41,7 @@ def kv_bytes(settings: DecoderSettings, to_load: int = 0) -> int:
 
 async def start_engine(settings: DecoderSettings, metrics: Metrics) -> tuple[LanguageDecoder, Engine]:
     """Loads the model. Raises ValueError, naming the option, where the checkpoint or the engine does not fit."""
-    dtype = _DTYPES[settings.dtype]
+    dtype = dtype_of(settings.dtype)
     if settings.engine == "vllm":
         from fsr.decoder.engines.vllm.engine import VllmEngine  # an extra of its own
 

@@ -58,4 +58,11 @@ def _kept(image: types_pb2.CompressedImage, field: str) -> KeptImage:
         if any(layer.shape != features.shape for layer in layers):
             raise InvalidRequest(f"{field}.deepstack: each needs the shape of features, {list(features.shape)}")
         deepstack = torch.stack(layers)
-    return KeptImage(features, None, positions, grid, deepstack, image.video, tuple(image.step_seconds))
+    return KeptImage(
+        features=features,
+        positions=positions,
+        grid=grid,
+        deepstack=deepstack,
+        video=image.video,
+        frame_seconds=tuple(image.step_seconds),
+    )

@@ -68,11 +68,11 @@ def test_log_probabilities_are_the_models(replica, asks, model):
     ask = asks["few"]
     for sampling in ({"ignore_eos": True}, WARM):
         got = replica.decode(ask.with_(max_tokens=12, logprobs=True, **sampling))
-        said = torch.tensor(ids(got))
+        tokens = torch.tensor(ids(got))
         with torch.inference_mode():
-            whole = torch.cat([ask.prompt.inputs_embeds, model.embed(said)])
+            whole = torch.cat([ask.prompt.inputs_embeds, model.embed(tokens)])
             logits = model.model(inputs_embeds=whole.unsqueeze(0)).logits[0, len(ask.prompt.token_ids) - 1 : -1]
-        want = logits.float().log_softmax(-1).gather(1, said.unsqueeze(1)).flatten()
+        want = logits.float().log_softmax(-1).gather(1, tokens.unsqueeze(1)).flatten()
         assert torch.allclose(torch.tensor([p for m in got for p in m.logprobs]), want, atol=1e-3)
     assert not replica.decode(ask.with_(max_tokens=2))[0].logprobs
 

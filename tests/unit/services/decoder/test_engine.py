@@ -85,8 +85,14 @@ def prompt(model, visual, words, seed, before=4):
         [torch.arange(before).expand(3, -1), image, torch.arange(start, start + words).expand(3, -1)], 1
     )
     if not visual:
-        return Prompt(embeds, ids, mask, None)
-    return Prompt(embeds, ids, mask, positions, torch.randn(DEEP, visual, WIDTH, generator=draw))
+        return Prompt(inputs_embeds=embeds, token_ids=ids, visual_mask=mask, position_ids=None)
+    return Prompt(
+        inputs_embeds=embeds,
+        token_ids=ids,
+        visual_mask=mask,
+        position_ids=positions,
+        deepstack=torch.randn(DEEP, visual, WIDTH, generator=draw),
+    )
 
 
 @torch.inference_mode()
