@@ -110,7 +110,7 @@ def system(tmp_path_factory, long_context):
             patch.setenv("FSR_GATEWAY_MAX_REQUESTS", "24")
             patch.setenv("FSR_DECODER_KV_MEMORY", "8MiB")
             logs = tmp_path_factory.mktemp("logs")
-            addresses = stack.enter_context(running(str(long_context), 2, free_ports(30), logs, wait=None))
+            addresses = stack.enter_context(running(str(long_context), 2, free_ports(30), logs, start_seconds=None))
         yield addresses | {"logs": logs}
 
 

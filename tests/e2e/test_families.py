@@ -57,12 +57,15 @@ def param(name):
 @pytest.mark.parametrize("name", [param(name) for name in checkpoints.FAMILIES])
 def test_the_whole_system(family, free_ports, tmp_path, name):
     own = family(name)
-    with running(str(own.folder), 1, free_ports(30), tmp_path) as addresses, Client(addresses["gateway"]) as client:
+    with (
+        running(str(own.folder), 1, free_ports(30), tmp_path, start_seconds=None) as at,
+        Client(at["gateway"]) as client,
+    ):
         answer = client.ask(png(), QUESTION, budget=BUDGET, max_tokens=8)
         assert answer.text == plugged(own)
         assert answer.usage.visual_tokens_kept == BUDGET
         if name in checkpoints.VIDEO:
-            videos_are_answered(own, client, addresses["gateway"], tmp_path)
+            videos_are_answered(own, client, at["gateway"], tmp_path)
         else:
             with pytest.raises(InvalidRequestError, match=rf"images\[0\]: video: {name} takes pictures only"):
                 client.ask(Video([png()]), QUESTION, budget=BUDGET)

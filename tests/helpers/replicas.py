@@ -59,7 +59,7 @@ class Replica:
         )
 
     def generated(self):
-        """Tokens that its engine has generated. They may lack each answer's first token, which comes from the prefill."""
+        """Tokens that its engine has generated, perhaps without each answer's first, which the prefill gives."""
         return self.metric(GENERATED)
 
     def settles(self, **values):
