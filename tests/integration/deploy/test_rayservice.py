@@ -21,7 +21,7 @@ def serve_config(overlay):
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
-def test_ray_service(overlay):
+def test_ray_service_agrees_with_ray_and_the_cluster(overlay):
     config = serve_config(overlay)
     schema = ServeDeploySchema.model_validate(config)
     assert set(config) <= set(ServeDeploySchema.model_fields)
@@ -38,9 +38,9 @@ def test_ray_service(overlay):
     scaling = config["applications"][0]["deployments"][0]["autoscaling_config"]
     assert scaling["max_replicas"] == (1 if overlay == "single-gpu" else group["maxReplicas"])
     worker = group["template"]["spec"]["containers"][0]
-    wanted = config["applications"][0]["deployments"][0]["ray_actor_options"]
-    assert wanted["num_gpus"] <= worker["resources"]["limits"]["nvidia.com/gpu"]
-    assert wanted["num_cpus"] <= float(worker["resources"]["requests"]["cpu"])
+    actor_options = config["applications"][0]["deployments"][0]["ray_actor_options"]
+    assert actor_options["num_gpus"] <= worker["resources"]["limits"]["nvidia.com/gpu"]
+    assert actor_options["num_cpus"] <= float(worker["resources"]["requests"]["cpu"])
     for _, container in containers(overlay):
         if container["name"].startswith("ray-"):
             ports = {port["name"]: port["containerPort"] for port in container["ports"]}
@@ -50,7 +50,7 @@ def test_ray_service(overlay):
         assert int(parameters["metrics-export-port"]) == ports["metrics"]
 
 
-def test_direct_ingress_is_refused_of_a_ray_that_lacks_it(monkeypatch):
+def test_direct_ingress_when_ray_started_without_it_then_refused(monkeypatch):
     application = importlib.import_module("fsr.encoder.app").application
     monkeypatch.setenv("FSR_ENCODER_INGRESS", "direct")
     with pytest.raises(ValueError, match=r"ingress: direct needs a Ray .* RAY_SERVE_ENABLE_DIRECT_INGRESS=1"):
@@ -77,18 +77,18 @@ client = api.serve_start(
 client.deploy_apps(config, _blocking=False)
 end = time.monotonic() + 240
 while time.monotonic() < end:
-    told = serve.status().applications["encoder"]
-    if told.status not in ("NOT_STARTED", "DEPLOYING"):
+    deployed = serve.status().applications["encoder"]
+    if deployed.status not in ("NOT_STARTED", "DEPLOYING"):
         break
     time.sleep(0.2)
-deployments = {name: one.status for name, one in told.deployments.items()}
-print(json.dumps({"status": told.status, "message": told.message, "deployments": deployments}), flush=True)
+deployments = {name: one.status for name, one in deployed.deployments.items()}
+print(json.dumps({"status": deployed.status, "message": deployed.message, "deployments": deployments}), flush=True)
 time.sleep(600)
 """
 
 
-def test_serve_config_is_deployed_on_a_local_ray(free_ports, png, monkeypatch):
-    """As it is in the manifest but for the ports; Ray is told of a GPU, which the replica, on device cpu, leaves be."""
+def test_serve_config_on_a_local_ray_answers(free_ports, png, monkeypatch):
+    """The manifest's configuration with other ports. Ray is given a GPU, but the replica runs on the CPU."""
     config, base = serve_config("cluster"), free_ports(3)
     config["http_options"] |= {"port": base, "host": "127.0.0.1"}
     config["grpc_options"]["port"] = base + 1
@@ -105,8 +105,8 @@ def test_serve_config_is_deployed_on_a_local_ray(free_ports, png, monkeypatch):
         assert check(address, ray_serve=True, timeout=20) is None
         with grpc.insecure_channel(address) as channel:
             stub = encoder_pb2_grpc.EncoderServiceStub(channel)
-            told = stub.DescribeEncoder(encoder_pb2.DescribeEncoderRequest(), timeout=20)
-            assert told.model.model == "from-the-environment"
+            description = stub.DescribeEncoder(encoder_pb2.DescribeEncoderRequest(), timeout=20)
+            assert description.model.model == "from-the-environment"
             encoded = stub.Encode(
                 encoder_pb2.EncodeRequest(
                     images=[types_pb2.Image(data=png(1))],
