@@ -228,7 +228,7 @@ class Gate(threading.Condition):
     closed, reached, opened = threading.Event(), threading.Event(), threading.Event()
 
     def __enter__(self):
-        if threading.current_thread().name == "engine" and self.closed.is_set():
+        if self.closed.is_set() and threading.current_thread().name == "engine":
             self.reached.set()
             self.opened.wait()
         return super().__enter__()
