@@ -58,7 +58,7 @@ def _kept_image(image: types_pb2.CompressedImage, field: str) -> KeptImage:
     if image.positions:
         if len(image.positions) % 3:
             raise InvalidRequest(
-                f"{field}.positions: hold {len(image.positions)} numbers; send three for each kept token"
+                f"{field}.positions: hold {len(image.positions)} numbers; send three a kept token"
             )
         positions = torch.tensor(list(image.positions), dtype=torch.int64).view(-1, 3)
     if image.HasField("grid"):
