@@ -1,6 +1,6 @@
 """Focus-Scan-Refine (arXiv 2602.05809) and what it needs, on tensors and Hugging Face models.
 
-Names are loaded on first use, so that drawing a scene, say, does not import torch.
+Names are loaded on first use, so that drawing a scene, for example, does not import torch.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ __all__ = [
     "register",
 ]
 
-_HOMES = {
+_MODULES = {
     "Budget": "budget",
     "Compressor": "compressor",
     "DEFAULT_METHOD": "compressor",
@@ -47,6 +47,6 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> object:
-    if name not in _HOMES:
+    if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+    return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)

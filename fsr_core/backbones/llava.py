@@ -1,4 +1,4 @@
-"""LLaVA-1.5: CLIP vision tower, MLP projector, one language model; relevance from CLIP's own text tower."""
+"""LLaVA-1.5: CLIP vision tower, MLP projector, language model; relevance from CLIP's own text tower."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ __all__ = ["LlavaDecoder", "LlavaEncoder"]
 
 
 class LlavaEncoder(PatchEncoder):
-    """Vision tower without the blocks that LLaVA does not read, projector, and CLIP's text tower."""
+    """Vision tower (only the blocks that LLaVA reads), projector, and CLIP's text tower."""
 
     @classmethod
     def load(cls, checkpoint: Checkpoint, place: Placement, *, clip: str | None) -> LlavaEncoder:
-        """From a checkpoint's folder. Raises ValueError."""
+        """Loads the encoder from a checkpoint's folder. Raises ValueError."""
         processor = image_processor(checkpoint.folder, "CLIPImageProcessor")
         text = text_side(ClipText, clip or known_clip(checkpoint.name, checkpoint.folder), place)
         tower = PatchTower.load(checkpoint, LlavaMultiModalProjector, text, place)
@@ -36,7 +36,7 @@ class LlavaEncoder(PatchEncoder):
 
     @classmethod
     def of_model(cls, model: Any, processor: Any, *, clip: str | None) -> LlavaEncoder:
-        """Around the modules of a live model. Raises ValueError."""
+        """Wraps the modules of a live model. Raises ValueError."""
         core, name = model.model, checkpoint_name(model)
         text = text_side(ClipText, clip or known_clip(name, Path(name)), Placement(model.device, model.dtype))
         tower = PatchTower(model.config, core.vision_tower, core.multi_modal_projector, None, text)
@@ -73,4 +73,4 @@ class LlavaEncoder(PatchEncoder):
 
 
 class LlavaDecoder(HalfDecoder):
-    """The language model of a LLaVA; kept tokens take contiguous positions, as the class's own tokens do."""
+    """The language model of a LLaVA. Kept tokens take contiguous positions, like the tokens of the library's class."""

@@ -1,6 +1,6 @@
-"""LLaVA-OneVision and LLaVA-Video: SigLIP without CLS; tiles as in LLaVA-NeXT, and videos pooled 2 x 2 a frame.
+"""LLaVA-OneVision and LLaVA-Video: SigLIP without CLS, tiles as in LLaVA-NeXT, frames of videos pooled 2 x 2.
 
-Relevance needs the SigLIP checkpoint that the tower comes from, which is named, never guessed.
+Relevance needs the SigLIP checkpoint that the tower comes from. The caller names it; it is never guessed.
 """
 
 from __future__ import annotations
@@ -38,8 +38,14 @@ Newlines = Literal["end", "frame", "row"]
 
 
 class LlavaOnevisionEncoder(PatchEncoder):
-    """Option `video_newlines`: where newline tokens stand in a video: at its "end", as the library's class has it,
-    after each "frame", or after each "row", as LLaVA-Video was trained. A line without kept tokens has none."""
+    """Option `video_newlines`, the places of newline tokens in a video:
+
+    - "end": one after the video, as in the library's class;
+    - "frame": one after each frame;
+    - "row": one after each row of a frame, as in the training of LLaVA-Video.
+
+    A line without kept tokens has no newline.
+    """
 
     coarse_when_multi_image = True
 
@@ -61,7 +67,7 @@ class LlavaOnevisionEncoder(PatchEncoder):
     def load(
         cls, checkpoint: Checkpoint, place: Placement, *, clip: str | None, video_newlines: Newlines = "end"
     ) -> LlavaOnevisionEncoder:
-        """From a checkpoint's folder. Raises ValueError."""
+        """Loads the encoder from a checkpoint's folder. Raises ValueError."""
         processor = image_processor(checkpoint.folder, "LlavaOnevisionImageProcessor")
         text = text_side(SiglipText, clip, place)
         tower = PatchTower.load(checkpoint, LlavaOnevisionMultiModalProjector, text, place)
@@ -75,7 +81,7 @@ class LlavaOnevisionEncoder(PatchEncoder):
     def of_model(
         cls, model: Any, processor: Any, *, clip: str | None, video_newlines: Newlines = "end"
     ) -> LlavaOnevisionEncoder:
-        """Around the modules of a live model. Raises ValueError."""
+        """Wraps the modules of a live model. Raises ValueError."""
         core, name = model.model, checkpoint_name(model)
         text = text_side(SiglipText, clip, Placement(model.device, model.dtype))
         tower = PatchTower(model.config, core.vision_tower, core.multi_modal_projector, core.image_newline, text)
@@ -92,8 +98,8 @@ class LlavaOnevisionEncoder(PatchEncoder):
         return PreparedImage(inputs={"pixel_values": pixels}, tiles=(tile,), size=image.size)
 
     def preprocess_multi_image(self, image: Image.Image) -> PreparedImage:
-        """One view without tiles, which is how the library's processor prepares each of several pictures."""
-        pair = [to_rgb(image), Image.new("RGB", (1, 1))]  # the second only makes them several
+        """One view without tiles, as the library's processor prepares each of several pictures."""
+        pair = [to_rgb(image), Image.new("RGB", (1, 1))]  # the processor takes this path for several pictures only
         pixels = self.processor(images=[pair], return_tensors="pt")["pixel_values"][0]
         tile = Tile(0, self.vision.side, self.vision.side, square(image.size))
         return PreparedImage(inputs={"pixel_values": pixels}, tiles=(tile,), size=image.size)
@@ -136,8 +142,8 @@ class LlavaOnevisionEncoder(PatchEncoder):
         return packed_features(image, output, self.vision.side, columns, self.newline, pack)
 
     def _video(self, image: PreparedImage, output: TowerOutput) -> ImageFeatures:
-        """Frames pooled by the class's own pooling, which treats every channel alike: what is known about the tokens
-        is pooled with the same weights."""
+        """Pools frames with the class's own pooling. It treats every channel alike, so saliency and joint embeddings
+        are pooled by the same function."""
         holder: Any = SimpleNamespace(config=self.config)
 
         def pool(tokens: Tensor) -> Tensor:
@@ -166,14 +172,17 @@ class LlavaOnevisionEncoder(PatchEncoder):
         )
 
 
-def _frame_processor(images: Any, told: Mapping[str, Any], edge: int) -> Any:
-    """Frames are scaled to the tower's square and normalised, never tiled."""
-    known = ("image_mean", "image_std", "resample", "rescale_factor", "do_rescale", "do_normalize")
-    settings = {name: told.get(name, getattr(images, name, None)) for name in known}
-    size = told.get("size") or {"height": edge, "width": edge}
-    given = {name: value for name, value in settings.items() if value is not None}
-    return CLIPImageProcessorPil(size=size, do_center_crop=False, **given)
+def _frame_processor(images: Any, video: Mapping[str, Any], edge: int) -> Any:
+    """A processor that scales frames to the tower's square and normalises them, without tiles.
+
+    Its settings are those of the video processor, else those of the image processor `images`.
+    """
+    names = ("image_mean", "image_std", "resample", "rescale_factor", "do_rescale", "do_normalize")
+    settings = {name: video.get(name, getattr(images, name, None)) for name in names}
+    size = video.get("size") or {"height": edge, "width": edge}
+    known = {name: value for name, value in settings.items() if value is not None}
+    return CLIPImageProcessorPil(size=size, do_center_crop=False, **known)
 
 
 class LlavaOnevisionDecoder(HalfDecoder):
-    """The language model; kept tokens and newlines take contiguous positions, as the class's own do."""
+    """The language model. Kept tokens and newlines take contiguous positions, as in the library's class."""

@@ -48,10 +48,10 @@ METRICS = {
         metrics.Counter, "Dropped tokens merged into a kept one", _MODEL_AND_METHOD
     ),
     "fsr_encoder_focus_wanted": _Declared(
-        metrics.Histogram, "Size of the focus set before the budget limits it", _MODEL_AND_METHOD, _TOKENS
+        metrics.Histogram, "K_F of an image before the budget's clamp", _MODEL_AND_METHOD, _TOKENS
     ),
     "fsr_encoder_focus_kept": _Declared(
-        metrics.Histogram, "Size of the focus set after the budget limits it", _MODEL_AND_METHOD, _TOKENS
+        metrics.Histogram, "K_F of an image after the budget's clamp", _MODEL_AND_METHOD, _TOKENS
     ),
     "fsr_encoder_cache_hits": _Declared(metrics.Counter, "Images whose features were cached", ("model",)),
     "fsr_encoder_cache_misses": _Declared(metrics.Counter, "Images whose features were not cached", ("model",)),
