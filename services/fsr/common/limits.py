@@ -1,4 +1,4 @@
-"""Bounds on what a request may ask for that more than one of client, gateway, encoder and decoder hold."""
+"""Checks of a request that client and encoder share."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ SMALLEST_DIVISOR = 2.0**-20
 
 
 def check_finite(options: Struct, name: str) -> None:
-    """Raises ValueError naming the option of `name` that is NaN or infinite, which no Struct may hold."""
+    """Raises ValueError, which names the option of `name`, if one is NaN or infinite: JSON has no such numbers."""
     for option, value in options.fields.items():
         for number in _numbers(value):
             if not isfinite(number):

@@ -22,7 +22,7 @@ log = structlog.get_logger()
 
 
 def configure_logging(service: str, level: str) -> None:
-    """One JSON object a line on standard error, with service, level, time and whatever the request bound."""
+    """Logs go to standard error, one JSON object a line, with service, level, time and what the request has bound."""
     structlog.configure(
         processors=[
             structlog.contextvars.merge_contextvars,
@@ -38,15 +38,18 @@ def configure_logging(service: str, level: str) -> None:
 
 
 def _named(service: str, logger: WrappedLogger, method: str, event: EventDict) -> EventDict:
-    """Says whose line it is, in threads too: those have none of what was bound."""
+    """Adds the service's name. It is not bound, because threads do not see what is bound."""
     event["service"] = service
     return event
 
 
-def log_end(rpc: str, code: str, began: float, **more: object) -> None:
-    """The one line of a request that is over; `began` by `time.monotonic`. No question, picture or answer is in it."""
+def log_end(rpc: str, code: str, began: float, **fields: object) -> None:
+    """Logs the one line of a request that has ended; `began` by `time.monotonic`.
+
+    Never give it a question, picture or answer.
+    """
     seconds = round(time.monotonic() - began, 4)
-    log.info("answered" if code == "OK" else "failed", rpc=rpc, code=code, seconds=seconds, **more)
+    log.info("answered" if code == "OK" else "failed", rpc=rpc, code=code, seconds=seconds, **fields)
 
 
 def add_health_and_reflection(server: grpc.aio.Server, services: list[str]) -> HealthServicer:
