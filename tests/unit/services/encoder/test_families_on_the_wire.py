@@ -20,7 +20,7 @@ from fsr.encoder.pipeline import (
     plan_of,
     prepare,
 )
-from fsr.gateway.request_record import Trail
+from fsr.gateway.request_record import RequestRecord
 from fsr.gateway.usage import usage_of
 from fsr.v1 import decoder_pb2, encoder_pb2, types_pb2
 from fsr_core.backbones import ImagePart, Message, TextPart, load_encoder
@@ -119,7 +119,9 @@ def test_savings_are_what_all_tokens_would_have_taken(bench, name, kind, wire):
         lengths[budget] = len(decode(own, images, shown).token_ids)
         sent[budget] = sum(len(t.data) + len(t.scales) for t in (images[0].features, *images[0].deepstack))
         stats = decoder_pb2.DecodeStats(prompt_tokens=lengths[budget])
-        told[budget] = usage_of(encoder_pb2.EncodeResponse(images=images), [shown], stats, replica, Trail("r"))
+        told[budget] = usage_of(
+            encoder_pb2.EncodeResponse(images=images), [shown], stats, replica, RequestRecord(request_id="r")
+        )
     few, whole = told[2], told[ALL]
     assert (few.visual_tokens_kept, few.visual_tokens_in) == (2, whole.visual_tokens_kept)
     assert few.kv_bytes_saved == 7 * (lengths[ALL] - lengths[2])
