@@ -7,12 +7,7 @@ from math import isfinite
 
 from google.protobuf.struct_pb2 import Struct, Value
 
-__all__ = ["MAX_STOPS", "MAX_STOP_CHARACTERS", "SMALLEST_DIVISOR", "check_finite"]
-
-MAX_STOPS = 16  # stop strings of a request
-MAX_STOP_CHARACTERS = 256  # of each: a decoder compares the end of the answer with it at every token
-# Of temperature and repetition penalty: smaller ones overflow logits. Just below 1e-6, which no float holds exactly.
-SMALLEST_DIVISOR = 2.0**-20
+__all__ = ["check_finite"]
 
 
 def check_finite(options: Struct, name: str) -> None:

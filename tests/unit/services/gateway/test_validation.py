@@ -3,7 +3,7 @@
 import pytest
 
 from fsr.common.errors import InvalidRequest
-from fsr.encoder.pipeline import plan_of
+from fsr.encoder.request_plan import plan_of
 from fsr.gateway.settings import GatewaySettings
 from fsr.gateway.validation import check_compress
 from fsr.v1 import encoder_pb2, gateway_pb2, types_pb2
