@@ -125,7 +125,7 @@ async def answer(engine, prompt, count, emitted=(), **options):
 
 @pytest.fixture
 def passes(model):
-    """A function that tells the number of forward passes so far. Each is slow: no answer ends before a test acts on it."""
+    """A function that tells the number of forward passes so far. Each is slow, so no answer ends too early."""
     counted = []
 
     def count(*_):
