@@ -12,6 +12,7 @@ import structlog
 import torch
 
 from fsr.common.errors import Expired, InvalidRequest
+from fsr.common.message_size import check_tokens_size
 from fsr.encoder.cache import FeatureCache, cache_key
 from fsr.encoder.compressed_image import compressed_image
 from fsr.encoder.images import check_pixels, decode_image
@@ -91,13 +92,15 @@ class EncoderPipeline:
             self._cache.put(job.cache_key, result.features)
         compress_seconds = max(result.compress_seconds for result in results)
         images = [self._message(result, request) for result in results]
-        return encoder_pb2.EncodeResponse(
+        response = encoder_pb2.EncodeResponse(
             fingerprint=self._model.fingerprint,
             images=images,
             encode_seconds=time.monotonic() - began - compress_seconds,
             compress_seconds=compress_seconds,
             cache_hits=sum(job.features is not None for job in jobs),
         )
+        check_tokens_size(response)
+        return response
 
     async def jobs(self, request: encoder_pb2.EncodeRequest) -> list[ImageJob]:
         """A job for each image of a request. Raises InvalidRequest, naming the field that is wrong."""

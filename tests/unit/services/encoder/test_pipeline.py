@@ -55,6 +55,12 @@ def test_answer_when_there_is_no_image_then_refused(bench):
         answer(pipeline_of(bench("llava").encoder), request_of())
 
 
+def test_answer_when_it_exceeds_a_message_then_refused(bench, monkeypatch):
+    monkeypatch.setattr("fsr.common.message_size.MESSAGE_BYTES", 100)
+    with pytest.raises(InvalidRequest, match=r"^budget: the kept tokens take \d+ bytes, more than 100; keep fewer"):
+        answer(pipeline_of(bench("llava").encoder), request_of(image_of(SIZES[0])))
+
+
 def test_answer_when_the_features_are_cached_then_it_is_the_same(bench):
     pipeline = pipeline_of(bench("llava").encoder, cache_bytes=CACHE_BYTES)
     request = request_of(*map(image_of, SIZES))
