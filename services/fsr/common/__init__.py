@@ -1,1 +1,1 @@
-"""What gateway, encoder and decoder share: errors, settings, tensors on the wire, logs, health."""
+"""What the services share: errors, settings, limits, tensors in messages, logs, health, the life of a process."""

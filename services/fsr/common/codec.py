@@ -1,4 +1,4 @@
-"""Tensors to and from the wire: dtype, shape and little-endian bytes. No pickle."""
+"""Tensors to and from messages: dtype, shape and little-endian bytes. No pickle."""
 
 from __future__ import annotations
 
@@ -25,16 +25,19 @@ _TORCH = {
     DTYPE_BF16: torch.bfloat16,
     DTYPE_INT8: torch.int8,
 }
-_MOST_AXES = 8
+_MAX_AXES = 8
 _WIRE = {dtype: wire for wire, dtype in _TORCH.items()}
 
 
-def _raw(tensor: torch.Tensor) -> bytes:
+def _bytes(tensor: torch.Tensor) -> bytes:
     return tensor.contiguous().view(torch.uint8).numpy().tobytes()
 
 
 def encode(tensor: torch.Tensor, wire: Dtype.ValueType = DTYPE_UNSPECIFIED) -> Tensor:
-    """A floating tensor [rows, ...] as a message; unspecified keeps its dtype, int8 adds one scale a row."""
+    """A floating-point tensor [rows, ...] as a message. DTYPE_UNSPECIFIED keeps its dtype, int8 adds one scale a row.
+
+    Raises InvalidRequest, which names `wire_dtype`, if it is unknown or cannot hold the numbers.
+    """
     if wire not in (*_TORCH, DTYPE_UNSPECIFIED):
         raise InvalidRequest(f"wire_dtype: {wire} is unknown; use fp32, fp16, bf16 or int8")
     tensor = tensor.detach().cpu()
@@ -43,34 +46,34 @@ def encode(tensor: torch.Tensor, wire: Dtype.ValueType = DTYPE_UNSPECIFIED) -> T
         rows = tensor.float().flatten(1)
         scales = rows.abs().amax(1) / 127
         if not bool(torch.isfinite(scales).all()):
-            raise InvalidRequest("wire_dtype: DTYPE_INT8 cannot hold these features, which are NaN or infinite")
+            raise InvalidRequest("wire_dtype: DTYPE_INT8 cannot hold these features: some are NaN or infinite")
         steps = (rows / torch.where(scales > 0, scales, 1.0).unsqueeze(1)).round().to(torch.int8)
-        return Tensor(dtype=wire, shape=shape, data=_raw(steps), scales=_raw(scales))
+        return Tensor(dtype=wire, shape=shape, data=_bytes(steps), scales=_bytes(scales))
     wire = wire or _WIRE[tensor.dtype]
     cast = tensor.to(_TORCH[wire])
     if not bool(torch.isfinite(cast).all()):
         raise InvalidRequest(f"wire_dtype: {Dtype.Name(wire)} cannot hold these features; use bf16 or fp32")
-    return Tensor(dtype=wire, shape=shape, data=_raw(cast))
+    return Tensor(dtype=wire, shape=shape, data=_bytes(cast))
 
 
 def decode(message: Tensor, field: str) -> torch.Tensor:
-    """The tensor of a message; int8 comes back as fp32. Checked before anything is allocated.
+    """The tensor of a message; int8 becomes fp32. The message is checked before anything is allocated.
 
-    Raises InvalidRequest, naming `field`, for an unknown dtype, an empty or oversized shape, bytes that do not fit
-    it, NaN or infinity.
+    Raises InvalidRequest, which names `field`, for an unknown dtype, an empty shape, too many axes, bytes that do not
+    fit the shape, NaN or infinity.
     """
     if message.dtype not in _TORCH:
         raise InvalidRequest(f"{field}.dtype: is not set or unknown; use fp32, fp16, bf16 or int8")
     shape = list(message.shape)
     if not shape or 0 in shape:
         raise InvalidRequest(f"{field}.shape: {shape} is empty; send at least one number")
-    if len(shape) > _MOST_AXES:
-        raise InvalidRequest(f"{field}.shape: {len(shape)} axes are more than {_MOST_AXES}; send rows of features")
+    if len(shape) > _MAX_AXES:
+        raise InvalidRequest(f"{field}.shape: {len(shape)} axes are more than {_MAX_AXES}; send rows of features")
     dtype = _TORCH[message.dtype]
     expected = prod(shape) * dtype.itemsize
     if len(message.data) != expected:
         raise InvalidRequest(
-            f"{field}.data: {len(message.data)} bytes do not fit shape {shape}, which takes {expected}; send both alike"
+            f"{field}.data: {len(message.data)} bytes do not fit shape {shape}, which takes {expected}; send as many"
         )
     tensor = torch.frombuffer(bytearray(message.data), dtype=dtype).view(shape)
     if dtype == torch.int8:

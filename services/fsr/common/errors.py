@@ -1,23 +1,23 @@
-"""What can go wrong, and the gRPC status each becomes.
+"""The errors of the services, and the gRPC status that each becomes.
 
 ServiceError
 ├── InvalidRequest      INVALID_ARGUMENT     the caller must change the request
-├── Unauthenticated     UNAUTHENTICATED      no key, or one that nobody knows
-├── Forbidden           PERMISSION_DENIED    a known key that may not do this
-├── UnknownModel        NOT_FOUND
+├── Unauthenticated     UNAUTHENTICATED      no API key, or an unknown one
+├── Forbidden           PERMISSION_DENIED    a known API key that does not allow this
+├── UnknownModel        NOT_FOUND            no replica serves a model of that name
 ├── Mismatch            FAILED_PRECONDITION  encoder and decoder hold different checkpoints
 ├── Overloaded          RESOURCE_EXHAUSTED   try again later
-├── NotReady            UNAVAILABLE          no replica, or it is going away
-├── Expired             DEADLINE_EXCEEDED
-└── Failed              INTERNAL             a fault of ours; the logs of that request tell more
+├── NotReady            UNAVAILABLE          no replica answers, or the service shuts down
+├── Expired             DEADLINE_EXCEEDED    the caller's deadline has passed
+└── Failed              INTERNAL             a fault of the service; the log lines of that request say more
 """
 
 from __future__ import annotations
 
 import functools
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
-from contextlib import aclosing
-from typing import Any, NoReturn, cast
+from contextlib import aclosing, asynccontextmanager
+from typing import Any, cast
 
 import grpc
 import structlog
@@ -47,9 +47,9 @@ log = structlog.get_logger()
 
 
 class ServiceError(Exception):
-    """Base of all errors that a caller is told about; the message names the field and the remedy.
+    """Base of all errors that go to a caller; the message names the field and the remedy.
 
-    `retry_after` in seconds is told to the caller where it is known.
+    `retry_after`: seconds after which a caller should try again, or None if that is unknown.
     """
 
     def __init__(self, message: str, retry_after: float | None = None) -> None:
@@ -62,11 +62,11 @@ class InvalidRequest(ServiceError):
 
 
 class Unauthenticated(ServiceError):
-    """The caller shows no key, or one that is unknown."""
+    """The caller sends no API key, or an unknown one."""
 
 
 class Forbidden(ServiceError):
-    """The caller's key does not allow this."""
+    """The caller's API key does not allow this."""
 
 
 class UnknownModel(ServiceError):
@@ -74,15 +74,15 @@ class UnknownModel(ServiceError):
 
 
 class Mismatch(ServiceError):
-    """Embeddings come from another checkpoint than the language model's."""
+    """The embeddings come from another checkpoint than the language model."""
 
 
 class Overloaded(ServiceError):
-    """No room for one more request now."""
+    """There is no room for one more request now."""
 
 
 class NotReady(ServiceError):
-    """What is needed is not there yet, or is shutting down."""
+    """A replica is missing, or the service shuts down."""
 
 
 class Expired(ServiceError):
@@ -90,7 +90,7 @@ class Expired(ServiceError):
 
 
 class Failed(ServiceError):
-    """A fault of ours."""
+    """A fault of the service."""
 
 
 STATUS: dict[type[ServiceError], grpc.StatusCode] = {
@@ -113,7 +113,7 @@ def status_of(error: ServiceError) -> grpc.StatusCode:
 
 
 def retry_after(error: grpc.aio.AioRpcError) -> float | None:
-    """Seconds after which the peer says that it is worth trying again."""
+    """Seconds after which the peer says to try again; None if it does not say so."""
     trailing: Any = error.trailing_metadata() or ()
     value = dict(trailing).get(RETRY_AFTER)
     try:
@@ -123,51 +123,53 @@ def retry_after(error: grpc.aio.AioRpcError) -> float | None:
 
 
 def from_rpc(error: grpc.aio.AioRpcError, peer: str) -> ServiceError:
-    """The error that a failed call to `peer` is for our own caller."""
+    """The error that our own caller gets for a failed call to `peer`."""
     kind = _BY_STATUS.get(error.code(), Failed)
     if kind is Failed:
         log.error("peer failed", peer=peer, code=error.code().name, details=error.details())
-        return Failed(f"{peer}: failed ({error.code().name}); its logs tell more")
+        return Failed(f"{peer}: failed ({error.code().name}); its log says more")
     return kind(error.details() or "", retry_after(error))
 
 
-async def _abort(context: grpc.aio.ServicerContext, error: ServiceError) -> NoReturn:
+@asynccontextmanager
+async def _errors_as_status(rpc: str, context: grpc.aio.ServicerContext) -> AsyncIterator[None]:
+    """Ends the call with the status of an error; any other exception is logged and becomes INTERNAL."""
+    try:
+        yield
+    except ServiceError as error:
+        await _abort(context, error)
+    except Exception:
+        log.exception("unexpected", rpc=rpc)
+        await _abort(context, Failed(f"{rpc}: failed unexpectedly; the service's log says more"))
+
+
+async def _abort(context: grpc.aio.ServicerContext, error: ServiceError) -> None:
+    """Raises gRPC's own exception for an ended call."""
     trailing = list(context.trailing_metadata() or ())
     if error.retry_after is not None:
         trailing.append((RETRY_AFTER, str(round(error.retry_after * 1000))))
     await context.abort(status_of(error), str(error), tuple(trailing))
-    raise AssertionError("abort returns never")
 
 
 def unary_errors(method: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
-    """Turns the errors of a unary rpc into its status; any other exception is logged and becomes INTERNAL."""
+    """Decorates a unary rpc: an error that it raises becomes the call's status."""
 
     @functools.wraps(method)
     async def wrapped(self: Any, request: Any, context: grpc.aio.ServicerContext) -> Any:
-        try:
+        async with _errors_as_status(method.__name__, context):
             return await method(self, request, context)
-        except ServiceError as error:
-            await _abort(context, error)
-        except Exception:
-            log.exception("unexpected", rpc=method.__name__)
-            await _abort(context, Failed(f"{method.__name__}: failed unexpectedly; the service's log tells more"))
 
     return wrapped
 
 
 def stream_errors(method: Callable[..., AsyncIterator[Any]]) -> Callable[..., AsyncIterator[Any]]:
-    """Turns the errors of a server-streaming rpc into its status; any other exception is logged and is INTERNAL."""
+    """Decorates a server-streaming rpc: an error that it raises becomes the call's status."""
 
     @functools.wraps(method)
     async def wrapped(self: Any, request: Any, context: grpc.aio.ServicerContext) -> AsyncIterator[Any]:
-        try:
-            async with aclosing(cast("AsyncGenerator[Any, None]", method(self, request, context))) as messages:
-                async for message in messages:
-                    yield message
-        except ServiceError as error:
-            await _abort(context, error)
-        except Exception:
-            log.exception("unexpected", rpc=method.__name__)
-            await _abort(context, Failed(f"{method.__name__}: failed unexpectedly; the service's log tells more"))
+        messages = cast("AsyncGenerator[Any, None]", method(self, request, context))
+        async with _errors_as_status(method.__name__, context), aclosing(messages):
+            async for message in messages:
+                yield message
 
     return wrapped

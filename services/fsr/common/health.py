@@ -1,6 +1,6 @@
-"""`python -m fsr.common.health 127.0.0.1:50050`: exit status 0 where a service is ready, else 1 and the reason.
+"""`python -m fsr.common.health 127.0.0.1:50050`: exit status 0 if a service is ready, else 1 and the reason.
 
-Asks `grpc.health.v1`; with --ray-serve the health call of Ray Serve's gRPC ingress, which lacks the standard one.
+It calls `grpc.health.v1`, with --ray-serve the health rpc of Ray Serve's gRPC ingress, which lacks the standard one.
 """
 
 from __future__ import annotations
@@ -14,19 +14,19 @@ __all__ = ["check"]
 
 
 def check(address: str, ray_serve: bool = False, timeout: float = 5.0) -> str | None:
-    """None where the service at `address` (host:port) is ready, else the reason why it is not."""
+    """None if the service at `address` (host:port) is ready, else the reason why it is not."""
     with grpc.insecure_channel(address) as channel:
         try:
             if ray_serve:
-                ask = channel.unary_unary("/ray.serve.RayServeAPIService/Healthz", bytes, bytes)
-                ask(b"", timeout=timeout)
+                healthz = channel.unary_unary("/ray.serve.RayServeAPIService/Healthz", bytes, bytes)
+                healthz(b"", timeout=timeout)
                 return None
-            told = health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(), timeout=timeout)
+            response = health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(), timeout=timeout)
         except grpc.RpcError as error:
             return f"{address}: {error.code().name}: {error.details()}"
-    if told.status == health_pb2.HealthCheckResponse.SERVING:
+    if response.status == health_pb2.HealthCheckResponse.SERVING:
         return None
-    return f"{address}: {health_pb2.HealthCheckResponse.ServingStatus.Name(told.status)}"
+    return f"{address}: {health_pb2.HealthCheckResponse.ServingStatus.Name(response.status)}"
 
 
 def main() -> None:
@@ -34,7 +34,7 @@ def main() -> None:
         prog="python -m fsr.common.health", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("address", help="host:port of the service")
-    parser.add_argument("--ray-serve", action="store_true", help="it is Ray Serve's ingress: the encoder")
+    parser.add_argument("--ray-serve", action="store_true", help="the service is Ray Serve's ingress: the encoder")
     parser.add_argument("--timeout", type=float, default=5.0, help="seconds")
     options = parser.parse_args()
     reason = check(options.address, options.ray_serve, options.timeout)

@@ -1,4 +1,4 @@
-"""Bounds on what a request may ask for that more than one of client, gateway, encoder and decoder hold."""
+"""Checks of a request that client and encoder share."""
 
 from __future__ import annotations
 
@@ -7,16 +7,11 @@ from math import isfinite
 
 from google.protobuf.struct_pb2 import Struct, Value
 
-__all__ = ["MAX_STOPS", "MAX_STOP_CHARACTERS", "SMALLEST_DIVISOR", "check_finite"]
-
-MAX_STOPS = 16  # stop strings of a request
-MAX_STOP_CHARACTERS = 256  # of each: a decoder compares the end of the answer with it at every token
-# Of temperature and repetition penalty: smaller ones overflow logits. Just below 1e-6, which no float holds exactly.
-SMALLEST_DIVISOR = 2.0**-20
+__all__ = ["check_finite"]
 
 
 def check_finite(options: Struct, name: str) -> None:
-    """Raises ValueError naming the option of `name` that is NaN or infinite, which no Struct may hold."""
+    """Raises ValueError, which names the option of `name`, if one is NaN or infinite: JSON has no such numbers."""
     for option, value in options.fields.items():
         for number in _numbers(value):
             if not isfinite(number):

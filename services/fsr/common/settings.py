@@ -1,7 +1,7 @@
-"""Options of a service, declared once and read from flags, environment and a YAML file alike.
+"""Options of a service, declared once and read from flags, environment and a YAML file.
 
-Flags win over the environment, which wins over the file that `--config` (or FSR_<SERVICE>_CONFIG) names. An unknown
-name in any of the three is an error.
+Flags win over the environment, and the environment over the file that `--config` (or FSR_<SERVICE>_CONFIG) names. An
+unknown name in any of the three is an error.
 """
 
 from __future__ import annotations
@@ -26,12 +26,13 @@ from pydantic_settings import (
 __all__ = ["ServiceSettings"]
 
 _config_file: ContextVar[str | None] = ContextVar("config_file", default=None)
-# What Kubernetes puts into the environment of every pod for a service of the same name.
+# Variables that Kubernetes sets in every pod for a service of the same name.
 _SERVICE_LINK = re.compile(r"(.*_)?(SERVICE_HOST|SERVICE_PORT.*|PORT_\d+_(TCP|UDP).*)$")
+_UNKNOWN = "is no option of this service; check the spelling"
 
 
 class ServiceSettings(BaseSettings):
-    """What every service has."""
+    """Options that every service has."""
 
     model_config = SettingsConfigDict(
         extra="forbid",
@@ -46,7 +47,9 @@ class ServiceSettings(BaseSettings):
 
     config: str | None = Field(None, description="YAML file with these options")
     host: str = Field("127.0.0.1", description="address to listen on")
-    log_level: str = Field("info", pattern="^(debug|info|warning|error)$", description="least severe log line shown")
+    log_level: str = Field(
+        "info", pattern="^(debug|info|warning|error)$", description="least severe log lines that are written"
+    )
 
     @classmethod
     def settings_customise_sources(
@@ -61,7 +64,7 @@ class ServiceSettings(BaseSettings):
 
     @classmethod
     def load(cls, arguments: list[str] | None = None) -> Self:
-        """Reads all sources; exits with one line for each option that is wrong."""
+        """Reads all sources. Exits with one line for each wrong option."""
         arguments = sys.argv[1:] if arguments is None else arguments
         problems = cls._unknown_environment()
         try:
@@ -75,11 +78,11 @@ class ServiceSettings(BaseSettings):
         raise SystemExit("error: " + "\nerror: ".join(problems) + "\nsee --help for every option")
 
     @classmethod
-    def _line(cls, where: tuple[int | str, ...], message: str, kind: str) -> str:
-        name = ".".join(str(part) for part in where[:1]).replace("_", "-")
+    def _line(cls, location: tuple[int | str, ...], message: str, kind: str) -> str:
+        name = ".".join(str(part) for part in location[:1]).replace("_", "-")
         message = message.removeprefix("Value error, ")
         if kind == "extra_forbidden":
-            message = "is no option of this service; check the spelling"
+            message = _UNKNOWN
         if "tcp://" in os.environ.get(f"{cls.model_config.get('env_prefix')}{name.upper()}", ""):
             message += " (Kubernetes sets this variable for a service of the same name: set enableServiceLinks: false)"
         return f"--{name}: {message}" if name else message
@@ -88,21 +91,21 @@ class ServiceSettings(BaseSettings):
     def _unknown_environment(cls) -> list[str]:
         prefix = str(cls.model_config.get("env_prefix"))
         known = {prefix + name.upper() for name in cls.model_fields}
-        strange = [name for name in os.environ if name.upper().startswith(prefix) and name.upper() not in known]
+        unknown = [name for name in os.environ if name.upper().startswith(prefix) and name.upper() not in known]
         return [
-            f"{name}: is no option of this service; check the spelling"
-            for name in sorted(strange)
+            f"{name}: {_UNKNOWN}"
+            for name in sorted(unknown)
             if not _SERVICE_LINK.match(name.upper().removeprefix(prefix))
         ]
 
     @classmethod
     def _config_path(cls, arguments: list[str]) -> str | None:
-        """The YAML file that is asked for. Raises _BadConfig where it is missing or no mapping."""
+        """The path of the YAML file, or None. Raises _BadConfig if the file is missing or holds no mapping."""
         name = f"{cls.model_config.get('env_prefix')}CONFIG"
         path = os.environ.get(name)
-        for at, argument in enumerate(arguments):
-            if argument == "--config" and at + 1 < len(arguments):
-                name, path = "--config", arguments[at + 1]
+        for i, argument in enumerate(arguments):
+            if argument == "--config" and i + 1 < len(arguments):
+                name, path = "--config", arguments[i + 1]
             elif argument.startswith("--config="):
                 name, path = "--config", argument.partition("=")[2]
         if not path:
@@ -121,4 +124,4 @@ class ServiceSettings(BaseSettings):
 
 
 class _BadConfig(Exception):
-    """The file cannot be used; the message says why."""
+    """The file cannot be used, for the reason in the message."""

@@ -1,4 +1,4 @@
-"""gRPC options that every channel and server of ours shares."""
+"""gRPC options that all our channels and servers share."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from typing import Any
 
 __all__ = ["MESSAGE_BYTES", "RETRY_AFTER", "channel_options", "server_options"]
 
-MESSAGE_BYTES = 64 * 2**20  # largest message that our servers and channels accept
-RETRY_AFTER = "retry-after-ms"  # trailing metadata: when it is worth trying again
+MESSAGE_BYTES = 64 * 2**20  # of the largest message that our servers and channels accept
+RETRY_AFTER = "retry-after-ms"  # trailing metadata: the time after which to try again
 
 
 def channel_options(keepalive_seconds: float = 0.0) -> list[tuple[str, Any]]:
-    """Options of a channel; with `keepalive_seconds` a peer that stops answering pings for as long is given up."""
+    """Options of a channel. With `keepalive_seconds`, the connection ends when the peer answers no ping for so long."""
     options: list[tuple[str, Any]] = [
         ("grpc.max_send_message_length", MESSAGE_BYTES),
         ("grpc.max_receive_message_length", MESSAGE_BYTES),
@@ -24,14 +24,14 @@ def channel_options(keepalive_seconds: float = 0.0) -> list[tuple[str, Any]]:
         options += [
             ("grpc.keepalive_time_ms", int(keepalive_seconds * 1000)),
             ("grpc.keepalive_timeout_ms", int(keepalive_seconds * 1000)),
-            ("grpc.http2.ping_timeout_ms", int(keepalive_seconds * 1000)),  # a minute otherwise, whatever the one above
+            ("grpc.http2.ping_timeout_ms", int(keepalive_seconds * 1000)),  # else a minute, in spite of the line above
             ("grpc.http2.max_pings_without_data", 0),
         ]
     return options
 
 
 def server_options(max_message_bytes: int = MESSAGE_BYTES) -> Sequence[tuple[str, Any]]:
-    """Options of a server: our message limit, pings as often as our channels send them, one owner a port."""
+    """Options of a server: our message limit, pings as often as our channels send them, one process for a port."""
     return [
         ("grpc.max_receive_message_length", max_message_bytes),
         ("grpc.max_send_message_length", MESSAGE_BYTES),

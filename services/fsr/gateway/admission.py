@@ -1,4 +1,4 @@
-"""Which requests are let in, and what became of each."""
+"""Which requests the gateway takes, and how each of them ended."""
 
 from __future__ import annotations
 
@@ -14,59 +14,66 @@ import structlog
 from fsr.common.draining import Draining
 from fsr.common.errors import Overloaded, ServiceError, status_of
 from fsr.common.telemetry import log_end
+from fsr.gateway.auth import ApiKeys, Caller
 from fsr.gateway.deadline import Deadline
 from fsr.gateway.metrics import Metrics
-from fsr.gateway.request_record import Trail
+from fsr.gateway.request_context import RequestContext
+from fsr.gateway.request_record import RequestRecord
 from fsr.gateway.settings import GatewaySettings
 
 __all__ = ["Admission"]
 
-_RETRY_AFTER = 0.5  # seconds; a guess at when one of the requests in flight will be done
-_SKEW = 0.05  # seconds; a caller hangs up when its deadline has passed by its own clock, which is a little before ours
+_RETRY_AFTER = 0.5  # seconds; a guess at when one of the requests in flight ends
+_SKEW = 0.05  # seconds; a caller hangs up at the deadline by its own clock, which is a little before ours
 
 
 class Admission:
-    """Bounds the requests in flight, names each and logs its end; counts all calls by the code that they ended with."""
+    """Bounds the requests in flight, gives each an id and logs its end. Counts all calls by the code of their end."""
 
-    def __init__(self, metrics: Metrics, settings: GatewaySettings) -> None:
-        self._metrics, self._settings = metrics, settings
+    def __init__(self, keys: ApiKeys, metrics: Metrics, settings: GatewaySettings) -> None:
+        self._keys, self._metrics, self._settings = keys, metrics, settings
         self.draining = Draining("gateway: is shutting down; ask again, to reach another one", _RETRY_AFTER)
 
     @contextmanager
-    def request(self, rpc: str, context: grpc.aio.ServicerContext) -> Iterator[tuple[Trail, Deadline]]:
-        """Yields the request's trail, which the caller and the log are told in the end, and its deadline. Raises
-        InvalidRequest for a deadline beyond reason, Overloaded where there is no room."""
-        trail = Trail(uuid.uuid4().hex)
-        structlog.contextvars.bind_contextvars(request_id=trail.request_id)
-        with self.counting(rpc, context, trail):
-            deadline = Deadline.of(context, self._settings.default_timeout_seconds, self._settings.max_timeout_seconds)
-            with self._in_room():
-                yield trail, deadline
+    def request(self, rpc: str, context: grpc.aio.ServicerContext) -> Iterator[RequestContext]:
+        """Surrounds a request that takes room in the gateway. In the end its record goes to the caller and the log.
+
+        Raises InvalidRequest for a deadline that is too long, Overloaded if too many requests are in flight, and what
+        `call` raises.
+        """
+        record = RequestRecord(request_id=uuid.uuid4().hex)
+        structlog.contextvars.bind_contextvars(request_id=record.request_id)
+        with self.call(rpc, context, record) as caller:
+            default, longest = self._settings.default_timeout_seconds, self._settings.max_timeout_seconds
+            deadline = Deadline.from_call(context, default, longest)
+            with self._in_flight():
+                yield RequestContext(caller, deadline, record)
 
     @contextmanager
-    def counting(self, rpc: str, context: grpc.aio.ServicerContext, trail: Trail | None = None) -> Iterator[None]:
-        """For the length of a call, whether it takes room, and leaves a trail, or not. Raises NotReady
-        while the gateway drains."""
+    def call(
+        self, rpc: str, context: grpc.aio.ServicerContext, record: RequestRecord | None = None
+    ) -> Iterator[Caller]:
+        """Surrounds any call; yields who makes it. Raises NotReady while the gateway drains, and Unauthenticated."""
         code, began, reason = "INTERNAL", time.monotonic(), {}
         try:
             self.draining.check()
-            yield
+            yield self._keys.caller_of(context.invocation_metadata())
             code = "OK"
         except ServiceError as error:
             code, reason = status_of(error).name, {"reason": str(error)}
             raise
         except (asyncio.CancelledError, GeneratorExit):
-            left = context.time_remaining()
-            code = "DEADLINE_EXCEEDED" if left is not None and left < _SKEW else "CANCELLED"
+            remaining = context.time_remaining()
+            code = "DEADLINE_EXCEEDED" if remaining is not None and remaining < _SKEW else "CANCELLED"
             raise
         finally:
             self._metrics.requests.labels(rpc, code).inc()
-            if trail is not None:
-                context.set_trailing_metadata(trail.metadata())
-                log_end(rpc, code, began, **trail.facts(), **reason)
+            if record is not None:
+                context.set_trailing_metadata(record.metadata())
+                log_end(rpc, code, began, **record.log_fields(), **reason)
 
     @contextmanager
-    def _in_room(self) -> Iterator[None]:
+    def _in_flight(self) -> Iterator[None]:
         in_flight = self.draining.in_flight
         if in_flight >= self._settings.max_requests:
             self._metrics.refused.labels("in_flight").inc()

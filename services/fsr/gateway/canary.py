@@ -1,7 +1,7 @@
-"""Quality canary: some requests are asked once more without compression, and the two answers compared.
+"""Quality canary: asks some requests once more without compression, and compares the two answers.
 
-It runs after the caller has its answer, one at a time, and only while the replicas have little to do; as soon as they
-have more it is given up. So it is the first thing shed, and it never takes more than its share of the requests.
+It runs after the caller has the answer, one at a time, and only while the replicas have little to do. It stops as soon
+as they have more. So it is the first load to be shed, and it never takes more than its share of the requests.
 """
 
 from __future__ import annotations
@@ -14,12 +14,14 @@ from itertools import zip_longest
 import structlog
 
 from fsr.common.errors import Overloaded, ServiceError
+from fsr.gateway.auth import ANYBODY
 from fsr.gateway.deadline import Deadline
-from fsr.gateway.decoder_hop import Decoding
-from fsr.gateway.encoder_hop import Encoding
+from fsr.gateway.decoder_hop import DecoderHop
+from fsr.gateway.encoder_hop import EncoderHop
 from fsr.gateway.metrics import Metrics
-from fsr.gateway.request_record import Trail
-from fsr.gateway.routing.attempts import Retrying
+from fsr.gateway.request_context import RequestContext
+from fsr.gateway.request_record import RequestRecord
+from fsr.gateway.routing.attempts import RetryPolicy
 from fsr.gateway.routing.pools import Pools
 from fsr.gateway.routing.retry_budget import RetryBudget
 from fsr.gateway.settings import GatewaySettings
@@ -29,19 +31,19 @@ from fsr.v1 import decoder_pb2, encoder_pb2, types_pb2
 __all__ = ["Canary", "Share", "bucket", "tokens_agreed"]
 
 log = structlog.get_logger()
-_LOOK_SECONDS = 0.05
+_LOOK_SECONDS = 0.05  # time between two looks at whether the replicas still have little to do
 _BUCKETS = (0.05, 0.1, 0.2, 0.5, 1.0)
 
 
 class Share:
-    """Lets through at most the share `of` of what it has seen, evenly, and never makes up for what was not taken."""
+    """Takes at most a share of the requests, evenly. What it does not take at its turn is lost."""
 
-    def __init__(self, of: float) -> None:
-        self._of, self._credit = of, 0.0
+    def __init__(self, share: float) -> None:
+        self._share, self._credit = share, 0.0
 
     def due(self) -> bool:
-        """For each that is seen: whether one may be taken now."""
-        self._credit = min(1.0, self._credit + self._of)
+        """Call this for every request; returns whether one may be taken now."""
+        self._credit = min(1.0, self._credit + self._share)
         return self._credit >= 1.0
 
     def take(self) -> None:
@@ -49,41 +51,43 @@ class Share:
 
 
 def bucket(kept: int, source: int) -> str:
-    """The smallest bound, of a few, on the share of tokens that was kept: a label with few values."""
+    """The smallest of a few bounds on the share of kept tokens: a label with few values."""
     return next(f"{bound:g}" for bound in _BUCKETS if kept <= bound * source)
 
 
-def tokens_agreed(one: Sequence[int], other: Sequence[int]) -> int:
-    """Places at which both answers have the same token id."""
-    return sum(a == b for a, b in zip_longest(one, other))
+def tokens_agreed(first: Sequence[int], second: Sequence[int]) -> int:
+    """The number of positions at which both answers have the same token id."""
+    return sum(a == b for a, b in zip_longest(first, second))
 
 
 class Canary:
-    """Considers every complete answer; off where the share is 0."""
+    """Looks at every complete answer; does nothing if the share is 0."""
 
     def __init__(self, pools: Pools, metrics: Metrics, settings: GatewaySettings) -> None:
         self._pools, self._metrics, self._settings = pools, metrics, settings
         self._share = Share(settings.canary_share)
         self._task: asyncio.Task[None] | None = None
-        # Given up at the first failure, and counted apart, so that savings stay those of the callers' requests. And a
-        # replica may fail at all tokens that is well with callers' few, or the other way round: it is judged by theirs.
+        # It gives up at the first failure. It has metrics of its own, so that savings stay those of callers' requests.
+        # It does not judge replicas: one may fail with all tokens and be well with the callers' few.
         once = settings.model_copy(update={"max_failovers": 0})
-        apart = Retrying(once, Metrics(), RetryBudget(0.0, 0), aside=True)
-        self._encoding, self._decoding = Encoding(pools, apart), Decoding(pools, apart)
+        policy = RetryPolicy(once, Metrics(), RetryBudget(0.0, 0), judges_replicas=False)
+        self._encoder_hop, self._decoder_hop = EncoderHop(pools, policy), DecoderHop(pools, policy)
 
     def consider(
         self,
         model: str,
-        asked: encoder_pb2.EncodeRequest,
-        answered: decoder_pb2.DecodeRequest,
+        encode_request: encoder_pb2.EncodeRequest,
+        decode_request: decoder_pb2.DecodeRequest,
         encoded: encoder_pb2.EncodeResponse,
+        answer: Sequence[int],
     ) -> None:
-        """Called once an answer is complete, with the requests that gave it; it may change them later on.
+        """Call this after every complete answer, with its token ids and the requests and response that led to it.
 
-        Only greedy answers from fewer than all tokens are compared: of others one would not know what differs.
+        It compares only greedy answers from fewer than all tokens: with others the cause of a difference is unknown.
         """
-        kept, source = (sum(n) for n in zip(*((len(i.index), i.source_tokens) for i in encoded.images), strict=True))
-        if not self._settings.canary_share or kept >= source or answered.sampling.temperature > 0:
+        kept = sum(len(image.index) for image in encoded.images)
+        source = sum(image.source_tokens for image in encoded.images)
+        if not self._settings.canary_share or kept >= source or decode_request.sampling.temperature > 0:
             return
         if not self._share.due():
             return
@@ -91,8 +95,14 @@ class Canary:
             self._metrics.canary_skipped.labels("busy").inc()
             return
         self._share.take()
-        by = (model, asked.method.name or DEFAULT_METHOD, bucket(kept, source))
-        self._task = asyncio.create_task(self._run(by, asked, answered))
+        by = (model, encode_request.method.name or DEFAULT_METHOD, bucket(kept, source))
+        uncompressed = encoder_pb2.EncodeRequest()
+        uncompressed.CopyFrom(encode_request)
+        uncompressed.budget.CopyFrom(types_pb2.Budget(keep_ratio=1.0))
+        # In the logs of all services its calls can be told from the caller's.
+        uncompressed.request_id = f"{encode_request.request_id}-canary"
+        with structlog.contextvars.bound_contextvars(request_id=uncompressed.request_id):
+            self._task = asyncio.create_task(self._run(by, uncompressed, decode_request, answer))
         self._task.add_done_callback(self._over)
 
     def _over(self, task: asyncio.Task[None]) -> None:
@@ -102,18 +112,22 @@ class Canary:
 
     def _spare(self, model: str) -> bool:
         """Whether replicas have little to do besides the canary's own call, and KV memory is mostly free."""
-        encoders, decoders = self._pools.of("encoder", model), self._pools.of("decoder", model)
-        # Other gateways' calls count too, as decoders last told; they did so in an answer's end, which counted itself.
-        told = [max(d.outstanding, d.load.running + d.load.waiting - 1) for d in decoders]
-        work = sum(told) + sum(e.outstanding for e in encoders) - (self._task is not None)
-        roomy = [d for d in decoders if not d.load.waiting and 2 * d.load.kv_bytes_free >= d.load.kv_bytes_capacity]
-        return work <= self._settings.canary_max_requests and bool(roomy)
+        encoders, decoders = self._pools.serving("encoder", model), self._pools.serving("decoder", model)
+        # Calls of other gateways count too, by the decoders' last reports. A report at an answer's end counts the
+        # answer itself.
+        running = [max(d.outstanding, d.load.running + d.load.waiting - 1) for d in decoders]
+        calls = sum(running) + sum(e.outstanding for e in encoders) - (self._task is not None)
+        roomy = any(not d.load.waiting and 2 * d.load.kv_bytes_free >= d.load.kv_bytes_capacity for d in decoders)
+        return calls <= self._settings.canary_max_requests and roomy
 
     async def _run(
-        self, by: tuple[str, str, str], asked: encoder_pb2.EncodeRequest, answered: decoder_pb2.DecodeRequest
+        self,
+        by: tuple[str, str, str],
+        encode_request: encoder_pb2.EncodeRequest,
+        decode_request: decoder_pb2.DecodeRequest,
+        compressed: Sequence[int],
     ) -> None:
-        compressed = list(answered.emitted_token_ids)
-        asking = asyncio.create_task(self._ask(by[0], asked, answered))
+        asking = asyncio.create_task(self._ask(by[0], encode_request, decode_request))
         try:
             while not asking.done():
                 await asyncio.wait([asking], timeout=_LOOK_SECONDS)
@@ -138,13 +152,19 @@ class Canary:
         self._metrics.canary_tokens_agreed.labels(*by).inc(tokens_agreed(compressed, whole))
 
     async def _ask(
-        self, model: str, asked: encoder_pb2.EncodeRequest, answered: decoder_pb2.DecodeRequest
+        self, model: str, encode_request: encoder_pb2.EncodeRequest, decode_request: decoder_pb2.DecodeRequest
     ) -> list[int]:
         """Token ids of the answer from all visual tokens."""
-        deadline, trail = Deadline(self._settings.canary_timeout_seconds), Trail(asked.request_id)
-        asked.budget.CopyFrom(types_pb2.Budget(keep_ratio=1.0))
-        encoded = await self._encoding.encode(model, asked, deadline, trail)
-        del answered.images[:], answered.emitted_token_ids[:]
-        answered.images.extend(encoded.images)
-        async with aclosing(self._decoding.answer(model, answered, deadline, trail)) as answer:
+        deadline = Deadline(self._settings.canary_timeout_seconds)
+        context = RequestContext(ANYBODY, deadline, RequestRecord(request_id=encode_request.request_id))
+        encoded = await self._encoder_hop.encode(model, encode_request, context)
+        uncompressed = decoder_pb2.DecodeRequest(
+            request_id=encode_request.request_id,
+            fingerprint=decode_request.fingerprint,
+            messages=decode_request.messages,
+            images=encoded.images,
+            sampling=decode_request.sampling,
+            cache_salt=decode_request.cache_salt,
+        )
+        async with aclosing(self._decoder_hop.answer(model, uncompressed, context)) as answer:
             return [token async for _, message in answer for token in message.token_ids]

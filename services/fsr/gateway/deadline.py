@@ -1,4 +1,7 @@
-"""How long a caller still waits; each hop gets what is left of it."""
+"""How long a caller still waits. Each hop gets the time that remains.
+
+Our own code because gRPC's Python API does not pass a deadline on from one call to the next.
+"""
 
 from __future__ import annotations
 
@@ -10,30 +13,30 @@ from fsr.common.errors import Expired, InvalidRequest
 
 __all__ = ["Deadline"]
 
-_ROUNDED = 1.02  # gRPC tells a time in few digits, up to a hundredth too long
+_ROUNDED = 1.02  # gRPC sends a timeout in few digits, up to a hundredth too long
 
 
 class Deadline:
-    """A point in time after which nobody wants the answer."""
+    """A point in time after which nobody waits for the answer."""
 
     def __init__(self, seconds: float) -> None:
         self._end = time.monotonic() + seconds
 
     @classmethod
-    def of(cls, context: grpc.aio.ServicerContext, default: float, longest: float) -> Deadline:
-        """The caller's, or the default. Raises InvalidRequest for one that is longer than allowed."""
-        left = context.time_remaining()
-        if left is None:
+    def from_call(cls, context: grpc.aio.ServicerContext, default: float, longest: float) -> Deadline:
+        """The caller's deadline, or the default in seconds. Raises InvalidRequest for one that is too long."""
+        seconds = context.time_remaining()
+        if seconds is None:
             return cls(default)
-        if left > longest * _ROUNDED:
-            raise InvalidRequest(f"deadline: {left:.0f} s are more than {longest:.0f} s; wait less long")
-        return cls(min(left, longest))
+        if seconds > longest * _ROUNDED:
+            raise InvalidRequest(f"deadline: {seconds:.0f} s are more than {longest:.0f} s; wait less long")
+        return cls(min(seconds, longest))
 
     @property
     def passed(self) -> bool:
         return time.monotonic() >= self._end
 
-    def left(self) -> float:
+    def remaining(self) -> float:
         """Seconds, above 0. Raises Expired."""
         seconds = self._end - time.monotonic()
         if seconds <= 0:

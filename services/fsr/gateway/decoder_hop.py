@@ -1,97 +1,107 @@
 """The hop to a decoder, and failover in mid-stream.
 
-The gateway holds the compact tokens and the ids that were emitted. When a replica fails it hands both to another one,
-which prefills prompt and ids and goes on: one stream for the caller, nothing lost and nothing twice.
+The gateway holds the compact tokens and the ids that were emitted. When a decoder fails, another one gets both. It
+prefills prompt and ids and goes on: the caller sees one stream, in which nothing is lost and nothing comes twice.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Collection
+from collections.abc import AsyncGenerator, Collection, Sequence
 from contextlib import aclosing
 
 import grpc
 
-from fsr.common.errors import InvalidRequest
-from fsr.common.transport import MESSAGE_BYTES
-from fsr.gateway.deadline import Deadline
-from fsr.gateway.request_record import Trail
-from fsr.gateway.routing.attempts import Attempts, Retrying
+from fsr.common.message_size import check_tokens_size
+from fsr.gateway.request_context import RequestContext
+from fsr.gateway.routing.attempts import Attempts, RetryPolicy
 from fsr.gateway.routing.pools import Pools
 from fsr.gateway.routing.replica import Replica
 from fsr.v1 import decoder_pb2
 
-__all__ = ["Decoding"]
+__all__ = ["DecoderHop"]
 
 
 class _Stalled(Exception):
-    """No message for too long."""
+    """The decoder has sent no message for too long."""
 
 
-class Decoding:
-    """Streams one answer from as many replicas as it takes."""
+class DecoderHop:
+    """Streams one answer from as many decoders as it takes."""
 
-    def __init__(self, pools: Pools, shared: Retrying) -> None:
-        self._pools, self._shared = pools, shared
+    def __init__(self, pools: Pools, policy: RetryPolicy) -> None:
+        self._pools, self._policy = pools, policy
 
     async def answer(
-        self, model: str, request: decoder_pb2.DecodeRequest, deadline: Deadline, trail: Trail
+        self, model: str, request: decoder_pb2.DecodeRequest, context: RequestContext
     ) -> AsyncGenerator[tuple[Replica, decoder_pb2.DecodeResponse], None]:
-        """Messages and who sent each; the last one has a finish reason. Grows `request.emitted_token_ids`
-        and, where it is empty, sets `request.fingerprint`.
+        """Yields each message with its sender; the last message has a finish reason. Leaves `request` as it is.
 
         Raises ServiceError.
         """
-        if request.ByteSize() > MESSAGE_BYTES:
-            size = f"{request.ByteSize()} bytes, more than {MESSAGE_BYTES}"
-            raise InvalidRequest(f"budget: the kept tokens take {size}; keep fewer or set wire_dtype to bf16 or int8")
+        check_tokens_size(request)
+        fingerprint, emitted = request.fingerprint, list(request.emitted_token_ids)
 
         def choose(without: Collection[str]) -> Replica:
-            return self._pools.decoder(model, request.fingerprint, without)
+            return self._pools.pick_decoder(model, fingerprint, without)
 
-        attempts = Attempts(self._shared, choose, deadline, trail)
+        attempts, record = Attempts(self._policy, choose, context), context.record
         while True:
             replica = await attempts.next()
-            trail.decoders.append(replica.address)
-            held = replica.fingerprint  # now: one that drains tells no more, while it goes on answering
-            self._shared.metrics.failovers.labels(model).inc(attempts.failures - trail.failovers)
-            trail.failovers = attempts.failures
-            with attempts.calling(replica) as trial:
+            record.decoders.append(replica.address)
+            replica_fingerprint = replica.fingerprint  # read before the call: it is empty as soon as the decoder drains
+            self._policy.metrics.failovers.labels(model).inc(attempts.failures - record.failovers)
+            record.failovers = attempts.failures
+            with attempts.calling(replica) as half_open_call:
                 try:
-                    async with aclosing(self._read(replica, request, deadline)) as messages:
+                    attempt = _continuation(request, fingerprint, emitted)
+                    async with aclosing(self._read(replica, attempt, context)) as messages:
                         async for message in messages:
-                            replica.heard()
+                            replica.answered()
                             attempts.started = True
-                            # A question without images goes to any checkpoint, but that one finishes the answer.
-                            request.fingerprint = request.fingerprint or held
-                            request.emitted_token_ids.extend(message.token_ids)
+                            # A question without images goes to any checkpoint, but that one must finish the answer.
+                            fingerprint = fingerprint or replica_fingerprint
+                            emitted.extend(message.token_ids)
                             if message.finish_reason:
                                 attempts.succeeded(replica)
                                 replica.load = message.stats.load if message.stats.HasField("load") else replica.load
                             yield replica, message
                             if message.finish_reason:
                                 return
-                    attempts.fault(replica, "ended its stream without a reason", trial, gone=False)
+                    attempts.fault(replica, "ended its stream without a reason", half_open_call, gone=False)
                 except grpc.aio.AioRpcError as error:
-                    attempts.failed(replica, error, trial)
+                    attempts.failed(replica, error, half_open_call)
                 except _Stalled as error:
-                    attempts.fault(replica, str(error), trial, gone=True)
+                    attempts.fault(replica, str(error), half_open_call, gone=True)
 
     async def _read(
-        self, replica: Replica, request: decoder_pb2.DecodeRequest, deadline: Deadline
+        self, replica: Replica, request: decoder_pb2.DecodeRequest, context: RequestContext
     ) -> AsyncGenerator[decoder_pb2.DecodeResponse, None]:
-        call = replica.decoder.Decode(request, timeout=deadline.left())
-        patience = self._shared.settings.first_token_seconds
+        call = replica.decoder.Decode(request, timeout=context.deadline.remaining())
+        patience = self._policy.settings.first_token_seconds
         try:
             while True:
                 try:
                     async with asyncio.timeout(patience):
                         message = await call.read()
                 except TimeoutError:
-                    raise _Stalled(f"said nothing for {patience:g} s") from None
+                    raise _Stalled(f"sent nothing for {patience:g} s") from None
                 if message is grpc.aio.EOF:  # type: ignore[attr-defined]
                     return
                 yield message
-                patience = self._shared.settings.stall_seconds
+                patience = self._policy.settings.stall_seconds
         finally:
-            call.cancel()  # frees the replica's slot at once when the caller has gone
+            call.cancel()  # frees the decoder's slot at once when the caller has gone
+
+
+def _continuation(
+    request: decoder_pb2.DecodeRequest, fingerprint: str, emitted: Sequence[int]
+) -> decoder_pb2.DecodeRequest:
+    """The request with what is known of its answer so far. Not copied for an answer that has not begun."""
+    if fingerprint == request.fingerprint and len(emitted) == len(request.emitted_token_ids):
+        return request
+    continuation = decoder_pb2.DecodeRequest()
+    continuation.CopyFrom(request)
+    continuation.fingerprint = fingerprint
+    continuation.emitted_token_ids[:] = emitted
+    return continuation

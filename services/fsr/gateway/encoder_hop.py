@@ -1,4 +1,4 @@
-"""The hop to an encoder: unary, safe to repeat, sent where the image is likeliest to be known."""
+"""The hop to an encoder: a unary call, safe to repeat, to the encoder that is likeliest to know the image."""
 
 from __future__ import annotations
 
@@ -7,40 +7,44 @@ from functools import partial
 
 import grpc
 
-from fsr.gateway.deadline import Deadline
-from fsr.gateway.request_record import Trail
-from fsr.gateway.routing.attempts import Attempts, Retrying
+from fsr.common.message_size import check_message_size
+from fsr.gateway.request_context import RequestContext
+from fsr.gateway.routing.attempts import Attempts, RetryPolicy
 from fsr.gateway.routing.pools import Pools
 from fsr.gateway.usage import count_images
 from fsr.v1 import encoder_pb2
 
-__all__ = ["Encoding"]
+__all__ = ["EncoderHop"]
 
 
-class Encoding:
-    """Encodes and compresses the images of a request."""
+class EncoderHop:
+    """Has the images of a request encoded and compressed."""
 
-    def __init__(self, pools: Pools, shared: Retrying) -> None:
-        self._pools, self._shared = pools, shared
+    def __init__(self, pools: Pools, policy: RetryPolicy) -> None:
+        self._pools, self._policy = pools, policy
 
     async def encode(
-        self, model: str, request: encoder_pb2.EncodeRequest, deadline: Deadline, trail: Trail
+        self, model: str, request: encoder_pb2.EncodeRequest, context: RequestContext
     ) -> encoder_pb2.EncodeResponse:
-        """Raises ServiceError."""
+        """Sets `request.timeout_seconds` for each attempt: a copy for each would cost as much as the images are large.
+
+        Raises ServiceError.
+        """
+        check_message_size(request, "images: they and the text", "scale them down or send fewer")
         first = request.images[0]
         digest = hashlib.sha256(first.data or b"".join(first.frames)).digest()
-        attempts = Attempts(self._shared, partial(self._pools.encoder, model, digest), deadline, trail)
+        attempts = Attempts(self._policy, partial(self._pools.pick_encoder, model, digest), context)
         while True:
             replica = await attempts.next()
-            trail.encoders.append(replica.address)
-            request.timeout_seconds = min(deadline.left(), self._shared.settings.encode_seconds)
-            with attempts.calling(replica) as trial:
+            context.record.encoders.append(replica.address)
+            request.timeout_seconds = min(context.deadline.remaining(), self._policy.settings.encode_seconds)
+            with attempts.calling(replica) as half_open_call:
                 try:
                     encoded = await replica.encoder.Encode(request, timeout=request.timeout_seconds)
                 except grpc.aio.AioRpcError as error:
-                    attempts.failed(replica, error, trial)
+                    attempts.failed(replica, error, half_open_call)
                     continue
-                replica.heard()
+                replica.answered()
                 attempts.succeeded(replica)
-            count_images(self._shared.metrics, model, request.method.name, encoded)
+            count_images(self._policy.metrics, model, request.method.name, encoded)
             return encoded

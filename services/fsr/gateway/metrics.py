@@ -13,13 +13,13 @@ _RATIOS = (0.01, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1)
 
 
 class Metrics:
-    """All of them, on a registry of their own. Labels hold names of ours, never a caller's data."""
+    """All metrics, on a registry of their own. Labels hold our own names, never a caller's data."""
 
     def __init__(self) -> None:
         self.registry = r = CollectorRegistry()
         by = ("model", "method")
         self.requests = Counter("fsr_requests", "Requests by rpc and gRPC code", ("rpc", "code"), registry=r)
-        self.in_flight = Gauge("fsr_requests_in_flight", "Requests being worked on", registry=r)
+        self.in_flight = Gauge("fsr_requests_in_flight", "Requests in flight", registry=r)
         self.tokens_in = Counter("fsr_visual_tokens_in", "Visual tokens before compression", by, registry=r)
         self.tokens_kept = Counter("fsr_visual_tokens_kept", "Visual tokens kept", (*by, "stage"), registry=r)
         self.tokens_merged = Counter(
@@ -34,49 +34,65 @@ class Metrics:
         self.focus_kept = Histogram(
             "fsr_focus_kept_tokens", "K_F of an image after the budget's clamp", by, buckets=_TOKENS, registry=r
         )
-        self.clamped = Counter("fsr_focus_clamped", "Images whose focus set was cut by the budget", by, registry=r)
-        self.ratio = Histogram("fsr_compression_ratio", "Kept by source tokens", by, buckets=_RATIOS, registry=r)
+        self.clamped = Counter("fsr_focus_clamped", "Images whose focus set the budget cut", by, registry=r)
+        self.ratio = Histogram(
+            "fsr_compression_ratio", "Kept tokens over source tokens, by image", by, buckets=_RATIOS, registry=r
+        )
         self.seconds = Histogram(
             "fsr_stage_seconds", "Seconds by stage", ("model", "stage"), buckets=_SECONDS, registry=r
         )
         self.per_token = Histogram(
-            "fsr_time_per_output_token_seconds", "Mean of an answer, the first token aside", ("model",),
+            "fsr_time_per_output_token_seconds", "Mean of an answer without its first token", ("model",),
             buckets=_PER_TOKEN, registry=r,
         )  # fmt: skip
         self.kv = Counter("fsr_kv_bytes", "KV cache bytes that answers took", by, registry=r)
         self.flops = Counter("fsr_prefill_flops", "Prefill FLOPs that answers took", by, registry=r)
-        self.wire = Counter("fsr_wire_bytes", "Bytes of features that travelled", by, registry=r)
-        self.kv_saved = Counter("fsr_kv_bytes_saved", "KV cache bytes not needed", by, registry=r)
-        self.flops_saved = Counter("fsr_prefill_flops_saved", "Prefill FLOPs not needed", by, registry=r)
-        self.wire_saved = Counter("fsr_wire_bytes_saved", "Bytes of features that did not travel", by, registry=r)
+        self.wire = Counter("fsr_wire_bytes", "Bytes of features sent to decoders", by, registry=r)
+        self.kv_saved = Counter("fsr_kv_bytes_saved", "KV cache bytes saved by compression", by, registry=r)
+        self.flops_saved = Counter("fsr_prefill_flops_saved", "Prefill FLOPs saved by compression", by, registry=r)
+        self.wire_saved = Counter(
+            "fsr_wire_bytes_saved", "Bytes of features not sent, thanks to compression", by, registry=r
+        )
         self.cache_hits = Counter("fsr_feature_cache_hits", "Images whose features were cached", ("model",), registry=r)
         self.failovers = Counter("fsr_failovers", "Answers moved to another replica", ("model",), registry=r)
         self.refused = Counter(
-            "fsr_admission_refused", "Requests refused, at once or for want of a retry", ("reason",), registry=r
+            "fsr_admission_refused",
+            "Requests refused: too many in flight, or no retry budget left",
+            ("reason",),
+            registry=r,
         )
-        self.retries = Counter("fsr_retries", "Calls repeated on another replica or later", ("role",), registry=r)
-        self.ejections = Counter("fsr_ejections", "Replicas left alone after failures", ("role",), registry=r)
-        self.ejected = Gauge("fsr_replicas_ejected", "Replicas left alone now", ("role",), registry=r)
+        self.retries = Counter("fsr_retries", "Calls repeated, on another replica or later", ("role",), registry=r)
+        self.ejections = Counter(
+            "fsr_ejections", "Times that a replica's circuit breaker opened", ("role",), registry=r
+        )
+        self.ejected = Gauge(
+            "fsr_replicas_ejected", "Replicas whose circuit breaker is open or half-open", ("role",), registry=r
+        )
         compared = (*by, "budget")
         self.canary_answers = Counter(
-            "fsr_canary_answers", "Answers compared with the uncompressed one, by share kept", compared, registry=r
+            "fsr_canary_answers",
+            "Answers compared with the uncompressed one, by share of kept tokens",
+            compared,
+            registry=r,
         )
-        self.canary_exact = Counter("fsr_canary_exact", "Of these, those that were equal", compared, registry=r)
+        self.canary_exact = Counter(
+            "fsr_canary_exact", "Of these, those that were equal to the uncompressed one", compared, registry=r
+        )
         self.canary_tokens = Counter("fsr_canary_tokens", "Tokens of the longer of both answers", compared, registry=r)
         self.canary_tokens_agreed = Counter(
-            "fsr_canary_tokens_agreed", "Of these, those that were equal in both", compared, registry=r
+            "fsr_canary_tokens_agreed", "Of these, those at which both answers agree", compared, registry=r
         )
         self.canary_skipped = Counter(
             "fsr_canary_skipped",
-            "Canaries not asked (busy), given up for want of room (shed) or failed",
+            "Canaries not started (busy), stopped because replicas had work (shed), or failed",
             ("reason",),
             registry=r,
         )
         self.replicas = Gauge(
-            "fsr_replicas_ready", "Replicas that answer, decoders of another checkpoint than the encoders' aside",
+            "fsr_replicas_ready", "Replicas that answer; of the decoders, only those with an encoder's checkpoint",
             ("model", "role"), registry=r,
         )  # fmt: skip
-        # There from the start, so that a first event is an increase.
+        # These series exist from the start, so that a first event shows as an increase.
         for counter in (self.retries, self.ejections):
             for role in ("encoder", "decoder"):
                 counter.labels(role)

@@ -1,4 +1,4 @@
-"""The life of a request: check, encode, route, stream."""
+"""The life of a request: validate, encode, decode, stream."""
 
 from __future__ import annotations
 
@@ -7,16 +7,14 @@ import time
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 
-import structlog
-
-from fsr.gateway import auth, validation
+from fsr.gateway import validation
+from fsr.gateway.auth import Caller
 from fsr.gateway.canary import Canary
-from fsr.gateway.deadline import Deadline
-from fsr.gateway.decoder_hop import Decoding
-from fsr.gateway.encoder_hop import Encoding
+from fsr.gateway.decoder_hop import DecoderHop
+from fsr.gateway.encoder_hop import EncoderHop
 from fsr.gateway.metrics import Metrics
-from fsr.gateway.request_record import Trail
-from fsr.gateway.routing.attempts import Retrying
+from fsr.gateway.request_context import RequestContext
+from fsr.gateway.routing.attempts import RetryPolicy
 from fsr.gateway.routing.pools import Pools
 from fsr.gateway.routing.retry_budget import RetryBudget
 from fsr.gateway.settings import GatewaySettings
@@ -24,62 +22,66 @@ from fsr.gateway.usage import Stopwatch, count_usage, usage_of
 from fsr.v1 import decoder_pb2, encoder_pb2, types_pb2
 from fsr.v1 import gateway_pb2 as pb
 
-__all__ = ["Requests"]
+__all__ = ["Pipeline"]
 
-_WIRE = {"weights": types_pb2.DTYPE_UNSPECIFIED} | {
+_WIRE_DTYPES = {"weights": types_pb2.DTYPE_UNSPECIFIED} | {
     name: types_pb2.Dtype.Value(f"DTYPE_{name.upper()}") for name in ("fp32", "fp16", "bf16", "int8")
 }
 
 
-class Requests:
-    """Stateless but for the requests in flight: it keeps their compact tokens until the answer is complete."""
+class Pipeline:
+    """Keeps no state but the requests in flight: their compact tokens, until the answer is complete."""
 
     def __init__(self, pools: Pools, metrics: Metrics, settings: GatewaySettings) -> None:
         self._pools, self._metrics, self._settings = pools, metrics, settings
         self._budget = RetryBudget(settings.retry_ratio, settings.retry_burst)
-        shared = Retrying(settings, metrics, self._budget)
-        self._encoding, self._decoding = Encoding(pools, shared), Decoding(pools, shared)
+        policy = RetryPolicy(settings, metrics, self._budget)
+        self._encoder_hop, self._decoder_hop = EncoderHop(pools, policy), DecoderHop(pools, policy)
         self._canary = Canary(pools, metrics, settings)
 
-    def models(self) -> list[pb.AvailableModel]:
-        """What the caller may ask for."""
+    def models(self, caller: Caller) -> list[pb.AvailableModel]:
+        """The models that the caller may use."""
         return [
             pb.AvailableModel(
                 model=name,
-                encoders=len(self._pools.of("encoder", name)),
-                decoders=len(self._pools.fitting(name)),
+                encoders=len(self._pools.serving("encoder", name)),
+                decoders=len(self._pools.matching_decoders(name)),
                 methods=self._pools.methods(name),
             )
             for name in self._pools.models()
-            if auth.caller().may_ask(name)
+            if caller.may_use(name)
         ]
 
-    async def compress(self, request: pb.CompressRequest, deadline: Deadline, trail: Trail) -> pb.CompressResponse:
+    async def compress(self, request: pb.CompressRequest, context: RequestContext) -> pb.CompressResponse:
         """Raises ServiceError."""
         validation.check_compress(request, self._settings)
-        model = self._model(request.model, request.method)
-        asked = self._encode_request(request, trail, request.instruction)
-        asked.explain = request.explain
-        encoded = await self._encode(model, asked, deadline, trail)
-        return pb.CompressResponse(request_id=trail.request_id, fingerprint=encoded.fingerprint, images=encoded.images)
+        model = self._model(request.model, request.method, context.caller)
+        encode_request = self._encode_request(request, request.instruction, context)
+        encode_request.explain = request.explain
+        encoded = await self._encode(model, encode_request, context)
+        return pb.CompressResponse(
+            request_id=context.record.request_id, fingerprint=encoded.fingerprint, images=encoded.images
+        )
 
     async def generate(
-        self, request: pb.GenerateRequest, deadline: Deadline, trail: Trail
+        self, request: pb.GenerateRequest, context: RequestContext
     ) -> AsyncGenerator[pb.GenerateResponse, None]:
         """Raises ServiceError."""
-        watch = Stopwatch(time.monotonic())
+        watch, record = Stopwatch(time.monotonic()), context.record
         instruction = validation.check_generate(request, self._settings)
-        model = self._model(request.model, request.method)
+        model = self._model(request.model, request.method, context.caller)
         encoded = encoder_pb2.EncodeResponse()
         if request.images:
-            asked = self._encode_request(request, trail, instruction)
-            encoded = await self._encode(model, asked, deadline, trail)
-        decode = self._decode_request(request, encoded, trail)
+            encode_request = self._encode_request(request, instruction, context)
+            encoded = await self._encode(model, encode_request, context)
+        decode_request = self._decode_request(request, encoded, context)
+        emitted: list[int] = []
         watch.shipped = time.monotonic()
-        async with aclosing(self._decoding.answer(model, decode, deadline, trail)) as answer:
+        async with aclosing(self._decoder_hop.answer(model, decode_request, context)) as answer:
             async for replica, message in answer:
-                watch.heard(len(trail.decoders), time.monotonic())
-                trail.completion_tokens += len(message.token_ids)
+                watch.message_received(len(record.decoders), time.monotonic())
+                record.completion_tokens += len(message.token_ids)
+                emitted.extend(message.token_ids)
                 response = pb.GenerateResponse(
                     text=message.text,
                     finish_reason=message.finish_reason,
@@ -87,62 +89,60 @@ class Requests:
                     logprobs=message.logprobs,
                 )
                 if message.finish_reason:
-                    usage = usage_of(encoded, request.messages, message.stats, replica, trail)
+                    usage = usage_of(encoded, request.messages, message.stats, replica, record)
                     seconds = watch.seconds(encoded, message.stats, time.monotonic())
                     usage.seconds.update(seconds)
-                    # Without images no encoder has said that there is such a method.
+                    # Without images no encoder has checked the method's name, so it must not become a label.
                     method = request.method.name if request.images else ""
                     count_usage(self._metrics, model, method, usage, replica.cost, seconds)
                     response.usage.CopyFrom(usage)
                 yield response
         if request.images:
-            # In the logs its hops are not to be taken for this request's.
-            asked.request_id = decode.request_id = f"{trail.request_id}-canary"
-            with structlog.contextvars.bound_contextvars(request_id=asked.request_id):
-                self._canary.consider(model, asked, decode, encoded)
+            self._canary.consider(model, encode_request, decode_request, encoded, emitted)
 
     async def _encode(
-        self, model: str, asked: encoder_pb2.EncodeRequest, deadline: Deadline, trail: Trail
+        self, model: str, request: encoder_pb2.EncodeRequest, context: RequestContext
     ) -> encoder_pb2.EncodeResponse:
-        encoded = await self._encoding.encode(model, asked, deadline, trail)
-        trail.visual_tokens_in = sum(image.source_tokens for image in encoded.images)
-        trail.visual_tokens_kept = sum(len(image.index) for image in encoded.images)
+        encoded = await self._encoder_hop.encode(model, request, context)
+        context.record.visual_tokens_in = sum(image.source_tokens for image in encoded.images)
+        context.record.visual_tokens_kept = sum(len(image.index) for image in encoded.images)
         return encoded
 
-    def _model(self, wanted: str, method: types_pb2.Method) -> str:
+    def _model(self, name: str, method: types_pb2.Method, caller: Caller) -> str:
+        """The model of a new request, which the caller may use and which has the method."""
         self._budget.deposit()
-        if wanted:
-            auth.caller().check(wanted)
-        model = self._pools.resolve(wanted, auth.caller().may_ask)
-        auth.caller().check(model)
+        if name:
+            caller.check_model(name)
+        model = self._pools.resolve(name, caller.may_use)
+        caller.check_model(model)
         validation.check_method(method, self._pools.methods(model))
         return model
 
     def _encode_request(
-        self, request: pb.GenerateRequest | pb.CompressRequest, trail: Trail, instruction: str
+        self, request: pb.GenerateRequest | pb.CompressRequest, instruction: str, context: RequestContext
     ) -> encoder_pb2.EncodeRequest:
         return encoder_pb2.EncodeRequest(
-            request_id=trail.request_id,
+            request_id=context.record.request_id,
             images=request.images,
             instruction=instruction,
             budget=request.budget,
             method=request.method,
-            wire_dtype=request.wire_dtype or _WIRE[self._settings.wire_dtype],
+            wire_dtype=request.wire_dtype or _WIRE_DTYPES[self._settings.wire_dtype],
         )
 
     @staticmethod
     def _decode_request(
-        request: pb.GenerateRequest, encoded: encoder_pb2.EncodeResponse, trail: Trail
+        request: pb.GenerateRequest, encoded: encoder_pb2.EncodeResponse, context: RequestContext
     ) -> decoder_pb2.DecodeRequest:
-        decode = decoder_pb2.DecodeRequest(
-            request_id=trail.request_id,
+        decode_request = decoder_pb2.DecodeRequest(
+            request_id=context.record.request_id,
             fingerprint=encoded.fingerprint,
             messages=request.messages,
             images=encoded.images,
             sampling=request.sampling,
-            cache_salt=auth.caller().salt,
+            cache_salt=context.caller.salt,
         )
         if request.sampling.temperature > 0 and not request.sampling.HasField("seed"):
-            # Chosen here, so that another replica goes on with the same draws.
-            decode.sampling.seed = secrets.randbits(62)
-        return decode
+            # Chosen here, so that another decoder goes on with the same draws.
+            decode_request.sampling.seed = secrets.randbits(62)
+        return decode_request

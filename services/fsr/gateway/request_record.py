@@ -1,15 +1,15 @@
-"""What happened to one request on its way: the replicas that were asked, in order, and its tokens."""
+"""What happened to one request: the replicas that were called, in order, and its tokens."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-__all__ = ["Trail"]
+__all__ = ["RequestRecord"]
 
 
-@dataclass
-class Trail:
-    """Goes out as trailing metadata, of failures too, and into the log."""
+@dataclass(kw_only=True)
+class RequestRecord:
+    """The caller gets it as trailing metadata, after a failure too, and it goes into the log."""
 
     request_id: str
     encoders: list[str] = field(default_factory=list)
@@ -20,8 +20,8 @@ class Trail:
     visual_tokens_kept: int = 0
     completion_tokens: int = 0
 
-    def facts(self) -> dict[str, object]:
-        """For the log; a request's id is bound to its lines already."""
+    def log_fields(self) -> dict[str, object]:
+        """All but the request's id, which is bound to its log lines already."""
         return {name: value for name, value in vars(self).items() if name != "request_id"}
 
     def metadata(self) -> tuple[tuple[str, str], ...]:

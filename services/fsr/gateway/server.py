@@ -13,7 +13,7 @@ from fsr.common.transport import server_options
 from fsr.gateway.admission import Admission
 from fsr.gateway.auth import ApiKeys, Authentication
 from fsr.gateway.metrics import Metrics
-from fsr.gateway.pipeline import Requests
+from fsr.gateway.pipeline import Pipeline
 from fsr.gateway.routing.pools import Pools
 from fsr.gateway.service import GatewayServicer
 from fsr.gateway.settings import GatewaySettings
@@ -47,24 +47,24 @@ def _probe_server(health: HealthServicer, settings: GatewaySettings) -> grpc.aio
 
 
 async def _watch(pools: Pools, keys: ApiKeys, process: ServiceProcess, every: float) -> None:
-    """Looks at keys and replicas every so many seconds. Healthy once some model has both an encoder and a decoder."""
+    """Refreshes keys and replicas every so many seconds. The gateway serves while some model has both halves."""
     while True:
         keys.refresh()
-        await pools.look()
+        await pools.refresh()
         await process.set_serving(any(pools.ready(model) for model in pools.models()))
         await asyncio.sleep(every)
 
 
 async def serve(settings: GatewaySettings) -> None:
-    """Serves until a signal, then drains."""
+    """Serves until a signal, then drains and stops."""
     stop = stop_signal()
     metrics, keys = Metrics(), ApiKeys(settings.api_keys, settings.api_keys_file)
     pools = Pools(settings, metrics)
     server = grpc.aio.server(
         interceptors=[Authentication(keys, _SERVICE, metrics)], options=server_options(settings.max_message_bytes)
     )
-    admission = Admission(metrics, settings)
-    servicer = GatewayServicer(Requests(pools, metrics, settings), admission)
+    admission = Admission(keys, metrics, settings)
+    servicer = GatewayServicer(Pipeline(pools, metrics, settings), admission)
     gateway_pb2_grpc.add_GatewayServiceServicer_to_server(servicer, server)
     process = ServiceProcess(server, _SERVICE.full_name, admission.draining, settings.drain_seconds)
     address = open_port(server, settings.host, settings.port, credentials=_credentials(settings))

@@ -1,4 +1,4 @@
-"""The gateway's gRPC face: decode, call, encode."""
+"""The gateway's gRPC service: each method decodes, calls and encodes."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import grpc
 
 from fsr.common.errors import stream_errors, unary_errors
 from fsr.gateway.admission import Admission
-from fsr.gateway.pipeline import Requests
+from fsr.gateway.pipeline import Pipeline
 from fsr.v1 import gateway_pb2 as pb
 from fsr.v1 import gateway_pb2_grpc
 
@@ -17,28 +17,28 @@ __all__ = ["GatewayServicer"]
 
 
 class GatewayServicer(gateway_pb2_grpc.GatewayServiceServicer):
-    """One method an rpc."""
+    """One method for each rpc."""
 
-    def __init__(self, requests: Requests, admission: Admission) -> None:
-        self._requests, self._admission = requests, admission
+    def __init__(self, pipeline: Pipeline, admission: Admission) -> None:
+        self._pipeline, self._admission = pipeline, admission
 
     @unary_errors
     async def ListModels(
         self, request: pb.ListModelsRequest, context: grpc.aio.ServicerContext
     ) -> pb.ListModelsResponse:
-        with self._admission.counting("ListModels", context):
-            return pb.ListModelsResponse(models=self._requests.models())
+        with self._admission.call("ListModels", context) as caller:
+            return pb.ListModelsResponse(models=self._pipeline.models(caller))
 
     @unary_errors
     async def Compress(self, request: pb.CompressRequest, context: grpc.aio.ServicerContext) -> pb.CompressResponse:
-        with self._admission.request("Compress", context) as (trail, deadline):
-            return await self._requests.compress(request, deadline, trail)
+        with self._admission.request("Compress", context) as request_context:
+            return await self._pipeline.compress(request, request_context)
 
     @stream_errors
     async def Generate(
         self, request: pb.GenerateRequest, context: grpc.aio.ServicerContext
     ) -> AsyncGenerator[pb.GenerateResponse, None]:
-        with self._admission.request("Generate", context) as (trail, deadline):
-            async with aclosing(self._requests.generate(request, deadline, trail)) as responses:
+        with self._admission.request("Generate", context) as request_context:
+            async with aclosing(self._pipeline.generate(request, request_context)) as responses:
                 async for response in responses:
                     yield response

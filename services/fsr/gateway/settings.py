@@ -28,64 +28,83 @@ class GatewaySettings(ServiceSettings):
         None,
         ge=1,
         le=65535,
-        description="port of health alone, never with TLS, for probes; default: --port has it only",
+        description="port for health alone, without TLS, for probes; default: health is on --port only",
     )
     encoders: Annotated[list[str], NoDecode] = Field(
         ["127.0.0.1:50051"],
-        description="encoders: host:port or dns:///name:port (every address of it), comma-separated",
+        description="encoders, comma-separated: host:port, or dns:///name:port for all addresses of a name",
     )
     decoders: Annotated[list[str], NoDecode] = Field(
         ["127.0.0.1:50061"],
-        description="decoders: host:port or dns:///name:port (every address of it), comma-separated",
+        description="decoders, comma-separated: host:port, or dns:///name:port for all addresses of a name",
     )
 
     tls_cert: Path | None = Field(None, description="PEM certificate chain of the server; turns TLS on")
-    tls_key: Path | None = Field(None, description="PEM key of that certificate")
-    tls_client_ca: Path | None = Field(None, description="PEM CA that every client's certificate must come from")
-    api_keys: Annotated[list[str], NoDecode] = Field([], description="keys that callers may show, comma-separated")
+    tls_key: Path | None = Field(None, description="PEM private key of that certificate")
+    tls_client_ca: Path | None = Field(None, description="PEM CA; every client must show a certificate that it signed")
+    api_keys: Annotated[list[str], NoDecode] = Field(
+        [], description="API keys of callers, comma-separated; without any key or file, no key is asked for"
+    )
     api_keys_file: Path | None = Field(
         None,
-        description="file with a key a line, after it the models it may ask (none: all); read again when it changes",
+        description="file with one API key a line and the models that it may use (none: all); read again when changed",
     )
 
-    max_requests: int = Field(64, ge=1, description="requests in flight; more are refused")
-    default_timeout_seconds: float = Field(120.0, gt=0, description="deadline of a request that brings none")
-    max_timeout_seconds: float = Field(1200.0, gt=0, description="longest deadline that a request may bring")
-    max_message_bytes: int = Field(MESSAGE_BYTES, ge=1024, le=MESSAGE_BYTES, description="bytes a request")
-    max_images: int = Field(16, ge=1, description="images a request, a video counting as one")
-    max_frames: int = Field(512, ge=1, description="frames of videos a request")
-    max_image_bytes: int = Field(20 * 2**20, ge=1, description="bytes an image or a frame of a video")
-    max_images_bytes: int = Field(48 * 2**20, ge=1, description="bytes of all images and frames of a request")
-    max_messages: int = Field(256, ge=1, description="messages of a request's conversation")
-    max_parts: int = Field(1024, ge=1, description="texts and images shown in all messages of a request")
-    max_text_bytes: int = Field(64 * 2**10, ge=1, description="bytes of text a request")
+    max_requests: int = Field(64, ge=1, description="most requests in flight; further ones are refused")
+    default_timeout_seconds: float = Field(120.0, gt=0, description="deadline of a request that has none")
+    max_timeout_seconds: float = Field(1200.0, gt=0, description="longest deadline that a request may have")
+    max_message_bytes: int = Field(MESSAGE_BYTES, ge=1024, le=MESSAGE_BYTES, description="most bytes of a request")
+    max_images: int = Field(16, ge=1, description="most images of a request; a video counts as one")
+    max_frames: int = Field(512, ge=1, description="most frames of all videos of a request")
+    max_image_bytes: int = Field(20 * 2**20, ge=1, description="most bytes of an image, or of a frame of a video")
+    max_images_bytes: int = Field(48 * 2**20, ge=1, description="most bytes of all images and frames of a request")
+    max_messages: int = Field(256, ge=1, description="most messages of a request's conversation")
+    max_parts: int = Field(1024, ge=1, description="most texts and images shown in all messages of a request")
+    max_text_bytes: int = Field(64 * 2**10, ge=1, description="most bytes of text of a request")
     wire_dtype: Literal["weights", "fp32", "fp16", "bf16", "int8"] = Field(
-        "weights", description="format of features where the request names none; weights: that of the encoder's"
+        "weights",
+        description="format of features if the request names none; weights: the format of the encoder's weights",
     )
 
-    discovery_seconds: float = Field(2.0, gt=0, description="time between looks at DNS and at each replica")
+    discovery_seconds: float = Field(2.0, gt=0, description="time between two looks at DNS and at every replica")
     probe_timeout_seconds: float = Field(
-        2.0, gt=0, description="time a replica has to say how it is, and DNS to answer"
+        2.0, gt=0, description="time that a replica has to answer a probe, and DNS a lookup"
     )
-    keepalive_seconds: float = Field(5.0, gt=0, description="silence after which a decoder's connection is pinged")
-    stall_seconds: float = Field(10.0, gt=0, description="longest pause between tokens before another replica goes on")
-    first_token_seconds: float = Field(60.0, gt=0, description="longest wait for the first token, queueing included")
-    encode_seconds: float = Field(30.0, gt=0, description="longest wait for one encoder before another is asked")
-    failover_wait_seconds: float = Field(15.0, ge=0, description="time a cut answer waits for a replica to come back")
-    max_failovers: int = Field(4, ge=0, description="replicas that may fail one request before it is given up")
+    keepalive_seconds: float = Field(5.0, gt=0, description="silence after which the connection to a decoder is pinged")
+    stall_seconds: float = Field(10.0, gt=0, description="longest pause between tokens; then another replica goes on")
+    first_token_seconds: float = Field(
+        60.0,
+        gt=0,
+        description="longest wait for the first token, time in queues included; then another replica is asked",
+    )
+    encode_seconds: float = Field(30.0, gt=0, description="longest wait for one encoder; then another one is asked")
+    failover_wait_seconds: float = Field(
+        15.0, ge=0, description="time that a cut answer waits for a replica to come back"
+    )
+    max_failovers: int = Field(
+        4, ge=0, description="most replica failures of one request; after more, the request fails"
+    )
     retry_ratio: float = Field(0.2, ge=0, le=1, description="retries that each request adds to the retry budget")
-    retry_burst: int = Field(100, ge=0, description="most retries that the budget saves up")
-    eject_failures: int = Field(3, ge=1, description="failures in a row that eject a replica")
-    eject_seconds: float = Field(1.0, gt=0, description="first ejection; each further one is twice as long")
-    eject_max_seconds: float = Field(60.0, gt=0, description="longest ejection")
+    retry_burst: int = Field(100, ge=0, description="most retries that the retry budget holds")
+    eject_failures: int = Field(
+        3,
+        ge=1,
+        description="failures in a row that open a replica's circuit breaker: it gets no requests (Envoy: ejection)",
+    )
+    eject_seconds: float = Field(
+        1.0, gt=0, description="first time that a breaker stays open; each further time is twice as long"
+    )
+    eject_max_seconds: float = Field(60.0, gt=0, description="longest time that a breaker stays open")
 
     canary_share: float = Field(
-        0.0, ge=0, le=1, description="share of greedy answers that are asked once more without compression; 0: none"
+        0.0, ge=0, le=1, description="share of greedy answers that are computed once more without compression; 0: none"
     )
-    canary_max_requests: int = Field(2, ge=0, description="requests at work above which no canary runs, and one stops")
-    canary_timeout_seconds: float = Field(30.0, gt=0, description="longest time that a canary takes")
+    canary_max_requests: int = Field(
+        2, ge=0, description="with more requests than this at work, no canary starts, and a running one stops"
+    )
+    canary_timeout_seconds: float = Field(30.0, gt=0, description="longest time that a canary may take")
 
-    drain_seconds: float = Field(20.0, ge=0, description="time that running answers get at shutdown")
+    drain_seconds: float = Field(20.0, ge=0, description="time that running answers have at shutdown")
 
     @field_validator("encoders", "decoders", "api_keys", mode="before")
     @classmethod

@@ -1,4 +1,4 @@
-"""What is wrong with a request, found out before anything is spent on it."""
+"""Checks a request before the gateway spends anything on it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _ROLES = {types_pb2.ROLE_SYSTEM, types_pb2.ROLE_USER, types_pb2.ROLE_ASSISTANT}
 
 
 def check_generate(request: gateway_pb2.GenerateRequest, settings: GatewaySettings) -> str:
-    """The instruction: text of the last user turn. Raises InvalidRequest."""
+    """Returns the instruction: the text of the last user turn. Raises InvalidRequest."""
     _check_images(request.images, settings)
     instruction = _check_messages(request.messages, len(request.images), settings)
     check_sampling(request.sampling)
@@ -37,7 +37,7 @@ def check_compress(request: gateway_pb2.CompressRequest, settings: GatewaySettin
         raise InvalidRequest("instruction: is blank; ask a question")
     size = len(request.instruction.encode())
     if size > settings.max_text_bytes:
-        raise InvalidRequest(f"instruction: {size} bytes of text exceed {settings.max_text_bytes}; ask shorter")
+        raise InvalidRequest(f"instruction: {size} bytes of text exceed {settings.max_text_bytes}; shorten it")
 
 
 def _check_budget(budget: types_pb2.Budget) -> None:
@@ -67,7 +67,7 @@ def _check_images(images: Sequence[types_pb2.Image], settings: GatewaySettings) 
         raise InvalidRequest(f"images: {len(images)} are more than {settings.max_images}; {remedy}")
     count = sum(len(image.frames) for image in images)
     if count > settings.max_frames:
-        raise InvalidRequest(f"images: their {count} frames are more than {settings.max_frames}; take every other one")
+        raise InvalidRequest(f"images: their {count} frames are more than {settings.max_frames}; send every second one")
     total = 0
     for i, image in enumerate(images):
         if image.data and image.frames:
@@ -86,14 +86,14 @@ def _check_images(images: Sequence[types_pb2.Image], settings: GatewaySettings) 
         raise InvalidRequest(f"images: {size}; scale them down or send fewer")
 
 
-def check_method(method: types_pb2.Method, known: Sequence[str]) -> None:
-    """Raises InvalidRequest with the list of methods."""
-    if method.name and known and method.name not in known:
-        raise InvalidRequest(f"method.name: {method.name!r} is unknown; choose one of {', '.join(known)}")
+def check_method(method: types_pb2.Method, offered: Sequence[str]) -> None:
+    """Raises InvalidRequest, which lists the methods, if the request names another one."""
+    if method.name and offered and method.name not in offered:
+        raise InvalidRequest(f"method.name: {method.name!r} is unknown; choose one of {', '.join(offered)}")
 
 
 def _check_messages(messages: Sequence[types_pb2.Message], images: int, settings: GatewaySettings) -> str:
-    """The instruction: text of the last user turn. Raises InvalidRequest."""
+    """Returns the instruction: the text of the last user turn. Raises InvalidRequest."""
     if not messages:
         raise InvalidRequest("messages: is empty; send at least one user turn")
     if len(messages) > settings.max_messages:
@@ -106,20 +106,20 @@ def _check_messages(messages: Sequence[types_pb2.Message], images: int, settings
         raise InvalidRequest(f"messages[{len(messages) - 1}].role: the last turn must be the user's")
     size = sum(len(part.text.encode()) for message in messages for part in message.parts)
     if size > settings.max_text_bytes:
-        raise InvalidRequest(f"messages: {size} bytes of text exceed {settings.max_text_bytes}; ask shorter")
-    seen = set()
-    for turn, message in enumerate(messages):
+        raise InvalidRequest(f"messages: {size} bytes of text exceed {settings.max_text_bytes}; shorten it")
+    shown = set()
+    for i, message in enumerate(messages):
         if message.role not in _ROLES:
-            raise InvalidRequest(f"messages[{turn}].role: is not set or unknown; use system, user or assistant")
-        for number, part in enumerate(message.parts):
+            raise InvalidRequest(f"messages[{i}].role: is not set or unknown; use system, user or assistant")
+        for j, part in enumerate(message.parts):
             kind = part.WhichOneof("kind")
             if kind is None:
-                raise InvalidRequest(f"messages[{turn}].parts[{number}]: is empty; give text or an image's index")
+                raise InvalidRequest(f"messages[{i}].parts[{j}]: is empty; give text or an image's index")
             if kind == "image":
-                seen.add(part.image)
+                shown.add(part.image)
                 if part.image >= images:
-                    raise InvalidRequest(f"messages[{turn}].parts[{number}].image: {part.image} of {images} images")
-    unused = sorted(set(range(images)) - seen)
+                    raise InvalidRequest(f"messages[{i}].parts[{j}].image: {part.image} of {images} images")
+    unused = sorted(set(range(images)) - shown)
     if unused:
         raise InvalidRequest(f"images[{unused[0]}]: no message shows it; refer to it in messages or leave it out")
     instruction = "\n".join(part.text for part in messages[-1].parts if part.text)

@@ -1,4 +1,4 @@
-"""One request's choice of replicas: another one after each failure, for as long as that makes sense."""
+"""One hop of a request: the replica to call, and another one after each failure, for as long as that makes sense."""
 
 from __future__ import annotations
 
@@ -6,132 +6,137 @@ import asyncio
 import time
 from collections.abc import Callable, Collection
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import grpc
 import structlog
 
-from fsr.common.errors import InvalidRequest, Mismatch, NotReady, Overloaded, ServiceError, from_rpc, retry_after
-from fsr.gateway.deadline import Deadline
+from fsr.common.errors import Expired, Mismatch, NotReady, Overloaded, ServiceError, from_rpc, retry_after
 from fsr.gateway.metrics import Metrics
-from fsr.gateway.request_record import Trail
-from fsr.gateway.routing.circuit_breaker import Trial
+from fsr.gateway.request_context import RequestContext
+from fsr.gateway.routing.circuit_breaker import HalfOpenCall
 from fsr.gateway.routing.replica import Replica
 from fsr.gateway.routing.retry_budget import RetryBudget, backoff
 from fsr.gateway.settings import GatewaySettings
 
-__all__ = ["Attempts", "Retrying"]
+__all__ = ["Attempts", "RetryPolicy"]
 
 log = structlog.get_logger()
 Code = grpc.StatusCode
-_RETRY_AFTER = 0.5  # seconds, where a full replica gives no hint of its own
-# What a replica or the way to it may be to blame for. Anything else another replica would answer alike.
+_RETRY_AFTER_FULL = 0.5  # seconds, if a full replica gives no hint itself
+_RETRY_AFTER_FAULT = 1.0  # seconds
+# Codes that the replica or the connection to it may be the cause of. With any other, all replicas answer alike.
 _FAULTS = {Code.UNAVAILABLE, Code.INTERNAL, Code.UNKNOWN, Code.CANCELLED, Code.ABORTED, Code.DATA_LOSS}
 
 
 @dataclass(frozen=True)
-class Retrying:
-    """What all requests share. Where they are `aside`, what becomes of them is no reason to choose other replicas."""
+class RetryPolicy:
+    """What the hops of all requests share.
+
+    If `judges_replicas` is False, neither success nor failure of these requests changes which replicas other requests
+    get: no circuit breaker hears of them, and no replica goes down by them.
+    """
 
     settings: GatewaySettings
     metrics: Metrics
     budget: RetryBudget
-    aside: bool = False
+    judges_replicas: bool = True
 
 
-@dataclass
 class Attempts:
-    """`next` gives the replica to ask, in `calling`; `succeeded`, or `failed` and `fault`, say how it went.
+    """`next` gives the replica to call, within `calling`; `succeeded`, `failed` and `fault` report how the call ended.
 
-    Set `started` once part of the answer is with the caller: from then on a full cluster is waited for as long as the
-    deadline allows, and a spent retry budget as long as a missing replica, because giving up costs what was said.
+    Set `started` once the caller has a part of the answer. From then on giving up loses what the caller has, so the
+    hop waits for a full cluster until the deadline, and for more retry budget as long as for a missing replica.
     """
 
-    shared: Retrying
-    choose: Callable[[Collection[str]], Replica]
-    deadline: Deadline
-    trail: Trail
-    started: bool = False
-    failures: int = 0
-    _tried: set[str] = field(default_factory=set)
-    _rounds: int = 0
-    _last: ServiceError | None = None
-    _give_up: float = 0.0
+    def __init__(
+        self, policy: RetryPolicy, choose: Callable[[Collection[str]], Replica], context: RequestContext
+    ) -> None:
+        """`choose` returns a replica at none of the given addresses, or raises Mismatch or NotReady."""
+        self._policy, self._choose, self._context = policy, choose, context
+        self.started = False
+        self.failures = 0  # of replicas; a full one has not failed
+        self._tried: set[str] = set()
+        self._rounds = 0
+        self._last_error: ServiceError | None = None
+        self._give_up_at = 0.0
 
     async def next(self) -> Replica:
-        """Raises the last failure, or Mismatch, NotReady or Expired, where there is no sense in another attempt."""
-        if self._last is None:
-            return self.choose(())
-        if self.failures > self.shared.settings.max_failovers:
-            raise self._last
+        """Waits for a replica if need be. Raises the last failure if there is no sense in another attempt, and
+        Mismatch, NotReady or Expired."""
+        if self._last_error is None:
+            return self._choose(())
+        if self.failures > self._policy.settings.max_failovers:
+            raise self._last_error
         while True:
             replica = self._untried()
-            full = isinstance(self._last, Overloaded)
+            full = isinstance(self._last_error, Overloaded)
             if replica is None and full and not self.started:
-                raise self._last  # every replica is full: the caller is told at once
-            # An answer that was cut asks full replicas again and again: they refuse at no cost, and it must not lose
-            # its place to newcomers for want of budget.
-            if replica is not None and ((full and self.started) or self.shared.budget.withdraw()):
-                self.trail.retries += 1
-                self.shared.metrics.retries.labels(replica.role).inc()
+                raise self._last_error  # all replicas are full: the caller hears it at once
+            # A cut answer calls full replicas again and again, without the budget: they refuse at no cost, and a spent
+            # budget must not give its place to newcomers.
+            if replica is not None and ((full and self.started) or self._policy.budget.withdraw()):
+                self._context.record.retries += 1
+                self._policy.metrics.retries.labels(replica.role).inc()
                 return replica
-            spent = replica is not None
-            if time.monotonic() >= self._give_up or (spent and not self.started):
-                if spent:
-                    self.shared.metrics.refused.labels("retry_budget").inc()
-                raise self._last
-            await asyncio.sleep(min(backoff(self._rounds), self.deadline.left()))
+            budget_spent = replica is not None
+            if time.monotonic() >= self._give_up_at or (budget_spent and not self.started):
+                if budget_spent:
+                    self._policy.metrics.refused.labels("retry_budget").inc()
+                raise self._last_error
+            await asyncio.sleep(min(backoff(self._rounds), self._context.deadline.remaining()))
             self._rounds += 1
             self._tried.clear()
 
-    def calling(self, replica: Replica) -> AbstractContextManager[Trial | None]:
-        """For the length of one call to it, as `Replica.working`."""
-        return replica.working(may_try=not self.shared.aside)
+    def calling(self, replica: Replica) -> AbstractContextManager[HalfOpenCall | None]:
+        """Surrounds one call, as `Replica.calling`; yields what `failed` and `fault` take as `half_open_call`."""
+        return replica.calling(judged=self._policy.judges_replicas)
 
     def succeeded(self, replica: Replica) -> None:
-        if not self.shared.aside:
-            replica.ejection.succeeded()
+        """The call went well."""
+        if self._policy.judges_replicas:
+            replica.breaker.succeeded()
 
-    def failed(self, replica: Replica, error: grpc.aio.AioRpcError, trial: Trial | None = None) -> None:
-        """Raises the error where another replica could not do better. `trial`: as `calling` gave it."""
+    def failed(self, replica: Replica, error: grpc.aio.AioRpcError, half_open_call: HalfOpenCall | None = None) -> None:
+        """The call failed with a gRPC status. Raises ServiceError if another replica would not do better."""
         code, details = error.code(), error.details() or ""
         if code == Code.RESOURCE_EXHAUSTED:
-            if "larger than max" in details:
-                raise InvalidRequest(f"images: their tokens are too many bytes for one message ({details}); keep fewer")
             wait = float("inf") if self.started else 0.0
-            self._note(replica, Overloaded(details, retry_after(error) or _RETRY_AFTER), wait)
-        elif code in _FAULTS or (code == Code.DEADLINE_EXCEEDED and not self.deadline.passed):
-            self.fault(replica, f"failed ({code.name}: {details})", trial, gone=code == Code.UNAVAILABLE)
+            self._note(replica, Overloaded(details, retry_after(error) or _RETRY_AFTER_FULL), wait)
+        elif code == Code.DEADLINE_EXCEEDED and self._context.deadline.passed:
+            remedy = "allow more time or add replicas"
+            raise Expired(f"deadline: passed before the {replica.role} had answered; {remedy}") from error
+        elif code in _FAULTS or code == Code.DEADLINE_EXCEEDED:
+            self.fault(replica, f"failed ({code.name}: {details})", half_open_call, gone=code == Code.UNAVAILABLE)
         elif code == Code.FAILED_PRECONDITION:
-            if not self.shared.aside:
+            if self._policy.judges_replicas:
                 replica.down("holds another checkpoint")
-            wait = self.shared.settings.failover_wait_seconds if self.started else 0.0
+            wait = self._policy.settings.failover_wait_seconds if self.started else 0.0
             self._note(replica, from_rpc(error, replica.role), wait)
         else:
             raise from_rpc(error, replica.role) from error
 
-    def fault(self, replica: Replica, reason: str, trial: Trial | None, gone: bool) -> None:
-        """The replica is to blame, and where it is `gone` not asked again before a probe has found it well."""
-        if not self.shared.aside:
-            self._blame(replica, reason, trial, gone)
+    def fault(self, replica: Replica, reason: str, half_open_call: HalfOpenCall | None, gone: bool) -> None:
+        """The call failed by the replica's fault. If the replica is `gone`, it gets no call until a probe succeeds."""
+        if self._policy.judges_replicas:
+            log.warning("failover", replica=replica.address, reason=reason, started=self.started)
+            if gone:
+                replica.suspect(self._policy.settings.probe_timeout_seconds)
+            if replica.breaker.failed(half_open_call):
+                log.warning("circuit breaker open", role=replica.role, address=replica.address)
+                self._policy.metrics.ejections.labels(replica.role).inc()
         self.failures += 1
-        told = NotReady(f"{replica.role}: {replica.address} {reason}; try again", 1.0)
-        self._note(replica, told, self.shared.settings.failover_wait_seconds)
-
-    def _blame(self, replica: Replica, reason: str, trial: Trial | None, gone: bool) -> None:
-        log.warning("failover", replica=replica.address, reason=reason, started=self.started)
-        if gone:
-            replica.suspect(self.shared.settings.probe_timeout_seconds)
-        if replica.ejection.failed(trial):
-            log.warning("replica ejected", role=replica.role, address=replica.address)
-            self.shared.metrics.ejections.labels(replica.role).inc()
+        error = NotReady(f"{replica.role}: {replica.address} {reason}; try again", _RETRY_AFTER_FAULT)
+        self._note(replica, error, self._policy.settings.failover_wait_seconds)
 
     def _note(self, replica: Replica, error: ServiceError, wait: float) -> None:
+        """Another replica may do better; one is waited for during `wait` seconds."""
         self._tried.add(replica.address)
-        self._last, self._give_up = error, time.monotonic() + wait
+        self._last_error, self._give_up_at = error, time.monotonic() + wait
 
     def _untried(self) -> Replica | None:
         try:
-            return self.choose(self._tried)
+            return self._choose(self._tried)
         except (Mismatch, NotReady):
             return None

@@ -9,20 +9,20 @@ from math import ceil
 
 from fsr.gateway.routing.replica import Replica
 
-__all__ = ["less_busy_of_two", "rendezvous"]
+__all__ = ["power_of_two_choices", "rendezvous"]
 
-_BOUND = 1.25  # times the mean load that an encoder may have before the next in line is asked
+_LOAD_BOUND = 1.25  # an encoder with more than so many times the mean load is passed over
 
 
-def less_busy_of_two(replicas: Sequence[Replica]) -> Replica:
-    """Power of two choices (Mitzenmacher 2001): two at random, of which the less busy one."""
+def power_of_two_choices(replicas: Sequence[Replica]) -> Replica:
+    """The less busy one of two that are drawn at random (Mitzenmacher 2001)."""
     return min(random.sample(replicas, min(2, len(replicas))), key=lambda replica: replica.busyness)
 
 
 def rendezvous(replicas: Sequence[Replica], key: bytes) -> Replica:
-    """Highest random weight (Thaler and Ravishankar 1998): the same key finds the same replica, and when a replica
-    comes or goes only its own keys move. A replica far above the mean load is passed over (bounded loads, Mirrokni,
+    """Highest random weight (Thaler and Ravishankar 1998): the same key leads to the same replica, and when a replica
+    comes or goes, only its own keys move. A replica far above the mean load is passed over (bounded loads, Mirrokni,
     Thorup and Zadimoghaddam 2018)."""
     ranked = sorted(replicas, key=lambda r: hashlib.blake2b(r.address.encode(), key=key[:64]).digest(), reverse=True)
-    allowed = ceil(_BOUND * (sum(replica.outstanding for replica in replicas) + 1) / len(replicas))
-    return next(replica for replica in ranked if replica.outstanding < allowed)
+    bound = ceil(_LOAD_BOUND * (sum(replica.outstanding for replica in replicas) + 1) / len(replicas))
+    return next(replica for replica in ranked if replica.outstanding < bound)

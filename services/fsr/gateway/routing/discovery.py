@@ -1,4 +1,8 @@
-"""Where replicas are: a fixed list, or every address that a DNS name has now."""
+"""Where replicas are: a fixed list, or all addresses that a DNS name has now.
+
+Our own code because gRPC's Python API does not hand out the addresses that its resolver finds, and the gateway chooses
+a replica for each request.
+"""
 
 from __future__ import annotations
 
@@ -17,38 +21,38 @@ _DNS = "dns:///"
 class Discovery:
     """Resolves targets: host:port stands for itself, dns:///name:port for all addresses of the name.
 
-    A name that cannot be resolved, or not within `timeout` seconds, keeps the addresses that it had: a DNS outage must
-    neither empty a pool nor hold up the looks at its replicas.
+    If a name cannot be resolved, or not within `timeout` seconds, it keeps its last addresses: a DNS outage must
+    neither empty a pool nor delay the probes of its replicas.
     """
 
     def __init__(self, targets: Sequence[str], timeout: float) -> None:
         self._timeout = timeout
-        self._known: dict[str, frozenset[str]] = {
+        self._addresses: dict[str, frozenset[str]] = {
             target: frozenset() if target.startswith(_DNS) else frozenset([target]) for target in targets
         }
-        self._asking: dict[str, asyncio.Task[frozenset[str]]] = {}
+        self._lookups: dict[str, asyncio.Task[frozenset[str]]] = {}  # those that have not ended in time
 
     async def addresses(self) -> frozenset[str]:
         """All addresses now."""
-        await asyncio.gather(*(self._resolve(target) for target in self._known if target.startswith(_DNS)))
-        return frozenset().union(*self._known.values())
+        await asyncio.gather(*(self._resolve(target) for target in self._addresses if target.startswith(_DNS)))
+        return frozenset().union(*self._addresses.values())
 
     async def _resolve(self, target: str) -> None:
-        # A lookup occupies a thread until it ends, so a name that hangs is not looked up again beside it.
-        asking = self._asking.pop(target, None) or asyncio.create_task(_lookup(target.removeprefix(_DNS)))
-        done, _ = await asyncio.wait([asking], timeout=self._timeout)
+        # A lookup occupies a thread until it ends, so there is no second one for a name that hangs.
+        lookup = self._lookups.pop(target, None) or asyncio.create_task(_lookup(target.removeprefix(_DNS)))
+        done, _ = await asyncio.wait([lookup], timeout=self._timeout)
         try:
             if not done:
-                self._asking[target] = asking
+                self._lookups[target] = lookup
                 raise TimeoutError(f"no answer within {self._timeout:g} s")
-            self._known[target] = asking.result()
-        except (OSError, UnicodeError) as error:  # a name that no DNS could hold is the latter
-            log.warning("name not resolved", target=target, reason=str(error), kept=len(self._known[target]))
+            self._addresses[target] = lookup.result()
+        except (OSError, UnicodeError) as error:  # UnicodeError: the name is too long for DNS, or has an empty part
+            log.warning("name not resolved", target=target, reason=str(error), kept=len(self._addresses[target]))
 
 
 async def _lookup(name: str) -> frozenset[str]:
-    """Every address of host:port now."""
+    """All addresses of host:port now."""
     host, _, port = name.rpartition(":")
-    found = await asyncio.get_running_loop().getaddrinfo(host, int(port), type=socket.SOCK_STREAM)
-    hosts = {(family, str(where[0])) for family, _, _, _, where in found}
-    return frozenset(f"[{host}]:{port}" if family == socket.AF_INET6 else f"{host}:{port}" for family, host in hosts)
+    entries = await asyncio.get_running_loop().getaddrinfo(host, int(port), type=socket.SOCK_STREAM)
+    ips = {(family, str(address[0])) for family, _, _, _, address in entries}
+    return frozenset(f"[{ip}]:{port}" if family == socket.AF_INET6 else f"{ip}:{port}" for family, ip in ips)

@@ -8,7 +8,7 @@ import torch
 from fsr.client import ImageTokens
 from fsr.common.errors import InvalidRequest
 from fsr.decoder.prompts import prompt_of
-from fsr.gateway.request_record import Trail
+from fsr.gateway.request_record import RequestRecord
 from fsr.gateway.usage import usage_of
 from fsr.v1 import decoder_pb2, encoder_pb2, types_pb2
 from fsr_core.backbones import ImagePart, Message, TextPart
@@ -66,7 +66,9 @@ def test_savings_equal_the_difference_to_all_tokens(bench, name, kind, wire_dtyp
         lengths[budget] = len(decode(family, images, message).token_ids)
         sent[budget] = sum(len(t.data) + len(t.scales) for t in (images[0].features, *images[0].deepstack))
         stats = decoder_pb2.DecodeStats(prompt_tokens=lengths[budget])
-        usages[budget] = usage_of(encoder_pb2.EncodeResponse(images=images), [message], stats, replica, Trail("r"))
+        usages[budget] = usage_of(
+            encoder_pb2.EncodeResponse(images=images), [message], stats, replica, RequestRecord(request_id="r")
+        )
     few, whole = usages[2], usages[ALL]
     assert (few.visual_tokens_kept, few.visual_tokens_in) == (2, whole.visual_tokens_kept)
     assert few.kv_bytes_saved == 7 * (lengths[ALL] - lengths[2])

@@ -1,4 +1,4 @@
-"""Where the seconds of an answer went, undisturbed and moved to another decoder."""
+"""Where the seconds of an answer went, with one decoder and after a failover."""
 
 import pytest
 
@@ -11,25 +11,25 @@ LAST = decoder_pb2.DecodeStats(queue_seconds=0.25, prefill_seconds=0.5, decode_s
 
 
 @pytest.mark.parametrize(
-    ("heard", "end", "ship", "ttft"),
+    ("messages", "end", "ship", "ttft"),
     [
         ([(1, 102.5), (1, 104.5)], 104.5, 0.25, 2.5),
-        ([(2, 109.5), (2, 111.5)], 111.5, 7.25, 9.5),  # the first one failed before it said anything
-        ([(1, 102.5), (1, 103), (2, 109.5), (2, 111.5)], 111.5, 7.25, 2.5),  # and after it had
+        ([(2, 109.5), (2, 111.5)], 111.5, 7.25, 9.5),  # the first one failed before its first message
+        ([(1, 102.5), (1, 103), (2, 109.5), (2, 111.5)], 111.5, 7.25, 2.5),  # the first one failed after two messages
     ],
 )
-def test_stages_add_up_to_the_answer_however_many_decoders_it_took(heard, end, ship, ttft):
+def test_stages_when_several_decoders_answered_add_up_to_the_total(messages, end, ship, ttft):
     watch = Stopwatch(100.0)
     watch.shipped = 101.5
-    for attempt, now in heard:
-        watch.heard(attempt, now)
+    for attempt, now in messages:
+        watch.message_received(attempt, now)
     seconds = watch.seconds(ENCODED, LAST, end)
     assert (seconds["ship"], seconds["ttft"], seconds["total"]) == (ship, ttft, end - 100)
     stages = ("encode", "compress", "ship", "queue", "prefill", "decode")
     assert sum(seconds[stage] for stage in stages) == seconds["total"]
 
 
-def test_time_per_output_token_is_what_the_caller_waited_for():
+def test_time_per_output_token_is_by_the_caller_s_clock():
     metrics, usage = Metrics(), gateway_pb2.Usage(completion_tokens=10)
     count_usage(metrics, "m", "", usage, types_pb2.CostModel(), {"ttft": 2.5, "total": 11.5, "decode": 2.0})
     name = "fsr_time_per_output_token_seconds_sum"

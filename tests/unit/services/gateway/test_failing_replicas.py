@@ -1,0 +1,252 @@
+"""What happens to replicas that fail their requests, although their health check succeeds."""
+
+import asyncio
+from contextlib import aclosing
+
+import grpc
+import pytest
+import structlog
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_health.v1._async import HealthServicer
+from prometheus_client import generate_latest
+
+from fsr.common.errors import NotReady
+from fsr.gateway.auth import ANYBODY
+from fsr.gateway.canary import Canary
+from fsr.gateway.deadline import Deadline
+from fsr.gateway.decoder_hop import DecoderHop
+from fsr.gateway.encoder_hop import EncoderHop
+from fsr.gateway.metrics import Metrics
+from fsr.gateway.pipeline import Pipeline
+from fsr.gateway.request_context import RequestContext
+from fsr.gateway.request_record import RequestRecord
+from fsr.gateway.routing.attempts import RetryPolicy
+from fsr.gateway.routing.pools import Pools
+from fsr.gateway.routing.retry_budget import RetryBudget
+from fsr.gateway.settings import GatewaySettings
+from fsr.v1 import decoder_pb2, decoder_pb2_grpc, encoder_pb2, encoder_pb2_grpc, gateway_pb2, types_pb2
+
+Code = grpc.StatusCode
+# So long a hanging replica is waited for. It is enough for a healthy one on a busy machine.
+PATIENCE = {"first_token_seconds": 1.0, "stall_seconds": 1.0}
+MODEL = types_pb2.ModelDescription(model="m", fingerprint="f")
+
+
+class Decoder(decoder_pb2_grpc.DecoderServiceServicer):
+    """Healthy by its health check. Every request fails as `wrong` says, after `first` messages; None answers it."""
+
+    def __init__(self, wrong=None, first=0, fingerprint="f"):
+        self.wrong, self.first, self.fingerprint, self.calls = wrong, first, fingerprint, 0
+
+    async def DescribeDecoder(self, request, context):
+        model = types_pb2.ModelDescription(model="m", fingerprint=self.fingerprint)
+        return decoder_pb2.DescribeDecoderResponse(model=model)
+
+    async def Decode(self, request, context):
+        self.calls += 1
+        if self.wrong is None:
+            yield decoder_pb2.DecodeResponse(finish_reason=decoder_pb2.FINISH_REASON_STOP)
+            return
+        for token in range(self.first):
+            yield decoder_pb2.DecodeResponse(token_ids=[token])
+        if self.wrong == "hangs":
+            await asyncio.sleep(60)
+        await context.abort(self.wrong, "out of order")
+
+
+class Encoder(encoder_pb2_grpc.EncoderServiceServicer):
+    """Answers a probe after `probe_seconds`, and encodes at once."""
+
+    probe_seconds = 0.0
+
+    async def DescribeEncoder(self, request, context):
+        await asyncio.sleep(self.probe_seconds)
+        return encoder_pb2.DescribeEncoderResponse(model=MODEL)
+
+    async def Encode(self, request, context):
+        return encoder_pb2.EncodeResponse(fingerprint="f")
+
+
+@pytest.fixture
+async def serve():
+    servers = []
+
+    async def start(servicer):
+        """Its address."""
+        server = grpc.aio.server()
+        if isinstance(servicer, Decoder):
+            decoder_pb2_grpc.add_DecoderServiceServicer_to_server(servicer, server)
+        else:
+            encoder_pb2_grpc.add_EncoderServiceServicer_to_server(servicer, server)
+        health = HealthServicer()
+        health_pb2_grpc.add_HealthServicer_to_server(health, server)
+        await health.set("fsr.v1.DecoderService", health_pb2.HealthCheckResponse.SERVING)
+        servers.append(server)
+        port = server.add_insecure_port("127.0.0.1:0")
+        await server.start()
+        return f"127.0.0.1:{port}"
+
+    yield start
+    for server in servers:
+        await server.stop(None)
+
+
+@pytest.fixture
+async def gateway(clock):
+    all_pools = []
+
+    def make(**options):
+        """Pools, and what their requests share; both count in the same metrics."""
+        settings, metrics = GatewaySettings(**options), Metrics()
+        all_pools.append(Pools(settings, metrics, clock))
+        return all_pools[-1], RetryPolicy(settings, metrics, RetryBudget(1.0, 100))
+
+    yield make
+    for pools in all_pools:
+        await pools.close()
+
+
+def context():
+    return RequestContext(ANYBODY, Deadline(20), RequestRecord(request_id="r"))
+
+
+@pytest.mark.parametrize(
+    ("wrong", "first"),
+    [("hangs", 0), ("hangs", 2), (Code.UNAVAILABLE, 0), (Code.UNAVAILABLE, 2), (Code.INTERNAL, 0), (Code.INTERNAL, 2)],
+)
+async def test_breaker_when_a_healthy_replica_fails_requests_opens(serve, gateway, wrong, first):
+    bad, good = Decoder(wrong, first), Decoder()
+    addresses = [await serve(bad), await serve(good)]
+    patience = PATIENCE if wrong == "hangs" else {}
+    pools, policy = gateway(encoders=[], decoders=addresses, eject_failures=3, eject_seconds=60, **patience)
+    hop = DecoderHop(pools, policy)
+    for _ in range(40):
+        await pools.refresh()  # all are healthy
+        request, at = decoder_pb2.DecodeRequest(), context()
+        async with aclosing(hop.answer("m", request, at)) as answer:
+            messages = [message async for _, message in answer]
+        assert messages[-1].finish_reason and at.record.decoders[-1] == addresses[1]
+        assert request == decoder_pb2.DecodeRequest()  # it is the caller's
+    assert (bad.calls, good.calls) == (3, 40)
+
+
+async def test_text_when_a_checkpoint_began_its_answer_is_finished_by_it(serve, gateway):
+    old, same, new = Decoder(Code.UNAVAILABLE, 2, "old"), Decoder(None, 0, "old"), Decoder(None, 0, "new")
+    addresses = [await serve(servicer) for servicer in (old, same, new)]
+    pools, policy = gateway(encoders=[], decoders=addresses, eject_failures=1000)
+    hop = DecoderHop(pools, policy)
+    routes = set()
+    for _ in range(60):
+        await pools.refresh()
+        at = context()
+        async with aclosing(hop.answer("m", decoder_pb2.DecodeRequest(), at)) as answer:
+            tokens = [token async for _, message in answer for token in message.token_ids]
+        began_by_old = at.record.decoders[0] == addresses[0]
+        assert tokens == ([0, 1] if began_by_old else []) and len(at.record.decoders) == 1 + began_by_old
+        routes.add(tuple(addresses.index(address) for address in at.record.decoders))
+    assert routes == {(0, 1), (1,), (2,)}
+
+
+async def test_text_when_its_decoder_drains_before_the_first_token_stays_with_the_checkpoint(serve, gateway):
+    class Draining(Decoder):
+        async def Decode(self, request, context):
+            by_address[addresses[0]].down("not serving")  # as a probe does
+            yield decoder_pb2.DecodeResponse(token_ids=[0])
+            await context.abort(Code.UNAVAILABLE, "its time to drain is over")
+
+    other = Decoder(fingerprint="new")
+    addresses = [await serve(servicer) for servicer in (Draining(fingerprint="old"), other)]
+    pools, policy = gateway(encoders=[], decoders=addresses, failover_wait_seconds=0, **PATIENCE)
+    await pools.refresh()
+    by_address = {replica.address: replica for replica in pools.all("decoder")}
+    by_address[addresses[1]].outstanding = 9  # so that the first one is picked
+    at = context()
+    with pytest.raises(NotReady):
+        async for _ in DecoderHop(pools, policy).answer("m", decoder_pb2.DecodeRequest(), at):
+            pass
+    assert at.record.decoders == [addresses[0]] and not other.calls
+
+
+async def test_labels_when_there_is_no_encoder_hold_no_caller_s_data(serve, gateway):
+    pools, policy = gateway(encoders=[], decoders=[await serve(Decoder())])
+    await pools.refresh()
+    message = types_pb2.Message(role=types_pb2.ROLE_USER, parts=[types_pb2.Part(text="why?")])
+    request = gateway_pb2.GenerateRequest(messages=[message], method=types_pb2.Method(name="made-up"))
+    pipeline = Pipeline(pools, policy.metrics, policy.settings)
+    responses = [response async for response in pipeline.generate(request, context())]
+    assert responses[-1].finish_reason and b"made-up" not in generate_latest(policy.metrics.registry)
+
+
+async def test_encoder_when_it_is_too_busy_for_probes_stays_up_while_it_encodes(serve, gateway):
+    encoder = Encoder()
+    pools, policy = gateway(encoders=[await serve(encoder)], decoders=[], probe_timeout_seconds=0.4)
+    hop = EncoderHop(pools, policy)
+    request = encoder_pb2.EncodeRequest(images=[types_pb2.Image(data=b"x")])
+    while not pools.serving("encoder", "m"):
+        await pools.refresh()
+    encoder.probe_seconds = 60
+    for _ in range(4):
+        refresh = asyncio.create_task(pools.refresh())
+        await asyncio.sleep(0.02)
+        assert (await hop.encode("m", request, context())).fingerprint
+        await refresh
+    for _ in range(3):  # now it does not encode either
+        await pools.refresh()
+    assert policy.metrics.registry.get_sample_value("fsr_replicas_ready", {"model": "m", "role": "encoder"}) == 0
+    with pytest.raises(NotReady):
+        await hop.encode("m", request, context())
+
+
+def canary_outcomes(metrics):
+    value = metrics.registry.get_sample_value
+    skipped = {reason: value("fsr_canary_skipped_total", {"reason": reason}) for reason in ("busy", "shed", "failed")}
+    by = {"model": "m", "method": "fsr", "budget": "0.5"}
+    return {"answers": value("fsr_canary_answers_total", by) or 0, **skipped}
+
+
+async def run_a_canary(pools, policy):
+    """To its end; how it ended."""
+    canary = Canary(pools, policy.metrics, policy.settings)
+    few = types_pb2.CompressedImage(index=[0], source_tokens=2)
+    request = encoder_pb2.EncodeRequest(images=[types_pb2.Image(data=b"x")])
+    encoded = encoder_pb2.EncodeResponse(images=[few])
+    canary.consider("m", request, decoder_pb2.DecodeRequest(), encoded, [])
+    async with asyncio.timeout(30):
+        while not any(canary_outcomes(policy.metrics).values()):
+            await asyncio.sleep(0.01)
+    (outcome,) = [name for name, count in canary_outcomes(policy.metrics).items() if count]
+    return outcome
+
+
+@pytest.mark.parametrize("wrong", [Code.UNAVAILABLE, Code.INTERNAL, Code.FAILED_PRECONDITION])
+async def test_canary_when_it_fails_takes_no_replica_from_callers(serve, gateway, wrong):
+    decoder, encoder = await serve(Decoder(wrong)), await serve(Encoder())
+    pools, policy = gateway(encoders=[encoder], decoders=[decoder], canary_share=1.0, eject_failures=1)
+    await pools.refresh()
+    with structlog.testing.capture_logs() as lines:
+        assert await run_a_canary(pools, policy) == "failed"
+    (replica,) = pools.serving("decoder", "m")
+    assert replica.breaker.state == "closed"
+    assert {line["event"] for line in lines} == {"canary failed"}, "the replica went down for a moment"
+
+
+async def test_canary_when_a_breaker_is_half_open_is_not_the_call_that_it_lets_through(serve, gateway, clock):
+    allowed = []
+
+    class Watched(Decoder):
+        async def Decode(self, request, context):
+            allowed.extend(
+                replica.breaker.allows_call for role in ("encoder", "decoder") for replica in pools.all(role)
+            )
+            yield decoder_pb2.DecodeResponse(finish_reason=decoder_pb2.FINISH_REASON_STOP)
+
+    decoder, encoder = await serve(Watched()), await serve(Encoder())
+    pools, policy = gateway(encoders=[encoder], decoders=[decoder], canary_share=1.0, eject_failures=1)
+    await pools.refresh()
+    replicas = pools.all("encoder") + pools.all("decoder")
+    for replica in replicas:
+        replica.breaker.failed()
+    clock.now += 60
+    assert await run_a_canary(pools, policy) == "answers"
+    assert allowed == [True, True], "a caller was kept away meanwhile"
+    assert {replica.breaker.state for replica in replicas} == {"half-open"}, "a canary closed it"
