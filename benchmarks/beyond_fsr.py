@@ -1,11 +1,11 @@
-"""What could beat FSR at equal budget: every variant that docs/results.md tells of, asked on the validation split.
+"""What could beat FSR at an equal budget: every variant of docs/results.md, on the validation split.
 
     python -m benchmarks.beyond_fsr
     python -m benchmarks.beyond_fsr --limit 64 --json
 
-Prints the variants that were put together, the single changes to FSR, and a check on the other half of the questions,
-which played no part in any choice. Differences are taken question by question; 95 % bootstrap intervals. Encoded
-pictures and answers are kept under --out: run the same command again after a stop, and it goes on where it was.
+Prints the combined variants, the single changes to FSR, and a check on the other half of the questions, which had no
+influence on any choice. Differences are per question; 95 % bootstrap intervals. Encoded pictures and answers are stored
+under --out, so the same command continues after a stop.
 """
 
 from __future__ import annotations
@@ -42,17 +42,17 @@ from fsr_core.tiny.questions import is_correct
 
 @dataclass(frozen=True, kw_only=True)
 class Variant(GuidedFSR):
-    """FSR, of which each option changes one thing; with all of them left out it is `FSR` token for token.
+    """FSR with options that change one thing each; with the defaults it is `FSR`, token for token.
 
     alpha, rho, relevance_sign, floor, share, pull  as in `GuidedFSR`
-    smooth    phi is the mean over 3 x 3 patches, at the edge over those there are
-    distinct  of the K_F tokens that Focus wants, one whose cosine to an earlier focus token is above this is left out
-    scan      takes the token of the largest gain * weight: its distance to what was chosen (eq. 6); what it adds to the
-              coverage of all tokens, as in SCOPE; or the volume it adds, as in CDPruner (greedy MAP of a DPP, its
-              kernel weighted on both sides). The focus set counts as chosen in all three
+    smooth    phi is the mean over 3 x 3 patches; over fewer at the edge
+    distinct  Focus leaves out a token whose cosine to an earlier focus token is above this
+    scan      takes the token of the largest gain * weight. The gain is the distance to the chosen tokens (eq. 6), the
+              added coverage of all tokens as in SCOPE, or the added volume as in CDPruner (greedy MAP of a DPP whose
+              kernel is weighted on both sides). The focus set counts as chosen in all three
     weight    (1 - pull) + pull * x, where x is (phi / max phi)**(1/3), or saliency or relevance, both scaled to 0..1
     kappa     as in `FSR`
-    near      a token is merged only where its anchor is at most two rows and two columns away
+    near      a token is merged only if its anchor is at most two rows and two columns away
     """
 
     name: ClassVar[str] = "variant"
@@ -77,9 +77,9 @@ class Variant(GuidedFSR):
         phi, n = self.priority(sample), len(sample)
         alike = Keys(raw_keys(sample).unsqueeze(0)).cosine(torch.arange(n).unsqueeze(0))[0]
         order = focus_order(phi.unsqueeze(0))
-        wanted = int(focus_wanted(phi.unsqueeze(0), order, self.rho))
+        k_focus = int(focus_wanted(phi.unsqueeze(0), order, self.rho))
         focus: list[int] = []
-        for token in order[0, :wanted].tolist():
+        for token in order[0, :k_focus].tolist():
             if len(focus) < max(1, int(self.share * k)) and not (alike[token, focus] > self.distinct).any():
                 focus.append(token)
         scan = self._scanned(alike.double().numpy(), focus, self._weight(sample, phi), k - len(focus))
@@ -101,7 +101,7 @@ class Variant(GuidedFSR):
 
     def _scanned(self, alike: np.ndarray, focus: list[int], weight: np.ndarray, count: int) -> list[int]:
         """`count` tokens after the focus set, one by one; `alike` [N, N] are cosines, `weight` [N]."""
-        near, left = np.full(len(alike), -np.inf), alike.copy()  # left: of the kernel, given what was chosen
+        near, kernel = np.full(len(alike), -np.inf), alike.copy()  # the kernel is conditioned on the chosen tokens
         taken: list[int] = []
         while len(taken) < len(focus) + count:
             if len(taken) < len(focus):
@@ -112,13 +112,13 @@ class Variant(GuidedFSR):
                 elif self.scan == "coverage":
                     gain = (alike - near.clip(0)).clip(0).sum(1) * weight
                 else:
-                    gain = left.diagonal() * weight**2
+                    gain = kernel.diagonal() * weight**2
                 gain[taken] = -np.inf
                 pick = int(gain.argmax())
             taken.append(pick)
             near = np.maximum(near, alike[pick])
-            if self.scan == "dpp" and left[pick, pick] > 1e-10:
-                left -= np.outer(left[pick], left[pick]) / left[pick, pick]
+            if self.scan == "dpp" and kernel[pick, pick] > 1e-10:
+                kernel -= np.outer(kernel[pick], kernel[pick]) / kernel[pick, pick]
         return taken[len(focus) :]
 
     def _merged(self, alike: Tensor, focus: list[int], scan: list[int]) -> Tensor:
@@ -171,7 +171,7 @@ SINGLE: list[Row] = [
     ("Scan weighted by relevance", "variant", {"weight": "relevance"}),
 ]
 NAMED: list[Row] = [(f"`{name}`", name, {}) for name in ("fsr", "cdpruner", "fsr_guided")]
-# Rows, the first of which the others are held against; budgets; which half of the questions.
+# Rows (the first one is the reference), budgets, and the half of the questions.
 TABLES: dict[str, tuple[list[Row], tuple[int, ...], int]] = {
     "together": (TOGETHER, (4, 8, 12, 16, 32), 0),
     "single": (TOGETHER[:1] + SINGLE, (8, 16, 32), 0),
@@ -181,7 +181,7 @@ TABLES: dict[str, tuple[list[Row], tuple[int, ...], int]] = {
 
 
 def verify(samples: Sequence[VisualTokens]) -> None:
-    """Raises ValueError unless `Variant` keeps what FSR keeps, and with the options of `fsr_guided` what that keeps."""
+    """Raises ValueError unless `Variant` equals FSR, and with `LIKE_GUIDED` equals `fsr_guided`."""
     for (method, options), k in product((("fsr", {}), ("fsr_guided", LIKE_GUIDED)), (4, 16, 48)):
         methods = create(method), create("variant", **options)
         both = (one.compress_batch(samples, [k] * len(samples)) for one in methods)
@@ -191,7 +191,7 @@ def verify(samples: Sequence[VisualTokens]) -> None:
 
 
 def measure(limit: int, out: Path) -> dict[str, list[dict[str, Any]]]:
-    """Figures by table and row; shares, not percent."""
+    """Figures by table and row, as shares."""
     runner, resampler = Runner("fsr-tiny", out), Resampler(limit)
     total = limit * (2 + sum(len(rows) * len(budgets) for rows, budgets, _ in TABLES.values()))
     figures: dict[str, list[dict[str, Any]]] = {name: [] for name in TABLES}
@@ -207,9 +207,9 @@ def measure(limit: int, out: Path) -> dict[str, list[dict[str, Any]]]:
                 for k in budgets:
                     arm, done = Arm(method, Budget(tokens=k), options), bar.n + limit
                     work = partial(ask, runner.encoder, runner.decoder, encoded, arm, bar.update)
-                    said = zip(encoded.items, cached(folder, arm, work).answers, strict=True)
-                    right[k] = [float(is_correct(question, text)) for (_, question), text in said]
-                    bar.update(done - bar.n)  # what was read back counts as done
+                    answers = zip(encoded.items, cached(folder, arm, work).answers, strict=True)
+                    right[k] = [float(is_correct(question, text)) for (_, question), text in answers]
+                    bar.update(done - bar.n)  # stored answers count as done
                 means.append(np.mean(list(right.values()), axis=0))
                 row: dict[str, Any] = {"label": label, "method": method, "options": options}
                 row["right"] = {k: float(np.mean(some)) for k, some in right.items()}
@@ -224,7 +224,7 @@ def _points(row: Mapping[str, Any]) -> str:
 
 
 def _wide(rows: Sequence[Mapping[str, Any]]) -> str:
-    """A line a variant, a column a budget."""
+    """One line per variant, one column per budget."""
     lines = [f"| variant | {' | '.join(map(str, rows[0]['right']))} | against `{rows[0]['method']}` |"]
     lines.append(f"| --- |{' --: |' * (len(rows[0]['right']) + 1)}")
     for row in rows:
@@ -234,35 +234,35 @@ def _wide(rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _paired(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Two changes a line."""
-    told, half = [f"{row['label']} | {_points(row)}" for row in rows], len(rows) // 2
+    """Two changes per line."""
+    cells, half = [f"{row['label']} | {_points(row)}" for row in rows], len(rows) // 2
     lines = ["| change | points | | change | points |", "| --- | --: | --- | --- | --: |"]
-    return "\n".join(lines + [f"| {a} | | {b} |" for a, b in zip(told[:half], told[half:], strict=True)])
+    return "\n".join(lines + [f"| {a} | | {b} |" for a, b in zip(cells[:half], cells[half:], strict=True)])
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--limit", type=int, default=1024, help="questions a half")
+    parser.add_argument("--limit", type=int, default=1024, help="questions per half")
     parser.add_argument("--out", type=Path, default=Path("runs/beyond"), help="folder for encoded pictures and answers")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads")
     parser.add_argument("--json", action="store_true", help="print the figures as JSON instead of tables")
     options = parser.parse_args()
-    if __spec__ is None:  # answers are kept by the code of their method, which is looked up by its module's name
+    if __spec__ is None:  # stored answers depend on the code of the method, which is found by its module's name
         parser.error("start it as python -m benchmarks.beyond_fsr")
     if options.threads < 1 or not 1 <= options.limit <= size_of("validation") // 2:
-        parser.error(f"--threads: 1 is the least; --limit: give 1 to {size_of('validation') // 2}")
+        parser.error(f"--threads: give at least 1; --limit: give 1 to {size_of('validation') // 2}")
     torch.set_num_threads(options.threads)
     register("variant", Variant)
     try:
-        found = measure(options.limit, options.out)
+        figures = measure(options.limit, options.out)
     except KeyboardInterrupt:
         raise SystemExit(130) from None
     except (ValueError, OSError) as error:
         raise SystemExit(f"error: {error}") from None
     if options.json:
-        print(json.dumps(found, indent=2))
+        print(json.dumps(figures, indent=2))
         return
-    together, single, *checks = found.values()
+    together, single, *checks = figures.values()
     print(_wide(together), _paired(single[1:]), *map(_wide, checks), sep="\n\n")
 
 

@@ -1,9 +1,9 @@
-"""The figures of docs/models.md, computed from the published configurations: memory of each half, and what is saved.
+"""The figures of docs/models.md, computed from the published configurations: memory of each half, and savings.
 
     python benchmarks/model_figures.py            # prints the tables
     python benchmarks/model_figures.py --write    # puts them into docs/models.md, between their markers
 
-Weights are counted on the classes themselves, built without memory. Nothing is downloaded: the shapes stand below.
+Weights are counted on the library's classes, built on the meta device. Nothing is downloaded: the shapes are below.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ import transformers as tf
 from fsr_core.savings import Geometry, savings
 
 PAGE = Path(__file__).parents[1] / "docs" / "models.md"
-TEXT_TOKENS = 112  # template and question; at this length the formula gives the paper's 9.04 TFLOP for 576 tokens
+TEXT_TOKENS = 112  # template and question; with them the formula gives the paper's 9.04 TFLOP for 576 tokens
 
-VICUNA_7B = {"vocab_size": 32064}  # the library's Llama defaults are the 7B's
+VICUNA_7B = {"vocab_size": 32064}  # the library's defaults of Llama are those of the 7B
 VICUNA_13B = VICUNA_7B | {"hidden_size": 5120, "intermediate_size": 13824, "num_hidden_layers": 40}
 VICUNA_13B |= {"num_attention_heads": 40, "num_key_value_heads": 40}
 MISTRAL_7B = {"vocab_size": 32064}
@@ -39,13 +39,12 @@ SIGLIP |= {"image_size": 384, "patch_size": 14, "vision_use_head": False}
 
 @dataclass(frozen=True)
 class Model:
-    """A checkpoint: its config, how its encoder half is counted, and the budgets of the paper (or our own)."""
+    """A checkpoint, with its visual tokens and budgets (the paper's, or our own)."""
 
     name: str
     config: Callable[[], Any]
     tokens: int
     budgets: tuple[int, ...]
-    text_side: int = 0
 
 
 def _llava(text: dict[str, int]) -> Any:
@@ -78,11 +77,11 @@ def _qwen3() -> Any:
 
 
 MODELS = (
-    Model("llava-hf/llava-1.5-7b-hf", lambda: _llava(VICUNA_7B), 576, (192, 128, 64), CLIP_TEXT),
-    Model("llava-hf/llava-1.5-13b-hf", lambda: _llava(VICUNA_13B), 576, (192, 128, 64), CLIP_TEXT),
-    Model("llava-hf/llava-v1.6-vicuna-7b-hf", lambda: _next(VICUNA_7B), 2880, (960, 640, 320), CLIP_TEXT),
-    Model("llava-hf/llava-v1.6-vicuna-13b-hf", lambda: _next(VICUNA_13B), 2880, (960, 640, 320), CLIP_TEXT),
-    Model("llava-hf/llava-v1.6-mistral-7b-hf", lambda: _next(MISTRAL_7B, "mistral"), 2880, (960, 640, 320), CLIP_TEXT),
+    Model("llava-hf/llava-1.5-7b-hf", lambda: _llava(VICUNA_7B), 576, (192, 128, 64)),
+    Model("llava-hf/llava-1.5-13b-hf", lambda: _llava(VICUNA_13B), 576, (192, 128, 64)),
+    Model("llava-hf/llava-v1.6-vicuna-7b-hf", lambda: _next(VICUNA_7B), 2880, (960, 640, 320)),
+    Model("llava-hf/llava-v1.6-vicuna-13b-hf", lambda: _next(VICUNA_13B), 2880, (960, 640, 320)),
+    Model("llava-hf/llava-v1.6-mistral-7b-hf", lambda: _next(MISTRAL_7B, "mistral"), 2880, (960, 640, 320)),
     Model("llava-hf/llava-onevision-qwen2-7b-ov-hf", _onevision, 32 * 196, (2509, 1254)),
     Model("LLaVA-Video-7B-Qwen2, converted", _onevision, 32 * 196, (2509, 1254)),
     Model("Qwen/Qwen2.5-VL-7B-Instruct", _qwen25, 37 * 37, (548, 274, 137)),
@@ -95,7 +94,7 @@ def _count(module: Any) -> int:
 
 
 def halves(model: Model) -> tuple[int, int]:
-    """Parameters of the encoder half (without blocks that are not read) and of the decoder half."""
+    """Parameters of the encoder half, without blocks that are not read, and of the decoder half."""
     with torch.device("meta"):
         whole: Any = tf.AutoModelForImageTextToText.from_config(model.config())
     core, head = whole.model, whole.lm_head
@@ -106,7 +105,8 @@ def halves(model: Model) -> tuple[int, int]:
     layer = whole.config.vision_feature_layer
     read = layer if layer >= 0 else len(layers) + 1 + layer
     tower = _count(core.vision_tower) - sum(_count(layer) for layer in layers[read:])
-    return tower + _count(core.multi_modal_projector) + model.text_side, decoder
+    text_side = CLIP_TEXT if whole.config.vision_config.model_type == "clip_vision_model" else 0
+    return tower + _count(core.multi_modal_projector) + text_side, decoder
 
 
 def tables() -> str:

@@ -1,7 +1,7 @@
-"""What the cached prefix gives: prefill of a prompt whose system text was seen before, and of one whose was not.
+"""What the cached prefix saves: prefill of a prompt with a known system text, and of one with a new system text.
 
-Both take turns in one run against one replica; a salt of its own keeps a prompt from finding anything. Medians, the
-first questions dropped.
+Both take turns in one run against one replica. A prompt with its own salt finds nothing in the cache. Medians; the
+first requests are dropped.
 
     python benchmarks/prefix.py
 """
@@ -34,12 +34,12 @@ def main() -> None:
         grpc.insecure_channel(address) as channel,
     ):
         stub = decoder_pb2_grpc.DecoderServiceStub(channel)
-        told = stub.DescribeDecoder(decoder_pb2.DescribeDecoderRequest())
+        info = stub.DescribeDecoder(decoder_pb2.DescribeDecoderRequest())
         for words in (0, 4, 16, 64):
             seconds: dict[str, list[float]] = {"miss": [], "hit": []}
-            for at in range(WARM_UP + options.repeats):
-                for kind, salt in (("miss", f"{words}-{at}"), ("hit", "")):
-                    ask = request(told, options.visual, 1, WORDS * words, salt)
+            for turn in range(WARM_UP + options.repeats):
+                for kind, salt in (("miss", f"{words}-{turn}"), ("hit", "")):
+                    ask = request(info, options.visual, 1, WORDS * words, salt)
                     *_, last = stub.Decode(ask)
                     seconds[kind].append(last.stats.prefill_seconds)
             miss, hit = (1000 * median(seconds[kind][WARM_UP:]) for kind in ("miss", "hit"))

@@ -1,4 +1,4 @@
-"""Writes a LLaVA of any size with random weights, to measure on: its answers mean nothing, its costs are real.
+"""Writes a LLaVA of any size with random weights for measurements: its answers mean nothing, its costs are real.
 
 python benchmarks/random_llava.py runs/llava-135m                      # the shape of SmolLM2-135M, 576 visual tokens
 python benchmarks/random_llava.py runs/small --layers 8 --hidden 512 --heads 8 --kv-heads 8 --mlp 1536 --side 168
@@ -19,9 +19,9 @@ def write(folder: Path, side: int, patch: int, layers: int, hidden: int, heads: 
     """Saves LLaVA and CLIP in the hub's format; returns the number of visual tokens, (side / patch) squared."""
     torch.manual_seed(0)
     words, clip_words = language_tokenizer(), clip_tokenizer()
-    seen = clip_config(clip_words)
-    seen.vision_config.image_size, seen.vision_config.patch_size = side, patch
-    config = llava_config(seen, words)
+    clip = clip_config(clip_words)
+    clip.vision_config.image_size, clip.vision_config.patch_size = side, patch
+    config = llava_config(clip, words)
     text = config.text_config
     text.num_hidden_layers, text.hidden_size, text.intermediate_size = layers, hidden, mlp
     text.num_attention_heads, text.num_key_value_heads, text.head_dim = heads, kv_heads, hidden // heads
@@ -39,7 +39,7 @@ def write(folder: Path, side: int, patch: int, layers: int, hidden: int, heads: 
         image_token="<image>",
         num_additional_image_tokens=1,
     ).save_pretrained(folder)
-    CLIPModel(seen).save_pretrained(folder / "clip")
+    CLIPModel(clip).save_pretrained(folder / "clip")
     clip_words.save_pretrained(folder / "clip")
     pixels.save_pretrained(folder / "clip")
     return int(config.image_seq_length)

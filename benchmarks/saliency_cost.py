@@ -1,10 +1,10 @@
-"""What reading saliency costs on a vision tower's forward pass, against asking for attention maps.
+"""What saliency adds to a vision tower's forward pass, compared with returning attention maps.
 
     python benchmarks/saliency_cost.py [--threads 1] [--rounds 5]
 
-Towers have the published shapes, random weights, and four of their blocks; a reading is made once a pass whatever the
-depth, so its share of a whole pass is that of the four blocks scaled to the full depth. Variants take turns within a
-round; medians of CPU time over the rounds after one that warms up.
+Towers have the published shapes, random weights, and four of their blocks. Saliency is read once per pass, whatever the
+depth, so its share is taken of four blocks scaled to the full depth. Variants take turns within a round. Medians of CPU
+time over all rounds but the first.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ Run = Callable[[], Any]
 
 
 def patch_tower(kind: Any, config: Any, read: Callable[[Any, torch.Tensor], torch.Tensor]) -> tuple[Any, Run, Run, Run]:
-    """A CLIP or SigLIP tower: a pass, a pass with saliency, and one that returns every attention map."""
+    """A CLIP or SigLIP tower; a pass, a pass with saliency, and a pass that returns every attention map."""
     tower = kind(config).eval()
     block = tower.encoder.layers[-1]
     recorder, pixels = Recorder(block), torch.randn(1, 3, config.image_size, config.image_size)
@@ -41,7 +41,7 @@ def patch_tower(kind: Any, config: Any, read: Callable[[Any, torch.Tensor], torc
 
 
 def qwen_tower(side: int) -> tuple[Any, Run, Run, Run]:
-    """Qwen2.5-VL's tower with every block of full attention, on a square picture."""
+    """Qwen2.5-VL's tower on a square picture, with full attention in every block; see `patch_tower`."""
     config = Qwen2_5_VLVisionConfig(
         depth=BLOCKS,
         hidden_size=1280,
@@ -67,7 +67,7 @@ def qwen_tower(side: int) -> tuple[Any, Run, Run, Run]:
 
 
 def eagerly(tower: Any, run: Run) -> Run:
-    """The same with eager attention, which alone can return its maps."""
+    """The same with eager attention; only that can return attention maps."""
 
     def eager() -> Any:
         tower.set_attn_implementation("eager")
@@ -80,7 +80,7 @@ def eagerly(tower: Any, run: Run) -> Run:
 
 
 def measure(runs: dict[str, Run], rounds: int) -> dict[str, float]:
-    """Median CPU seconds of each: other load on the machine hardly counts."""
+    """Median CPU seconds of each. CPU time hardly depends on other load on the machine."""
     taken: dict[str, list[float]] = {name: [] for name in runs}
     for _ in range(rounds + 1):
         for name, run in runs.items():
@@ -115,10 +115,10 @@ def main() -> None:
     print("| tower | blocks | pass, ms a block | reading, ms | of a whole pass | every map, eager, to SDPA |")
     print("| --- | --: | --: | --: | --: | --: |")
     for name, (depth, (tower, plain, reading, maps)) in towers.items():
-        found = measure({"plain": plain, "reading": reading, "maps": eagerly(tower, maps)}, options.rounds)
-        extra = max(0.0, found["reading"] - found["plain"])
-        share = extra / (found["plain"] * depth / BLOCKS)
-        block, eager = 1000 * found["plain"] / BLOCKS, found["maps"] / found["plain"]
+        seconds = measure({"plain": plain, "reading": reading, "maps": eagerly(tower, maps)}, options.rounds)
+        extra = max(0.0, seconds["reading"] - seconds["plain"])
+        share = extra / (seconds["plain"] * depth / BLOCKS)
+        block, eager = 1000 * seconds["plain"] / BLOCKS, seconds["maps"] / seconds["plain"]
         print(f"| {name} | {depth} | {block:.1f} | {1000 * extra:.1f} | {share:.1%} | {eager:.2f} |", flush=True)
 
 

@@ -1,9 +1,9 @@
-"""What choosing tokens costs: FSR beside the way that builds the whole N x N Gram matrix first, and beside its peers.
+"""What selecting tokens costs: FSR, the same selection with the whole N x N Gram matrix first, and its peers.
 
-FSR and Gram first choose the same tokens (checked on every row of the table). Nearly all of them are scan tokens here,
-which is the dear case: a focus token costs a sort. CDPruner (arXiv 2506.10967) and DivPrune (2503.02175) are written
-down here as their authors' code computes them, N x N first, and on embeddings as wide as the language model, which is
-where that code runs whatever the width of FSR's keys. Medians over repeats in one run; the first ones are dropped.
+"FSR" and "Gram first" select the same tokens; every row of the table checks this. Nearly all of them are scan tokens,
+which is the expensive case: focus tokens cost only a sort. CDPruner (arXiv 2506.10967) and DivPrune (2503.02175) are
+written like their authors' code, N x N first. That code runs on embeddings as wide as the language model, whatever the
+width of FSR's keys. Medians over repeats in one run; the first repeats are dropped.
 
     python benchmarks/selection.py
     python benchmarks/selection.py --shape 576,64,1024 --batch 8 --threads 2 --json
@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Callable
 from statistics import median
 from time import perf_counter
 
@@ -28,18 +29,18 @@ METHOD = FSR(rho=1e-6)  # Focus stops at its first token
 
 
 def samples(n: int, width: int, batch: int) -> list[VisualTokens]:
-    """Tokens in forty clusters with noise: neither all alike nor all different."""
-    made = torch.Generator().manual_seed(0)
-    found = []
+    """Tokens in forty clusters with noise, so that some are similar and some are not."""
+    rng = torch.Generator().manual_seed(0)
+    made = []
     for _ in range(batch):
-        centres = torch.randn(40, width, generator=made)
-        keys = centres[torch.randint(0, 40, (n,), generator=made)] + 0.7 * torch.randn(n, width, generator=made)
-        found.append(VisualTokens(keys, torch.rand(n, generator=made), torch.rand(n, generator=made)))
-    return found
+        centres = torch.randn(40, width, generator=rng)
+        keys = centres[torch.randint(0, 40, (n,), generator=rng)] + 0.7 * torch.randn(n, width, generator=rng)
+        made.append(VisualTokens(keys, torch.rand(n, generator=rng), torch.rand(n, generator=rng)))
+    return made
 
 
 def gram_first(sample: VisualTokens, first: int, budget: int) -> list[int]:
-    """Farthest-point sampling on the finished Gram matrix, and each token's most similar pick, as Refine needs it."""
+    """Farthest-point sampling on the whole Gram matrix, and each token's most similar pick, as Refine needs it."""
     unit = F.normalize(sample.features, dim=1)
     gram = unit @ unit.T
     near, picks = gram[first].clone(), [first]
@@ -54,7 +55,7 @@ def gram_first(sample: VisualTokens, first: int, budget: int) -> list[int]:
 
 
 def cdpruner(sample: VisualTokens, budget: int) -> Tensor:
-    """Greedy MAP of the conditional DPP: the kernel of all pairs, then one Cholesky row a pick."""
+    """Greedy MAP of the conditional DPP: the kernel of all pairs, then one Cholesky row per pick."""
     unit = F.normalize(sample.features, dim=1)
     relevance = sample.relevance + 1e-6  # drawn from 0..1
     kernel = relevance.unsqueeze(1) * (unit @ unit.T) * relevance
@@ -70,7 +71,7 @@ def cdpruner(sample: VisualTokens, budget: int) -> Tensor:
 
 
 def divprune(sample: VisualTokens, budget: int) -> Tensor:
-    """The distances of all pairs, then at each step the smallest to every pick so far, looked up anew."""
+    """The distances of all pairs, then at each step the minimum over all picks so far."""
     unit = F.normalize(sample.features, dim=1)
     distance = 1 - unit @ unit.T
     picks = torch.empty(budget, dtype=torch.int64)
@@ -80,42 +81,44 @@ def divprune(sample: VisualTokens, budget: int) -> Tensor:
     return picks
 
 
-def milliseconds(work: object, repeats: int) -> float:
+def milliseconds(work: Callable[[], object], repeats: int) -> float:
+    """Median milliseconds of a call."""
     seconds = []
     for _ in range(WARM_UP + repeats):
         began = perf_counter()
-        work()  # type: ignore[operator]
+        work()
         seconds.append(perf_counter() - began)
     return 1000 * median(seconds[WARM_UP:])
 
 
 def measure(n: int, budget: int, width: int, batch: int, peer_width: int, repeats: int) -> dict[str, float]:
-    """Milliseconds a batch."""
-    some = samples(n, width, batch)
-    kept = METHOD.compress_batch(some, [budget] * batch)
+    """One row of the table; times are milliseconds per batch."""
+    inputs = samples(n, width, batch)
+    kept = METHOD.compress_batch(inputs, [budget] * batch)
     firsts = [int(one.priority.argmax()) for one in kept]
-    for sample, one, first in zip(some, kept, firsts, strict=True):
+    for sample, one, first in zip(inputs, kept, firsts, strict=True):
         if sorted(gram_first(sample, first, budget)) != one.index.tolist():
-            raise SystemExit(f"the two ways differ at N={n}, K={budget}, Dk={width}; one of them is wrong")
-    fsr = milliseconds(lambda: METHOD.compress_batch(some, [budget] * batch), repeats)
+            raise SystemExit(f"FSR and Gram first differ at N={n}, K={budget}, Dk={width}; one of them is wrong")
+    fsr = milliseconds(lambda: METHOD.compress_batch(inputs, [budget] * batch), repeats)
     gram = milliseconds(
-        lambda: [gram_first(sample, first, budget) for sample, first in zip(some, firsts, strict=True)], repeats
+        lambda: [gram_first(sample, first, budget) for sample, first in zip(inputs, firsts, strict=True)],
+        repeats,
     )
     wide = samples(n, peer_width, batch)
     peers = {
         peer.__name__: milliseconds(lambda peer=peer: [peer(sample, budget) for sample in wide], repeats)
         for peer in (cdpruner, divprune)
     }
-    found: dict[str, float] = {"n": n, "k": budget, "dk": width, "batch": batch, "fsr_ms": fsr, "gram_ms": gram}
-    found |= {f"{name}_ms": value for name, value in peers.items()}
-    return found | {"gram_ratio": gram / fsr, "peer_ratio": min(peers.values()) / fsr}
+    row: dict[str, float] = {"n": n, "k": budget, "dk": width, "batch": batch, "fsr_ms": fsr, "gram_ms": gram}
+    row |= {f"{name}_ms": value for name, value in peers.items()}
+    return row | {"gram_ratio": gram / fsr, "peer_ratio": min(peers.values()) / fsr}
 
 
 def _shape(text: str) -> tuple[int, int, int]:
     try:
         n, budget, width = (int(part) for part in text.split(","))
     except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is no N,K,Dk; write 576,64,1024") from None
+        raise argparse.ArgumentTypeError(f"{text!r} is not N,K,Dk; write 576,64,1024") from None
     if not 1 <= budget < n or width < 1:
         raise argparse.ArgumentTypeError(f"{text!r}: needs 1 <= K < N and Dk >= 1")
     return n, budget, width
@@ -124,14 +127,14 @@ def _shape(text: str) -> tuple[int, int, int]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shape", type=_shape, action="append", metavar="N,K,DK", help="may be given several times")
-    parser.add_argument("--batch", type=int, default=1, help="samples at a time")
-    parser.add_argument("--peer-width", type=int, default=4096, help="width of what CDPruner and DivPrune compare")
+    parser.add_argument("--batch", type=int, default=1, help="samples per batch")
+    parser.add_argument("--peer-width", type=int, default=4096, help="width of the embeddings of CDPruner and DivPrune")
     parser.add_argument("--repeats", type=int, default=15)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="CPU threads")
     parser.add_argument("--json", action="store_true", help="print one JSON array")
     options = parser.parse_args()
     if min(options.batch, options.peer_width, options.repeats, options.threads) < 1:
-        parser.error("--batch, --peer-width, --repeats, --threads: 1 is the least")
+        parser.error("--batch, --peer-width, --repeats, --threads: give at least 1")
     torch.set_num_threads(options.threads)
     shapes = options.shape or SHAPES
     rows = [measure(*shape, options.batch, options.peer_width, options.repeats) for shape in shapes]

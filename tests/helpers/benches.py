@@ -1,4 +1,4 @@
-"""One tiny checkpoint a family with everything that reads it, and conversations to try on it."""
+"""A tiny checkpoint of each family with everything that reads it, and conversations to test it."""
 
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -28,32 +28,32 @@ def picture(size, seed=0):
 
 
 def chat(bench, *turns):
-    """(role, text, picture or frames) turns as ours, with the pictures numbered before the videos, and as the library's
-    processor prepares them."""
+    """Turns of (role, text, picture or frames, ...) as our messages, as inputs from the library's processor, and their
+    pictures and videos. Our messages number the pictures before the videos."""
     ours, theirs, pictures, videos = [], [], [], []
     still = sum(isinstance(part, Image.Image) for _, *parts in turns for part in parts)
     for role, *parts in turns:
-        own, content = [], []
+        ours_parts, content = [], []
         for part in parts:
             if isinstance(part, str):
-                own.append(TextPart(part))
+                ours_parts.append(TextPart(part))
                 content.append({"type": "text", "text": part})
             else:
                 kind = "video" if isinstance(part, list) else "image"
-                own.append(ImagePart(still + len(videos) if kind == "video" else len(pictures)))
+                ours_parts.append(ImagePart(still + len(videos) if kind == "video" else len(pictures)))
                 content.append({"type": kind})
                 (videos if kind == "video" else pictures).append(part)
-        ours.append(Message(role, tuple(own)))
+        ours.append(Message(role, tuple(ours_parts)))
         theirs.append({"role": role, "content": content})
     text = bench.processor.apply_chat_template(theirs, add_generation_prompt=True)
     films = {"videos": videos} if videos else {}
-    # All pictures are one conversation's, as the processor's own chat template has it.
+    # All pictures belong to one conversation, as with the processor's own chat template.
     inputs = bench.processor(images=[pictures] if pictures else None, text=[text], return_tensors="pt", **films)
     return ours, inputs, pictures, videos
 
 
 def shown(bench, pictures, videos=(), budget=ALL, spread="even", fps=2.0):
-    """Encoded and compressed by our encoder half: what was kept, and laid out."""
+    """Features, kept tokens and laid-out images from our encoder half."""
     encoder = bench.encoder
     prepare = encoder.preprocess_multi_image if len(pictures) > 1 else encoder.preprocess
     prepared = [prepare(p) for p in pictures] + [encoder.preprocess_video(v, fps) for v in videos]
@@ -85,7 +85,7 @@ def continue_greedily(decoder, prompt, steps):
 
 @dataclass
 class Bench:
-    """A family's checkpoint, its two halves, the library's own model, and its processor."""
+    """A family's checkpoint and processor; its two halves and the library's model are loaded on first use."""
 
     name: str
     folder: Path

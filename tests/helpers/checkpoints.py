@@ -1,7 +1,7 @@
-"""Tiny checkpoints of every family with random weights, written in the hub's folder format, and their processors.
+"""Tiny checkpoints of every family with random weights, in the hub's folder format, and their processors.
 
-The library's processors of families that take videos cannot be made without torchvision. Here they are made with a
-video processor that works on Pillow, through the very same classes otherwise.
+The library's processors of families with videos need torchvision. Here the same classes get a video processor that
+works on Pillow.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ QWEN_VISION = {
     "patch_size": 4,
     "out_hidden_size": 64,
 }
-#: what is handed to save_pretrained besides the folder
+#: further arguments of save_pretrained
 SAVING = {}
 
 
@@ -78,7 +78,7 @@ def tokenizer(specials, **names):
 
 
 class PillowVideos:
-    """Scales frames as the family does, then leaves pixels to the family's image processor, frame by frame."""
+    """Scales frames to the family's size, then normalises and cuts them like the family's image processor."""
 
     def __init__(self, images, size, pair=None, seconds=2.0):
         self.images, self.frame_size, self.temporal_patch_size, self.seconds = images, size, pair, seconds
@@ -112,7 +112,7 @@ class PillowVideos:
 
 
 def with_videos(kind, images, words, videos, **options):
-    """A processor of the library whose video processor is ours."""
+    """A processor of the library with a video processor of ours."""
 
     class Processor(kind):
         def check_argument_for_proper_class(self, name, argument):
@@ -159,55 +159,47 @@ def write(model, processor, words, template, folder):
     return processor
 
 
-def qwen2_5_vl(folder):
-    words = qwen_words()
+def qwen_config(kind, words, rope_sections, vision, **text):
+    """A configuration of a Qwen-VL class of the library."""
     ids = {name: words.convert_tokens_to_ids(name) for name in QWEN_SPECIALS}
-    config = tf.Qwen2_5_VLConfig(
+    return kind(
         text_config=TEXT
         | {
             "vocab_size": len(words),
-            "rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [2, 3, 3]},
+            "rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "mrope_section": rope_sections},
             "eos_token_id": ids["<|im_end|>"],
             "bos_token_id": None,
             "pad_token_id": ids["<|endoftext|>"],
-        },
-        vision_config=QWEN_VISION | {"window_size": 16, "fullatt_block_indexes": [1, 3], "tokens_per_second": 4},
+        }
+        | text,
+        vision_config=QWEN_VISION | vision,
         image_token_id=ids["<|image_pad|>"],
         video_token_id=ids["<|video_pad|>"],
         vision_start_token_id=ids["<|vision_start|>"],
         vision_end_token_id=ids["<|vision_end|>"],
     )
+
+
+def qwen2_5_vl(folder):
+    words = qwen_words()
+    vision = {"window_size": 16, "fullatt_block_indexes": [1, 3], "tokens_per_second": 4}
+    config = qwen_config(tf.Qwen2_5_VLConfig, words, [2, 3, 3], vision)
     images = tf.Qwen2VLImageProcessorPil(patch_size=4, size={"shortest_edge": 1024, "longest_edge": 16384})
     videos = PillowVideos(images, (32, 48), 2)
     processor = with_videos(tf.Qwen2_5_VLProcessor, images, words, videos)
     write(tf.Qwen2_5_VLForConditionalGeneration(config), processor, words, QWEN_TEMPLATE, folder)
     # As published: one file for pictures and videos, with the older names of the sizes.
     file = folder / "preprocessor_config.json"
-    told = json.loads(file.read_text())
-    size = told.pop("size")
-    file.write_text(json.dumps(told | {"min_pixels": size["shortest_edge"], "max_pixels": size["longest_edge"]}))
+    settings = json.loads(file.read_text())
+    size = settings.pop("size")
+    file.write_text(json.dumps(settings | {"min_pixels": size["shortest_edge"], "max_pixels": size["longest_edge"]}))
     return processor
 
 
 def qwen3_vl(folder):
     words = qwen_words()
-    ids = {name: words.convert_tokens_to_ids(name) for name in QWEN_SPECIALS}
-    config = tf.Qwen3VLConfig(
-        text_config=TEXT
-        | {
-            "vocab_size": len(words),
-            "head_dim": 16,
-            "rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [3, 3, 2]},
-            "eos_token_id": ids["<|im_end|>"],
-            "bos_token_id": None,
-            "pad_token_id": ids["<|endoftext|>"],
-        },
-        vision_config=QWEN_VISION | {"num_position_embeddings": 64, "deepstack_visual_indexes": [0, 2]},
-        image_token_id=ids["<|image_pad|>"],
-        video_token_id=ids["<|video_pad|>"],
-        vision_start_token_id=ids["<|vision_start|>"],
-        vision_end_token_id=ids["<|vision_end|>"],
-    )
+    vision = {"num_position_embeddings": 64, "deepstack_visual_indexes": [0, 2]}
+    config = qwen_config(tf.Qwen3VLConfig, words, [3, 3, 2], vision, head_dim=16)
     size = {"shortest_edge": 1024, "longest_edge": 16384}
     images = tf.Qwen2VLImageProcessorPil(patch_size=4, size=size, image_mean=[0.5] * 3, image_std=[0.5] * 3)
     processor = with_videos(tf.Qwen3VLProcessor, images, words, PillowVideos(images, (32, 48), 2))

@@ -1,14 +1,14 @@
-"""An independent reading of how kept tokens lie in a prompt, straight from the library's own model.
+"""The expected layout of kept tokens in a prompt, computed from the library's own model.
 
-From the processor's inputs and the kept source indices: embeddings, positions and DeepStack rows as the class's own
-code makes them for all tokens, then the dropped places are cut out. A newline stays while its row keeps a token.
+The library makes embeddings, positions and DeepStack rows for all tokens. Then the places of dropped tokens are cut
+out. A newline stays if its row keeps a token.
 """
 
 import torch
 
 
 def newline_rows(bench, inputs, run, video):
-    """For each placeholder of one image: its row's number where it is a newline, else -1; and evidence numbers."""
+    """For each of the `run` placeholders of an image: the number of the row that it ends, or -1 if it is no newline."""
     name = bench.name
     ends = torch.full((run,), -1)
     if name == "llava_next" or (name == "llava_onevision" and not video):
@@ -23,7 +23,7 @@ def newline_rows(bench, inputs, run, video):
 
 
 def packed_width(bench, inputs):
-    """Width of the tiles' grid, found by packing tokens that know whether they are newlines."""
+    """Width of the tiles' grid, from packing tokens of zeros and newlines of ones."""
     core, sizes = bench.whole.model, inputs["image_sizes"]
     side = 8 if bench.name == "llava_next" else 6
     marks = torch.zeros(len(inputs["pixel_values"][0]), side * side, 1)
@@ -42,9 +42,9 @@ def expected(bench, inputs, index, video=False):
     model, ids = bench.whole, inputs["input_ids"][0]
     token = model.config.video_token_id if video else model.config.image_token_id
     with torch.inference_mode():
-        seen = {}
+        recorded = {}
         handle = model.model.language_model.register_forward_pre_hook(
-            lambda module, args, kwargs: seen.update(kwargs), with_kwargs=True
+            lambda module, args, kwargs: recorded.update(kwargs), with_kwargs=True
         )
         model(**inputs)
         handle.remove()
@@ -64,15 +64,15 @@ def expected(bench, inputs, index, video=False):
         keep[place] = evidence in kept
         row_kept |= evidence in kept and evidence >= first
         deep += [evidence] if evidence in kept else []
-    positions = seen.get("position_ids")
+    positions = recorded.get("position_ids")
     positions = positions[-3:, 0][:, keep] if bench.name.startswith("qwen") else None
-    layers = seen.get("deepstack_visual_embeds")
+    layers = recorded.get("deepstack_visual_embeds")
     layers = None if layers is None else [layer[torch.tensor(deep)] for layer in layers]
-    return seen["inputs_embeds"][0][keep], positions, (ids == token)[keep], layers
+    return recorded["inputs_embeds"][0][keep], positions, (ids == token)[keep], layers
 
 
 def greedy(model, embeds, positions, mask, layers, steps, ends):
-    """Greedy ids of the class's own language model and head, by running the whole sequence again for every token."""
+    """Greedy ids of the library's language model and head; the whole sequence runs again for every token."""
     out, rows, at = [], embeds.unsqueeze(0), positions
     table = model.get_input_embeddings()
     with torch.inference_mode():

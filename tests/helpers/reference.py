@@ -1,4 +1,4 @@
-"""Focus-Scan-Refine in plain loops over Python numbers: a second reading of arXiv 2602.05809 to test against."""
+"""Focus-Scan-Refine (arXiv 2602.05809) in plain loops over Python numbers, to test against."""
 
 from math import floor, sqrt
 

@@ -1,9 +1,13 @@
-"""Who may import whom, read off a fresh interpreter."""
+"""Who may import whom: loaded modules of a fresh interpreter, and import statements of files."""
 
+import ast
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+
+import fsr_core
 
 FORBIDDEN = {
     "fsr.gateway.__main__": ("torch", "ray", "fsr_core", "fsr.encoder", "fsr.decoder", "fsr.client", "fsr.cli"),
@@ -17,11 +21,21 @@ FORBIDDEN = {
     "fsr_core.tiny.scenes": ("torch", "transformers"),
     "fsr_core.overlay": ("torch", "transformers"),
 }
+CORE = Path(fsr_core.__file__).parent
+VISION, LANGUAGE = "fsr_core.backbones.vision", "fsr_core.backbones.language"
+# Files under fsr_core, and the package that they must not name in any import statement, inside functions too.
+ROOMS = {
+    "method files import no baselines": ("*.py", "fsr_core.baselines"),
+    "vision imports no language": ("backbones/vision/*.py", LANGUAGE),
+    "language imports no vision": ("backbones/language/*.py", VISION),
+    "what both share imports no vision": ("backbones/checkpoints/*.py", VISION),
+    "what both share imports no language": ("backbones/checkpoints/*.py", LANGUAGE),
+}
 
 
 @pytest.fixture(scope="module")
 def interpreters():
-    """One for each module, all at work at once: imports of torch take seconds."""
+    """One for each module, all started at once: an import of torch takes seconds."""
     code = "import sys, {0}; print(*sys.modules)"
     command = [sys.executable, "-c"]
     started = {
@@ -36,7 +50,28 @@ def interpreters():
 
 
 @pytest.mark.parametrize("module", FORBIDDEN)
-def test_arrows(interpreters, module):
+def test_module_loads_nothing_forbidden(interpreters, module):
     loaded = set(interpreters[module].communicate()[0].split())
     assert module.removesuffix(".__main__") in loaded
     assert not loaded & set(FORBIDDEN[module])
+
+
+def imported(file: Path) -> set[str]:
+    """Every name in the import statements of a file, with its package."""
+    names = set()
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{file}: a relative import"
+            names |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return names
+
+
+@pytest.mark.parametrize("rule", ROOMS)
+def test_files_import_nothing_of_another_room(rule):
+    pattern, forbidden = ROOMS[rule]
+    files = sorted(CORE.glob(pattern))
+    assert len(files) > 1
+    for file in files:
+        assert not [name for name in imported(file) if f"{name}.".startswith(f"{forbidden}.")], file

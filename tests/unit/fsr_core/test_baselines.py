@@ -1,4 +1,4 @@
-"""Each baseline against a second, plain reading of it; and properties that all methods share."""
+"""Each baseline against plain loops, and properties that all methods share."""
 
 import math
 
@@ -81,12 +81,12 @@ def dart(s, k):
 def vispruner(s, k):
     cosine, order = cosines(s), falling(s.saliency)
     important, rest = order[: max(1, k // 2)], order[max(1, k // 2) :]
-    wanted = k - len(important)
-    while wanted and len(rest) > wanted:
+    diverse = k - len(important)
+    while diverse and len(rest) > diverse:
         first, second = rest[::2], rest[1::2]
         ranked = [first[i] for i in falling([cosine[a, second].max() for a in first])]
-        rest = ranked[min(8, len(rest) - wanted) :] + second
-    return important + rest[:wanted]
+        rest = ranked[min(8, len(rest) - diverse) :] + second
+    return important + rest[:diverse]
 
 
 def holov(s, k, crops=16, weight=1.0):
@@ -127,19 +127,19 @@ def cls_topk(s, k):
     st.integers(2, 22),
     st.integers(1, 21),
 )
-def test_selection_equals_a_plain_reading(reference, seed, n, k):
+def test_selection_equals_plain_loops(reference, seed, n, k):
     s, k = sample(seed, n), min(k, n - 1)
     assert create(reference.__name__).compress(s, k).index.tolist() == sorted(reference(s, k))
 
 
-def test_selection_at_real_size():
+def test_selection_of_144_tokens_equals_plain_loops():
     s = sample(5, 144, 160, keys=False)
     for reference in (divprune, scope, vispruner, holov):
         assert create(reference.__name__).compress(s, 48).index.tolist() == sorted(reference(s, 48))
 
 
-def test_cdpruner_goes_on_where_the_keys_have_no_volume_left():
-    s = sample(1, 30, 4, keys=False)  # rank 4, so a fifth token adds nothing
+def test_cdpruner_without_volume_ranks_by_relevance():
+    s = sample(1, 30, 4, keys=False)  # rank 4, so a fifth token adds no volume
     kept = create("cdpruner").compress(s, 12)
     best = torch.argsort(s.relevance, descending=True)
     assert len(kept.index.unique()) == 12
@@ -148,7 +148,7 @@ def test_cdpruner_goes_on_where_the_keys_have_no_volume_left():
     assert torch.equal(create("cdpruner", relevance_sign="-").compress(flipped, 12).index, kept.index)
 
 
-def test_visionzip_averages_what_is_left_into_evenly_spaced_tokens():
+def test_visionzip_merges_others_into_targets():
     s, k = sample(3, 20), 10  # eight dominant tokens, two contextual
     kept, order, cosine = create("visionzip", contextual=0.2).compress(s, k), falling(s.saliency), cosines(s)
     dominant, rest = sorted(order[:8]), sorted(order[8:])
@@ -166,7 +166,7 @@ def test_visionzip_averages_what_is_left_into_evenly_spaced_tokens():
     assert all(kept.merged_into[i] == t for t, members in groups.items() for i in members)
 
 
-def test_prumerge_keeps_outliers_spreads_the_rest_and_merges():
+def test_prumerge_keeps_outliers_and_merges():
     s, k = sample(4, 36), 12
     s.saliency[[5, 17, 30]] += 4.0
     quartiles = np.percentile(s.saliency.numpy(), [25, 75])
@@ -184,27 +184,27 @@ def test_prumerge_keeps_outliers_spreads_the_rest_and_merges():
         assert torch.allclose(row, want, atol=1e-5)
 
 
-def test_holov_shares_the_budget_out_over_crops_and_selects_by_diversity_too():
+def test_holov_selects_by_quota_and_diversity():
     s, k = sample(6, 36), 12
     kept, by_attention = create("holov", crops=9).compress(s, k), create("holov", crops=9, weight=0).compress(s, k)
     assert kept.index[kept.stage == 0].tolist() == sorted(holov(s, k, crops=9))
     assert by_attention.index.tolist() == sorted(holov(s, k, crops=9, weight=0))
-    # Diversity is scaled to attention, so it moves no quota: it only says which tokens of a crop are kept.
+    # Diversity is scaled to attention, so it changes no quota, only the choice within a crop.
     crop = region_of_tokens(36, 9, torch.device("cpu"))
     assert torch.equal(crop[kept.index].bincount(minlength=9), crop[by_attention.index].bincount(minlength=9))
     assert not torch.equal(kept.index, by_attention.index)
 
 
-def test_holov_gives_equal_crops_equal_quotas_and_the_rest_to_those_with_room():
+def test_holov_quotas_fit_the_crops():
     s, crop = sample(8, 144), region_of_tokens(144, 16, torch.device("cpu"))
     even = VisualTokens(s.features, torch.full((144,), 0.1), keys=s.keys)
     assert crop[create("holov").compress(even, 48).index].bincount(minlength=16).tolist() == [3] * 16
-    one = VisualTokens(s.features, (crop == 5).float(), keys=s.keys)  # more than its nine tokens, and no other weighs
+    one = VisualTokens(s.features, (crop == 5).float(), keys=s.keys)
     counts = crop[create("holov").compress(one, 39).index].bincount(minlength=16)
     assert counts[5] == 9 and sorted(counts.tolist()) == [2] * 15 + [9]
 
 
-def test_uniform_is_average_pooling_where_the_budget_is_a_grid():
+def test_uniform_with_a_grid_budget_is_average_pooling():
     s = sample(7, 144, 5)
     kept = create("uniform").compress(s, 16)
     grid = s.features.T.reshape(1, 5, 12, 12)
@@ -216,7 +216,7 @@ def test_uniform_is_average_pooling_where_the_budget_is_a_grid():
 
 
 @pytest.mark.parametrize("n", [1, 4, 10, 144, 150, 576])
-def test_cells_cut_into_exactly_as_many_regions_of_like_size(n):
+def test_regions_have_similar_sizes(n):
     for count in range(1, n + 1, max(1, n // 40)):
         sizes = region_of_tokens(n, count, torch.device("cpu")).bincount(minlength=count)
         assert len(sizes) == count and sizes.min() >= 1
@@ -225,7 +225,7 @@ def test_cells_cut_into_exactly_as_many_regions_of_like_size(n):
 
 
 @pytest.mark.parametrize("name", BASELINES)
-def test_baselines_without_relevance_and_with_everything_alike(name):
+def test_equal_tokens_without_relevance_keep_k(name):
     method = create(name)
     plain = VisualTokens(torch.ones(25, 4), torch.zeros(25))
     for k in (1, 2, 9, 24):
@@ -239,8 +239,8 @@ def test_baselines_without_relevance_and_with_everything_alike(name):
 
 
 @pytest.mark.parametrize("name", BASELINES)
-def test_a_question_does_not_reach_its_neighbours(name):
-    """The picture is the same, the questions differ: a batch must give each what it gives alone."""
+def test_batch_with_other_questions_keeps_the_same(name):
+    """The picture is the same and the questions differ; only `cdpruner` reads the question."""
     a, b = sample(1, 64), sample(1, 64)
     b = VisualTokens(a.features, a.saliency, -a.relevance, a.keys)
     alone = [create(name).compress(s, 8) for s in (a, b)]
@@ -261,7 +261,7 @@ def test_memory_is_linear_in_tokens(name):
                 biggest = max(biggest, out.untyped_storage().nbytes() // out.element_size())
             return out
 
-    # HoloV looks at all pairs within a crop, so its crops must not grow with the picture.
+    # HoloV compares all pairs within a crop, so a crop must not grow with the picture.
     options = {"holov": {"crops": 100}, "vispruner": {"per_round": 400}}.get(name, {})
     with Spy():
         create(name, **options).compress(sample(0, n, width, keys=False), k)
@@ -284,17 +284,17 @@ def test_memory_is_linear_in_tokens(name):
         ("scope", {"alpha": -1}),
     ],
 )
-def test_bad_options_are_named(name, options):
+def test_bad_option_is_named(name, options):
     with pytest.raises(ValueError, match=next(iter(options))):
         create(name, **options)
 
 
-def test_whole_options_may_come_as_json_numbers():
+def test_whole_option_as_json_number_is_accepted():
     s = sample(2, 40)
     assert torch.equal(create("dart", pivots=3.0).compress(s, 9).index, create("dart", pivots=3).compress(s, 9).index)
 
 
-def test_random_seeds_differ_and_repeat():
+def test_random_repeats_for_the_same_seed():
     s = sample(9, 60)
     picks = [create("random", seed=seed).compress(s, 9).index.tolist() for seed in (0, 1, 0)]
     assert picks[0] == picks[2] != picks[1]

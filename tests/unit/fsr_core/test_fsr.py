@@ -35,7 +35,7 @@ sizes = st.tuples(st.integers(0, 10_000), st.integers(1, 24), st.integers(1, 26)
 
 @settings(max_examples=120, deadline=None)
 @given(sizes, st.sampled_from([0.3, 0.9, 1.0]), st.sampled_from([0.0, 1.0, 2.5]))
-def test_equals_plain_loops(size, rho, kappa):
+def test_result_equals_plain_loops(size, rho, kappa):
     seed, n, budget, relevance, own_keys = size
     s = sample(seed, n, dk=5 if own_keys else None, relevance=relevance)
     keys = s.features if s.keys is None else s.keys
@@ -58,14 +58,14 @@ def test_equals_plain_loops(size, rho, kappa):
     st.sampled_from([FSR(), FSR(alpha=2.5, beta=0.7)]),  # powers that are products, and that are none
 )
 @example([(seed, 30, 20, True) for seed in range(6)], FSR(alpha=2.5, beta=0.7))
-def test_a_batch_gives_what_each_gives_alone(rows, method):
+def test_batch_equals_single_samples(rows, method):
     samples = [sample(seed, n, relevance=relevance) for seed, n, _, relevance in rows]
     budgets = [Budget(auto=True, radius=0.8) if k % 5 == 0 else k for _, _, k, _ in rows]
     together = method.compress_batch(samples, budgets)
     assert all(same(a, method.compress(s, k)) for a, s, k in zip(together, samples, budgets, strict=True))
 
 
-def test_a_batch_of_real_sizes_gives_what_each_gives_alone():
+def test_batch_of_576_tokens_equals_single_samples():
     samples = [sample(i, 576, 256) for i in range(4)]
     budgets = [16, 64, 192, 576]
     together = SCANNING.compress_batch(samples, budgets)
@@ -75,7 +75,7 @@ def test_a_batch_of_real_sizes_gives_what_each_gives_alone():
 
 @settings(max_examples=60, deadline=None)
 @given(sizes)
-def test_exactly_k_and_focus_untouched(size):
+def test_result_has_k_tokens_and_unchanged_focus(size):
     seed, n, budget, relevance, _ = size
     s = sample(seed, n, relevance=relevance)
     kept = FSR(kappa=5.0).compress(s, budget)
@@ -90,7 +90,7 @@ def test_exactly_k_and_focus_untouched(size):
 
 @settings(max_examples=40, deadline=None)
 @given(st.integers(0, 10_000), st.integers(2, 20), st.integers(1, 20))
-def test_order_of_tokens_does_not_matter(seed, n, budget):
+def test_shuffled_tokens_keep_the_same(seed, n, budget):
     s = sample(seed, n)
     p = torch.randperm(n, generator=torch.Generator().manual_seed(seed))
     shuffled = VisualTokens(s.features[p], s.saliency[p], s.relevance[p])
@@ -101,7 +101,7 @@ def test_order_of_tokens_does_not_matter(seed, n, budget):
 
 @settings(max_examples=25, deadline=None)
 @given(st.integers(0, 10_000), st.integers(4, 9), st.integers(2, 4))
-def test_scan_covers_at_most_twice_the_best_radius(seed, n, budget):
+def test_scan_radius_is_at_most_twice_the_best(seed, n, budget):
     s = sample(seed, n, 3)
     kept = FSR(rho=0.3).compress(s, budget)
     # The chord on the unit sphere is a metric that orders pairs as cosine distance does.
@@ -115,7 +115,7 @@ def test_scan_covers_at_most_twice_the_best_radius(seed, n, budget):
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16])
-def test_dtypes(dtype):
+def test_dtype_is_kept(dtype):
     s = sample(3, 40, 16)
     low = VisualTokens(s.features.to(dtype), s.saliency.to(dtype), s.relevance.to(dtype))
     kept = SCANNING.compress(low, 12)
@@ -125,7 +125,7 @@ def test_dtypes(dtype):
     assert torch.equal(kept.index, SCANNING.compress(same_values, 12).index)
 
 
-def test_budget_of_all_returns_everything_unchanged():
+def test_budget_of_all_changes_nothing():
     s = sample(1, 9)
     for budget in (9, 10, Budget(keep_ratio=1.0)):
         kept = FSR().compress(s, budget)
@@ -134,7 +134,7 @@ def test_budget_of_all_returns_everything_unchanged():
         assert (kept.merged_into == -1).all()
 
 
-def test_degenerate_scores_and_duplicates():
+def test_degenerate_scores_keep_k():
     zeros = FSR().compress(
         VisualTokens(torch.eye(5), torch.tensor([0.0, 0, 0, 0, 1]), torch.tensor([1.0, 1, 1, 1, 0])), 2
     )
@@ -147,7 +147,7 @@ def test_degenerate_scores_and_duplicates():
     assert len(twins.index.unique()) == 4
 
 
-def test_sign_of_relevance_and_centring_change_the_choice():
+def test_relevance_sign_and_centring_change_the_choice():
     s = sample(5, 60, 8)
     plus, minus = FSR().compress(s, 8), FSR(relevance_sign="-").compress(s, 8)
     negated = FSR().compress(VisualTokens(s.features, s.saliency, -s.relevance), 8)
@@ -157,7 +157,7 @@ def test_sign_of_relevance_and_centring_change_the_choice():
     assert torch.equal(centred.compress(shifted, 20).index, centred.compress(s, 20).index)
 
 
-def test_auto_budget_stops_at_the_radius_and_keeps_its_bounds():
+def test_auto_budget_stops_at_radius_within_bounds():
     s = sample(2, 80, 4)
     counts = [len(FSR(rho=0.2).compress(s, Budget(auto=True, radius=r))) for r in (0.0, 0.1, 0.5, 2.0)]
     assert counts == sorted(counts, reverse=True) and counts[0] > counts[2]
@@ -167,7 +167,7 @@ def test_auto_budget_stops_at_the_radius_and_keeps_its_bounds():
 
 
 @pytest.mark.parametrize("shape", [(30, 5), (144, 100), (144, 160), (317, 320), (400, 40), (700, 3)])
-def test_all_ways_of_scanning_pick_the_same_and_a_batch_changes_nothing(shape, monkeypatch):
+def test_all_ways_of_scanning_pick_the_same(shape, monkeypatch):
     n, width = shape
     some = [sample(seed, n, width) for seed in range(4)]
     some[3] = VisualTokens(some[3].features.round(), some[3].saliency, some[3].relevance)  # many ties
@@ -180,7 +180,7 @@ def test_all_ways_of_scanning_pick_the_same_and_a_batch_changes_nothing(shape, m
     assert all(same(a, b) for a, b in zip(ahead, method.compress_batch(some, budgets), strict=True))
 
 
-def test_what_keeps_everything_is_not_scanned_beside_what_does_not(monkeypatch):
+def test_sample_kept_whole_is_not_scanned(monkeypatch):
     samples, looked = [sample(i, 90, 8) for i in range(2)], []
     cosine = scan.Keys.cosine
     monkeypatch.setattr(scan.Keys, "cosine", lambda keys, index: looked.append(len(index)) or cosine(keys, index))
@@ -188,7 +188,7 @@ def test_what_keeps_everything_is_not_scanned_beside_what_does_not(monkeypatch):
     assert [len(k) for k in kept] == [10, 90] and set(looked) == {1}
 
 
-def test_an_automatic_budget_computes_hardly_more_rows_than_it_keeps(monkeypatch):
+def test_auto_budget_computes_few_extra_rows(monkeypatch):
     rows = []
     cosine = scan.Keys.cosine
     monkeypatch.setattr(scan, "greedy_picks", lambda keys, near, steps: scan.row_by_row(keys, near, max(steps)))
@@ -197,13 +197,13 @@ def test_an_automatic_budget_computes_hardly_more_rows_than_it_keeps(monkeypatch
     assert len(kept) <= sum(rows) <= len(kept) + 2 * scan.CHUNK < 200
 
 
-def test_features_may_carry_gradients():
+def test_features_with_gradients_are_accepted():
     s = sample(4, 40, 8)
     tracked = VisualTokens(s.features.clone().requires_grad_(), s.saliency, s.relevance)
     assert torch.equal(SCANNING.compress(tracked, 20).index, SCANNING.compress(s, 20).index)
 
 
-def test_segments_are_summed_alike_on_both_kinds_of_device(monkeypatch):
+def test_segment_sum_is_equal_on_both_devices(monkeypatch):
     rows, segment = torch.randn(50, 6), torch.randint(0, 9, (50,))
     on_cpu = segment_sum(rows, segment, 10)
     monkeypatch.setattr(torch.Tensor, "is_cuda", property(lambda self: True))
@@ -228,7 +228,7 @@ def test_memory_is_linear_in_tokens():
 
 
 @pytest.mark.parametrize(
-    ("change", "says"),
+    ("change", "message"),
     [
         ({"features": torch.ones(3)}, "features: expected shape"),
         ({"saliency": torch.ones(4)}, "saliency: has 4 tokens"),
@@ -241,26 +241,26 @@ def test_memory_is_linear_in_tokens():
         ({"features": torch.ones(0, 2), "saliency": torch.ones(0)}, "features: is empty"),
     ],
 )
-def test_bad_samples_are_named(change, says):
+def test_bad_sample_is_named(change, message):
     fields = {"features": torch.ones(3, 2), "saliency": torch.ones(3)} | change
-    with pytest.raises(ValueError, match=says):
+    with pytest.raises(ValueError, match=message):
         VisualTokens(**fields)
 
 
 @pytest.mark.parametrize("budget", [0, -1, 1.5, True, float("nan")])
-def test_bad_budgets_are_named(budget):
+def test_bad_budget_is_named(budget):
     with pytest.raises(ValueError, match=r"budget\.tokens"):
         FSR().compress(sample(0, 4), budget)
 
 
 @pytest.mark.parametrize("ratio", [0, -0.1, 1.1, True, 10**400, float("nan"), float("inf")])
-def test_bad_ratios_are_named(ratio):
+def test_bad_keep_ratio_is_named(ratio):
     with pytest.raises(ValueError, match=r"budget\.keep_ratio"):
         Budget(keep_ratio=ratio)
 
 
 @pytest.mark.parametrize(
-    ("fields", "says"),
+    ("fields", "message"),
     [
         ({"auto": True, "radius": "0.3"}, r"budget\.radius"),
         ({"auto": True, "radius": None}, r"budget\.radius"),
@@ -269,8 +269,8 @@ def test_bad_ratios_are_named(ratio):
         ({"tokens": 64, "auto": True}, "exactly one"),
     ],
 )
-def test_bad_fields_of_budgets_are_named(fields, says):
-    with pytest.raises(ValueError, match=says):
+def test_bad_budget_field_is_named(fields, message):
+    with pytest.raises(ValueError, match=message):
         Budget(**fields)
 
 
@@ -278,13 +278,13 @@ def test_bad_fields_of_budgets_are_named(fields, says):
     "options",
     [{"alpha": -1}, {"alpha": 10**400}, {"rho": 0}, {"kappa": float("nan")}, {"kappa": 1e18}, {"relevance_sign": "*"}],
 )
-def test_bad_options_are_named(options):
+def test_bad_option_is_named(options):
     with pytest.raises(ValueError, match=next(iter(options))):
         FSR(**options)
 
 
 @pytest.mark.parametrize("name", methods())
-def test_every_method_keeps_k_and_is_the_same_in_a_batch(name):
+def test_every_method_keeps_k_in_a_batch_and_alone(name):
     method = create(name, **({"rho": 0.1} if "fsr" in name else {}))
     samples = [sample(i, 30) for i in range(3)]
     together = method.compress_batch(samples, [5, 30, 1])
@@ -292,7 +292,7 @@ def test_every_method_keeps_k_and_is_the_same_in_a_batch(name):
     assert all(same(a, method.compress(s, k)) for a, s, k in zip(together, samples, [5, 30, 1], strict=True))
 
 
-def test_unknown_methods_and_options_are_refused_with_the_list():
+def test_unknown_method_or_option_lists_known_ones():
     with pytest.raises(ValueError, match="fsr, fsr_guided, random"):
         create("magic")
     with pytest.raises(ValueError, match="alpha, beta"):

@@ -1,4 +1,4 @@
-"""Guided FSR against plain loops, and the three things that set it apart from FSR."""
+"""Guided FSR against plain loops, and its three differences from FSR."""
 
 from math import sqrt
 
@@ -19,7 +19,7 @@ def sample(seed: int, n: int, d: int = 12) -> VisualTokens:
 
 
 def plain(s: VisualTokens, k: int) -> tuple[list[int], list[int]]:
-    """Focus and scan, over Python numbers."""
+    """Focus and scan indices, computed over Python numbers."""
 
     def minmax(values):
         low, high = min(values), max(values)
@@ -47,7 +47,7 @@ def plain(s: VisualTokens, k: int) -> tuple[list[int], list[int]]:
 
 @settings(max_examples=60, deadline=None)
 @given(st.integers(0, 10_000), st.integers(3, 22), st.integers(1, 21))
-def test_equals_plain_loops(seed, n, k):
+def test_result_equals_plain_loops(seed, n, k):
     s, k = sample(seed, n), min(k, n - 1)
     kept = GuidedFSR(pull=0.8).compress(s, k)
     focus, scan = plain(s, k)
@@ -57,29 +57,29 @@ def test_equals_plain_loops(seed, n, k):
     assert kept.focus_count == len(focus) <= kept.focus_wanted
 
 
-def test_a_veto_of_saliency_is_lifted():
-    """The relevant token is the least salient: eq. 3 gives it nothing, the floor keeps it first."""
+def test_floor_keeps_relevant_token_without_saliency():
+    """The most relevant token is the least salient: its phi is 0 in eq. 3, and the largest with the floor."""
     s = VisualTokens(torch.eye(6), torch.tensor([0.0, 1, 2, 3, 4, 5]), torch.tensor([1.0, 0, 0, 0, 0, 0.2]))
     assert FSR().compress(s, 1).index.tolist() == [5]
     assert GuidedFSR().compress(s, 1).index.tolist() == [0]
     assert GuidedFSR(floor=0.0).compress(s, 1).index.tolist() == [5]
 
 
-def test_focus_leaves_scan_its_share():
+def test_share_bounds_focus():
     s = VisualTokens(torch.randn(40, 8, generator=torch.Generator().manual_seed(0)), torch.full((40,), 0.5))
-    assert FSR().compress(s, 12).focus_count == 12  # all tokens matter alike, so Focus would like 36
+    assert FSR().compress(s, 12).focus_count == 12  # all tokens have the same priority, so K_F is 36
     assert [GuidedFSR(share=share).compress(s, 12).focus_count for share in (0.0, 0.25, 1.0)] == [1, 3, 12]
 
 
-def test_pull_turns_scan_toward_evidence():
-    found = {}
+def test_pull_raises_priority_of_scan():
+    means = {}
     for pull in (0.0, 0.8):
         kept = [GuidedFSR(pull=pull).compress(sample(i, 80), 16) for i in range(20)]
-        found[pull] = torch.stack([one.priority[one.index[one.stage == 1]].mean() for one in kept]).mean()
-    assert found[0.8] > 1.3 * found[0.0]
+        means[pull] = torch.stack([one.priority[one.index[one.stage == 1]].mean() for one in kept]).mean()
+    assert means[0.8] > 1.3 * means[0.0]
 
 
 @pytest.mark.parametrize("options", [{"floor": 2}, {"share": -1}, {"pull": True}, {"rho": 0}, {"relevance_sign": "*"}])
-def test_bad_options_are_named(options):
+def test_bad_option_is_named(options):
     with pytest.raises(ValueError, match=next(iter(options))):
         create("fsr_guided", **options)

@@ -7,7 +7,7 @@ from PIL import Image, ImageChops
 from fsr_core import overlay
 
 
-def test_a_photograph_is_drawn_upright_as_the_encoder_saw_it(tmp_path, monkeypatch):
+def test_rotated_photograph_is_drawn_upright(tmp_path, monkeypatch):
     plan, turned = (
         {"views": [[0, 2, 1, [0, 0, 6, 8]]], "index": [0], "stage": [0], "merged_into": [-1, -1]},
         Image.Exif(),
@@ -41,7 +41,7 @@ def test_a_photograph_is_drawn_upright_as_the_encoder_saw_it(tmp_path, monkeypat
         (1, 3, [0, 0, 0]),  # the views of one picture
     ],
 )
-def test_of_frames_that_share_a_view_the_first_is_shown(frames, views, shown):
+def test_frames_sharing_a_view_show_the_first(frames, views, shown):
     pictures = [Image.new("RGB", (8, 8), (10 * i, 0, 0)) for i in range(frames)]
     plan = overlay.Plan(rows=1, columns=1, index=[0], stage=[0], merged_into=[-1], crop=(0, 0, 8, 8))
     drawn = overlay.sheet(pictures, [plan] * views)

@@ -1,4 +1,4 @@
-"""Methods of third parties: registered by one call, or announced by an installed package."""
+"""Methods of third parties: registered by a call, or announced by an installed package."""
 
 import os
 import re
@@ -12,7 +12,6 @@ import torch
 
 import fsr_core
 from fsr_core import Compressor, VisualTokens, create, methods, register
-from fsr_core.compressor import _REGISTERED
 
 THEIRS = """
 from dataclasses import dataclass
@@ -40,7 +39,7 @@ def registered(monkeypatch):
     fsr_core.register("mine", Mine)
 
 
-def test_a_registered_method_is_made_by_name(registered):
+def test_registered_method_is_created_by_name(registered):
     assert "mine" in methods()
     assert create("mine", strength=2.0) == Mine(2.0)
     register("mine", Mine)
@@ -49,7 +48,7 @@ def test_a_registered_method_is_made_by_name(registered):
 
 
 @pytest.mark.parametrize(
-    ("name", "method", "says"),
+    ("name", "method", "message"),
     [
         ("fsr", Mine, "already a method 'fsr'"),
         ("mine", type("Other", (Mine,), {}), "already a method 'mine'"),
@@ -58,16 +57,16 @@ def test_a_registered_method_is_made_by_name(registered):
         ("theirs", Mine(), "extends Compressor"),
     ],
 )
-def test_what_cannot_be_registered(registered, name, method, says):
-    with pytest.raises(ValueError, match=says):
+def test_bad_registration_is_refused(registered, name, method, message):
+    with pytest.raises(ValueError, match=message):
         register(name, method)
 
 
-def test_nothing_is_registered_by_default():
-    assert _REGISTERED == {}
+def test_no_method_is_registered_by_default():
+    assert "mine" not in methods()
 
 
-def test_the_manuals_own_method_works(registered):
+def test_method_of_the_manual_works(registered):
     text = (Path(__file__).parents[3] / "docs/methods.md").read_text()
     (code,) = [block for block in re.findall(r"```python\n(.*?)```", text, re.S) if "register" in block]
     exec(compile(code, "docs/methods.md", "exec"), {"__name__": "manual"})
@@ -75,7 +74,7 @@ def test_the_manuals_own_method_works(registered):
     assert create("most_relevant").compress(sample, 2).index.tolist() == [1, 3]
 
 
-def test_an_installed_package_announces_methods(tmp_path):
+def test_installed_package_announces_methods(tmp_path):
     (tmp_path / "theirs.py").write_text(THEIRS)
     info = tmp_path / "theirs-1.0.dist-info"
     info.mkdir()
@@ -86,10 +85,10 @@ def test_an_installed_package_announces_methods(tmp_path):
     code = """
 import warnings
 from fsr_core import create, methods
-with warnings.catch_warnings(record=True) as told:
+with warnings.catch_warnings(record=True) as caught:
     warnings.simplefilter("always")
     assert methods()[-2:] == ("mine", "broken"), methods()
-assert "'random'" in str(told[0].message)
+assert "'random'" in str(caught[0].message)
 assert create("mine", strength=3).strength == 3
 assert type(create("random")).__name__ == "Random"
 try:

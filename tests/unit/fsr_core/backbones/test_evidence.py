@@ -15,13 +15,13 @@ LONG = "what is the colour of the star " * 40
 
 
 @pytest.mark.parametrize("name", checkpoints.FAMILIES)
-def test_saliency_is_the_library_s_own_attention(bench, name):
-    """Against attention weights of the eager tower, a frame by itself, merged and put back in raster order."""
-    own = bench(name)
-    prepared = own.encoder.preprocess(picture(SIZES[0]))
-    got = own.encoder.encode_images([prepared])[0].saliency
+def test_saliency_equals_library_attention(bench, name):
+    """Against attention weights of the eager tower, of each frame by itself, merged and in raster order."""
+    family = bench(name)
+    prepared = family.encoder.preprocess(picture(SIZES[0]))
+    got = family.encoder.encode_images([prepared])[0].saliency
     if name.startswith("llava"):
-        tower = own.whole.model.vision_tower
+        tower = family.whole.model.vision_tower
         tower.set_attn_implementation("eager")
         with torch.inference_mode():
             pixels = prepared.inputs["pixel_values"].view(-1, *prepared.inputs["pixel_values"].shape[-3:])
@@ -31,7 +31,7 @@ def test_saliency_is_the_library_s_own_attention(bench, name):
         want = maps[-1].mean((1, 2))[0] if name == "llava_onevision" else maps[-2].mean(1)[0, 0, 1:]
         assert torch.allclose(got[: len(want)], want, atol=1e-6)
         return
-    visual, seen = own.whole.model.visual, {}
+    visual, maps = family.whole.model.visual, {}
     block = max(visual.config.fullatt_block_indexes) if name == "qwen2_5_vl" else -1
     visual.set_attn_implementation("eager")
     module = sys.modules[type(visual).__module__]
@@ -39,7 +39,7 @@ def test_saliency_is_the_library_s_own_attention(bench, name):
 
     def spy(attention, *args, **kwargs):
         out, weights = real(attention, *args, **kwargs)
-        seen[id(attention)] = weights
+        maps[id(attention)] = weights
         return out, weights
 
     module.eager_attention_forward = spy
@@ -49,7 +49,7 @@ def test_saliency_is_the_library_s_own_attention(bench, name):
     finally:
         module.eager_attention_forward = real
         visual.set_attn_implementation("sdpa")
-    want = seen[id(visual.blocks[block].attn)].mean((1, 2))[0].view(-1, 4).mean(1)
+    want = maps[id(visual.blocks[block].attn)].mean((1, 2))[0].view(-1, 4).mean(1)
     if name == "qwen2_5_vl":
         _, h, w = prepared.inputs["grid"].tolist()
         raster = torch.empty_like(want)
@@ -67,8 +67,8 @@ def test_saliency_is_the_library_s_own_attention(bench, name):
 
 @pytest.mark.parametrize("name", checkpoints.MULTI_AXIS)
 @pytest.mark.parametrize("spot", [(0, 0), (1, 6), (4, 2), (5, 8), (3, 5)])
-def test_saliency_moves_where_the_bright_patch_is(bench, name, spot):
-    """Rows and columns of windows are odd here, so a token left in window order would be found elsewhere."""
+def test_saliency_follows_the_bright_patch(bench, name, spot):
+    """The numbers of rows and columns of windows are odd, so a token in window order would be at another place."""
     encoder, (row, column) = bench(name).encoder, spot
     dark, bright = Image.new("RGB", (72, 48)), Image.new("RGB", (72, 48))
     bright.paste((255, 255, 255), (column * 8, row * 8, column * 8 + 8, row * 8 + 8))
@@ -78,13 +78,13 @@ def test_saliency_moves_where_the_bright_patch_is(bench, name, spot):
 
 
 @pytest.mark.parametrize("name", ["llava_next", "llava_onevision"])
-def test_relevance_is_the_text_towers_own_cosine(bench, name, tmp_path):
-    """Each patch in the joint space of the named checkpoint, against its classes' own modules."""
-    own, tower = bench(name), bench(name).whole.model.vision_tower
+def test_relevance_equals_cosine_of_the_text_tower(bench, name, tmp_path):
+    """Against the modules of the library's CLIP and SigLIP classes."""
+    family, tower = bench(name), bench(name).whole.model.vision_tower
     make = {"llava_next": checkpoints.clip, "llava_onevision": checkpoints.siglip}[name]
     kind = {"llava_next": "CLIPModel", "llava_onevision": "SiglipModel"}[name]
-    encoder = load_encoder(str(own.folder), clip=make(tower, tmp_path))
-    assert load_encoder(str(own.folder), clip=str(tmp_path), device="meta").text is not None
+    encoder = load_encoder(str(family.folder), clip=make(tower, tmp_path))
+    assert load_encoder(str(family.folder), clip=str(tmp_path), device="meta").text is not None
     joint = getattr(transformers, kind).from_pretrained(tmp_path, dtype=torch.float32).eval()
     prepared = encoder.preprocess(picture((40, 40)))
     image = encoder.encode_images([prepared])[0]
@@ -95,56 +95,56 @@ def test_relevance_is_the_text_towers_own_cosine(bench, name, tmp_path):
         if name == "llava_next":
             patches = joint.visual_projection(joint.vision_model.post_layernorm(states[-2][:, 1:]))[0]
             ids = words("what is the star?", return_tensors="pt")
-            said = joint.text_projection(joint.text_model(**ids).pooler_output)
+            text = joint.text_projection(joint.text_model(**ids).pooler_output)
         else:
             vision = joint.vision_model
             patches = vision.head(vision.post_layernorm(states[-1]).transpose(0, 1))
             ids = words(["what is the star?"], padding="max_length", return_tensors="pt")["input_ids"]
-            said = joint.text_model(input_ids=ids).pooler_output
-    want = torch.nn.functional.cosine_similarity(patches, said)
+            text = joint.text_model(input_ids=ids).pooler_output
+    want = torch.nn.functional.cosine_similarity(patches, text)
     base = encoder.visual_tokens(image, short).relevance[: len(want)]
     assert torch.allclose(base, want, atol=1e-5)
-    # A long text goes through in chunks, each whole with its EOS; a patch counts by the mean of their cosines.
+    # A long text is cut into chunks, each with its own EOS; a patch's relevance is the mean of their cosines.
     pieces = words(LONG, add_special_tokens=False)["input_ids"]
     room = encoder.text.tower.config.max_position_embeddings
     with torch.inference_mode():
         if name == "llava_next":
             chunks = [[words.bos_token_id, *part, words.eos_token_id] for part in batched(pieces, room - 2)]
-            said = [joint.text_projection(joint.text_model(input_ids=torch.tensor([c])).pooler_output) for c in chunks]
+            texts = [joint.text_projection(joint.text_model(input_ids=torch.tensor([c])).pooler_output) for c in chunks]
         else:
             chunks = [[*part, words.eos_token_id] for part in batched(pieces, room - 1)]
             filled = [chunk + [words.pad_token_id] * (room - len(chunk)) for chunk in chunks]
-            said = [joint.text_model(input_ids=torch.tensor([c])).pooler_output for c in filled]
-    cosines = torch.stack([torch.nn.functional.cosine_similarity(patches, one) for one in said])
-    assert len(short) == 1 < len(long) == len(said)
+            texts = [joint.text_model(input_ids=torch.tensor([c])).pooler_output for c in filled]
+    cosines = torch.stack([torch.nn.functional.cosine_similarity(patches, text) for text in texts])
+    assert len(short) == 1 < len(long) == len(texts)
     assert torch.allclose(encoder.visual_tokens(image, long).relevance[: len(want)], cosines.mean(0), atol=1e-5)
     with pytest.raises(ValueError, match=r"clip: .* is a"):
-        load_encoder(str(own.folder), clip=str(bench("qwen3_vl").folder))
+        load_encoder(str(family.folder), clip=str(bench("qwen3_vl").folder))
 
 
 def batched(ids, size):
     return [ids[at : at + size] for at in range(0, len(ids), size)]
 
 
-def test_siglip_reads_words_as_it_was_trained_on_them(bench, tmp_path):
-    """Lower-cased and without punctuation, on SentencePiece: what SigLIP's own tokenizer class does, and no other."""
-    own = bench("llava_onevision")
-    encoder = load_encoder(str(own.folder), clip=checkpoints.siglip(own.whole.model.vision_tower, tmp_path))
+def test_siglip_ignores_case_and_punctuation(bench, tmp_path):
+    """SigLIP's own tokenizer class lower-cases text and drops punctuation; no other class does."""
+    family = bench("llava_onevision")
+    encoder = load_encoder(str(family.folder), clip=checkpoints.siglip(family.whole.model.vision_tower, tmp_path))
     assert isinstance(encoder.text.tokenizer, transformers.SiglipTokenizer)
-    said = encoder.encode_instructions(["what is the star", "What is,  the STAR?", "what is the colour"])
-    assert torch.equal(said[0], said[1])
-    assert not torch.allclose(said[0], said[2], atol=1e-3)
+    embeddings = encoder.encode_instructions(["what is the star", "What is,  the STAR?", "what is the colour"])
+    assert torch.equal(embeddings[0], embeddings[1])
+    assert not torch.allclose(embeddings[0], embeddings[2], atol=1e-3)
     with pytest.raises(ValueError, match="instruction: has no words"):
         encoder.encode_instructions(["?!"])
 
 
 @pytest.mark.parametrize("name", checkpoints.MULTI_AXIS)
-def test_relevance_from_the_instructions_words(bench, name):
-    own = bench(name)
-    encoder = load_encoder(str(own.folder), options={"relevance": "instruction"})
+def test_relevance_from_instruction_equals_mean_embedding(bench, name):
+    family = bench(name)
+    encoder = load_encoder(str(family.folder), options={"relevance": "instruction"})
     image = encoder.encode_images([encoder.preprocess(picture(SIZES[0]))])[0]
     text = encoder.encode_instructions([QUESTION])[0]
-    table = own.whole.get_input_embeddings().weight
-    mean = table[torch.tensor(own.processor.tokenizer(QUESTION)["input_ids"])].mean(0)
+    table = family.whole.get_input_embeddings().weight
+    mean = table[torch.tensor(family.processor.tokenizer(QUESTION)["input_ids"])].mean(0)
     want = torch.nn.functional.cosine_similarity(image.features, mean[None])
     assert torch.allclose(encoder.visual_tokens(image, text).relevance, want, atol=1e-5)

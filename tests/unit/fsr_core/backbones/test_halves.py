@@ -1,8 +1,9 @@
-"""Each half of every family's checkpoint: what it loads, and what it says of a checkpoint that does not do."""
+"""Each half of every family's checkpoint: what it loads, and how it refuses bad checkpoints."""
 
 import json
 import shutil
 from contextlib import contextmanager
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -18,49 +19,51 @@ NAMES = tuple(checkpoints.FAMILIES)
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_each_half_loads_only_its_half(bench, name):
-    own, core = bench(name), bench(name).whole.model
+def test_half_loads_only_its_weights(bench, name):
+    family, core = bench(name), bench(name).whole.model
 
     def count(module):
         return sum(p.numel() for p in module.parameters())
 
-    assert count(own.decoder.model) == count(core.language_model) + count(own.whole.lm_head)
-    tower = own.encoder.visual if hasattr(own.encoder, "visual") else own.encoder.vision.tower
-    for module in (tower, own.decoder.model):
+    assert count(family.decoder.model) == count(core.language_model) + count(family.whole.lm_head)
+    tower = family.encoder.visual if hasattr(family.encoder, "visual") else family.encoder.vision.tower
+    for module in (tower, family.decoder.model):
         assert not any(t.is_meta for t in (*module.parameters(), *module.buffers()))
-    assert own.encoder.fingerprint == own.decoder.fingerprint
+    assert family.encoder.fingerprint == family.decoder.fingerprint
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_half_reads_no_tensor_of_the_other(bench, name, monkeypatch):
-    own, read, opened = bench(name), [], weights._opened
+def test_half_reads_only_its_tensors(bench, name, monkeypatch):
+    family, read, safe_open = bench(name), [], weights.safe_open
 
     @contextmanager
-    def watched(path):
-        with opened(path) as (names, tensor):
-            yield names, lambda stored: read.append((path, stored)) or tensor(stored)
+    def watched(path, **options):
+        with safe_open(path, **options) as file:
+            yield SimpleNamespace(
+                keys=file.keys, get_tensor=lambda stored: read.append((path, stored)) or file.get_tensor(stored)
+            )
 
     def parts():
-        return {weights.part_of(stored)[0] for path, stored in read if path.parent == own.folder}
+        return {weights.part_of(stored)[0] for path, stored in read if path.parent == family.folder}
 
-    monkeypatch.setattr(weights, "_opened", watched)
-    load_encoder(str(own.folder), clip=own.clip)
+    monkeypatch.setattr(weights, "safe_open", watched)
+    load_encoder(str(family.folder), clip=family.clip)
     assert "vision" in parts() <= {"vision", "projector", "newline"}
     read.clear()
-    load_decoder(str(own.folder))
+    load_decoder(str(family.folder))
     assert "language" in parts() <= {"language", "head"}
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_checkpoint_is_checked_without_taking_memory(bench, name):
-    own = bench(name)
-    checked = load_encoder(str(own.folder), clip=own.clip, device="meta")
-    tower = checked.visual if hasattr(checked, "visual") else checked.vision.tower
+def test_meta_device_takes_no_memory(bench, name):
+    family = bench(name)
+    encoder = load_encoder(str(family.folder), clip=family.clip, device="meta")
+    tower = encoder.visual if hasattr(encoder, "visual") else encoder.vision.tower
     assert all(t.is_meta for t in (*tower.parameters(), *tower.buffers()))
 
 
 @pytest.mark.parametrize(
-    ("half", "lost", "says"),
+    ("half", "lost", "message"),
     [
         ("encoder", ("vision", "visual"), "holds no vision tower"),
         ("encoder", ("vision_tower.encoder.layers.0.mlp.fc1.w", "visual.blocks.0.mlp."), "vision tower lacks"),
@@ -78,9 +81,9 @@ def test_a_checkpoint_is_checked_without_taking_memory(bench, name):
     ],
 )
 @pytest.mark.parametrize("name", NAMES)
-def test_checkpoints_that_do_not_do_are_named(bench, name, half, lost, says, tmp_path):
-    own = bench(name)
-    shutil.copytree(own.folder, tmp_path, dirs_exist_ok=True)
+def test_bad_checkpoint_is_named(bench, name, half, lost, message, tmp_path):
+    family = bench(name)
+    shutil.copytree(family.folder, tmp_path, dirs_exist_ok=True)
     config = json.loads((tmp_path / "config.json").read_text())
     if lost is None:
         config = {"model_type": "blip-2"}
@@ -89,18 +92,20 @@ def test_checkpoints_that_do_not_do_are_named(bench, name, half, lost, says, tmp
     elif not lost:
         config |= {"image_token_id": 399, "image_token_index": 399}
     else:
-        stored = load_file(own.folder / "model.safetensors")
-        left = {n: t for n, t in stored.items() if not any(part in n for part in lost)}
-        assert len(left) < len(stored)
-        save_file(left, tmp_path / "model.safetensors")
+        stored = load_file(family.folder / "model.safetensors")
+        remaining = {n: t for n, t in stored.items() if not any(part in n for part in lost)}
+        assert len(remaining) < len(stored)
+        save_file(remaining, tmp_path / "model.safetensors")
     (tmp_path / "config.json").write_text(json.dumps(config))
-    with pytest.raises(ValueError, match=f"model.*{says}"):
-        load_encoder(str(tmp_path), clip=own.clip, device="meta") if half == "encoder" else load_decoder(str(tmp_path))
+    with pytest.raises(ValueError, match=f"model.*{message}"):
+        load_encoder(str(tmp_path), clip=family.clip, device="meta") if half == "encoder" else load_decoder(
+            str(tmp_path)
+        )
 
 
-def test_a_token_for_videos_that_the_tokenizer_lacks_stands_for_nothing(bench, tmp_path):
-    own = bench("llava_onevision")
-    shutil.copytree(own.folder, tmp_path, dirs_exist_ok=True)
+def test_unknown_video_token_is_ignored(bench, tmp_path):
+    family = bench("llava_onevision")
+    shutil.copytree(family.folder, tmp_path, dirs_exist_ok=True)
     config = json.loads((tmp_path / "config.json").read_text())
     config |= {"video_token_id": 100_000, "video_token_index": 100_000}
     (tmp_path / "config.json").write_text(json.dumps(config))
@@ -110,22 +115,22 @@ def test_a_token_for_videos_that_the_tokenizer_lacks_stands_for_nothing(bench, t
 
 
 @pytest.mark.parametrize("name", ["llava_next", "qwen2_5_vl"])
-def test_sharded_checkpoints_open_only_the_files_they_need(bench, name, tmp_path, monkeypatch):
-    own = bench(name)
-    own.whole.save_pretrained(tmp_path, max_shard_size="60KB")
-    for file in own.folder.iterdir():
+def test_sharded_checkpoint_opens_needed_files_only(bench, name, tmp_path, monkeypatch):
+    family = bench(name)
+    family.whole.save_pretrained(tmp_path, max_shard_size="60KB")
+    for file in family.folder.iterdir():
         if not file.name.startswith("model") and file.name != "config.json":
             (tmp_path / file.name).write_bytes(file.read_bytes())
     shards = list(tmp_path.glob("model-*.safetensors"))
     opened, real = set(), weights.safe_open
     monkeypatch.setattr(weights, "safe_open", lambda path, **kw: opened.add(path.name) or real(path, **kw))
-    encoder = load_encoder(str(tmp_path), clip=own.clip)
+    encoder = load_encoder(str(tmp_path), clip=family.clip)
     assert 0 < len(opened) < len(shards)
     load_decoder(str(tmp_path))
     assert len(opened) == len(shards)
     prepared = encoder.preprocess(picture(SIZES[0]))
     features = encoder.encode_images([prepared])[0].features
-    assert torch.equal(features, own.encoder.encode_images([prepared])[0].features)
+    assert torch.equal(features, family.encoder.encode_images([prepared])[0].features)
     shards[0].unlink()
     with pytest.raises(ValueError, match="lacks model-"):
         load_decoder(str(tmp_path))

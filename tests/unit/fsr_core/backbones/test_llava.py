@@ -1,4 +1,4 @@
-"""The two halves of a LLaVA against the class's own model, on random weights in the hub's folder format."""
+"""The two halves of a LLaVA against the library's model, on random weights in the hub's folder format."""
 
 import json
 import shutil
@@ -40,7 +40,7 @@ def whole(folder):
 
 
 def chat(*turns):
-    """(role, text or image number, ...) -> messages of ours and the same for the class's own template."""
+    """(role, text or image number, ...) -> our messages, and the same for the library's template."""
     ours = tuple(
         Message(role, tuple(ImagePart(p) if isinstance(p, int) else TextPart(p) for p in parts))
         for role, *parts in turns
@@ -64,11 +64,11 @@ CHATS = {
 
 
 @pytest.mark.parametrize("name", CHATS)
-def test_all_tokens_equal_the_class_itself(name, folder, encoder, decoder, whole):
+def test_all_tokens_equal_the_library(name, folder, encoder, decoder, whole):
     ours, theirs = chat(*CHATS[name])
     pictures = [draw(make_scene(seed)) for seed in range(sum(isinstance(p, int) for _, *t in CHATS[name] for p in t))]
-    seen = encoder.encode_images([encoder.preprocess(p) for p in pictures])
-    prompt = decoder.prompt(ours, [KeptImage(features=s.features) for s in seen])
+    images = encoder.encode_images([encoder.preprocess(p) for p in pictures])
+    prompt = decoder.prompt(ours, [KeptImage(features=image.features) for image in images])
     processor = AutoProcessor.from_pretrained(folder)
     text = processor.apply_chat_template(theirs, add_generation_prompt=True)
     inputs = processor(images=pictures or None, text=text, return_tensors="pt")
@@ -84,11 +84,11 @@ def test_all_tokens_equal_the_class_itself(name, folder, encoder, decoder, whole
     )
 
 
-def test_pixels_are_the_processors_own(folder, encoder):
+def test_pixels_equal_the_processor(folder, encoder):
     picture = Image.effect_noise((201, 97), 80)
-    own = AutoProcessor.from_pretrained(folder).image_processor(picture.convert("RGB"), return_tensors="pt")
+    theirs = AutoProcessor.from_pretrained(folder).image_processor(picture.convert("RGB"), return_tensors="pt")
     prepared = encoder.preprocess(picture)
-    assert torch.equal(prepared.inputs["pixel_values"], own["pixel_values"][0])
+    assert torch.equal(prepared.inputs["pixel_values"], theirs["pixel_values"][0])
 
 
 @pytest.mark.parametrize(
@@ -96,11 +96,11 @@ def test_pixels_are_the_processors_own(folder, encoder):
     [
         # 144 / 97 of 201 is 298 (truncated); 77 of them are cut off on the left.
         ((201, 97), 77 * 201 / 298, 221 * 201 / 298),
-        # 191 columns, 23 cut off: 18 pixels further left than cutting the picture itself in its middle would be.
+        # 191 columns, 23 cut off: 18 pixels further left than the middle of the picture itself.
         ((4001, 3001), 23 * 4001 / 191, 167 * 4001 / 191),
     ],
 )
-def test_crop_is_what_the_processor_leaves(encoder, size, left, right):
+def test_crop_equals_the_processor(encoder, size, left, right):
     picture = Image.new("L", size)
     picture.paste(255, (0, 0, round(left + 0.75 * (right - left) / 144), size[1]))
     prepared = encoder.preprocess(picture)
@@ -109,26 +109,26 @@ def test_crop_is_what_the_processor_leaves(encoder, size, left, right):
     assert columns[0] > columns[3]  # the white edge ends within the first column of the crop
 
 
-def test_padding_to_a_square_reaches_beyond_the_picture(tmp_path):
+def test_padded_crop_reaches_beyond_the_picture(tmp_path):
     processor = LlavaImageProcessorPil(
         do_pad=True, size={"shortest_edge": 144}, crop_size=dict.fromkeys(("height", "width"), 144)
     )
     processor.save_pretrained(tmp_path)
-    own = image_processor(tmp_path, "CLIPImageProcessor")
-    assert type(own) is LlavaImageProcessorPil
-    assert visible(own, (200, 100)) == (0.0, -50.0, 200.0, 150.0)
+    loaded = image_processor(tmp_path, "CLIPImageProcessor")
+    assert type(loaded) is LlavaImageProcessorPil
+    assert visible(loaded, (200, 100)) == (0.0, -50.0, 200.0, 150.0)
 
 
 def test_cached_features_own_their_memory(encoder):
-    """What a cache counts is what it keeps alive."""
+    """A cache counts the memory that it really holds."""
     for image in encoder.encode_images([encoder.preprocess(draw(make_scene(seed))) for seed in range(3)]):
         tensors = (image.features, image.saliency, image.joint)
         assert sum(t.untyped_storage().nbytes() for t in tensors) == image.nbytes == sum(t.nbytes for t in tensors)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_half_precision_saliency_is_not_rounded_before_the_softmax(folder, dtype):
-    """Logits in half precision near 100 differ by steps of 0.06: many tokens would tie."""
+def test_half_precision_saliency_is_computed_in_fp32(folder, dtype):
+    """Near 100 the steps of half precision are 0.06, so many logits would tie."""
     half = load_encoder(str(folder), dtype=dtype)
     block = half.vision.tower.encoder.layers[-1]
     block.self_attn.q_proj.weight.mul_(50)
@@ -147,11 +147,11 @@ def test_stop_ids_come_from_the_generation_config(folder, tmp_path):
     assert load_decoder(str(tmp_path)).eos_token_ids == (2, 7)
 
 
-def test_a_template_that_writes_bos_does_not_get_two(folder, tmp_path, decoder):
+def test_template_with_bos_gets_no_second_one(folder, tmp_path, decoder):
     shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
     (tmp_path / "chat_template.jinja").write_text("<s>" + CHAT_TEMPLATE)
-    said = [Message("user", (TextPart("Hello?"),))]
-    assert torch.equal(load_decoder(str(tmp_path)).prompt(said).token_ids, decoder.prompt(said).token_ids)
+    messages = [Message("user", (TextPart("Hello?"),))]
+    assert torch.equal(load_decoder(str(tmp_path)).prompt(messages).token_ids, decoder.prompt(messages).token_ids)
 
 
 @pytest.mark.parametrize(
@@ -164,7 +164,7 @@ def test_a_template_that_writes_bos_does_not_get_two(folder, tmp_path, decoder):
         ("tokenizer.json", b"{}"),
     ],
 )
-def test_damaged_files_are_named(folder, tmp_path, file, content):
+def test_damaged_file_is_named(folder, tmp_path, file, content):
     shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
     (tmp_path / file).write_bytes(content)
     with pytest.raises(ValueError, match=r"^model: .*(damaged|cannot be read)"):
@@ -172,12 +172,12 @@ def test_damaged_files_are_named(folder, tmp_path, file, content):
 
 
 @pytest.mark.parametrize("load", [load_encoder, load_decoder])
-def test_a_device_that_is_not_there_is_named(load):
+def test_missing_device_is_named(load):
     with pytest.raises(ValueError, match="device: 'nonsense' cannot be used here"):
         load("fsr-tiny", device="nonsense")
 
 
-def test_a_cut_off_weights_file_is_named(folder, tmp_path):
+def test_truncated_weights_file_is_named(folder, tmp_path):
     shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
     whole = (folder / "model.safetensors").read_bytes()
     (tmp_path / "model.safetensors").write_bytes(whole[: len(whole) // 2])
@@ -186,7 +186,7 @@ def test_a_cut_off_weights_file_is_named(folder, tmp_path):
 
 
 @pytest.mark.parametrize("zipped", [True, False])
-def test_clip_may_be_in_pytorchs_own_format(folder, tmp_path, encoder, zipped):
+def test_clip_in_pytorch_format_is_loaded(folder, tmp_path, encoder, zipped):
     shutil.copytree(folder / "clip", tmp_path, dirs_exist_ok=True)
     weights = tmp_path / "model.safetensors"
     torch.save(load_file(weights), tmp_path / "pytorch_model.bin", _use_new_zipfile_serialization=zipped)
@@ -196,7 +196,7 @@ def test_clip_may_be_in_pytorchs_own_format(folder, tmp_path, encoder, zipped):
     assert torch.equal(loaded.encode_instructions(question)[0], encoder.encode_instructions(question)[0])
 
 
-def test_a_pickle_that_could_run_code_is_refused(folder, tmp_path):
+def test_pickle_with_code_is_refused(folder, tmp_path):
     shutil.copytree(folder / "clip", tmp_path, dirs_exist_ok=True)
     (tmp_path / "model.safetensors").unlink()
     torch.save({"text_projection.weight": Path("x")}, tmp_path / "pytorch_model.bin")
@@ -204,7 +204,7 @@ def test_a_pickle_that_could_run_code_is_refused(folder, tmp_path):
         load_encoder(str(folder), clip=str(tmp_path))
 
 
-def test_saliency_is_the_cls_row_of_the_second_last_block(folder, encoder):
+def test_saliency_equals_cls_row_of_second_last_block(folder, encoder):
     prepared = encoder.preprocess(draw(make_scene(7)))
     clip = CLIPModel.from_pretrained(folder / "clip", attn_implementation="eager", dtype=torch.float32)
     with torch.inference_mode():
@@ -213,22 +213,22 @@ def test_saliency_is_the_cls_row_of_the_second_last_block(folder, encoder):
     assert torch.allclose(encoder.encode_images([prepared])[0].saliency, want, atol=1e-6)
 
 
-def test_relevance_is_clips_own_cosine(folder, encoder):
+def test_relevance_equals_clip_cosine(folder, encoder):
     prepared, text = encoder.preprocess(draw(make_scene(7))), "What colour is the star?"
     image = encoder.encode_images([prepared])[0]
     short, long = encoder.encode_instructions([text, "red star " * 60])
     clip = CLIPModel.from_pretrained(folder / "clip", dtype=torch.float32)
     with torch.inference_mode():
         ids = encoder.text.tokenizer(text, return_tensors="pt")
-        said = torch.nn.functional.normalize(clip.text_projection(clip.text_model(**ids).pooler_output), dim=-1)
+        embedding = torch.nn.functional.normalize(clip.text_projection(clip.text_model(**ids).pooler_output), dim=-1)
         states = clip.vision_model(prepared.inputs["pixel_values"][None], output_hidden_states=True).hidden_states
         patches = clip.visual_projection(clip.vision_model.post_layernorm(states[-2][:, 1:]))
-    want = torch.nn.functional.normalize(patches, dim=-1)[0] @ said[0]
+    want = torch.nn.functional.normalize(patches, dim=-1)[0] @ embedding[0]
     assert torch.allclose(encoder.visual_tokens(image, short).relevance, want, atol=1e-5)
     assert (len(short), len(long)) == (1, 2)
 
 
-def test_a_batch_equals_one_by_one(encoder):
+def test_batch_equals_single_images(encoder):
     prepared = [encoder.preprocess(draw(make_scene(seed))) for seed in range(3)]
     for alone, together in zip(prepared, encoder.encode_images(prepared), strict=True):
         assert torch.allclose(encoder.encode_images([alone])[0].features, together.features, atol=1e-5)
@@ -237,7 +237,7 @@ def test_a_batch_equals_one_by_one(encoder):
         assert torch.allclose(encoder.encode_instructions([text])[0], together, atol=1e-6)
 
 
-def test_each_half_loads_only_its_half(encoder, decoder, whole):
+def test_half_loads_only_its_weights(encoder, decoder, whole):
     def count(*modules):
         return sum(p.numel() for m in modules for p in m.parameters())
 
@@ -258,7 +258,7 @@ def test_fingerprint_tells_checkpoints_apart(tmp_path, encoder):
 
 
 @pytest.mark.parametrize(
-    ("messages", "images", "says"),
+    ("messages", "images", "message"),
     [
         ((), (), "messages: is empty"),
         ((Message("robot", (TextPart("hi"),)),), (), "role"),
@@ -269,8 +269,8 @@ def test_fingerprint_tells_checkpoints_apart(tmp_path, encoder):
         ((Message("user", (TextPart("star " * 2000),)),), (), "takes 2"),
     ],
 )
-def test_bad_conversations_are_named(decoder, messages, images, says):
-    with pytest.raises(ValueError, match=says):
+def test_bad_conversation_is_named(decoder, messages, images, message):
+    with pytest.raises(ValueError, match=message):
         decoder.prompt(messages, images)
 
 
@@ -278,22 +278,22 @@ def test_bad_conversations_are_named(decoder, messages, images, says):
     ("more", "step"),
     [(ImagePart(0), lambda half: (half.chat, "tokenise")), (TextPart("star " * 20), lambda half: (half, "embed"))],
 )
-def test_what_is_too_long_is_refused_before_it_is_laid_out(decoder, monkeypatch, more, step):
+def test_too_long_prompt_is_refused_before_layout(decoder, monkeypatch, more, step):
     image, room = KeptImage(features=torch.ones(16, 160)), decoder.info.context_length
     parts = (*[ImagePart(0)] * (room // 16 - 1), TextPart("Where?"))
     assert decoder.prompt([Message("user", parts)], [image]).visual_tokens == room - 16
-    monkeypatch.setattr(*step(decoder), None)  # is not come to
+    monkeypatch.setattr(*step(decoder), None)  # must not be called
     with pytest.raises(ValueError, match=f"messages: the .* tokens of the model's {room}"):
         decoder.prompt([Message("user", (*parts, more))], [image])
 
 
 @pytest.mark.parametrize("model", ["nowhere", "./nowhere", "/nowhere/at/all"])
-def test_a_missing_checkpoint_is_named(model):
+def test_missing_checkpoint_is_named(model):
     with pytest.raises(ValueError, match="model"):
         load_decoder(model)
 
 
-def test_a_tokenizer_without_the_image_token_is_named(folder, tmp_path):
+def test_tokenizer_without_image_token_is_named(folder, tmp_path):
     shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
     config = json.loads((folder / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps(config | {"image_token_index": 100_000}))
@@ -302,7 +302,7 @@ def test_a_tokenizer_without_the_image_token_is_named(folder, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("load", "without", "says"),
+    ("load", "without", "message"),
     [
         (load_encoder, "vision_tower", "holds no vision tower"),
         (load_encoder, "multi_modal_projector", "holds no projector"),
@@ -310,9 +310,9 @@ def test_a_tokenizer_without_the_image_token_is_named(folder, tmp_path):
         (load_decoder, "layers.1.mlp", "language model lacks .*layers.1.mlp"),
     ],
 )
-def test_a_checkpoint_without_the_needed_half_is_named(folder, tmp_path, load, without, says):
+def test_checkpoint_without_needed_half_is_named(folder, tmp_path, load, without, message):
     shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
     stored = load_file(folder / "model.safetensors")
     save_file({n: t for n, t in stored.items() if without not in n}, tmp_path / "model.safetensors")
-    with pytest.raises(ValueError, match=says):
+    with pytest.raises(ValueError, match=message):
         load(str(tmp_path))
