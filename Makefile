@@ -26,16 +26,18 @@ tools: ## Debian packages that tests need: prometheus, with promtool
 		--no-install-recommends prometheus >/dev/null; } || { \
 		echo "error: cannot install Debian's package prometheus; install prometheus and promtool by hand" >&2; exit 1; }; }
 
-# Tests that start services wait for most of their time: those that only compute run beside them, and give way.
+# Tests that start services wait for much of their time. The others only compute: they run beside them and give way,
+# but not much, so that they also come to their end beside other work. One thread each: there are two such processes,
+# and torch's threads are slow when they share a core.
 COMPUTING := tests/unit/fsr_core $(wildcard tests/integration/test_*.py)
 
 test: install tools ## Every test but those of test-cluster, test-vllm and lmms-eval
-	@log=$$(mktemp); OMP_NUM_THREADS=1 nice $(BIN)/python -m pytest $(COMPUTING) -p no:cacheprovider >$$log 2>&1 & beside=$$!; \
+	@log=$$(mktemp); export OMP_NUM_THREADS=1; nice -n 3 $(BIN)/python -m pytest $(COMPUTING) -p no:cacheprovider >$$log 2>&1 & beside=$$!; \
 	trap 'kill $$beside 2>/dev/null; cat $$log; rm $$log' EXIT; \
 	$(BIN)/python -m pytest tests $(COMPUTING:%=--ignore=%); code=$$?; wait $$beside && exit $$code
 
-test-cluster: install tools ## Autoscaling and node failure on a Ray of several nodes, images of torch; many minutes
-	$(BIN)/python -m pytest tests/cluster -m cluster
+test-cluster: install tools ## A Ray of several nodes, images of torch, every family and signal; many minutes
+	$(BIN)/python -m pytest tests -m cluster
 
 unit: install ## Only the tests that start no server
 	$(BIN)/python -m pytest tests/unit

@@ -1,7 +1,9 @@
 """Real processes of our services, for the tests that need them."""
 
 import contextlib
+import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -15,51 +17,101 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from prometheus_client.parser import text_string_to_metric_families
 
+from fsr.cli.local_stack import running
+from fsr_core.tiny import WEIGHTS
+from helpers.waiting import until
+
 
 def _forget_the_callers_environment() -> None:
-    """What the shell around the tests sets must not reach the services, commands and channels in them."""
-    ours = ("FSR_TEST_ENGINE", "FSR_PICTURES", "FSR_LMMS_PYTHON")
-    of_rich = ("COLUMNS", "FORCE_COLOR", "GITHUB_ACTIONS", "PY_COLORS")
-    for name in [n for n in os.environ if n in of_rich or (n.startswith("FSR_") and n not in ours)]:
+    """Keeps what the shell around the tests sets away from the services, commands and channels in them."""
+    for_tests = ("FSR_TEST_ENGINE", "FSR_PICTURES", "FSR_LMMS_PYTHON")
+    for_rich = ("COLUMNS", "FORCE_COLOR", "GITHUB_ACTIONS", "PY_COLORS")
+    for name in [n for n in os.environ if n in for_rich or (n.startswith("FSR_") and n not in for_tests)]:
         del os.environ[name]
-    for name in ("http_proxy", "https_proxy"):  # pip is content with the names in capitals, which gRPC does not heed
+    for name in ("http_proxy", "https_proxy"):  # pip reads the names in capitals too, gRPC does not
         if value := os.environ.pop(name, None):
             os.environ.setdefault(name.upper(), value)
-    known = os.environ.get("no_proxy") or os.environ.get("NO_PROXY", "")
-    os.environ["NO_PROXY"] = os.environ["no_proxy"] = ",".join(filter(None, (known, "127.0.0.1", "localhost")))
-    os.environ.setdefault("RAY_TMPDIR", "/tmp")  # its sockets lie below it, and their paths must be short
+    no_proxy = os.environ.get("no_proxy") or os.environ.get("NO_PROXY", "")
+    os.environ["NO_PROXY"] = os.environ["no_proxy"] = ",".join(filter(None, (no_proxy, "127.0.0.1", "localhost")))
+    os.environ.setdefault("RAY_TMPDIR", "/tmp")  # Ray's sockets lie below it, and their paths must be short
 
 
 _forget_the_callers_environment()
-_taken: set[int] = set()
 
 
 def free_ports(count: int = 1) -> int:
-    """The first of so many free ports in a row, never given before.
+    """The first of `count` free ports in a row. No port is given twice, also not to other test runs on this machine.
 
-    They lie below the ephemeral range, so that no outgoing connection takes one before its service listens, or while
-    it restarts.
+    The ports lie below the ephemeral range, so that no outgoing connection takes one before its service listens, or
+    while it restarts.
     """
     first = 10000 + 100 * (os.getpid() % 100)
     for base in range(first, 32000 - count):
-        ports = range(base, base + count)
-        if _taken.isdisjoint(ports) and all(map(_is_free, ports)):
-            _taken.update(ports)
+        claims = [_claim(port) for port in range(base, base + count)]
+        if None not in claims:
+            for claim in claims:
+                claim.detach()  # it stays open until this process ends
             return base
+        for claim in filter(None, claims):
+            claim.close()
     raise RuntimeError(f"no {count} free ports in a row from {first}")
 
 
-def _is_free(port: int) -> bool:
+def _claim(port: int) -> socket.socket | None:
+    """A UDP socket on this port, or None if the port is taken.
+
+    Our services use TCP alone: the UDP port of the same number tells test runs which ports are given.
+    """
+    claim = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
     try:
+        claim.bind(("", port))
         socket.create_server(("", port)).close()
     except OSError:
-        return False
-    return True
+        claim.close()
+        return None
+    return claim
 
 
 @pytest.fixture(scope="session", name="free_ports")
 def _free_ports():
     return free_ports
+
+
+@pytest.fixture(scope="session")
+def long_context(tmp_path_factory):
+    """A folder with the embedded model, changed in one figure: it takes 32,768 tokens instead of 1,024.
+
+    The answers are the same, and they can be longer than anything finishes while a test does something to it.
+    """
+    folder = tmp_path_factory.mktemp("long-context") / "fsr-tiny"
+    shutil.copytree(WEIGHTS, folder)
+    config = json.loads((folder / "config.json").read_text())
+    config["text_config"]["max_position_embeddings"] = 32_768
+    (folder / "config.json").write_text(json.dumps(config))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def served_model(long_context):
+    """Flags of a decoder that serves the model of the running system."""
+    return ("--model", str(long_context), "--served-name", long_context.name)
+
+
+@pytest.fixture(scope="session")
+def system(tmp_path_factory, long_context):
+    """Addresses of a running system, and the folder of its logs. No test ends one of its processes.
+
+    It has a gateway with room for 24 requests, two decoders with 8 MiB of KV memory each, and metrics of the encoder
+    every second.
+    """
+    with contextlib.ExitStack() as stack:
+        with pytest.MonkeyPatch.context() as patch:  # for these services only, not for later tests
+            patch.setenv("RAY_metrics_report_interval_ms", "1000")
+            patch.setenv("FSR_GATEWAY_MAX_REQUESTS", "24")
+            patch.setenv("FSR_DECODER_KV_MEMORY", "8MiB")
+            logs = tmp_path_factory.mktemp("logs")
+            addresses = stack.enter_context(running(str(long_context), 2, free_ports(30), logs, start_seconds=None))
+        yield addresses | {"logs": logs}
 
 
 class Service:
@@ -77,7 +129,7 @@ class Service:
         self.start()
 
     def start(self) -> None:
-        """Does nothing where it runs."""
+        """Does nothing if it runs."""
         if self._process is not None and self._process.poll() is None:
             return
         with self.log.open("ab") as log:
@@ -86,27 +138,41 @@ class Service:
     def send(self, number: int) -> None:
         self._process.send_signal(number)
 
-    def end(self, number: int = signal.SIGKILL, wait: float = 120) -> int:
+    def end(self, number: int = signal.SIGKILL, wait: float = 180) -> int:
         """The exit code."""
         if self._process.poll() is None:
             self.send(number)
         return self._process.wait(wait)
 
     def metric(self, name: str, **labels: str) -> float:
-        """Sum of its series with these labels, on its metrics page now."""
+        """Sum of the series with these labels, on the metrics page now."""
         page = urllib.request.urlopen(f"http://{self.metrics}/metrics").read().decode()
         samples = [sample for family in text_string_to_metric_families(page) for sample in family.samples]
         return sum(s.value for s in samples if s.name == name and labels.items() <= s.labels.items())
 
-    def wait_until_serving(self, wait: float = 180) -> None:
-        """Until its health says so."""
+    def generated(self) -> float:
+        """Tokens from decode steps of a decoder's engine so far, whether or not anybody takes them.
+
+        The first token of an answer is not among them: it comes from the prefill.
+        """
+        return self.metric("fsr_decoder_batch_size_sum")
+
+    def wait_until_generating(self, answers: int, tokens: int = 1) -> None:
+        """Until a decoder works on so many answers at a time, and its engine has generated so many tokens meanwhile."""
+        before = self.generated()
+        until(
+            lambda: self.metric("fsr_decoder_running_requests") >= answers and self.generated() >= before + tokens,
+        )
+
+    def wait_until_serving(self, wait: float = 300) -> None:
+        """Until its health check says so."""
         end = time.monotonic() + wait
         with grpc.insecure_channel(self.address, options=[("grpc.max_reconnect_backoff_ms", 300)]) as channel:
             while time.monotonic() < end:
                 assert self._process.poll() is None, self.log.read_text()[-2000:]
                 with contextlib.suppress(grpc.RpcError):
-                    told = health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(), timeout=1)
-                    if told.status == health_pb2.HealthCheckResponse.SERVING:
+                    health = health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(), timeout=5)
+                    if health.status == health_pb2.HealthCheckResponse.SERVING:
                         return
                 time.sleep(0.1)
         raise AssertionError(f"not serving: {self.log.read_text()[-2000:]}")
@@ -114,7 +180,7 @@ class Service:
 
 @pytest.fixture(scope="module")
 def spawn(tmp_path_factory):
-    """Starts services; at the end of the module all are gone."""
+    """Starts services; all of them end with the module."""
     folder, started = tmp_path_factory.mktemp("services"), []
 
     def start(name: str, *flags: str) -> Service:

@@ -1,29 +1,25 @@
 import io
 
 import pytest
+from PIL import Image
 
-from fsr.cli.local_stack import running
 from fsr_core.tiny.scenes import draw, make_scene
 
 
 @pytest.fixture(scope="session")
-def system(tmp_path_factory, free_ports):
-    """Addresses of a running system with two decoders, and the folder of its logs."""
-    logs = tmp_path_factory.mktemp("logs")
-    with running("fsr-tiny", 2, free_ports(30), logs) as addresses:
-        yield addresses | {"logs": logs}
-
-
-@pytest.fixture(scope="session")
 def pictures():
-    """Distinct pictures: the first seed, and how many."""
+    """Makes distinct pictures, from the first seed on; `large` ones take the encoder long to prepare."""
 
-    def draw_some(seed: int, count: int) -> list[bytes]:
-        made = []
-        for number in range(seed, seed + count):
-            out = io.BytesIO()
-            draw(make_scene(number)).save(out, "PNG")
-            made.append(out.getvalue())
-        return made
+    def make(seed: int, count: int, large: bool = False) -> list[bytes]:
+        return [encoded(draw(make_scene(number)), large) for number in range(seed, seed + count)]
 
-    return draw_some
+    return make
+
+
+def encoded(picture: Image.Image, large: bool) -> bytes:
+    out = io.BytesIO()
+    if large:
+        picture.resize((1728, 1728)).save(out, "JPEG")
+    else:
+        picture.save(out, "PNG")
+    return out.getvalue()

@@ -1,20 +1,23 @@
-"""Real processes are killed, frozen and restarted under load: no answer is lost, and none differs."""
+"""Real processes are killed, frozen and restarted under load: no answer is lost, and none differs.
+
+Each disturbance comes when the disturbed process itself says that it is in the middle of its work. What the client has
+read by then says nothing: on a busy machine the client is seconds behind.
+"""
 
 import asyncio
-import io
 import signal
 from collections.abc import Callable
 
 import numpy
 import psutil
 import pytest
-from PIL import Image
 
 from fsr.client import Answer, AsyncClient
+from helpers.waiting import until
 
-pytestmark = pytest.mark.timeout(900)  # starting processes takes what a busy machine makes of it
+pytestmark = pytest.mark.timeout(1800)  # starting processes takes long on a busy machine
 QUESTION = "What colour is the star?"
-TOKENS = 150
+STREAMS, TOKENS = 30, 300
 
 
 class Cluster:
@@ -23,68 +26,47 @@ class Cluster:
     def __init__(self, gateway, decoders, pictures):
         self.gateway, self.decoders, self.pictures = gateway, decoders, pictures
 
-    def ask(self, client: AsyncClient, number: int):
-        """Request number `number`: every other one sampled, all of them long enough to be cut in the middle."""
-        sampled = {"temperature": 1.5, "top_p": 0.95, "seed": number} if number % 2 else {}
+    async def ask(self, client: AsyncClient, number: int) -> Answer:
+        """Request number `number`: every other one is sampled."""
+        sampling = {"temperature": 1.5, "top_p": 0.95, "seed": number} if number % 2 else {}
         picture = self.pictures[number % len(self.pictures)]
-        return client.stream(
-            picture, QUESTION, budget=16 + number, max_tokens=TOKENS, ignore_eos=True, timeout=120, **sampled
+        return await client.ask(
+            picture, QUESTION, budget=16 + number, max_tokens=TOKENS, ignore_eos=True, timeout=600, **sampling
         )
 
-    async def answers(
-        self, count: int, disturb: Callable[[], None] | None = None, after: int = TOKENS // 4
-    ) -> list[Answer]:
-        """`count` answers at a time; `disturb` happens once the streams have `after` tokens each in the mean."""
-        seen = [0] * count
-
-        async def one(client, number):
-            chunks = []
-            async for chunk in self.ask(client, number):
-                chunks.append(chunk)
-                seen[number] += len(chunk.token_ids)
-            last = chunks[-1]
-            ids = tuple(i for chunk in chunks for i in chunk.token_ids)
-            text = "".join(chunk.text for chunk in chunks)
-            return Answer(
-                text=text,
-                token_ids=ids,
-                logprobs=(),
-                finish_reason=last.finish_reason,
-                usage=last.usage,
-                route=last.route,
-            )
-
-        async with AsyncClient(self.gateway.address) as client:
-            tasks = [asyncio.create_task(one(client, number)) for number in range(count)]
-            if disturb is not None:
-                while sum(seen) < count * after and not any(task.done() for task in tasks):
-                    await asyncio.sleep(0.01)
-                disturb()
-            return await asyncio.gather(*tasks)
+    async def answers(self, count: int, disturb: Callable[[], None] = lambda: None) -> list[Answer]:
+        """`count` answers at a time; `disturb` runs beside them, in a thread of its own."""
+        async with AsyncClient(self.gateway.address) as client, asyncio.TaskGroup() as group:
+            tasks = [group.create_task(self.ask(client, number)) for number in range(count)]
+            await asyncio.to_thread(disturb)
+        return [task.result() for task in tasks]
 
     async def until_all_serve(self) -> None:
+        """Until every decoder has answered a request, so that the gateway's circuit breakers are closed."""
         for decoder in self.decoders:
             await asyncio.to_thread(decoder.wait_until_serving)
+        missing = {decoder.address for decoder in self.decoders}
         async with AsyncClient(self.gateway.address) as client, asyncio.timeout(180):
-            while (await client.models())[0].decoders < len(self.decoders):
-                await asyncio.sleep(0.1)
+            while missing:
+                missing.discard((await client.ask([], "Hello", max_tokens=1)).route.decoders[-1])
+                await asyncio.sleep(0.02)
 
 
 @pytest.fixture(scope="module")
-def cluster(system, spawn, pictures):
-    decoders = [spawn("decoder") for _ in range(3)]
+def cluster(system, spawn, served_model, pictures):
+    decoders = [spawn("decoder", *served_model) for _ in range(3)]
     addresses = ",".join(decoder.address for decoder in decoders)
     flags = ("--encoders", system["encoder"], "--decoders", addresses, "--max-requests", "128")
-    # Nobody waits for a first token longer than for an answer: pings must tell that a decoder hangs.
-    patience = ("--discovery-seconds", "0.3", "--keepalive-seconds", "2", "--stall-seconds", "4")
-    patience += ("--first-token-seconds", "600")
+    # Only pings find out in time that a decoder is frozen: all other patience is longer.
+    patience = ("--discovery-seconds", "0.3", "--probe-timeout-seconds", "60", "--keepalive-seconds", "2")
+    patience += ("--stall-seconds", "600", "--first-token-seconds", "600", "--encode-seconds", "300")
     gateway = spawn("gateway", *flags, *patience)
     for service in (*decoders, gateway):
         service.wait_until_serving()
     return Cluster(gateway, decoders, pictures(200, 8))
 
 
-def said(answers: list[Answer]) -> list[tuple]:
+def contents(answers: list[Answer]) -> list[tuple]:
     return [(a.text, a.token_ids, a.finish_reason, a.usage.completion_tokens, a.usage.prompt_tokens) for a in answers]
 
 
@@ -92,58 +74,99 @@ def said(answers: list[Answer]) -> list[tuple]:
 def undisturbed(cluster):
     async def run():
         await cluster.until_all_serve()
-        return await cluster.answers(50)
+        return await cluster.answers(STREAMS)
 
     answers = asyncio.run(run())
     assert all(len(answer.token_ids) == TOKENS and answer.usage.failovers == 0 for answer in answers)
-    return said(answers)
+    return contents(answers)
 
 
-async def test_killed_decoders_cost_no_answer(cluster, undisturbed):
-    """kill -9 under 50 streams, three times over."""
-    for victim in cluster.decoders:
-        try:
-            answers = await cluster.answers(50, lambda victim=victim: victim.end(signal.SIGKILL))
-        finally:
-            victim.start()
-        assert said(answers) == undisturbed
-        moved = [answer for answer in answers if answer.usage.failovers]
-        assert len(moved) >= 3
-        for answer in moved:
-            assert victim.address in answer.route.decoders[:-1] and len(answer.route.decoders) > 1
+@pytest.mark.parametrize("time", ["the first", "the second"])
+async def test_answers_when_their_decoder_is_killed_go_on_elsewhere(cluster, undisturbed, time):
+    """kill -9 under many streams. A decoder that has come back is no different from one that never went."""
+    victim = cluster.decoders[0]
+
+    def kill():
+        victim.wait_until_generating(answers=5, tokens=50)  # of at least 5 * 300
+        victim.end(signal.SIGKILL)
+
+    try:
+        answers = await cluster.answers(STREAMS, kill)
+    finally:
+        victim.start()
+    assert contents(answers) == undisturbed
+    moved = [answer for answer in answers if answer.usage.failovers]
+    assert len(moved) >= 3
+    for answer in moved:
+        assert victim.address in answer.route.decoders[:-1] and len(answer.route.decoders) > 1
     await cluster.until_all_serve()
 
 
-@pytest.mark.parametrize(("number", "after"), [(0, TOKENS // 4), (1, 0)], ids=["in the middle", "before they begin"])
-async def test_a_frozen_decoder_is_worked_around(cluster, undisturbed, number, after):
-    victim = cluster.decoders[number]  # each time one that is not on trial yet
+async def test_requests_after_a_decoder_has_died_go_elsewhere(cluster, undisturbed):
+    """They come before the gateway has noticed."""
+    victim = cluster.decoders[1]
+    victim.end(signal.SIGKILL)
     try:
-        answers = await cluster.answers(24, lambda: victim.send(signal.SIGSTOP), after)
+        assert contents(await cluster.answers(8)) == undisturbed[:8]
+    finally:
+        victim.start()
+    await cluster.until_all_serve()
+
+
+async def test_answers_when_their_decoder_freezes_go_on_elsewhere(cluster, undisturbed):
+    victim = cluster.decoders[2]
+
+    def freeze():
+        victim.wait_until_generating(answers=3, tokens=30)  # of at least 3 * 300
+        victim.send(signal.SIGSTOP)
+
+    try:
+        answers = await cluster.answers(24, freeze)
     finally:
         victim.send(signal.SIGCONT)
-    assert said(answers) == undisturbed[:24]
+    assert contents(answers) == undisturbed[:24]
     assert any(victim.address in answer.route.decoders[:-1] for answer in answers)
     await cluster.until_all_serve()
 
 
-async def test_a_rolling_restart_fails_no_request(cluster, undisturbed):
+async def test_requests_when_a_decoder_is_frozen_already_go_elsewhere(cluster, undisturbed):
+    """They come before the gateway has noticed: after two seconds without an answer it sends a ping.
+
+    On a machine so busy that they come later, the gateway does not choose the frozen decoder any more: then once more.
+    """
+    victim = cluster.decoders[1]
+    for _ in range(5):
+        victim.send(signal.SIGSTOP)
+        try:
+            answers = await cluster.answers(24)
+        finally:
+            victim.send(signal.SIGCONT)
+        assert contents(answers) == undisturbed[:24]
+        await cluster.until_all_serve()
+        if any(victim.address in answer.route.decoders[:-1] for answer in answers):
+            return
+    raise AssertionError("the frozen decoder was never chosen")
+
+
+async def test_requests_during_a_rolling_restart_all_succeed(cluster, undisturbed):
     done, over = [], False
 
     async def worker(client, number):
         while not over:
-            chunks = [chunk async for chunk in cluster.ask(client, number)]
-            done.append(("".join(chunk.text for chunk in chunks), number))
+            done.append(((await cluster.ask(client, number)).text, number))
             await asyncio.sleep(0.3)  # the processes that start need the machine too
 
-    async with AsyncClient(cluster.gateway.address) as client:
-        workers = [asyncio.create_task(worker(client, number)) for number in range(4)]
+    async with AsyncClient(cluster.gateway.address) as client, asyncio.TaskGroup() as group:
+        for number in range(4):
+            group.create_task(worker(client, number))  # raises if a request fails
         for decoder in cluster.decoders:
-            assert await asyncio.to_thread(decoder.end, signal.SIGTERM, 60) == 0
+            await asyncio.to_thread(decoder.wait_until_generating, answers=1)
+            assert await asyncio.to_thread(decoder.end, signal.SIGTERM) == 0
             decoder.start()
             await cluster.until_all_serve()
+            await asyncio.to_thread(decoder.wait_until_generating, answers=1)
         over = True
-        await asyncio.gather(*workers)  # raises if any request failed
-    assert len(done) > 6
+    assert len(done) >= len(cluster.decoders)
     assert all(text == undisturbed[number][0] for text, number in done)
 
 
@@ -162,34 +185,32 @@ def cmdline(process: psutil.Process) -> list[str]:
         return []
 
 
-def large(picture: bytes) -> bytes:
-    """The same with 3 million pixels, which take a while to prepare."""
-    out = io.BytesIO()
-    Image.open(io.BytesIO(picture)).resize((1728, 1728)).save(out, "JPEG")
-    return out.getvalue()
-
-
 async def test_an_encoder_replica_killed_in_mid_batch_costs_no_answer(system, cluster, pictures):
     victim = encoder_replica(system["encoder"].rpartition(":")[2])
-    some = [large(picture) for picture in pictures(300, 16)]
+    some = pictures(300, 16, large=True)
 
     def worked() -> float:
+        """Seconds of CPU."""
         times = victim.cpu_times()
         return times.user + times.system
 
-    async with AsyncClient(cluster.gateway.address) as client:
-        before = worked()
-        calls = [asyncio.create_task(client.compress(picture, QUESTION, budget=16, timeout=120)) for picture in some]
-        while worked() < before + 0.2:  # seconds: it is at it, and far from done
-            await asyncio.sleep(0.005)
+    before = worked()
+
+    def kill():
+        until(lambda: worked() >= before + 0.2)  # it is at it, and far from done
         victim.kill()
-        told = await asyncio.gather(*calls)
-        assert any(len(answer.route.encoders) > 1 for answer in told)
-        again = [await client.compress(picture, QUESTION, budget=16, timeout=120) for picture in some]
-    for one, other in zip(told, again, strict=True):
-        (kept,), (wanted,) = one.images, other.images
-        assert kept.index == wanted.index
+
+    async with AsyncClient(cluster.gateway.address) as client:
+        options = {"budget": 16, "timeout": 600}
+        calls = [asyncio.create_task(client.compress(picture, QUESTION, **options)) for picture in some]
+        await asyncio.to_thread(kill)
+        compressed = await asyncio.gather(*calls)
+        assert any(len(answer.route.encoders) > 1 for answer in compressed)
+        again = [await client.compress(picture, QUESTION, **options) for picture in some]
+    for one, other in zip(compressed, again, strict=True):
+        (image,), (expected,) = one.images, other.images
+        assert image.index == expected.index
         # Alone or in a batch: the vision tower's sums differ in their last bits.
         numpy.testing.assert_allclose(
-            numpy.frombuffer(kept.features, "<f4"), numpy.frombuffer(wanted.features, "<f4"), rtol=1e-3, atol=1e-4
+            numpy.frombuffer(image.features, "<f4"), numpy.frombuffer(expected.features, "<f4"), rtol=1e-3, atol=1e-4
         )

@@ -1,28 +1,25 @@
 """Ray Serve's direct ingress: two encoder replicas with ports of their own, found and balanced by the gateway."""
 
-import time
 from collections import Counter
 
 import pytest
 
 from fsr.client import Client, InvalidRequestError
+from helpers.waiting import until
 
 QUESTION = "Is there a red star?"
 
 
 @pytest.fixture(scope="module")
-def gateway(spawn):
+def gateway(spawn, free_ports):
     replicas = ("--min-replicas", "2", "--max-replicas", "2", "--num-cpus", "0.5")
-    encoder = spawn("encoder", "--ingress", "direct", "--direct-port", "26000", *replicas)
+    encoder = spawn("encoder", "--ingress", "direct", "--direct-port", str(free_ports(4)), *replicas)
     decoder = spawn("decoder")
     flags = ("--encoders", encoder.address, "--decoders", decoder.address, "--discovery-seconds", "0.5")
     gateway = spawn("gateway", *flags)
     gateway.wait_until_serving()
     with Client(gateway.address) as client:
-        end = time.monotonic() + 180
-        while client.models()[0].encoders < 2:
-            assert time.monotonic() < end
-            time.sleep(0.2)
+        until(lambda: client.models(timeout=60)[0].encoders == 2, 300)
         yield gateway, encoder, client
 
 

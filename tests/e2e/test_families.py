@@ -16,6 +16,9 @@ from helpers.benches import Bench, chat, picture
 
 QUESTION = "what colour is the star?"
 BUDGET = 9
+# One family with pictures in tiles, and one with videos, positions of three axes and features for several layers. The
+# others go the same ways; all of them are compared over the wire, without Ray, in the unit tests.
+IN_EVERY_RUN = ("llava_next", "qwen3_vl")
 PICTURE = picture((70, 50))
 
 
@@ -47,15 +50,22 @@ def plugged(own, shown=PICTURE, spread="even"):
     return own.processor.tokenizer.decode(ids, skip_special_tokens=True)
 
 
-@pytest.mark.parametrize("name", checkpoints.FAMILIES)
+def param(name):
+    return pytest.param(name, marks=() if name in IN_EVERY_RUN else pytest.mark.cluster)
+
+
+@pytest.mark.parametrize("name", [param(name) for name in checkpoints.FAMILIES])
 def test_the_whole_system(family, free_ports, tmp_path, name):
     own = family(name)
-    with running(str(own.folder), 1, free_ports(30), tmp_path) as addresses, Client(addresses["gateway"]) as client:
+    with (
+        running(str(own.folder), 1, free_ports(30), tmp_path, start_seconds=None) as at,
+        Client(at["gateway"]) as client,
+    ):
         answer = client.ask(png(), QUESTION, budget=BUDGET, max_tokens=8)
         assert answer.text == plugged(own)
         assert answer.usage.visual_tokens_kept == BUDGET
         if name in checkpoints.VIDEO:
-            videos_are_answered(own, client, addresses["gateway"], tmp_path)
+            videos_are_answered(own, client, at["gateway"], tmp_path)
         else:
             with pytest.raises(InvalidRequestError, match=rf"images\[0\]: video: {name} takes pictures only"):
                 client.ask(Video([png()]), QUESTION, budget=BUDGET)

@@ -2,12 +2,10 @@
 
 import io
 import json
-import os
 import select
 import signal
 import subprocess
 import sys
-import time
 import urllib.request
 
 import grpc
@@ -23,6 +21,7 @@ from fsr.v1 import gateway_pb2, gateway_pb2_grpc, types_pb2
 from fsr_core.tiny import WEIGHTS
 from fsr_core.tiny.questions import frozen
 from fsr_core.tiny.scenes import draw, make_scene
+from helpers.waiting import until
 
 
 def png(seed: int) -> bytes:
@@ -105,28 +104,26 @@ def test_a_request_is_followed_through_all_logs_by_its_id(system, client):
     with pytest.raises(InvalidRequestError) as caught:
         client.ask(b"no picture", question, budget=16)
 
-    def ours() -> list[dict]:
-        lines = [line for log in system["logs"].glob("*.log") for line in log.read_text().splitlines()]
-        return [json.loads(line) for line in lines if '"service": ' in line]
+    def of_request(request_id: str, *services: str) -> dict[str, dict]:
+        """The line of each of these services about a request; Ray brings the encoder's in its own time."""
 
-    def told(request_id: str) -> dict[str, dict]:
-        end = time.monotonic() + 20  # Ray takes its time
-        while True:
-            found = [line for line in ours() if line.get("request_id") == request_id]
-            if time.monotonic() > end or {line["service"] for line in found} >= {"gateway", "encoder"}:
-                assert len({line["service"] for line in found}) == len(found)  # one line each
-                return {line["service"]: line for line in found}
-            time.sleep(0.1)
+        def lines() -> list[dict]:
+            texts = [line for log in system["logs"].glob("*.log") for line in log.read_text().splitlines()]
+            every = [json.loads(line) for line in texts if '"service": ' in line]
+            return [line for line in every if line.get("request_id") == request_id]
 
-    lines = told(answer.usage.request_id)
+        until(lambda: {line["service"] for line in lines()} >= set(services))
+        assert sorted(line["service"] for line in lines()) == sorted(services)  # one line each
+        return {line["service"]: line for line in lines()}
+
+    lines = of_request(answer.usage.request_id, "gateway", "encoder", "decoder")
     assert {(line["event"], line["code"]) for line in lines.values()} == {("answered", "OK")}
     assert lines["gateway"]["seconds"] >= max(lines["encoder"]["seconds"], lines["decoder"]["seconds"]) > 0
     assert lines["gateway"]["completion_tokens"] == lines["decoder"]["completion_tokens"] == 3
     assert lines["decoder"]["prompt_tokens"] == answer.usage.prompt_tokens
     for service in ("gateway", "encoder"):
         assert (lines[service]["visual_tokens_in"], lines[service]["visual_tokens_kept"]) == (144, 16)
-    lines = told(caught.value.route.request_id)
-    assert lines.keys() == {"gateway", "encoder"}
+    lines = of_request(caught.value.route.request_id, "gateway", "encoder")
     for line in lines.values():
         assert (line["event"], line["code"]) == ("failed", "INVALID_ARGUMENT") and "images[0].data" in line["reason"]
     assert not any("zeppelin" in log.read_text() for log in system["logs"].glob("*.log"))
@@ -209,15 +206,6 @@ def test_health_and_metrics_tell_what_the_load_was(system, client):
     assert [value(name) - b for name, b in zip(names, before, strict=True)] == [432, 48, 3]
 
 
-def test_a_decoder_that_dies_is_replaced(system, client):
-    """Sends to the other replica what the first one refuses to take: nothing is lost for the caller."""
-    port = int(system["decoder-1"].rpartition(":")[2])
-    victim = next(c.pid for c in psutil.net_connections("tcp") if c.status == "LISTEN" and c.laddr.port == port)
-    os.kill(victim, signal.SIGKILL)
-    answers = {client.ask(png(7), "Is there a red star?", budget=16).text for _ in range(8)}
-    assert len(answers) == 1
-
-
 def test_nobody_there_is_one_clear_error(free_ports):
     with Client(f"127.0.0.1:{free_ports()}") as client, pytest.raises(UnavailableError):
         client.ask(png(1), "Is there a red star?", budget=16, timeout=10)
@@ -271,7 +259,7 @@ def test_load(system, tmp_path):
     picture, out = tmp_path / "scene.png", tmp_path / "load"
     picture.write_bytes(png(1))
     files = ("--json", f"{out}.json", "--markdown", f"{out}.md")
-    bounds = ("--requests", "8", "--warmup", "2", "--seconds", "30", "--max-tokens", "4", "--ignore-eos")
+    bounds = ("--requests", "8", "--warmup", "2", "--seconds", "300", "--max-tokens", "4", "--ignore-eos")
     at = ("--gateway", system["gateway"])
     done = fsr("load", str(picture), *at, "--clients", "1,3", "--budget", "16,1.0", *bounds, *files)
     assert done.returncode == 0, done.stderr
@@ -290,11 +278,13 @@ def test_load(system, tmp_path):
 @pytest.mark.parametrize(
     ("ignored", "frozen", "signals"),
     [
-        (None, None, [signal.SIGHUP]),  # the terminal is closed
-        (signal.SIGHUP, None, [signal.SIGHUP, signal.SIGTERM]),  # the same under nohup, and its end
-        (None, "fsr.gateway", [signal.SIGINT, signal.SIGINT]),  # Ctrl-C, and again while a service hangs
+        # The terminal is closed.
+        pytest.param(None, None, [signal.SIGHUP], id="SIGHUP", marks=pytest.mark.cluster),
+        # The same under nohup, and its end.
+        pytest.param(signal.SIGHUP, None, [signal.SIGHUP, signal.SIGTERM], id="SIGTERM", marks=pytest.mark.cluster),
+        # Ctrl-C, and again while a service hangs.
+        pytest.param(None, "fsr.gateway", [signal.SIGINT, signal.SIGINT], id="SIGINT twice"),
     ],
-    ids=["SIGHUP", "SIGTERM", "SIGINT twice"],
 )
 def test_up_leaves_nothing_behind(free_ports, tmp_path, ignored, frozen, signals):
     port = free_ports(30)
@@ -326,8 +316,8 @@ def test_up_leaves_nothing_behind(free_ports, tmp_path, ignored, frozen, signals
         says, _, _ = select.select([process.stdout], [], [], 1)
         assert process.poll() is None and not says
         process.send_signal(last)
-        assert process.wait(90) == 0
-        _, left = psutil.wait_procs(family, timeout=20)
+        assert process.wait(180) == 0
+        _, left = psutil.wait_procs(family, timeout=120)
         assert [child.name() for child in left] == []
     finally:
         for child in (process, *(child for child in family if child.is_running())):

@@ -5,9 +5,11 @@ import itertools
 import signal
 import time
 from dataclasses import dataclass, field
+from datetime import datetime
 from threading import Event, Thread
 
 from fsr.client import Answer, AsyncClient, ClientError, OverloadedError
+from helpers.waiting import until
 
 QUESTION, COLOUR, MODEL, OTHER = "Is there a red star?", "What colour is the star?", "fsr-tiny", "another-tiny"
 LONG = {"max_tokens": 100, "ignore_eos": True}  # so that requests sent at once also run at once, on any machine
@@ -46,7 +48,7 @@ def figures(load):
 async def compare(plain, gateway, picture):
     """Asks questions through the canary's gateway, one at a time. Returns the expected counts and the canary's."""
     expected = {"answers": 0, "exact": 0, "tokens": 0, "tokens_agreed": 0}
-    async with AsyncClient(plain) as client, AsyncClient(gateway.address) as canary, asyncio.timeout(120):
+    async with AsyncClient(plain) as client, AsyncClient(gateway.address) as canary, asyncio.timeout(600):
         for seed in range(10, 18):
             few, whole = [(await client.ask(picture(seed), COLOUR, budget=n)).token_ids for n in (4, 144)]
             expected["answers"] += 1
@@ -66,23 +68,20 @@ async def kill_a_busy_decoder(gateway, victim, picture):
 
     The decoder's own figures say when to kill it: a client may read so late that an answer has already ended.
     """
-    answers = [[] for _ in range(6)]
-    options = {"model": MODEL, "budget": 16, "max_tokens": 400, "ignore_eos": True}
+    length, bytes_a_token = 400, 4 * 2 * 160 * 4  # layers, keys and values, width, fp32
+    options = {"model": MODEL, "budget": 16, "max_tokens": length, "ignore_eos": True, "timeout": 600}
 
-    async def one(client, number):
-        async for chunk in client.stream(picture(number), COLOUR, **options):
-            answers[number].append(chunk)
-
-    async with AsyncClient(gateway.address) as client, asyncio.timeout(120):
-        generated = victim.metric("fsr_decoder_batch_size_sum")
-        streams = [asyncio.create_task(one(client, number)) for number in range(len(answers))]
-        while victim.metric("fsr_decoder_batch_size_sum") < generated + 30:
-            await asyncio.sleep(0.01)
-        assert victim.metric("fsr_decoder_running_requests")
+    def kill():
+        # Other callers' requests together reserve less than two of these.
+        until(lambda: victim.metric("fsr_decoder_kv_reserved_bytes") >= 2 * length * bytes_a_token)
+        victim.wait_until_generating(answers=2, tokens=20)
         victim.end(signal.SIGKILL)
-        await asyncio.gather(*streams)
-    assert [sum(len(chunk.token_ids) for chunk in chunks) for chunks in answers] == [400] * len(answers)
-    return [chunks[-1].usage for chunks in answers]
+
+    async with AsyncClient(gateway.address) as client:
+        calls = [client.ask(picture(number), COLOUR, **options) for number in range(6)]
+        answers, _ = await asyncio.gather(asyncio.gather(*calls), asyncio.to_thread(kill))
+    assert [len(answer.token_ids) for answer in answers] == [length] * len(answers)
+    return [answer.usage for answer in answers]
 
 
 @dataclass(kw_only=True)
@@ -141,7 +140,7 @@ class MixedLoad:
             self.errors.append(str(error))
 
 
-def settled(server, expected, before, seconds=120):
+def settled(server, expected, before, seconds=300):
     """Waits until every sum has increased as expected, at most `seconds`. Returns the increases."""
     end = time.monotonic() + seconds
     while True:
@@ -149,6 +148,28 @@ def settled(server, expected, before, seconds=120):
         if now == expected or time.monotonic() > end:
             return now
         time.sleep(0.5)
+
+
+def wait_until_steady(server, queries, seconds=5):
+    """Waits until the sums have not changed for so long. A figure takes about two seconds to Prometheus."""
+    last, since = None, time.monotonic()
+    while time.monotonic() < since + seconds:
+        now = [total(server, query) for query in queries]
+        if now != last:
+            last, since = now, time.monotonic()
+        time.sleep(0.2)
+
+
+def wait_until_scraped(server):
+    """Waits until Prometheus has scraped every service anew, and after that has evaluated every rule anew."""
+    began = time.time()
+    until(lambda: all(one.points[-1][1] > began for one in server.instant("timestamp(up)")))
+    scraped = time.time()
+
+    def evaluated(group):
+        return datetime.fromisoformat(group["lastEvaluation"]).timestamp() > scraped
+
+    until(lambda: all(evaluated(group) for group in server.get("rules")["groups"]))
 
 
 def total(server, query):

@@ -1,4 +1,4 @@
-"""A real decoder process, and questions to put to it and to the same model in this process."""
+"""A real decoder process, and questions to it and to the same model in this process."""
 
 import json
 import os
@@ -21,7 +21,7 @@ from fsr_core.backbones import ImagePart, KeptImage, Message, TextPart
 ENGINE = os.environ.get("FSR_TEST_ENGINE", "transformers")
 # Compiling the model takes vLLM minutes and changes no token.
 OPTIONS = ["--engine-options", '{"enforce_eager": true}'] if ENGINE == "vllm" else []
-# What the engine itself counts, whether or not anybody takes it: rows of decode steps, or tokens.
+# The engine's own count, whether or not anybody takes the tokens: sequences in decode steps, or tokens.
 GENERATED = "vllm:generation_tokens_total" if ENGINE == "vllm" else "fsr_decoder_batch_size_sum"
 LONG = "red star left of blue circle " * 8
 #: name -> visual tokens, question, system prompt
@@ -45,7 +45,7 @@ class Replica:
         self.channel = grpc.insecure_channel(self.address)
         self.stub = decoder_pb2_grpc.DecoderServiceStub(self.channel)
 
-    def decode(self, request, timeout=60):
+    def decode(self, request, timeout=300):
         return list(self.stub.Decode(request, timeout=timeout))
 
     def metric(self, name):
@@ -59,22 +59,22 @@ class Replica:
         )
 
     def generated(self):
-        """Tokens that its engine has generated; a first token, which comes from a prefill, may not be among them."""
+        """Tokens that its engine has generated, perhaps without each answer's first, which the prefill gives."""
         return self.metric(GENERATED)
 
-    def settles(self, **wanted):
-        """Waits until metrics have these values; returns what they are in the end."""
-        end = time.monotonic() + 20
+    def settles(self, **values):
+        """Waits until metrics have these values. Returns the values in the end."""
+        end = time.monotonic() + 180
         while True:
-            now = {name: self.metric(f"fsr_decoder_{name}") for name in wanted}
-            if now == wanted or time.monotonic() > end:
+            now = {name: self.metric(f"fsr_decoder_{name}") for name in values}
+            if now == values or time.monotonic() > end:
                 return now
             time.sleep(0.02)
 
 
 @contextmanager
 def serving(log, *options):
-    """A replica with these options; RuntimeError with its log where it does not come up."""
+    """A replica with these options. RuntimeError with its log if it does not start."""
     command = [sys.executable, "-m", "fsr.decoder", "--engine", ENGINE, "--port", "0", "--metrics-port", "0"]
     command += OPTIONS
     with log.open("wb") as out:
@@ -85,8 +85,8 @@ def serving(log, *options):
         while replica is None:
             lines = [line for line in log.read_text(errors="replace").splitlines() if '"event": "serving"' in line]
             if lines:
-                told = json.loads(lines[0])
-                replica = Replica(process, told["address"], told["metrics"])
+                started = json.loads(lines[0])
+                replica = Replica(process, started["address"], started["metrics"])
             elif process.poll() is not None or time.monotonic() > end:
                 raise RuntimeError(log.read_text(errors="replace")[-4000:])
             else:

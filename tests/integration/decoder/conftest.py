@@ -9,7 +9,7 @@ from helpers.replicas import SHAPES, Ask, serving
 @pytest.fixture(scope="session")
 def replica(tmp_path_factory):
     """Room for all that the tests ask of it at a time."""
-    options = ("--kv-memory", "64MiB", "--prefill-tokens", "64", "--default-max-tokens", "24")
+    options = ("--kv-memory", "64MiB", "--prefill-tokens", "32", "--default-max-tokens", "24")
     with serving(tmp_path_factory.mktemp("replica") / "log", *options) as started:
         yield started
 

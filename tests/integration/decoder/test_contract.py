@@ -17,7 +17,7 @@ from helpers.replicas import ENGINE, LONG, SHAPES, Ask, ids, text
 WARM = {"temperature": 1.5, "top_p": 0.95, "top_k": 50, "seed": 5, "ignore_eos": True}
 # Hot enough for bytes of several-byte characters to come up in any order.
 HOT = {"temperature": 8.0, "seed": 133, "ignore_eos": True, "max_tokens": 48}
-CLOCK = 100  # tokens
+LENGTH = 850  # tokens of an answer that still runs when a test does something to it; the model takes 1,024 in all
 IDLE = {"running_requests": 0, "waiting_requests": 0, "kv_reserved_bytes": 0, "kv_used_bytes": 0}
 
 
@@ -68,11 +68,11 @@ def test_log_probabilities_are_the_models(replica, asks, model):
     ask = asks["few"]
     for sampling in ({"ignore_eos": True}, WARM):
         got = replica.decode(ask.with_(max_tokens=12, logprobs=True, **sampling))
-        said = torch.tensor(ids(got))
+        tokens = torch.tensor(ids(got))
         with torch.inference_mode():
-            whole = torch.cat([ask.prompt.inputs_embeds, model.embed(said)])
+            whole = torch.cat([ask.prompt.inputs_embeds, model.embed(tokens)])
             logits = model.model(inputs_embeds=whole.unsqueeze(0)).logits[0, len(ask.prompt.token_ids) - 1 : -1]
-        want = logits.float().log_softmax(-1).gather(1, said.unsqueeze(1)).flatten()
+        want = logits.float().log_softmax(-1).gather(1, tokens.unsqueeze(1)).flatten()
         assert torch.allclose(torch.tensor([p for m in got for p in m.logprobs]), want, atol=1e-3)
     assert not replica.decode(ask.with_(max_tokens=2))[0].logprobs
 
@@ -135,49 +135,56 @@ def test_a_prefix_of_text_is_computed_once(replica, model):
 
 def test_load_is_reported(replica, asks):
     assert replica.settles(**IDLE) == IDLE
-    told = replica.stub.DescribeDecoder(pb.DescribeDecoderRequest())
-    assert told.load.kv_bytes_capacity == told.load.kv_bytes_free > 60 * 2**20
-    stream = replica.stub.Decode(asks["all"].with_(max_tokens=400, ignore_eos=True))
+    description = replica.stub.DescribeDecoder(pb.DescribeDecoderRequest())
+    assert description.load.kv_bytes_capacity == description.load.kv_bytes_free > 60 * 2**20
+    stream = replica.stub.Decode(asks["all"].with_(max_tokens=LENGTH, ignore_eos=True))
     next(stream)
     busy, used = (
         replica.stub.DescribeDecoder(pb.DescribeDecoderRequest()).load,
         replica.metric("fsr_decoder_kv_used_bytes"),
     )
     stream.cancel()
-    per_token, length = told.cost.kv_bytes_per_token, len(asks["all"].prompt.token_ids)
+    per_token, length = description.cost.kv_bytes_per_token, len(asks["all"].prompt.token_ids)
     reserved = busy.kv_bytes_capacity - busy.kv_bytes_free
-    assert busy.running == 1 and 0 <= reserved - (length + 400) * per_token < 32 * per_token
+    assert busy.running == 1 and 0 <= reserved - (length + LENGTH) * per_token < 32 * per_token
     assert length * per_token <= used <= reserved
 
 
-def overrun(replica, ask, before):
-    """Tokens that the engine has generated since `before`, when it had generated so many, for callers who are gone.
-
-    The answer to another question is the clock: whom the engine still serves meanwhile gets as many tokens.
-    """
-    assert replica.settles(**IDLE) == IDLE
-    replica.decode(ask.with_(max_tokens=CLOCK, ignore_eos=True))
-    return replica.generated() - before - CLOCK
+def answers_alone(replica, ask):
+    """Whether the engine, which is idle by its own figures, generates for this caller and for nobody else."""
+    before = replica.generated()
+    assert len(ids(replica.decode(ask.with_(max_tokens=100, ignore_eos=True)))) == 100
+    return replica.generated() - before < 150
 
 
 def test_cancelling_frees_everything(replica, asks):
-    streams = [replica.stub.Decode(asks["all"].with_(max_tokens=600, ignore_eos=True)) for _ in range(4)]
+    streams = [replica.stub.Decode(asks["all"].with_(max_tokens=LENGTH, ignore_eos=True)) for _ in range(4)]
     for stream in streams:
         next(stream)
     assert replica.metric("fsr_decoder_running_requests") == 4
     before = replica.generated()
     for stream in streams:
         stream.cancel()
-    assert overrun(replica, asks["few"], before) < 4 * CLOCK / 2
+    assert replica.settles(**IDLE) == IDLE
+    assert replica.generated() - before < 4 * LENGTH / 4  # what may be generated while the news travels
+    assert answers_alone(replica, asks["few"])
 
 
 def test_a_deadline_frees_everything(replica, asks):
-    stream = replica.stub.Decode(asks["all"].with_(max_tokens=800, ignore_eos=True), timeout=1)
-    with pytest.raises(grpc.RpcError) as caught:
-        list(stream)
-    before = replica.generated()
-    assert caught.value.code() == grpc.StatusCode.DEADLINE_EXCEEDED
-    assert overrun(replica, asks["few"], before) < CLOCK / 2
+    """No machine finishes the answers within the first deadline. It gets longer until the answer has begun by then."""
+    request = asks["all"].with_(max_tokens=LENGTH, ignore_eos=True)
+    seconds, first = 0.15, None
+    while first is None:
+        seconds *= 2
+        before = replica.generated()
+        stream = replica.stub.Decode(request, timeout=seconds)
+        with pytest.raises(grpc.RpcError) as caught:
+            first = next(stream)
+            list(stream)
+        assert caught.value.code() == grpc.StatusCode.DEADLINE_EXCEEDED
+        assert replica.settles(**IDLE) == IDLE
+        assert replica.generated() - before < LENGTH - 1
+    assert answers_alone(replica, asks["few"])
 
 
 def test_metrics_count_what_was_done(replica, asks):
@@ -241,7 +248,7 @@ def test_poison_is_refused_and_harms_nobody(replica, asks):
 
 
 def test_a_long_prompt_does_not_stall_a_running_answer(replica, asks, model):
-    """It is prefilled in pieces, of 64 tokens here; the running answer gets a token after each."""
+    """It is prefilled in pieces, of 32 tokens here; the running answer gets a token after each."""
     stream = replica.stub.Decode(asks["one"].with_(max_tokens=900, ignore_eos=True))
     next(stream)
     arrivals, long = [], Ask(model, 144, LONG * 12, seed=9)
@@ -260,4 +267,4 @@ def test_a_long_prompt_does_not_stall_a_running_answer(replica, asks, model):
     assert ids(answer) == long.generate(2)
     if ENGINE == "transformers":  # vLLM takes a prompt of this length in one piece
         during = sum(now - answer[-1].stats.prefill_seconds < at < now for at in arrivals)
-        assert during >= len(long.prompt.token_ids) // 64 // 2  # messages are some time on their way
+        assert during >= len(long.prompt.token_ids) // 32 // 2  # messages are some time on their way

@@ -9,19 +9,20 @@ import pytest
 from fsr.client import AsyncClient
 
 QUESTION = "What colour is the star?"
-LONG = {"max_tokens": 900, "ignore_eos": True}  # so that the test can act while the canary runs
+LONG = {"max_tokens": 2_000, "ignore_eos": True, "timeout": 600}  # so that the test can act while the canary runs
 OUTCOMES = ("busy", "shed", "failed")
 
 
 @pytest.fixture(scope="module")
-def decoder(spawn):
-    return spawn("decoder", "--max-running", "1")
+def decoder(spawn, served_model):
+    return spawn("decoder", *served_model, "--max-running", "1")
 
 
 @pytest.fixture(scope="module")
 def gateway(system, spawn, decoder):
     """A gateway that sends a canary after every answer, if it has no other request."""
     options = ("--canary-share", "1", "--canary-max-requests", "0", "--discovery-seconds", "0.3")
+    options += ("--canary-timeout-seconds", "600")
     gateway = spawn("gateway", "--encoders", system["encoder"], "--decoders", decoder.address, *options)
     decoder.wait_until_serving()
     gateway.wait_until_serving()
@@ -30,7 +31,7 @@ def gateway(system, spawn, decoder):
 
 @pytest.fixture
 async def client(gateway):
-    async with AsyncClient(gateway.address) as client, asyncio.timeout(120):
+    async with AsyncClient(gateway.address) as client, asyncio.timeout(600):
         yield client
 
 
@@ -42,7 +43,7 @@ def outcomes(gateway):
 
 
 async def until(condition):
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(180):
         while not await asyncio.to_thread(condition):
             await asyncio.sleep(0.02)
 
@@ -55,7 +56,7 @@ async def catch_running_canary(client, gateway, decoder, picture):
     for _ in range(5):
         before = outcomes(gateway)
         answer = await client.ask(picture, QUESTION, budget=4, **LONG)
-        assert len(answer.token_ids) == 900
+        assert len(answer.token_ids) == LONG["max_tokens"]
         await until(lambda was=before: decoder.metric("fsr_decoder_running_requests") == 1 or outcomes(gateway) != was)
         if outcomes(gateway) == before:
             return before
@@ -75,35 +76,38 @@ async def test_canary_when_a_caller_needs_its_slot_is_shed(gateway, decoder, cli
     assert since == {"OK": 1, "CANCELLED": 1}, "the caller waited for the canary"
 
 
-async def test_canary_when_the_decoder_reports_its_own_call_goes_on(system, spawn, png):
-    alone = spawn("decoder")
+async def test_canary_when_the_decoder_reports_its_own_call_goes_on(system, spawn, served_model, png):
+    alone = spawn("decoder", *served_model)
     # The gateway asks for the decoder's load so often that a report also comes while the canary's request arrives.
     options = ("--canary-share", "1", "--canary-max-requests", "0", "--discovery-seconds", "0.01")
     gateway = spawn("gateway", "--encoders", system["encoder"], "--decoders", alone.address, *options)
     alone.wait_until_serving()
     gateway.wait_until_serving()
-    async with AsyncClient(gateway.address) as client, asyncio.timeout(120):
+    async with AsyncClient(gateway.address) as client, asyncio.timeout(600):
         for number in range(1, 21):
             await client.ask(png(number), QUESTION, budget=4)
             await until(lambda n=number: outcomes(gateway).total() == n)
     assert outcomes(gateway)["compared"] == 20
 
 
-async def test_canary_when_another_gateway_keeps_the_decoder_busy_is_skipped(system, spawn, png):
-    decoder = spawn("decoder", "--max-running", "8")
+async def test_canary_when_another_gateway_keeps_the_decoder_busy_is_skipped(system, spawn, served_model, png):
+    decoder = spawn("decoder", *served_model, "--max-running", "8")
     options = ("--canary-share", "1", "--canary-max-requests", "1", "--discovery-seconds", "0.3")
     one = spawn("gateway", "--encoders", system["encoder"], "--decoders", decoder.address, *options)
     other = spawn("gateway", "--encoders", system["encoder"], "--decoders", decoder.address)
     for service in (decoder, one, other):
         service.wait_until_serving()
-    async with AsyncClient(one.address) as client, AsyncClient(other.address) as other_client, asyncio.timeout(120):
-        busy = [asyncio.create_task(other_client.ask(png(3), QUESTION, budget=4, **LONG)) for _ in range(4)]
+    async with AsyncClient(one.address) as client, AsyncClient(other.address) as other_client, asyncio.timeout(600):
+        endless = LONG | {"max_tokens": 8_000}
+        busy = [asyncio.create_task(other_client.ask(png(3), QUESTION, budget=4, **endless)) for _ in range(4)]
         await until(lambda: decoder.metric("fsr_decoder_running_requests") == 4)
         before = outcomes(one)
         await client.ask(png(1), QUESTION, budget=4)
         await until(lambda: outcomes(one) != before)
         assert outcomes(one) - before == {"busy": 1}
-        await asyncio.gather(*busy)
+        for task in busy:
+            task.cancel()
+        await asyncio.wait(busy)
 
 
 async def test_canary_when_its_decoder_dies_fails_and_the_next_is_compared(gateway, decoder, client, png):

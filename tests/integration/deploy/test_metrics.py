@@ -23,12 +23,15 @@ from helpers.loads import (
     kill_a_busy_decoder,
     settled,
     total,
+    wait_until_scraped,
+    wait_until_steady,
 )
+from helpers.waiting import until
 
 RULES = rules()
 # Pictures for the documentation show minutes, a test needs only seconds.
 PAUSE = 40.0 if "FSR_PICTURES" in os.environ else 1.0
-pytestmark = pytest.mark.timeout(900)
+pytestmark = pytest.mark.timeout(1800)
 
 
 @dataclass(kw_only=True)
@@ -57,11 +60,11 @@ class Watched:
 
 
 @pytest.fixture(scope="module")
-def watched(system, spawn, free_ports, png):
+def watched(system, spawn, served_model, long_context, free_ports, png):
     """The running system and a second gateway with a canary. That gateway has two more decoders: one that is killed,
     and one that serves another model, without pictures."""
-    victim = spawn("decoder", "--kv-memory", "8MiB")
-    other = spawn("decoder", "--kv-memory", "8MiB", "--served-name", OTHER)
+    victim = spawn("decoder", *served_model, "--kv-memory", "8MiB")
+    other = spawn("decoder", "--model", str(long_context), "--kv-memory", "8MiB", "--served-name", OTHER)
     options = ["--encoders", system["encoder"], "--canary-share", "1", "--discovery-seconds", "0.5"]
     options += ["--decoders", ",".join((system["decoder-0"], victim.address, other.address)), "--eject-failures", "1"]
     canary = spawn("gateway", *options)
@@ -77,10 +80,8 @@ def watched(system, spawn, free_ports, png):
 
 
 def watch(server, plain, canary, victim, other, png):
-    end = time.monotonic() + 120
-    while total(server, "up") < 7 and time.monotonic() < end:
-        time.sleep(0.2)
-    time.sleep(2)  # other tests may have called the encoder: by now Prometheus has seen that
+    until(lambda: total(server, "up") == 7)
+    wait_until_steady(server, figures(LOAD))  # other tests may have called the encoder: Prometheus has seen that now
     began = time.time()
     start = {query: total(server, query) for query in figures(LOAD)}
     # Every series exists before the counting starts: Prometheus sees no increase in the first value of a series.
@@ -96,7 +97,7 @@ def watch(server, plain, canary, victim, other, png):
     counted = settled(server, figures(LOAD), before)
     compared = asyncio.run(compare(plain, canary, png))
     canary_usages = run_events(plain, canary, victim, png)
-    time.sleep(3)  # Prometheus scrapes all of it and evaluates the rules
+    wait_until_scraped(server)
     return Watched(
         server=server,
         canary_gateway=canary.metrics,

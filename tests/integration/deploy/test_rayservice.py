@@ -75,7 +75,7 @@ client = api.serve_start(
     grpc_options=gRPCOptions(**config.grpc_options.model_dump()),
 )
 client.deploy_apps(config, _blocking=False)
-end = time.monotonic() + 240
+end = time.monotonic() + 500
 while time.monotonic() < end:
     state = serve.status().applications["encoder"]
     if state.status not in ("NOT_STARTED", "DEPLOYING"):
@@ -102,10 +102,10 @@ def test_serve_config_runs_on_a_local_ray(free_ports, png, monkeypatch):
         line = next(line for line in process.stdout if line.startswith("{"))
         assert json.loads(line) == {"status": "RUNNING", "message": "", "deployments": {"Encoder": "HEALTHY"}}
         address = f"127.0.0.1:{base + 1}"
-        assert check(address, ray_serve=True, timeout=20) is None
+        assert check(address, ray_serve=True, timeout=120) is None
         with grpc.insecure_channel(address) as channel:
             stub = encoder_pb2_grpc.EncoderServiceStub(channel)
-            description = stub.DescribeEncoder(encoder_pb2.DescribeEncoderRequest(), timeout=20)
+            description = stub.DescribeEncoder(encoder_pb2.DescribeEncoderRequest(), timeout=120)
             assert description.model.model == "from-the-environment"
             encoded = stub.Encode(
                 encoder_pb2.EncodeRequest(
@@ -113,7 +113,7 @@ def test_serve_config_runs_on_a_local_ray(free_ports, png, monkeypatch):
                     instruction="Is there a red star?",
                     budget=types_pb2.Budget(tokens=16),
                 ),
-                timeout=20,
+                timeout=120,
             )
         assert len(encoded.images[0].index) == 16
     finally:

@@ -1,6 +1,5 @@
 """A real gateway in front of an encoder and a decoder that hold different checkpoints, until they do not."""
 
-import time
 from concurrent.futures import ThreadPoolExecutor
 
 import grpc
@@ -9,6 +8,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from fsr.client import Client, FailedPreconditionError
 from fsr.v1 import decoder_pb2, decoder_pb2_grpc, encoder_pb2, encoder_pb2_grpc, types_pb2
+from helpers.waiting import until
 
 GATEWAY = "fsr.v1.GatewayService"
 
@@ -56,11 +56,9 @@ def test_different_checkpoints_are_told_and_not_healthy(halves, spawn):
     gateway = spawn("gateway", *addresses, "--discovery-seconds", "0.1")
     with grpc.insecure_channel(gateway.address) as channel, Client(gateway.address) as client:
         grpc.channel_ready_future(channel).result(120)
-        end = time.monotonic() + 60
-        while not (models := client.models()) or not models[0].encoders:
-            assert time.monotonic() < end
-            time.sleep(0.05)
-        assert (models[0].encoders, models[0].decoders) == (1, 0)
+        until(lambda: any(model.encoders for model in client.models(timeout=60)))
+        (model,) = client.models()
+        assert (model.encoders, model.decoders) == (1, 0)
         told = health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(service=GATEWAY))
         assert told.status == health_pb2.HealthCheckResponse.NOT_SERVING
         assert gateway.metric("fsr_replicas_ready", role="encoder") == 1

@@ -24,6 +24,6 @@ def llava(tmp_path_factory):
 )
 def test_start_when_the_checkpoint_is_wrong_then_one_line_names_it(llava, flags, reason):
     command = [sys.executable, "-m", "fsr.encoder", "--model", str(llava), *flags]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=500)
     assert done.returncode == 1
     assert done.stderr.splitlines()[-1].startswith(reason) and "Traceback" not in done.stderr

@@ -2,6 +2,7 @@
 
 import asyncio
 import threading
+import time
 from itertools import pairwise
 from types import SimpleNamespace
 
@@ -124,9 +125,14 @@ async def answer(engine, prompt, count, emitted=(), **options):
 
 @pytest.fixture
 def passes(model):
-    """A function that tells the number of forward passes so far."""
+    """A function that tells the number of forward passes so far. Each is slow, so no answer ends too early."""
     counted = []
-    hook = model.model.register_forward_hook(lambda *_: counted.append(1))
+
+    def count(*_):
+        counted.append(1)
+        time.sleep(0.02)
+
+    hook = model.model.register_forward_hook(count)
     yield lambda: len(counted)
     hook.remove()
 
@@ -162,8 +168,10 @@ async def test_a_repeated_text_prompt_has_the_same_answer(model, engine, words):
 async def test_a_long_prompt_does_not_stall_a_running_answer(model, engine):
     """Between any two of its chunks the running answer gets a token."""
     passes, short, long = [], prompt(model, 9, 5, 0), prompt(model, 30, 166, 1)
+    arrived = threading.Event()
 
     def note(module, args, inputs):
+        arrived.wait()  # the running answer goes on once the long prompt is there
         shape = inputs["inputs_embeds"].shape
         passes.append("decode" if shape[1] == 1 else shape[1])
 
@@ -171,10 +179,15 @@ async def test_a_long_prompt_does_not_stall_a_running_answer(model, engine):
     await anext(running)
     hook = model.model.register_forward_pre_hook(note, with_kwargs=True)
     try:
-        assert await answer(engine, long, 1) == recomputed(model, long, 1)
+        asked = asyncio.create_task(answer(engine, long, 1))
+        await asyncio.sleep(0)
+        arrived.set()
+        first = await asked
     finally:
+        arrived.set()
         hook.remove()
         await running.aclose()
+    assert first == recomputed(model, long, 1)
     pieces = [at for at, made in enumerate(passes) if made == 24]
     assert len(pieces) == 200 // 24
     assert all("decode" in passes[one:next_] for one, next_ in pairwise(pieces))

@@ -99,7 +99,7 @@ async def test_full_cluster_when_the_answer_has_begun_is_waited_for_else_raised_
     with pytest.raises(Overloaded) as caught:
         await one.next()
     assert caught.value.retry_after
-    other = attempts(seconds=0.3, burst=0)
+    other = attempts(seconds=2.0, burst=0)
     other.started = True
     for _ in range(4):  # asks again and again, without a budget
         other.failed(await other.next(), rpc_error(Code.RESOURCE_EXHAUSTED))
