@@ -99,7 +99,7 @@ class Canary:
         uncompressed = encoder_pb2.EncodeRequest()
         uncompressed.CopyFrom(encode_request)
         uncompressed.budget.CopyFrom(types_pb2.Budget(keep_ratio=1.0))
-        # In the logs of all services its calls can be told from the caller's.
+        # So the logs of all services show which calls are the canary's.
         uncompressed.request_id = f"{encode_request.request_id}-canary"
         with structlog.contextvars.bound_contextvars(request_id=uncompressed.request_id):
             self._task = asyncio.create_task(self._run(by, uncompressed, decode_request, answer))

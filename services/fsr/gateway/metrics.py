@@ -36,7 +36,11 @@ class Metrics:
         )
         self.clamped = Counter("fsr_focus_clamped", "Images whose focus set the budget cut", by, registry=r)
         self.ratio = Histogram(
-            "fsr_compression_ratio", "Kept tokens over source tokens, by image", by, buckets=_RATIOS, registry=r
+            "fsr_compression_ratio",
+            "Keep ratio of an image: tokens kept over tokens before",
+            by,
+            buckets=_RATIOS,
+            registry=r,
         )
         self.seconds = Histogram(
             "fsr_stage_seconds", "Seconds by stage", ("model", "stage"), buckets=_SECONDS, registry=r

@@ -1,4 +1,4 @@
-"""Options come from flags, environment and YAML alike, and wrong ones are told in one line each."""
+"""Options from flags, environment and YAML; each wrong option is one line."""
 
 import pytest
 
@@ -33,7 +33,7 @@ def load(tmp_path, monkeypatch):
         ((), 50050),
     ],
 )
-def test_flags_win_over_environment_over_file(load, given, port):
+def test_option_when_several_sources_have_it_comes_from_flag_then_environment_then_file(load, given, port):
     settings = load(
         flags=["--port", "1001"] if "flag" in given else [],
         environment={"FSR_GATEWAY_PORT": "1002"} if "environment" in given else {},
@@ -43,7 +43,7 @@ def test_flags_win_over_environment_over_file(load, given, port):
     assert settings.max_requests == (7 if "file" in given else 64)
 
 
-def test_the_file_can_be_named_by_the_environment(load, tmp_path):
+def test_file_when_the_environment_names_it_is_read(load, tmp_path):
     (tmp_path / "by-name.yaml").write_text("model: other\n")
     settings = load(EncoderSettings, environment={"FSR_ENCODER_CONFIG": str(tmp_path / "by-name.yaml")})
     assert settings.model == "other"
@@ -58,12 +58,12 @@ def test_the_file_can_be_named_by_the_environment(load, tmp_path):
         {"file": "decoders: a:1,b:2"},
     ],
 )
-def test_lists_from_every_source(load, arguments):
+def test_list_when_given_by_any_source_is_split(load, arguments):
     assert load(**arguments).decoders == ["a:1", "b:2"]
 
 
 @pytest.mark.parametrize(
-    ("arguments", "says"),
+    ("arguments", "message"),
     [
         ({"flags": ["--nonsense", "1"]}, "--nonsense"),
         ({"environment": {"FSR_GATEWAY_NONSENSE": "1"}}, "FSR_GATEWAY_NONSENSE: is no option"),
@@ -86,18 +86,18 @@ def test_lists_from_every_source(load, arguments):
         ({"environment": {"FSR_GATEWAY_PORT": "tcp://10.0.0.1:50050"}}, "enableServiceLinks: false"),
     ],
 )
-def test_wrong_options_are_one_line_each(load, arguments, says):
-    with pytest.raises(SystemExit, match=says) as caught:
+def test_wrong_option_when_loaded_exits_with_one_line(load, arguments, message):
+    with pytest.raises(SystemExit, match=message) as caught:
         load(**arguments)
     *lines, last = str(caught.value).splitlines()
     assert len(lines) == 1 and lines[0].startswith("error: ") and last == "see --help for every option"
 
 
-def test_two_wrong_options_are_two_lines(load):
+def test_two_wrong_options_when_loaded_exit_with_two_lines(load):
     with pytest.raises(SystemExit) as caught:
         load(flags=["--port", "x", "--max-requests", "0"])
     assert str(caught.value).count("error: ") == 2
 
 
-def test_variables_that_kubernetes_adds_are_not_ours(load):
+def test_variables_when_kubernetes_adds_them_are_ignored(load):
     load(environment={"FSR_GATEWAY_SERVICE_HOST": "10.0.0.1", "FSR_GATEWAY_PORT_50050_TCP_ADDR": "10.0.0.1"})
