@@ -26,7 +26,7 @@ from fsr_core.tiny.questions import KINDS, Question, in_turn
 from fsr_core.tiny.scenes import COLOURS, GENERATOR_VERSION, MAX_DIGIT, SHAPES, Scene, Thing
 from fsr_core.tiny.test_set import compare, record
 
-__all__ = ["HARDER", "draw", "harder_set", "verify"]
+__all__ = ["HARD_SETS", "draw", "frozen_hard_set", "verify"]
 
 RECORD = Path(__file__).parent / "hard_sets.json"
 
@@ -96,7 +96,7 @@ class HardSet:
 _ALL = tuple(KINDS)
 # Where every colour and every shape is there twice, neither can name a thing by itself.
 _BY_NAME = tuple(kind for kind in KINDS if kind not in ("colour", "shape"))
-HARDER = {
+HARD_SETS = {
     "crowded": HardSet(range(1_200_000, 1_300_000), 1024, _ALL, _crowded),
     "distractors": HardSet(range(1_300_000, 1_400_000), 1020, _BY_NAME, _distractors),
     "tiny": HardSet(range(1_400_000, 1_500_000), 1024, _ALL, _tiny),
@@ -106,18 +106,18 @@ HARDER = {
 
 def _scene(name: str, seed: int) -> Scene:
     rng = random.Random(f"{name}-{GENERATOR_VERSION}-{seed}")
-    return Scene(seed, tuple(HARDER[name].things(rng)))
+    return Scene(seed, tuple(HARD_SETS[name].things(rng)))
 
 
-def harder_set(name: str, limit: int | None = None) -> list[tuple[Scene, Question]]:
+def frozen_hard_set(name: str, limit: int | None = None) -> list[tuple[Scene, Question]]:
     """The first `limit` questions of a set (all without it), each with its scene.
 
     Raises:
         ValueError: there is no such set, or `limit` is outside of it.
     """
-    if name not in HARDER:
-        raise ValueError(f"set: {name!r} is unknown; choose one of {', '.join(HARDER)}")
-    one = HARDER[name]
+    if name not in HARD_SETS:
+        raise ValueError(f"set: {name!r} is unknown; choose one of {', '.join(HARD_SETS)}")
+    one = HARD_SETS[name]
     limit = one.questions if limit is None else limit
     if not 1 <= limit <= one.questions:
         raise ValueError(f"limit = {limit} is outside the set {name!r}; give 1 to {one.questions}")
@@ -126,7 +126,7 @@ def harder_set(name: str, limit: int | None = None) -> list[tuple[Scene, Questio
 
 def draw(scene: Scene) -> Image.Image:
     """The picture of a scene of any set; its seed says which set it is of, and so how it is drawn."""
-    return scenes.draw(scene, _ground(scene.seed) if scene.seed in HARDER["shifted"].seeds else None)
+    return scenes.draw(scene, _ground(scene.seed) if scene.seed in HARD_SETS["shifted"].seeds else None)
 
 
 def _record(name: str, items: list[tuple[Scene, Question]]) -> dict[str, object]:
@@ -147,4 +147,4 @@ def verify(name: str, items: list[tuple[Scene, Question]]) -> None:
 
 
 if __name__ == "__main__":
-    RECORD.write_text(json.dumps({name: _record(name, harder_set(name)) for name in HARDER}, indent=2) + "\n")
+    RECORD.write_text(json.dumps({name: _record(name, frozen_hard_set(name)) for name in HARD_SETS}, indent=2) + "\n")

@@ -21,7 +21,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from fsr_core.tiny.questions import KINDS, NUMBERS, ask
+from fsr_core.tiny.questions import KINDS, NUMBERS, random_question
 from fsr_core.tiny.scenes import COLOURS, COLUMNS, ROWS, SHAPES, make_scene
 from fsr_core.tiny.training.scene_pool import SIDE
 
@@ -52,7 +52,7 @@ def corpus() -> list[str]:
     for seed in range(400):
         scene = make_scene(seed)
         for kind in KINDS:
-            question = ask(scene, rng, (kind,))
+            question = random_question(scene, rng, (kind,))
             texts.append(f"USER:\n{question.text} ASSISTANT: {question.answer}")
     words = (*COLOURS, *SHAPES, *ROWS, *COLUMNS, *NUMBERS, "yes", "no", "nothing", "picture", "a", "and", "with")
     return texts + [f" {word}" for word in words] * 20

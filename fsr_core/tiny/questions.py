@@ -113,7 +113,7 @@ KINDS: dict[str, Callable[[Scene, random.Random], Question | None]] = {
 }
 
 
-def ask(scene: Scene, rng: random.Random, kinds: tuple[str, ...] = tuple(KINDS)) -> Question:
+def random_question(scene: Scene, rng: random.Random, kinds: tuple[str, ...] = tuple(KINDS)) -> Question:
     """One question of a random kind among `kinds` that the scene can answer without ambiguity."""
     for kind in rng.sample(kinds, len(kinds)):
         question = KINDS[kind](scene, rng)
@@ -122,7 +122,7 @@ def ask(scene: Scene, rng: random.Random, kinds: tuple[str, ...] = tuple(KINDS))
     return _existence(scene, rng)
 
 
-def frozen(split: str, count: int) -> list[tuple[Scene, Question]]:
+def frozen_questions(split: str, count: int) -> list[tuple[Scene, Question]]:
     """The first `count` questions of a split, one a scene, its kinds in turn so that each is asked equally often."""
     try:
         return in_turn(range(*SEEDS[split]), make_scene, tuple(KINDS), count)

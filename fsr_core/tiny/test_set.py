@@ -17,14 +17,14 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from fsr_core.tiny.questions import KINDS, Question, frozen
+from fsr_core.tiny.questions import KINDS, Question, frozen_questions
 from fsr_core.tiny.scenes import CANVAS, GENERATOR_VERSION, Scene, draw
 
 SIZE = 2048
 RECORD = Path(__file__).parent / "test_set.json"
 
 
-def test_set(limit: int = SIZE) -> list[tuple[Scene, Question]]:
+def frozen_test_set(limit: int = SIZE) -> list[tuple[Scene, Question]]:
     """The first `limit` questions of the frozen set, each with its scene; the kinds follow one another in turn.
 
     Raises:
@@ -32,11 +32,7 @@ def test_set(limit: int = SIZE) -> list[tuple[Scene, Question]]:
     """
     if not 1 <= limit <= SIZE:
         raise ValueError(f"limit = {limit} is outside the test set; give 1 to {SIZE}")
-    return frozen("test", limit)
-
-
-# The name says what it is; pytest must not take it for a test where it is imported.
-test_set.__test__ = False  # type: ignore[attr-defined]
+    return frozen_questions("test", limit)
 
 
 def digest(items: Iterable[tuple[Scene, Question]]) -> str:

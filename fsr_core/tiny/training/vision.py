@@ -15,7 +15,7 @@ from tqdm import tqdm
 from transformers import CLIPModel, CLIPTokenizer
 
 from fsr_core.tiny.model import GRID, clip_tokenizer, image_processor
-from fsr_core.tiny.questions import ask
+from fsr_core.tiny.questions import random_question
 from fsr_core.tiny.scenes import COLOURS, SHAPES, Scene, patch_owner
 from fsr_core.tiny.training.optimiser import Optimiser, due, read_checkpoint, write_checkpoint
 from fsr_core.tiny.training.scene_pool import Pool
@@ -98,7 +98,7 @@ def _texts(scene: Scene, rng: random.Random, count: int) -> list[tuple[str, tupl
     texts: list[tuple[str, tuple[int, ...]]] = []
     while len(texts) < count:
         if rng.random() < 0.6:
-            question = ask(scene, rng)
+            question = random_question(scene, rng)
             texts.append((question.text, question.things))
         else:
             thing = rng.choice(scene.things)
