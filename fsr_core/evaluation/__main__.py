@@ -20,9 +20,9 @@ from tqdm import tqdm
 
 from fsr_core.compressor import methods
 from fsr_core.evaluation import overlays, plots, report
-from fsr_core.evaluation.arms import FULL, REFERENCE
-from fsr_core.evaluation.run import Plan, Runner
-from fsr_core.evaluation.sets import SETS, size_of
+from fsr_core.evaluation.method_configs import FULL, REFERENCE
+from fsr_core.evaluation.question_sets import SET_NAMES, set_size
+from fsr_core.evaluation.runner import Plan, Runner
 
 BUDGETS = [48, 32, 16, 8]
 QUICK = {"test": 96, "crowded": 24, "distractors": 24, "tiny": 24, "shifted": 24}
@@ -54,7 +54,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--methods", type=_list, default=list(methods()), help="comma-separated; default: all")
     parser.add_argument("--budgets", type=_whole, default=BUDGETS, help="kept tokens, comma-separated")
     parser.add_argument("--seeds", type=int, help="seeds of random selection (default 3; 1 with --quick)")
-    parser.add_argument("--sets", type=_list, default=list(QUICK), help=f"comma-separated, of {', '.join(SETS)}")
+    parser.add_argument("--sets", type=_list, default=list(QUICK), help=f"comma-separated, of {', '.join(SET_NAMES)}")
     parser.add_argument("--limit", type=int, help="ask the first questions of each set only")
     parser.add_argument("--no-ablations", action="store_true", help="methods only")
     parser.add_argument("--threads", type=int, help="CPU threads; default: PyTorch's own choice")
@@ -63,12 +63,12 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _plan(options: argparse.Namespace) -> Plan:
-    unknown = [name for name in options.sets if name not in SETS]
+    unknown = [name for name in options.sets if name not in SET_NAMES]
     if unknown:
-        raise ValueError(f"--sets: {unknown[0]!r} is unknown; choose among {', '.join(SETS)}")
+        raise ValueError(f"--sets: {unknown[0]!r} is unknown; choose among {', '.join(SET_NAMES)}")
     if not options.sets or not options.methods:
         raise ValueError("--sets, --methods: name at least one")
-    sizes = {name: QUICK.get(name, 96) if options.quick else size_of(name) for name in options.sets}
+    sizes = {name: QUICK.get(name, 96) if options.quick else set_size(name) for name in options.sets}
     limits = sizes if options.limit is None else dict.fromkeys(options.sets, options.limit)
     # FSR comes first: all others are held against it.
     compared = [REFERENCE, *(name for name in dict.fromkeys(options.methods) if name not in (REFERENCE, FULL))]
@@ -88,7 +88,7 @@ def _commit() -> str:
 def _run(options: argparse.Namespace, command: str) -> dict[str, Any]:
     plan, start = _plan(options), time.monotonic()
     runner = Runner(options.model, options.out)
-    total = sum(limit * (1 + len(plan.arms(name))) for name, limit in plan.sets.items())
+    total = sum(limit * (1 + len(plan.configs(name))) for name, limit in plan.sets.items())
     with tqdm(total=total, unit="answer", file=sys.stderr, mininterval=1) as bar:
         sets = runner.run(plan, bar.update)
     about = {

@@ -1,4 +1,4 @@
-"""Answers under one arm: compress every sample, ask every question greedily, remember what was said."""
+"""Answers under one config: compress every sample, ask every question greedily, remember what was said."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from torch import Tensor
 
 from fsr_core.backbones import ImagePart, KeptImage, Message, TextPart
 from fsr_core.backbones.base import LanguageDecoder, VisualEncoder
-from fsr_core.evaluation.arms import Arm, code_digest
-from fsr_core.evaluation.sets import Encoded
+from fsr_core.evaluation.method_configs import MethodConfig, code_digest
+from fsr_core.evaluation.question_sets import EncodedSet
 
-__all__ = ["Outcome", "ask", "cached"]
+__all__ = ["Outcome", "answer_questions", "cached_answers"]
 
 LONGEST_ANSWER = 5  # tokens; the longest right answer is two words and the end of the turn
 BATCH = 128
@@ -32,15 +32,19 @@ class Outcome:
 
 
 @torch.inference_mode()
-def ask(
-    encoder: VisualEncoder, decoder: LanguageDecoder, encoded: Encoded, arm: Arm, report: Callable[[int], object]
+def answer_questions(
+    encoder: VisualEncoder,
+    decoder: LanguageDecoder,
+    encoded: EncodedSet,
+    config: MethodConfig,
+    report: Callable[[int], object],
 ) -> Outcome:
-    """Every question of the set under one arm. `report` is told of each answered batch."""
-    compressor, outcome = arm.compressor(), Outcome([], [], [])
+    """Every question of the set under one config. `report` is told of each answered batch."""
+    compressor, outcome = config.compressor(), Outcome([], [], [])
     for start in range(0, len(encoded.items), BATCH):
         part = slice(start, start + BATCH)
         samples = encoded.samples[part]
-        kept = compressor.compress_batch(samples, [arm.budget or len(sample) for sample in samples])
+        kept = compressor.compress_batch(samples, [config.budget or len(sample) for sample in samples])
         laid_out = [encoder.assemble(image, one) for image, one in zip(encoded.images[part], kept, strict=True)]
         texts = [question.text for _, question in encoded.items[part]]
         outcome.answers.extend(greedy(decoder, texts, laid_out))
@@ -74,16 +78,16 @@ def greedy(decoder: LanguageDecoder, questions: Sequence[str], images: Sequence[
     return [str(text).strip() for text in decoder.tokenizer.batch_decode(ids, skip_special_tokens=True)]
 
 
-def cached(folder: Path, arm: Arm, run: Callable[[], Outcome]) -> Outcome:
-    """What `folder` holds for an arm and its method's code, else what `run` gives, which is then written there."""
-    path = folder / f"{arm.key}-{code_digest(type(arm.compressor()))}.json"
+def cached_answers(folder: Path, config: MethodConfig, run: Callable[[], Outcome]) -> Outcome:
+    """What `folder` holds for an config and its method's code, else what `run` gives, which is then written there."""
+    path = folder / f"{config.key}-{code_digest(type(config.compressor()))}.json"
     if path.exists():
         return Outcome(**json.loads(path.read_text())["outcome"])
     outcome = run()
     folder.mkdir(parents=True, exist_ok=True)
     part = path.with_suffix(".part")
-    budget = None if arm.budget is None else asdict(arm.budget)
-    told = {"method": arm.method, "options": dict(arm.options), "budget": budget, "outcome": asdict(outcome)}
+    budget = None if config.budget is None else asdict(config.budget)
+    told = {"method": config.method, "options": dict(config.options), "budget": budget, "outcome": asdict(outcome)}
     part.write_text(json.dumps(told))
     part.rename(path)
     return outcome

@@ -4,4 +4,4 @@ from lmms_eval.models.registry_v2 import ModelManifest
 
 __all__ = ["MANIFEST"]
 
-MANIFEST = ModelManifest(model_id="fsr", simple_class_path="fsr_core.evaluation.lmms.CompressedVLM")
+MANIFEST = ModelManifest(model_id="fsr", simple_class_path="fsr_core.evaluation.lmms_model.CompressedVLM")

@@ -10,7 +10,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from fsr_core import overlay
 from fsr_core.compressor import create
-from fsr_core.evaluation.sets import Encoded
+from fsr_core.evaluation.question_sets import EncodedSet
 from fsr_core.tiny.hard_sets import draw
 
 __all__ = ["write"]
@@ -19,7 +19,7 @@ _WIDTH, _COLUMNS, _TITLE = 420, 4, 34
 
 
 @torch.inference_mode()
-def write(encoded: Encoded, number: int, methods: Sequence[str], budget: int, path: Path) -> Path:
+def write(encoded: EncodedSet, number: int, methods: Sequence[str], budget: int, path: Path) -> Path:
     """Draws question `number` of a set under every method at one budget."""
     (scene, question), image, sample = encoded.items[number], encoded.images[number], encoded.samples[number]
     picture, cells = draw(scene), []

@@ -8,7 +8,7 @@ from typing import Any
 from matplotlib import colormaps
 from matplotlib.figure import Figure
 
-from fsr_core.evaluation.arms import REFERENCE
+from fsr_core.evaluation.method_configs import REFERENCE
 from fsr_core.evaluation.report import by_method
 
 __all__ = ["write"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from fsr_core.evaluation.arms import REFERENCE
+from fsr_core.evaluation.method_configs import REFERENCE
 
 __all__ = ["by_method", "markdown", "verdicts"]
 

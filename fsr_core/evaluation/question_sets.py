@@ -15,20 +15,20 @@ from torch import Tensor
 from fsr_core.backbones import ImageFeatures
 from fsr_core.backbones.base import VisualEncoder
 from fsr_core.tiny import hard_sets
-from fsr_core.tiny.questions import Question, frozen
+from fsr_core.tiny.questions import Question, frozen_questions
 from fsr_core.tiny.scenes import Scene
-from fsr_core.tiny.test_set import SIZE, test_set, verify
+from fsr_core.tiny.test_set import SIZE, frozen_test_set, verify
 from fsr_core.tokens import VisualTokens
 
-__all__ = ["SETS", "Encoded", "encode", "questions", "size_of"]
+__all__ = ["SET_NAMES", "EncodedSet", "encode_set", "questions", "set_size"]
 
-SETS = ("test", *hard_sets.HARDER, "validation")
+SET_NAMES = ("test", *hard_sets.HARD_SETS, "validation")
 BATCH = 64
 _TENSORS = ("features", "saliency", "joint", "keys")
 
 
 @dataclass(frozen=True)
-class Encoded:
+class EncodedSet:
     """A set, ready to be compressed: `items[i]` is asked about `images[i]`, which `samples[i]` is made of."""
 
     items: Sequence[tuple[Scene, Question]]
@@ -36,9 +36,9 @@ class Encoded:
     samples: Sequence[VisualTokens]
 
 
-def size_of(name: str) -> int:
+def set_size(name: str) -> int:
     """Questions in a whole set (validation is as long as the test set, by choice)."""
-    return hard_sets.HARDER[name].questions if name in hard_sets.HARDER else SIZE
+    return hard_sets.HARD_SETS[name].questions if name in hard_sets.HARD_SETS else SIZE
 
 
 def questions(name: str, limit: int) -> list[tuple[Scene, Question]]:
@@ -48,25 +48,25 @@ def questions(name: str, limit: int) -> list[tuple[Scene, Question]]:
         ValueError: there is no such set, it is smaller, or it is not the recorded one.
     """
     if name == "validation":
-        return frozen(name, limit)
+        return frozen_questions(name, limit)
     if name == "test":
-        items = test_set(limit)
+        items = frozen_test_set(limit)
         if limit == SIZE:
             verify(items)
         return items
-    items = hard_sets.harder_set(name, limit)
-    if limit == size_of(name):
+    items = hard_sets.frozen_hard_set(name, limit)
+    if limit == set_size(name):
         hard_sets.verify(name, items)
     return items
 
 
 @torch.inference_mode()
-def encode(
+def encode_set(
     encoder: VisualEncoder,
     items: Sequence[tuple[Scene, Question]],
     kept_in: Path,
     report: Callable[[int], object] = lambda done: None,
-) -> Encoded:
+) -> EncodedSet:
     """Draws and encodes every picture, or reads back what `kept_in` holds; questions are embedded either way."""
     # All pictures are of one size, so the layout of the first holds for all.
     first = encoder.preprocess(hard_sets.draw(items[0][0]))
@@ -88,7 +88,7 @@ def encode(
     for start in range(0, len(items), BATCH):
         asked += encoder.encode_instructions([question.text for _, question in items[start : start + BATCH]])
     samples = [encoder.visual_tokens(image, text) for image, text in zip(images, asked, strict=True)]
-    return Encoded(items, images, samples)
+    return EncodedSet(items, images, samples)
 
 
 def _encode(

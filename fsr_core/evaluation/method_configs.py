@@ -18,7 +18,7 @@ from typing import Any
 from fsr_core.budget import Budget
 from fsr_core.compressor import Compressor, create
 
-__all__ = ["ABLATIONS", "AUTO", "FULL", "REFERENCE", "Arm", "code_digest", "path_digest", "seeds_of"]
+__all__ = ["ABLATIONS", "AUTO", "FULL", "REFERENCE", "MethodConfig", "code_digest", "path_digest", "seeds_of"]
 
 CORE = Path(__file__).parents[1]
 FULL = "full"
@@ -56,7 +56,7 @@ AUTO: Mapping[str, Budget] = {
 
 
 @dataclass(frozen=True)
-class Arm:
+class MethodConfig:
     """A method with its options at a budget; `budget` None keeps every token."""
 
     method: str
@@ -69,7 +69,7 @@ class Arm:
 
     @property
     def key(self) -> str:
-        """Equal for arms that do the same, whatever they are called."""
+        """Equal for configs that do the same, whatever they are called."""
         budget = None if self.budget is None else asdict(self.budget)
         text = json.dumps([self.method, dict(self.options), budget], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
@@ -114,6 +114,6 @@ def digest_of(files: Iterable[Path]) -> str:
 def path_digest() -> str:
     """Of everything between a question and its answer but the method: drawing, families, prompts, libraries."""
     parts = ("backbones/*.py", "tiny/scenes.py", "tiny/hard_sets.py", "tiny/questions.py", "evaluation/answers.py")
-    files = [file for part in (*parts, "evaluation/sets.py") for file in CORE.glob(part)]
+    files = [file for part in (*parts, "evaluation/question_sets.py") for file in CORE.glob(part)]
     versions = "-".join(version(name) for name in ("torch", "transformers", "pillow", "numpy"))
     return f"{digest_of(files)}-{hashlib.sha256(versions.encode()).hexdigest()[:6]}"

@@ -1,4 +1,4 @@
-"""Runs every arm on every set and reduces what was answered to the figures that are reported."""
+"""Runs every config on every set and reduces what was answered to the figures that are reported."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ import numpy as np
 from fsr_core.backbones import load_decoder, load_encoder
 from fsr_core.backbones.base import LanguageDecoder, VisualEncoder
 from fsr_core.budget import Budget
-from fsr_core.evaluation.answers import Outcome, ask, cached
-from fsr_core.evaluation.arms import ABLATIONS, AUTO, FULL, REFERENCE, Arm, path_digest, seeds_of
-from fsr_core.evaluation.sets import Encoded, encode, questions, size_of
+from fsr_core.evaluation.answers import Outcome, answer_questions, cached_answers
+from fsr_core.evaluation.method_configs import ABLATIONS, AUTO, FULL, REFERENCE, MethodConfig, path_digest, seeds_of
+from fsr_core.evaluation.question_sets import EncodedSet, encode_set, questions, set_size
 from fsr_core.evaluation.statistics import Resampler, verdict
 from fsr_core.evaluation.timing import selection_times
 from fsr_core.tiny.questions import KINDS, is_correct
@@ -36,43 +36,43 @@ class Plan:
 
     def __post_init__(self) -> None:
         for name, limit in self.sets.items():
-            if not 1 <= limit <= size_of(name):
-                raise ValueError(f"limit: {limit} is outside the set {name!r}; give 1 to {size_of(name)}")
+            if not 1 <= limit <= set_size(name):
+                raise ValueError(f"limit: {limit} is outside the set {name!r}; give 1 to {set_size(name)}")
         if self.seeds < 1 or not self.budgets or min(self.budgets) < 1:
             raise ValueError("seeds, budgets: give at least one seed, and budgets of at least one token")
         for method in self.methods:
-            Arm(method, None).compressor()
+            MethodConfig(method, None).compressor()
 
-    def arms(self, name: str) -> list[Arm]:
-        """Every arm of a set once, in the order in which they run; those that only a result asks for come later."""
-        found = [Arm(FULL, None), *(Arm(REFERENCE, Budget(tokens=k)) for k in self.budgets)]
+    def configs(self, name: str) -> list[MethodConfig]:
+        """Every config of a set once, in the order in which they run; those that only a result asks for come later."""
+        found = [MethodConfig(FULL, None), *(MethodConfig(REFERENCE, Budget(tokens=k)) for k in self.budgets)]
         for method in self.methods:
             for options in seeds_of(method, self.seeds):
-                found += [Arm(method, Budget(tokens=k), options) for k in self.budgets]
+                found += [MethodConfig(method, Budget(tokens=k), options) for k in self.budgets]
         if self.ablate and name == next(iter(self.sets)):
             for group in ABLATIONS.values():
                 for options in group.values():
-                    found += [Arm(REFERENCE, Budget(tokens=k), options) for k in self.budgets]
-            found += [Arm(REFERENCE, budget) for budget in AUTO.values()]
-        return list({arm.key: arm for arm in found}.values())
+                    found += [MethodConfig(REFERENCE, Budget(tokens=k), options) for k in self.budgets]
+            found += [MethodConfig(REFERENCE, budget) for budget in AUTO.values()]
+        return list({config.key: config for config in found}.values())
 
 
 @dataclass
 class _Set:
     """One set while it is being reduced."""
 
-    encoded: Encoded
-    answer: Callable[[Arm], Outcome]
+    encoded: EncodedSet
+    answer: Callable[[MethodConfig], Outcome]
     resampler: Resampler
     full: Outcome
     right: dict[str, np.ndarray] = field(default_factory=dict)
 
-    def correct(self, arm: Arm) -> np.ndarray:
+    def correct(self, config: MethodConfig) -> np.ndarray:
         """1.0 where the answer was right, [questions]."""
-        if arm.key not in self.right:
-            said = zip(self.encoded.items, self.answer(arm).answers, strict=True)
-            self.right[arm.key] = np.array([is_correct(question, text) for (_, question), text in said], dtype=float)
-        return self.right[arm.key]
+        if config.key not in self.right:
+            said = zip(self.encoded.items, self.answer(config).answers, strict=True)
+            self.right[config.key] = np.array([is_correct(question, text) for (_, question), text in said], dtype=float)
+        return self.right[config.key]
 
     def figures(self, right: np.ndarray) -> dict[str, Any]:
         """Overall and by kind of question."""
@@ -100,31 +100,33 @@ class Runner:
         """Figures by set. `report` is told how many questions were answered or pictures encoded."""
         return {name: self._set(plan, name, limit, report) for name, limit in plan.sets.items()}
 
-    def encoded(self, name: str, limit: int, report: Callable[[int], object] = lambda done: None) -> Encoded:
+    def encoded(self, name: str, limit: int, report: Callable[[int], object] = lambda done: None) -> EncodedSet:
         items = questions(name, limit)
-        return encode(self.encoder, items, self.folder / f"{name}-{limit}.safetensors", report)
+        return encode_set(self.encoder, items, self.folder / f"{name}-{limit}.safetensors", report)
 
     def _set(self, plan: Plan, name: str, limit: int, report: Callable[[int], object]) -> dict[str, Any]:
         encoded = self.encoded(name, limit, report)
         folder = self.folder / f"{name}-{limit}"
 
-        def answer(arm: Arm, told: Callable[[int], object] = lambda done: None) -> Outcome:
-            return cached(folder, arm, lambda: ask(self.encoder, self.decoder, encoded, arm, told))
+        def answer(config: MethodConfig, told: Callable[[int], object] = lambda done: None) -> Outcome:
+            return cached_answers(
+                folder, config, lambda: answer_questions(self.encoder, self.decoder, encoded, config, told)
+            )
 
-        for arm in plan.arms(name):
+        for config in plan.configs(name):
             told = [0]
 
             def count(done: int, told: list[int] = told) -> None:
                 told[0] += done
                 report(done)
 
-            answer(arm, count)
+            answer(config, count)
             report(limit - told[0])  # what was read back counts as done
-        full = answer(Arm(FULL, None))
+        full = answer(MethodConfig(FULL, None))
         one = _Set(encoded, answer, Resampler(limit, plan.resamples), full)
         found = {
             "questions": limit,
-            "full": one.figures(one.correct(Arm(FULL, None))),
+            "full": one.figures(one.correct(MethodConfig(FULL, None))),
             "rows": [_row(one, plan, method, k) for method in plan.methods for k in plan.budgets],
             "focus": [_focus(one, k) for k in plan.budgets],
         }
@@ -136,12 +138,12 @@ class Runner:
 
 
 def _row(one: _Set, plan: Plan, method: str, k: int) -> dict[str, Any]:
-    arms = [Arm(method, Budget(tokens=k), options) for options in seeds_of(method, plan.seeds)]
-    right = np.mean([one.correct(arm) for arm in arms], axis=0)
-    same = [[a == b for a, b in zip(one.answer(arm).answers, one.full.answers, strict=True)] for arm in arms]
+    configs = [MethodConfig(method, Budget(tokens=k), options) for options in seeds_of(method, plan.seeds)]
+    right = np.mean([one.correct(config) for config in configs], axis=0)
+    same = [[a == b for a, b in zip(one.answer(config).answers, one.full.answers, strict=True)] for config in configs]
     agreement = one.resampler.estimate(np.mean(same, axis=0))
-    row = {"method": method, "budget": k, "seeds": len(arms), **one.figures(right), "agreement": asdict(agreement)}
-    return row | one.against(right, one.correct(Arm(REFERENCE, Budget(tokens=k))))
+    row = {"method": method, "budget": k, "seeds": len(configs), **one.figures(right), "agreement": asdict(agreement)}
+    return row | one.against(right, one.correct(MethodConfig(REFERENCE, Budget(tokens=k))))
 
 
 def _ablations(one: _Set, budgets: Sequence[int]) -> list[dict[str, Any]]:
@@ -149,21 +151,21 @@ def _ablations(one: _Set, budgets: Sequence[int]) -> list[dict[str, Any]]:
     for group, labels in ABLATIONS.items():
         for label, options in labels.items():
             for k in budgets:
-                right = one.correct(Arm(REFERENCE, Budget(tokens=k), options))
+                right = one.correct(MethodConfig(REFERENCE, Budget(tokens=k), options))
                 row = {"group": group, "label": label, "budget": k, **one.figures(right)}
-                rows.append(row | one.against(right, one.correct(Arm(REFERENCE, Budget(tokens=k)))))
+                rows.append(row | one.against(right, one.correct(MethodConfig(REFERENCE, Budget(tokens=k)))))
     return rows
 
 
 def _auto(one: _Set, label: str, budget: Budget) -> dict[str, Any]:
     """An automatic budget against the fixed one of equal mean, which lies between two whole numbers of tokens."""
-    arm = Arm(REFERENCE, budget)
-    kept = np.array(one.answer(arm).kept)
+    config = MethodConfig(REFERENCE, budget)
+    kept = np.array(one.answer(config).kept)
     mean = float(kept.mean())
-    below, above = (one.correct(Arm(REFERENCE, Budget(tokens=k))) for k in (floor(mean), ceil(mean)))
+    below, above = (one.correct(MethodConfig(REFERENCE, Budget(tokens=k))) for k in (floor(mean), ceil(mean)))
     fixed = below + (mean - floor(mean)) * (above - below)
     spread = {"least": int(kept.min()), "most": int(kept.max()), "mean": mean}
-    figures = one.figures(one.correct(arm)) | one.against(one.correct(arm), fixed)
+    figures = one.figures(one.correct(config)) | one.against(one.correct(config), fixed)
     return {
         "label": label,
         "tokens": spread,
@@ -174,7 +176,7 @@ def _auto(one: _Set, label: str, budget: Budget) -> dict[str, Any]:
 
 def _focus(one: _Set, k: int) -> dict[str, Any]:
     """How many tokens Focus asks for, and how often that is more than the budget (the clamp)."""
-    wanted = np.array(one.answer(Arm(REFERENCE, Budget(tokens=k))).focus_wanted)
+    wanted = np.array(one.answer(MethodConfig(REFERENCE, Budget(tokens=k))).focus_wanted)
     kinds = np.array([question.kind for _, question in one.encoded.items])
     return {
         "budget": k,
