@@ -1,4 +1,4 @@
-"""What lmms-eval is told of the plugin; a file of its own, because lmms-eval reads it while it is being imported."""
+"""Registers the plugin with lmms-eval. It is a file of its own because lmms-eval reads it during its own import."""
 
 from lmms_eval.models.registry_v2 import ModelManifest
 
