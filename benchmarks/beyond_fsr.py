@@ -27,10 +27,10 @@ from torch import Tensor
 from tqdm import tqdm
 
 from fsr_core import Budget, CompressedTokens, VisualTokens, create, register
-from fsr_core.evaluation.answers import ask, cached
-from fsr_core.evaluation.arms import Arm
-from fsr_core.evaluation.run import Runner
-from fsr_core.evaluation.sets import Encoded, size_of
+from fsr_core.evaluation.answers import answer_questions, cached_answers
+from fsr_core.evaluation.method_configs import MethodConfig
+from fsr_core.evaluation.question_sets import EncodedSet, set_size
+from fsr_core.evaluation.runner import Runner
 from fsr_core.evaluation.statistics import Resampler
 from fsr_core.focus import focus_order, focus_wanted, minmax
 from fsr_core.guided import GuidedFSR
@@ -200,14 +200,14 @@ def measure(limit: int, out: Path) -> dict[str, list[dict[str, Any]]]:
         verify(every.samples[:16])
         for name, (rows, budgets, half) in TABLES.items():
             part = slice(half * limit, (half + 1) * limit)
-            encoded = Encoded(every.items[part], every.images[part], every.samples[part])
+            encoded = EncodedSet(every.items[part], every.images[part], every.samples[part])
             folder, means = runner.folder / f"validation-{part.start}-{part.stop}", []
             for label, method, options in rows:
                 right = {}
                 for k in budgets:
-                    arm, done = Arm(method, Budget(tokens=k), options), bar.n + limit
-                    work = partial(ask, runner.encoder, runner.decoder, encoded, arm, bar.update)
-                    answers = zip(encoded.items, cached(folder, arm, work).answers, strict=True)
+                    config, done = MethodConfig(method, Budget(tokens=k), options), bar.n + limit
+                    work = partial(answer_questions, runner.encoder, runner.decoder, encoded, config, bar.update)
+                    answers = zip(encoded.items, cached_answers(folder, config, work).answers, strict=True)
                     right[k] = [float(is_correct(question, text)) for (_, question), text in answers]
                     bar.update(done - bar.n)  # stored answers count as done
                 means.append(np.mean(list(right.values()), axis=0))
@@ -249,8 +249,8 @@ def main() -> None:
     options = parser.parse_args()
     if __spec__ is None:  # stored answers depend on the code of the method, which is found by its module's name
         parser.error("start it as python -m benchmarks.beyond_fsr")
-    if options.threads < 1 or not 1 <= options.limit <= size_of("validation") // 2:
-        parser.error(f"--threads: give at least 1; --limit: give 1 to {size_of('validation') // 2}")
+    if options.threads < 1 or not 1 <= options.limit <= set_size("validation") // 2:
+        parser.error(f"--threads: give at least 1; --limit: give 1 to {set_size('validation') // 2}")
     torch.set_num_threads(options.threads)
     register("variant", Variant)
     try:

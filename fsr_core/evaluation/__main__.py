@@ -1,7 +1,7 @@
-"""`fsr evaluate`: every method at every budget on the frozen sets, with intervals, ablations, tables and plots.
+"""`fsr evaluate` measures every method at every budget on the frozen sets, with intervals, ablations, tables and plots.
 
-Writes results.json, results.md and the plots into --out, and keeps encoded pictures and answers under --out/cache:
-run the same command again after a stop, and it goes on where it was.
+It writes results.json, results.md and the plots into --out. It caches encoded pictures and answers under --out/cache:
+run the same command again after a stop, and it goes on from there.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from tqdm import tqdm
 
 from fsr_core.compressor import methods
 from fsr_core.evaluation import overlays, plots, report
-from fsr_core.evaluation.arms import FULL, REFERENCE
-from fsr_core.evaluation.run import Plan, Runner
-from fsr_core.evaluation.sets import SETS, size_of
+from fsr_core.evaluation.method_configs import FULL, REFERENCE
+from fsr_core.evaluation.question_sets import SET_NAMES, set_size
+from fsr_core.evaluation.runner import Plan, Runner
 
 BUDGETS = [48, 32, 16, 8]
 QUICK = {"test": 96, "crowded": 24, "distractors": 24, "tiny": 24, "shifted": 24}
@@ -36,11 +36,11 @@ def _whole(text: str) -> list[int]:
     try:
         return [int(part) for part in _list(text)]
     except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is no list of whole numbers; write 48,32,16,8") from None
+        raise argparse.ArgumentTypeError(f"{text!r} is not a list of whole numbers; write 48,32,16,8") from None
 
 
 class _Parser(argparse.ArgumentParser):
-    """Says in one line what is wrong, as the other `fsr` commands do."""
+    """Reports a wrong option in one line, as the other `fsr` commands do."""
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"error: {message}; see {self.prog} --help\n")
@@ -48,39 +48,43 @@ class _Parser(argparse.ArgumentParser):
 
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(prog="fsr evaluate", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="a few questions of each set: a check, not a result")
-    parser.add_argument("--out", type=Path, default=Path("runs/evaluate"), help="folder for results and cache")
-    parser.add_argument("--model", default="fsr-tiny", help="fsr-tiny, or the folder of another checkpoint")
-    parser.add_argument("--methods", type=_list, default=list(methods()), help="comma-separated; default: all")
-    parser.add_argument("--budgets", type=_whole, default=BUDGETS, help="kept tokens, comma-separated")
-    parser.add_argument("--seeds", type=int, help="seeds of random selection (default 3; 1 with --quick)")
-    parser.add_argument("--sets", type=_list, default=list(QUICK), help=f"comma-separated, of {', '.join(SETS)}")
-    parser.add_argument("--limit", type=int, help="ask the first questions of each set only")
-    parser.add_argument("--no-ablations", action="store_true", help="methods only")
+    parser.add_argument(
+        "--quick", action="store_true", help="ask a few questions of each set: this is a check, not a result"
+    )
+    parser.add_argument("--out", type=Path, default=Path("runs/evaluate"), help="folder for the results and the cache")
+    parser.add_argument("--model", default="fsr-tiny", help="fsr-tiny or a checkpoint folder")
+    parser.add_argument("--methods", type=_list, default=list(methods()), help="methods, comma-separated; default: all")
+    parser.add_argument("--budgets", type=_whole, default=BUDGETS, help="numbers of kept tokens, comma-separated")
+    parser.add_argument("--seeds", type=int, help="number of seeds of the random method (default 3; 1 with --quick)")
+    parser.add_argument(
+        "--sets", type=_list, default=list(QUICK), help=f"sets, comma-separated: {', '.join(SET_NAMES)}"
+    )
+    parser.add_argument("--limit", type=int, help="ask only the first LIMIT questions of each set")
+    parser.add_argument("--no-ablations", action="store_true", help="leave the ablations of FSR out")
     parser.add_argument("--threads", type=int, help="CPU threads; default: PyTorch's own choice")
     parser.add_argument("--json", action="store_true", help="print results.json instead of results.md")
     return parser
 
 
 def _plan(options: argparse.Namespace) -> Plan:
-    unknown = [name for name in options.sets if name not in SETS]
+    unknown = [name for name in options.sets if name not in SET_NAMES]
     if unknown:
-        raise ValueError(f"--sets: {unknown[0]!r} is unknown; choose among {', '.join(SETS)}")
+        raise ValueError(f"--sets: {unknown[0]!r} is unknown; choose from {', '.join(SET_NAMES)}")
     if not options.sets or not options.methods:
-        raise ValueError("--sets, --methods: name at least one")
-    sizes = {name: QUICK.get(name, 96) if options.quick else size_of(name) for name in options.sets}
+        raise ValueError("--sets, --methods: name at least one of each")
+    sizes = {name: QUICK.get(name, 96) if options.quick else set_size(name) for name in options.sets}
     limits = sizes if options.limit is None else dict.fromkeys(options.sets, options.limit)
-    # FSR comes first: all others are held against it.
+    # FSR comes first, because all others are compared with it.
     compared = [REFERENCE, *(name for name in dict.fromkeys(options.methods) if name not in (REFERENCE, FULL))]
     seeds = options.seeds if options.seeds is not None else 1 if options.quick else 3
     return Plan(limits, compared, list(dict.fromkeys(options.budgets)), seeds, not options.no_ablations)
 
 
 def _commit() -> str:
-    here = Path(__file__).parent
-    asked = ["git", "-C", str(here), "describe", "--always", "--dirty", "--abbrev=12"]
+    """The commit of this code, or "unknown" if there is no git or no repository."""
+    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=12"]
     try:
-        return subprocess.run(asked, capture_output=True, text=True, check=True).stdout.strip()
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
 
@@ -88,7 +92,7 @@ def _commit() -> str:
 def _run(options: argparse.Namespace, command: str) -> dict[str, Any]:
     plan, start = _plan(options), time.monotonic()
     runner = Runner(options.model, options.out)
-    total = sum(limit * (1 + len(plan.arms(name))) for name, limit in plan.sets.items())
+    total = sum(limit * (1 + len(plan.configs(name))) for name, limit in plan.sets.items())
     with tqdm(total=total, unit="answer", file=sys.stderr, mininterval=1) as bar:
         sets = runner.run(plan, bar.update)
     about = {
@@ -103,13 +107,13 @@ def _run(options: argparse.Namespace, command: str) -> dict[str, Any]:
     results = {"about": about, "sets": sets}
     (options.out / "results.json").write_text(json.dumps(results, indent=1) + "\n")
     (options.out / "results.md").write_text(report.markdown(results))
-    made = plots.write(results, options.out)
+    pictures = plots.write(results, options.out)
     name, limit = next(iter(plan.sets.items()))
-    shown = runner.encoded(name, limit)
-    number = next((i for i, (_, q) in enumerate(shown.items) if q.kind == "where"), 0)
-    at = 16 if 16 in plan.budgets else plan.budgets[-1]
-    made.append(overlays.write(shown, number, plan.methods, at, options.out / "overlays.png"))
-    print("\n".join(f"wrote {path}" for path in [options.out / "results.json", *made]), file=sys.stderr)
+    encoded = runner.encoded(name, limit)
+    number = next((i for i, (_, q) in enumerate(encoded.items) if q.kind == "where"), 0)
+    budget = 16 if 16 in plan.budgets else plan.budgets[-1]
+    pictures.append(overlays.write(encoded, number, plan.methods, budget, options.out / "overlays.png"))
+    print("\n".join(f"wrote {path}" for path in [options.out / "results.json", *pictures]), file=sys.stderr)
     return results
 
 

@@ -1,4 +1,4 @@
-"""Answers under one arm: compress every sample, ask every question greedily, remember what was said."""
+"""Answers under one config: compress every sample, ask every question greedily, store the answers."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from torch import Tensor
 
 from fsr_core.backbones import ImagePart, KeptImage, Message, TextPart
 from fsr_core.backbones.base import LanguageDecoder, VisualEncoder
-from fsr_core.evaluation.arms import Arm, code_digest
-from fsr_core.evaluation.sets import Encoded
+from fsr_core.evaluation.method_configs import MethodConfig, code_digest
+from fsr_core.evaluation.question_sets import EncodedSet
 
-__all__ = ["Outcome", "ask", "cached"]
+__all__ = ["Outcome", "answer_questions", "cached_answers"]
 
 LONGEST_ANSWER = 5  # tokens; the longest right answer is two words and the end of the turn
 BATCH = 128
@@ -24,7 +24,7 @@ BATCH = 128
 
 @dataclass(frozen=True)
 class Outcome:
-    """What each question of a set was answered, from how many tokens, and how many Focus wanted (K_F unclamped)."""
+    """The answer to each question of a set, how many tokens were kept for it, and K_F of Focus before the clamp."""
 
     answers: list[str]
     kept: list[int]
@@ -32,26 +32,30 @@ class Outcome:
 
 
 @torch.inference_mode()
-def ask(
-    encoder: VisualEncoder, decoder: LanguageDecoder, encoded: Encoded, arm: Arm, report: Callable[[int], object]
+def answer_questions(
+    encoder: VisualEncoder,
+    decoder: LanguageDecoder,
+    encoded: EncodedSet,
+    config: MethodConfig,
+    report: Callable[[int], object],
 ) -> Outcome:
-    """Every question of the set under one arm. `report` is told of each answered batch."""
-    compressor, outcome = arm.compressor(), Outcome([], [], [])
+    """Answers every question of the set under one config. Calls `report` with the number of questions of each batch."""
+    compressor, outcome = config.compressor(), Outcome([], [], [])
     for start in range(0, len(encoded.items), BATCH):
         part = slice(start, start + BATCH)
         samples = encoded.samples[part]
-        kept = compressor.compress_batch(samples, [arm.budget or len(sample) for sample in samples])
-        laid_out = [encoder.assemble(image, one) for image, one in zip(encoded.images[part], kept, strict=True)]
+        kept = compressor.compress_batch(samples, [config.budget or len(sample) for sample in samples])
+        images = [encoder.assemble(image, tokens) for image, tokens in zip(encoded.images[part], kept, strict=True)]
         texts = [question.text for _, question in encoded.items[part]]
-        outcome.answers.extend(greedy(decoder, texts, laid_out))
-        outcome.kept.extend(len(one) for one in kept)
-        outcome.focus_wanted.extend(one.focus_wanted for one in kept)
+        outcome.answers.extend(greedy(decoder, texts, images))
+        outcome.kept.extend(len(tokens) for tokens in kept)
+        outcome.focus_wanted.extend(tokens.focus_wanted for tokens in kept)
         report(len(samples))
     return outcome
 
 
 def greedy(decoder: LanguageDecoder, questions: Sequence[str], images: Sequence[KeptImage]) -> list[str]:
-    """Greedy answers to one question about one image each; prompts of different lengths are padded on the left."""
+    """Greedy answers to one question about each image. Shorter prompts are padded on the left."""
     rows = [
         decoder.prompt([Message("user", (ImagePart(0), TextPart(text)))], [image]).inputs_embeds
         for text, image in zip(questions, images, strict=True)
@@ -74,16 +78,16 @@ def greedy(decoder: LanguageDecoder, questions: Sequence[str], images: Sequence[
     return [str(text).strip() for text in decoder.tokenizer.batch_decode(ids, skip_special_tokens=True)]
 
 
-def cached(folder: Path, arm: Arm, run: Callable[[], Outcome]) -> Outcome:
-    """What `folder` holds for an arm and its method's code, else what `run` gives, which is then written there."""
-    path = folder / f"{arm.key}-{code_digest(type(arm.compressor()))}.json"
+def cached_answers(folder: Path, config: MethodConfig, run: Callable[[], Outcome]) -> Outcome:
+    """The answers in `folder` for a config and its method's code. If there are none, calls `run` and stores them."""
+    path = folder / f"{config.key}-{code_digest(type(config.compressor()))}.json"
     if path.exists():
         return Outcome(**json.loads(path.read_text())["outcome"])
     outcome = run()
     folder.mkdir(parents=True, exist_ok=True)
     part = path.with_suffix(".part")
-    budget = None if arm.budget is None else asdict(arm.budget)
-    told = {"method": arm.method, "options": dict(arm.options), "budget": budget, "outcome": asdict(outcome)}
-    part.write_text(json.dumps(told))
+    budget = None if config.budget is None else asdict(config.budget)
+    record = {"method": config.method, "options": dict(config.options), "budget": budget, "outcome": asdict(outcome)}
+    part.write_text(json.dumps(record))
     part.rename(path)
     return outcome

@@ -1,7 +1,7 @@
-"""What lmms-eval is told of the plugin; a file of its own, because lmms-eval reads it while it is being imported."""
+"""Registers the plugin with lmms-eval. It is a file of its own because lmms-eval reads it during its own import."""
 
 from lmms_eval.models.registry_v2 import ModelManifest
 
 __all__ = ["MANIFEST"]
 
-MANIFEST = ModelManifest(model_id="fsr", simple_class_path="fsr_core.evaluation.lmms.CompressedVLM")
+MANIFEST = ModelManifest(model_id="fsr", simple_class_path="fsr_core.evaluation.lmms_model.CompressedVLM")

@@ -1,11 +1,11 @@
-"""The figures as Markdown: one table a question that a reader has."""
+"""Writes the figures of a run as Markdown tables."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any
 
-from fsr_core.evaluation.arms import REFERENCE
+from fsr_core.evaluation.method_configs import REFERENCE
 
 __all__ = ["by_method", "markdown", "verdicts"]
 
@@ -21,7 +21,7 @@ Table = list[list[str]]
 
 
 def _table(head: Sequence[str], rows: Table) -> str:
-    """Markdown; every column but the first is aligned right."""
+    """A Markdown table. All columns except the first are aligned right."""
     rule = ["---", *["--:"] * (len(head) - 1)]
     return "\n".join("| " + " | ".join(row) + " |" for row in [list(head), rule, *rows])
 
@@ -39,13 +39,14 @@ def _signed(difference: dict[str, float], verdict: str) -> str:
     return f"{100 * difference['mean']:+.1f} ({100 * difference['low']:+.1f}..{100 * difference['high']:+.1f}){mark}"
 
 
-def _budgets(found: dict[str, Any]) -> list[int]:
-    return [row["budget"] for row in found["focus"]]
+def _budgets(set_result: dict[str, Any]) -> list[int]:
+    return [row["budget"] for row in set_result["focus"]]
 
 
-def by_method(found: dict[str, Any]) -> dict[str, dict[int, dict[str, Any]]]:
+def by_method(set_result: dict[str, Any]) -> dict[str, dict[int, dict[str, Any]]]:
+    """The rows of a set by method and budget."""
     methods: dict[str, dict[int, dict[str, Any]]] = {}
-    for row in found["rows"]:
+    for row in set_result["rows"]:
         methods.setdefault(row["method"], {})[row["budget"]] = row
     return methods
 
@@ -54,73 +55,73 @@ def _name(row: dict[str, Any]) -> str:
     return row["method"] if row["seeds"] == 1 else f"{row['method']} (mean of {row['seeds']} seeds)"
 
 
-def _accuracy(found: dict[str, Any]) -> str:
-    budgets, full = _budgets(found), found["full"]["accuracy"]
+def _accuracy(set_result: dict[str, Any]) -> str:
+    budgets, full = _budgets(set_result), set_result["full"]["accuracy"]
     rows = [["all tokens", *[_interval(full)] * len(budgets)]]
-    for by_budget in by_method(found).values():
+    for by_budget in by_method(set_result).values():
         cells = [_interval(by_budget[k]["accuracy"]) for k in budgets]
         rows.append([_name(by_budget[budgets[0]]), *cells])
     return _table(["method", *(f"{k} tokens" for k in budgets)], rows)
 
 
-def _differences(found: dict[str, Any]) -> str:
-    budgets = _budgets(found)
+def _differences(set_result: dict[str, Any]) -> str:
+    budgets = _budgets(set_result)
     rows = [
         [method, *(_signed(by_budget[k]["difference"], by_budget[k]["verdict"]) for k in budgets)]
-        for method, by_budget in by_method(found).items()
+        for method, by_budget in by_method(set_result).items()
         if method != REFERENCE
     ]
     return _table(["method minus FSR", *(f"{k} tokens" for k in budgets)], rows)
 
 
-def _kinds(found: dict[str, Any]) -> str:
-    kinds = list(found["full"]["kinds"])
-    rows = [["all tokens", "all", *(_percent(found["full"]["kinds"][kind]) for kind in kinds)]]
-    for by_budget in by_method(found).values():
+def _kinds(set_result: dict[str, Any]) -> str:
+    kinds = list(set_result["full"]["kinds"])
+    rows = [["all tokens", "all", *(_percent(set_result["full"]["kinds"][kind]) for kind in kinds)]]
+    for by_budget in by_method(set_result).values():
         for k, row in by_budget.items():
             rows.append([row["method"], str(k), *(_percent(row["kinds"][kind]) for kind in kinds)])
     return _table(["method", "tokens", *kinds], rows)
 
 
-def _agreement(found: dict[str, Any]) -> str:
-    budgets = _budgets(found)
+def _agreement(set_result: dict[str, Any]) -> str:
+    budgets = _budgets(set_result)
     rows = [
         [method, *(_percent(by_budget[k]["agreement"]["mean"]) for k in budgets)]
-        for method, by_budget in by_method(found).items()
+        for method, by_budget in by_method(set_result).items()
     ]
     return _table(["method", *(f"{k} tokens" for k in budgets)], rows)
 
 
-def _focus(found: dict[str, Any]) -> str:
-    kinds = list(found["full"]["kinds"])
+def _focus(set_result: dict[str, Any]) -> str:
+    kinds = list(set_result["full"]["kinds"])
     rows = []
-    for row in found["focus"]:
+    for row in set_result["focus"]:
         spread = " / ".join(f"{q:.0f}" for q in row["quantiles"])
         cells = [str(row["budget"]), f"{row['mean']:.1f}", spread, _percent(row["clamped"])]
         rows.append(cells + [_percent(row["clamped_by_kind"][kind]) for kind in kinds])
     return _table(["budget", "mean K_F", "10 / 50 / 90 %", "K_F > K", *kinds], rows)
 
 
-def _ablations(found: dict[str, Any]) -> str:
-    budgets = _budgets(found)
+def _ablations(set_result: dict[str, Any]) -> str:
+    budgets = _budgets(set_result)
     grouped: dict[tuple[str, str], dict[int, dict[str, Any]]] = {}
-    for row in found["ablations"]:
+    for row in set_result["ablations"]:
         grouped.setdefault((row["group"], row["label"]), {})[row["budget"]] = row
     rows = []
     for (group, label), by_budget in grouped.items():
         cells = []
         for k in budgets:
             row = by_budget[k]
-            own = "(FSR)" in label
-            change = "" if own else f", {_signed(row['difference'], row['verdict'])}"
+            is_default = "(FSR)" in label
+            change = "" if is_default else f", {_signed(row['difference'], row['verdict'])}"
             cells.append(_percent(row["accuracy"]["mean"]) + change)
         rows.append([f"{group}: {label}", *cells])
     return _table(["ablation", *(f"{k} tokens" for k in budgets)], rows)
 
 
-def _auto(found: dict[str, Any]) -> str:
+def _auto(set_result: dict[str, Any]) -> str:
     rows = []
-    for row in found["auto"]:
+    for row in set_result["auto"]:
         spread = row["tokens"]
         tokens = f"{spread['mean']:.1f} ({spread['least']}-{spread['most']})"
         change = _signed(row["difference"], row["verdict"])
@@ -128,8 +129,8 @@ def _auto(found: dict[str, Any]) -> str:
     return _table(["automatic budget", "mean tokens (range)", "accuracy", "fixed, equal mean", "difference"], rows)
 
 
-def _times(found: dict[str, Any]) -> str:
-    budgets, times = _budgets(found), found["milliseconds"]
+def _times(set_result: dict[str, Any]) -> str:
+    budgets, times = _budgets(set_result), set_result["milliseconds"]
     rows = []
     for method, by_budget in times.items():
         cells = [f"{by_budget[k]:.2f} ({by_budget[k] / times[REFERENCE][k]:.2f} x)" for k in budgets]
@@ -137,19 +138,19 @@ def _times(found: dict[str, Any]) -> str:
     return _table(["method", *(f"{k} tokens" for k in budgets)], rows)
 
 
-def verdicts(found: dict[str, Any]) -> str:
-    """For each method in plain words, at which budgets FSR wins, ties and loses."""
+def verdicts(set_result: dict[str, Any]) -> str:
+    """A line for each method: at which budgets FSR wins, ties and loses against it."""
     lines = []
-    for method, by_budget in by_method(found).items():
+    for method, by_budget in by_method(set_result).items():
         if method == REFERENCE:
             continue
-        said = []
-        for mine, theirs in (("wins", "loses"), ("ties", "ties"), ("loses", "wins")):
-            at = [k for k, row in by_budget.items() if row["verdict"] == theirs]
-            if at:
-                points = ", ".join(f"{-100 * by_budget[k]['difference']['mean']:+.1f}" for k in at)
-                said.append(f"{mine} at {', '.join(map(str, at))} ({points} points)")
-        lines.append(f"- against `{method}` FSR {'; '.join(said)}")
+        clauses = []
+        for fsr_verdict, method_verdict in (("wins", "loses"), ("ties", "ties"), ("loses", "wins")):
+            budgets = [k for k, row in by_budget.items() if row["verdict"] == method_verdict]
+            if budgets:
+                points = ", ".join(f"{-100 * by_budget[k]['difference']['mean']:+.1f}" for k in budgets)
+                clauses.append(f"{fsr_verdict} at {', '.join(map(str, budgets))} ({points} points)")
+        lines.append(f"- against `{method}` FSR {'; '.join(clauses)}")
     return "\n".join(lines)
 
 
@@ -167,15 +168,15 @@ _SECTIONS = (
 
 
 def markdown(results: dict[str, Any]) -> str:
-    """Every table of every set. **+** and **-** mark differences whose interval leaves out zero."""
+    """All tables of all sets. **+** and **-** mark a difference if its interval does not contain zero."""
     about = results["about"]
     parts = [
         f"Model `{about['model']}` (fingerprint `{about['fingerprint'][:12]}`), commit `{about['commit']}`,"
         f" PyTorch {about['torch']}. Command: `{about['command']}`."
     ]
-    for name, found in results["sets"].items():
-        parts.append(f"## {_TITLES[name]} ({found['questions']} questions)")
+    for name, set_result in results["sets"].items():
+        parts.append(f"## {_TITLES[name]} ({set_result['questions']} questions)")
         for key, title, write in _SECTIONS:
-            if key in found:
-                parts.append(f"### {title}\n\n{write(found)}")
+            if key in set_result:
+                parts.append(f"### {title}\n\n{write(set_result)}")
     return "\n\n".join(parts) + "\n"

@@ -1,4 +1,4 @@
-"""Accuracies with bootstrap intervals; a difference is taken question by question, so that luck cancels."""
+"""Accuracies and differences with bootstrap intervals. Differences are paired by question, so that chance cancels."""
 
 from __future__ import annotations
 
@@ -21,23 +21,23 @@ class Estimate:
 
 
 class Resampler:
-    """The same bootstrap resamples of a set's questions for everything that is said about it (percentile method)."""
+    """Bootstrap resamples of a set's questions (percentile method). All estimates of a set use the same resamples."""
 
     def __init__(self, questions: int, resamples: int = RESAMPLES, seed: int = 0) -> None:
-        dice = np.random.default_rng(seed)
-        even = np.full(questions, 1 / questions)
+        generator = np.random.default_rng(seed)
+        probabilities = np.full(questions, 1 / questions)
         # How often each question is in each resample; a mean over a resample is then a matrix product.
-        self.weights = dice.multinomial(questions, even, size=resamples).astype(np.float32) / questions
+        self.weights = generator.multinomial(questions, probabilities, size=resamples).astype(np.float32) / questions
 
     def estimate(self, values: np.ndarray) -> Estimate:
-        """Of the mean of `values` [questions]: shares of right answers, or differences of such."""
+        """Mean of `values` [questions] with its interval; values are shares of right answers or differences of them."""
         means = self.weights @ values.astype(np.float32)
         low, high = np.percentile(means, [2.5, 97.5])
         return Estimate(float(values.mean()), float(low), float(high))
 
 
 def verdict(difference: Estimate) -> str:
-    """`wins`, `loses` or `ties`: whether the interval of a difference leaves out zero."""
+    """`wins` or `loses` if the interval of a difference does not contain zero, else `ties`."""
     if difference.low > 0:
         return "wins"
     return "loses" if difference.high < 0 else "ties"

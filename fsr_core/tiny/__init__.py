@@ -1,6 +1,9 @@
-"""The embedded vision-language model `fsr-tiny`: its scenes, questions, training and weights.
+"""The embedded vision-language model `fsr-tiny`: its scenes, questions, test sets, training and weights.
 
-Importing this package loads nothing heavy; `WEIGHTS` is where the checkpoint lies, in the hub's folder format.
+The import of this package loads neither torch nor transformers. `WEIGHTS` is the checkpoint's folder, in the hub's
+format.
+
+`python -m fsr_core.tiny` draws a scene; `python -m fsr_core.tiny.training` trains the model.
 """
 
 from pathlib import Path

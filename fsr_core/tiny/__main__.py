@@ -1,4 +1,4 @@
-"""`python -m fsr_core.tiny`: draws a scene and prints questions about it with their answers."""
+"""`python -m fsr_core.tiny` draws a scene and prints questions about it, with their answers."""
 
 from __future__ import annotations
 
@@ -12,12 +12,13 @@ from fsr_core.tiny.scenes import SEEDS, draw, make_scene
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Writes a scene as a picture and prints questions about it with their answers."""
+    """Writes the picture of a scene and prints questions about it, with their answers."""
     parser = argparse.ArgumentParser(
         prog="python -m fsr_core.tiny",
-        description="Draws a scene and prints a question of each kind it can answer, with the answer.",
+        description="Draws a scene and prints one question of each kind that it can answer, with the answer.",
+        epilog="example: python -m fsr_core.tiny -o scene.png --seed 1100003",
     )
-    parser.add_argument("-o", "--output", type=Path, required=True, help="picture to write; its ending is its format")
+    parser.add_argument("-o", "--output", type=Path, required=True, help="picture file to write, such as scene.png")
     parser.add_argument("--seed", type=int, default=SEEDS["test"][0], help="which scene; below 1000000: training data")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     options = parser.parse_args(arguments)
@@ -29,13 +30,13 @@ def main(arguments: list[str] | None = None) -> None:
     except (OSError, ValueError) as error:
         parser.error(f"--output: cannot write {options.output} ({error}); give a writable path ending in .png or .jpg")
     rng = random.Random(f"question-{options.seed}")
-    asked = [question for make in KINDS.values() if (question := make(scene, rng)) is not None]
+    questions = [question for make in KINDS.values() if (question := make(scene, rng)) is not None]
     if options.json:
-        rows = [{"kind": q.kind, "question": q.text, "answer": q.answer} for q in asked]
+        rows = [{"kind": q.kind, "question": q.text, "answer": q.answer} for q in questions]
         print(json.dumps({"path": str(options.output), "seed": options.seed, "questions": rows}))
         return
     print(f"{options.output}: scene {options.seed}")
-    for question in asked:
+    for question in questions:
         print(f"  {question.text}  {question.answer}")
 
 

@@ -1,16 +1,18 @@
-"""Four sets that are harder than the test set, frozen as it is: three harder in kind, one drawn otherwise.
+"""Four frozen sets that are harder than the test set.
 
 crowded      nine things on the board, more than the smallest budget has tokens; training has six at most
-distractors  two colours by three shapes, five of the six: every thing shares its colour, all but one their shape
+distractors  five of the six pairs of two colours and three shapes: each thing shares its colour with another, and four
+             of the five share their shape
 tiny         things of half the size, about one patch across
 shifted      backgrounds and sizes that training never drew
 
-A set is its seeds and `GENERATOR_VERSION`, like the others; `hard_sets.json` holds what they must give. To write that
-record anew, after a new version: `python -m fsr_core.tiny.hard_sets`.
+Like the other sets, each is defined by its seeds and `GENERATOR_VERSION`; `hard_sets.json` is the record of what they
+must give. After a new version, write a new record: `python -m fsr_core.tiny.hard_sets`.
 """
 
 from __future__ import annotations
 
+import argparse
 import hashlib
 import json
 import random
@@ -22,70 +24,75 @@ import numpy as np
 from PIL import Image
 
 from fsr_core.tiny import scenes
-from fsr_core.tiny.questions import KINDS, Question, in_turn
+from fsr_core.tiny.questions import KINDS, Question, questions_in_turn
 from fsr_core.tiny.scenes import COLOURS, GENERATOR_VERSION, MAX_DIGIT, SHAPES, Scene, Thing
 from fsr_core.tiny.test_set import compare, record
 
-__all__ = ["HARDER", "draw", "harder_set", "verify"]
+__all__ = ["HARD_SETS", "HardSet", "draw", "frozen_hard_set", "verify"]
 
 RECORD = Path(__file__).parent / "hard_sets.json"
 
 
-def _thing(rng: random.Random, name: tuple[str, str], cell: int, least: float, most: float) -> Thing:
+def _thing(rng: random.Random, name: tuple[str, str], cell: int, min_radius: float, max_radius: float) -> Thing:
+    """A thing of this colour and shape in this cell (0..8), of a random size, with or without a digit."""
+    colour, shape = name
     row, column = divmod(cell, 3)
-    radius, centre = scenes.place(rng, row, column, least, most)
+    radius, centre = scenes.random_size_and_place(rng, row, column, min_radius, max_radius)
     digit = rng.randint(0, MAX_DIGIT) if rng.random() < 0.5 else None
-    return Thing(name[1], name[0], row, column, centre, radius, digit)
+    return Thing(shape=shape, colour=colour, row=row, column=column, centre=centre, radius=radius, digit=digit)
 
 
-def _ordinary(rng: random.Random, count: int, least: float, most: float) -> list[Thing]:
-    """Things as training has them (a random sub-palette), but as many and as large as is asked."""
+def _random_things(rng: random.Random, count: int, min_radius: float, max_radius: float) -> list[Thing]:
+    """`count` things whose shapes and colours are chosen as in training."""
     shapes = rng.sample(SHAPES, rng.randint(2, len(SHAPES)))
     colours = rng.sample(tuple(COLOURS), rng.randint(2, len(COLOURS)))
     cells = sorted(rng.sample(range(9), count))
-    return [_thing(rng, (rng.choice(colours), rng.choice(shapes)), cell, least, most) for cell in cells]
+    return [_thing(rng, (rng.choice(colours), rng.choice(shapes)), cell, min_radius, max_radius) for cell in cells]
 
 
 def _crowded(rng: random.Random) -> list[Thing]:
-    return _ordinary(rng, 9, 38, 58)
+    return _random_things(rng, 9, 38, 58)
 
 
 def _distractors(rng: random.Random) -> list[Thing]:
     colours, shapes = rng.sample(tuple(COLOURS), 2), rng.sample(SHAPES, 3)
     names = [(colour, shape) for colour in colours for shape in shapes]
-    # Five of the six pairs: the sixth is the absent thing of which everything is there.
+    # The sixth pair is an absent thing whose colour and shape are both there.
     names = rng.sample(names, 5)
     return [_thing(rng, name, cell, 38, 58) for name, cell in zip(names, sorted(rng.sample(range(9), 5)), strict=True)]
 
 
 def _tiny(rng: random.Random) -> list[Thing]:
-    return _ordinary(rng, rng.randint(3, 6), 18, 26)
+    return _random_things(rng, rng.randint(3, 6), 18, 26)
 
 
 def _shifted(rng: random.Random) -> list[Thing]:
-    least, most = rng.choice([(29, 36), (60, 66)])
-    return _ordinary(rng, rng.randint(3, 6), least, most)
+    min_radius, max_radius = rng.choice([(29, 36), (60, 66)])
+    return _random_things(rng, rng.randint(3, 6), min_radius, max_radius)
 
 
-def _ground(seed: int) -> np.ndarray:
-    """A background outside of training: paper, night, stripes or a ramp. Whole numbers, the same on any machine."""
-    dice = np.random.default_rng(seed)
+def _background(seed: int) -> np.ndarray:
+    """A background unlike those of training: paper, night, stripes or a ramp, uint8 [27, 27, 3].
+
+    Only whole numbers are computed, so the result is the same on any machine.
+    """
+    rng = np.random.default_rng(seed)
     style = seed % 4
-    base = int(dice.integers(*((205, 236) if style == 0 else (12, 50))))
+    base = int(rng.integers(*((205, 236) if style == 0 else (12, 50))))
     if style in (0, 1):
-        return (base + dice.integers(-10, 11, (27, 27, 3))).astype(np.uint8)
-    other = base + int(dice.integers(60, 140))
+        return (base + rng.integers(-10, 11, (27, 27, 3))).astype(np.uint8)
+    other = base + int(rng.integers(60, 140))
     steps = np.arange(27)
     mix = steps // 3 % 2 * 26 if style == 2 else steps
     line = (base * (26 - mix) + other * mix) // 26
-    tint = dice.integers(-12, 13, 3)
-    plane = np.broadcast_to(line[None, :, None] if dice.integers(2) else line[:, None, None], (27, 27, 3))
+    tint = rng.integers(-12, 13, 3)
+    plane = np.broadcast_to(line[None, :, None] if rng.integers(2) else line[:, None, None], (27, 27, 3))
     return (plane + tint).clip(0, 255).astype(np.uint8)
 
 
 @dataclass(frozen=True)
 class HardSet:
-    """How one set is made: its seeds, how many questions, of which kinds, and its things."""
+    """How one set is made: its seeds, its number of questions, their kinds, and how things are placed."""
 
     seeds: range
     questions: int
@@ -93,58 +100,68 @@ class HardSet:
     things: Callable[[random.Random], list[Thing]]
 
 
-_ALL = tuple(KINDS)
-# Where every colour and every shape is there twice, neither can name a thing by itself.
-_BY_NAME = tuple(kind for kind in KINDS if kind not in ("colour", "shape"))
-HARDER = {
-    "crowded": HardSet(range(1_200_000, 1_300_000), 1024, _ALL, _crowded),
-    "distractors": HardSet(range(1_300_000, 1_400_000), 1020, _BY_NAME, _distractors),
-    "tiny": HardSet(range(1_400_000, 1_500_000), 1024, _ALL, _tiny),
-    "shifted": HardSet(range(1_500_000, 1_600_000), 1024, _ALL, _shifted),
+_ALL_KINDS = tuple(KINDS)
+# These two kinds need a thing that is the only one of its colour or of its shape.
+_WITHOUT_UNIQUE = tuple(kind for kind in KINDS if kind not in ("colour", "shape"))
+HARD_SETS = {
+    "crowded": HardSet(range(1_200_000, 1_300_000), 1024, _ALL_KINDS, _crowded),
+    "distractors": HardSet(range(1_300_000, 1_400_000), 1020, _WITHOUT_UNIQUE, _distractors),
+    "tiny": HardSet(range(1_400_000, 1_500_000), 1024, _ALL_KINDS, _tiny),
+    "shifted": HardSet(range(1_500_000, 1_600_000), 1024, _ALL_KINDS, _shifted),
 }
 
 
-def _scene(name: str, seed: int) -> Scene:
+def _make_scene(name: str, seed: int) -> Scene:
     rng = random.Random(f"{name}-{GENERATOR_VERSION}-{seed}")
-    return Scene(seed, tuple(HARDER[name].things(rng)))
+    return Scene(seed, tuple(HARD_SETS[name].things(rng)))
 
 
-def harder_set(name: str, limit: int | None = None) -> list[tuple[Scene, Question]]:
-    """The first `limit` questions of a set (all without it), each with its scene.
+def frozen_hard_set(name: str, limit: int | None = None) -> list[tuple[Scene, Question]]:
+    """The first `limit` questions of a set (by default all), each with its scene.
 
     Raises:
-        ValueError: there is no such set, or `limit` is outside of it.
+        ValueError: there is no such set, or `limit` is not within 1 and the set's size.
     """
-    if name not in HARDER:
-        raise ValueError(f"set: {name!r} is unknown; choose one of {', '.join(HARDER)}")
-    one = HARDER[name]
-    limit = one.questions if limit is None else limit
-    if not 1 <= limit <= one.questions:
-        raise ValueError(f"limit = {limit} is outside the set {name!r}; give 1 to {one.questions}")
-    return in_turn(one.seeds, lambda seed: _scene(name, seed), one.kinds, limit)
+    if name not in HARD_SETS:
+        raise ValueError(f"set: {name!r} is unknown; choose one of {', '.join(HARD_SETS)}")
+    hard_set = HARD_SETS[name]
+    limit = hard_set.questions if limit is None else limit
+    if not 1 <= limit <= hard_set.questions:
+        raise ValueError(f"limit = {limit} is outside the set {name!r}; give 1 to {hard_set.questions}")
+    return questions_in_turn(hard_set.seeds, lambda seed: _make_scene(name, seed), hard_set.kinds, limit)
 
 
 def draw(scene: Scene) -> Image.Image:
-    """The picture of a scene of any set; its seed says which set it is of, and so how it is drawn."""
-    return scenes.draw(scene, _ground(scene.seed) if scene.seed in HARDER["shifted"].seeds else None)
+    """The picture of a scene of any set. The scene's seed tells the set, and so the kind of background."""
+    return scenes.draw(scene, _background(scene.seed) if scene.seed in HARD_SETS["shifted"].seeds else None)
 
 
 def _record(name: str, items: list[tuple[Scene, Question]]) -> dict[str, object]:
-    found = record(items, draw)
+    result = record(items, draw)
     if name == "shifted":
-        grounds = b"".join(_ground(scene.seed).tobytes() for scene, _ in items)
-        found["sha256_backgrounds"] = hashlib.sha256(grounds).hexdigest()
-    return found
+        backgrounds = b"".join(_background(scene.seed).tobytes() for scene, _ in items)
+        result["sha256_backgrounds"] = hashlib.sha256(backgrounds).hexdigest()
+    return result
 
 
 def verify(name: str, items: list[tuple[Scene, Question]]) -> None:
-    """Check a whole set against the stored record.
+    """Checks a whole set against the stored record.
 
     Raises:
-        ValueError: the generator no longer gives the set on which the published figures were measured.
+        ValueError: this is not the set on which the published figures were measured.
     """
     compare(_record(name, items), json.loads(RECORD.read_text())[name], f"set {name!r}", RECORD.name)
 
 
+def main(arguments: list[str] | None = None) -> None:
+    """Writes the record of the sets as the generator gives them now."""
+    parser = argparse.ArgumentParser(
+        prog="python -m fsr_core.tiny.hard_sets",
+        description=f"Writes {RECORD.name} anew. Do this only together with a new GENERATOR_VERSION.",
+    )
+    parser.parse_args(arguments)
+    RECORD.write_text(json.dumps({name: _record(name, frozen_hard_set(name)) for name in HARD_SETS}, indent=2) + "\n")
+
+
 if __name__ == "__main__":
-    RECORD.write_text(json.dumps({name: _record(name, harder_set(name)) for name in HARDER}, indent=2) + "\n")
+    main()

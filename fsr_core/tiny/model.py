@@ -1,4 +1,4 @@
-"""Shape of the embedded model: its two tokenizers, the CLIP and LLaVA configurations, saving and loading."""
+"""The architecture of the embedded model: two tokenizers, the CLIP and LLaVA configurations; and how it is saved."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from fsr_core.tiny.questions import KINDS, NUMBERS, ask
+from fsr_core.tiny.questions import KINDS, NUMBERS, random_question
 from fsr_core.tiny.scenes import COLOURS, COLUMNS, ROWS, SHAPES, make_scene
-from fsr_core.tiny.training.scene_pool import SIDE
 
-PATCH, GRID = 12, 12
-# Line breaks are written as expressions: the template engine drops a bare one that follows a block tag.
+PATCH, GRID = 12, 12  # pixels of a patch's side; patches on a side
+IMAGE_SIDE = PATCH * GRID  # pixels, the vision tower's resolution
+# Line breaks are written as expressions, because the template engine drops a plain one after a block tag.
 CHAT_TEMPLATE = (
     "{% for message in messages %}"
     "{% if message['role'] == 'user' %}USER:"
@@ -46,20 +46,20 @@ CHAT_TEMPLATE = (
 
 
 def corpus() -> list[str]:
-    """Every word the project's questions and answers use, often enough for each to become one token."""
+    """Texts with every word of the questions and answers, often enough that each word becomes one token."""
     rng = random.Random(0)
     texts = []
     for seed in range(400):
         scene = make_scene(seed)
         for kind in KINDS:
-            question = ask(scene, rng, (kind,))
+            question = random_question(scene, rng, (kind,))
             texts.append(f"USER:\n{question.text} ASSISTANT: {question.answer}")
     words = (*COLOURS, *SHAPES, *ROWS, *COLUMNS, *NUMBERS, "yes", "no", "nothing", "picture", "a", "and", "with")
     return texts + [f" {word}" for word in words] * 20
 
 
 def language_tokenizer() -> PreTrainedTokenizerFast:
-    """Byte-level BPE, so any UTF-8 text can be asked; words of the corpus are one token each."""
+    """Byte-level BPE, so any UTF-8 text can be encoded; each word of the corpus is one token."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
@@ -86,10 +86,10 @@ def language_tokenizer() -> PreTrainedTokenizerFast:
     )
 
 
-def _in_order(model: dict[str, Any]) -> dict[str, Any]:
+def _in_fixed_order(model: dict[str, Any]) -> dict[str, Any]:
     """Vocabulary and merges of a trained tokenizer, always in the same order.
 
-    The trainer numbers the letters that end a word as its hash map has them, differently in each process.
+    The trainer numbers the letters that end a word in the order of a hash map, which differs from process to process.
     """
     vocab = model["vocab"]
     endings = sorted(piece for piece in vocab if len(piece) == 5 and piece.endswith("</w>"))
@@ -101,25 +101,25 @@ def _in_order(model: dict[str, Any]) -> dict[str, Any]:
 
 
 def clip_tokenizer() -> CLIPTokenizer:
-    """CLIP's own tokenizer class (lower case, BOS and EOS, 77 positions) over the same words."""
+    """CLIP's tokenizer class (lower case, BOS and EOS, 77 positions), trained on the same words."""
     letters = sorted(pre_tokenizers.ByteLevel.alphabet())
     specials = ["<|startoftext|>", "<|endoftext|>"]
     vocab = {piece: i for i, piece in enumerate([*letters, *(f"{c}</w>" for c in letters), *specials])}
     base = CLIPTokenizer(vocab=vocab, merges=[])
-    learnt = base.train_new_from_iterator(
+    learned = base.train_new_from_iterator(
         [text.lower() for text in corpus()],
         1024,
         initial_alphabet=letters,
         show_progress=False,
         end_of_word_suffix="</w>",
     )
-    trained = CLIPTokenizer(**_in_order(json.loads(learnt.backend_tokenizer.to_str())["model"]))
-    trained.model_max_length = 77
-    return trained
+    tokenizer = CLIPTokenizer(**_in_fixed_order(json.loads(learned.backend_tokenizer.to_str())["model"]))
+    tokenizer.model_max_length = 77
+    return tokenizer
 
 
 def clip_config(tokenizer: CLIPTokenizer) -> CLIPConfig:
-    """The vision tower that LLaVA shares, and the text tower that gives relevance."""
+    """The vision tower that CLIP and LLaVA share, and the text tower that gives relevance."""
     return CLIPConfig(
         text_config={
             "vocab_size": len(tokenizer),
@@ -137,7 +137,7 @@ def clip_config(tokenizer: CLIPTokenizer) -> CLIPConfig:
             "intermediate_size": 512,
             "num_hidden_layers": 4,
             "num_attention_heads": 4,
-            "image_size": SIDE,
+            "image_size": IMAGE_SIDE,
             "patch_size": PATCH,
         },
         projection_dim=96,
@@ -145,7 +145,7 @@ def clip_config(tokenizer: CLIPTokenizer) -> CLIPConfig:
 
 
 def llava_config(clip: Any, tokenizer: Any) -> LlavaConfig:
-    """LLaVA over that vision tower: features of its second-last block without CLS, two-layer projector, Llama."""
+    """LLaVA on CLIP's vision tower: features of its second-last block without CLS, a two-layer projector, Llama."""
     return LlavaConfig(
         vision_config=clip.vision_config.to_dict(),
         text_config={
@@ -172,34 +172,33 @@ def llava_config(clip: Any, tokenizer: Any) -> LlavaConfig:
 
 
 def new_models(seed: int = 0) -> tuple[CLIPModel, LlavaForConditionalGeneration]:
-    """Freshly initialised CLIP and LLaVA; word embeddings at a scale of 0.1 (they learn their places sooner)."""
+    """Freshly initialised CLIP and LLaVA. Word embeddings have a scale of 0.1: training then gets on sooner."""
     torch.manual_seed(seed)
-    clip_words, words = clip_tokenizer(), language_tokenizer()
-    clip = CLIPModel(clip_config(clip_words))
-    llava = LlavaForConditionalGeneration(llava_config(clip.config, words))
+    clip = CLIPModel(clip_config(clip_tokenizer()))
+    llava = LlavaForConditionalGeneration(llava_config(clip.config, language_tokenizer()))
     embeddings: Any = llava.get_input_embeddings()
     torch.nn.init.normal_(embeddings.weight, std=0.1)
     return clip, llava
 
 
 def image_processor() -> CLIPImageProcessorPil:
-    size = {"height": SIDE, "width": SIDE}
-    return CLIPImageProcessorPil(size={"shortest_edge": SIDE}, crop_size=size)
+    size = {"height": IMAGE_SIDE, "width": IMAGE_SIDE}
+    return CLIPImageProcessorPil(size={"shortest_edge": IMAGE_SIDE}, crop_size=size)
 
 
 def save(clip: CLIPModel, llava: LlavaForConditionalGeneration, folder: Path) -> None:
-    """Both checkpoints as the hub lays them out: LLaVA in `folder`, CLIP in `folder/clip`.
+    """Writes both checkpoints in the hub's format: LLaVA into `folder`, CLIP into `folder/clip`.
 
-    Tensors are stored in half precision, and load as fp32, which the configuration names. A checkpoint that is in
-    `folder` already is replaced file by file once the new one is complete.
+    Tensors are stored in half precision and load as fp32, as the configuration says. Files of an older checkpoint in
+    `folder` are replaced one by one, once the new checkpoint is complete.
     """
     llava.model.vision_tower.load_state_dict(clip.vision_model.state_dict())
-    words = language_tokenizer()
-    llava.generation_config.eos_token_id = words.eos_token_id
-    llava.generation_config.pad_token_id = words.pad_token_id
+    tokenizer = language_tokenizer()
+    llava.generation_config.eos_token_id = tokenizer.eos_token_id
+    llava.generation_config.pad_token_id = tokenizer.pad_token_id
     processor = LlavaProcessor(
         image_processor(),
-        words,
+        tokenizer,
         patch_size=PATCH,
         vision_feature_select_strategy="default",
         chat_template=CHAT_TEMPLATE,
@@ -208,16 +207,16 @@ def save(clip: CLIPModel, llava: LlavaForConditionalGeneration, folder: Path) ->
     )
     folder.parent.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as name:
-        fresh = Path(name)
-        for model, where in ((llava, fresh), (clip, fresh / "clip")):
-            # The output layer is tied to the embeddings; halved on its own it would be stored a second time.
+        new = Path(name)
+        for model, target in ((llava, new), (clip, new / "clip")):
+            # The output layer is tied to the embeddings; a converted copy of it would be stored a second time.
             half = {key: value.half() for key, value in model.state_dict().items() if key != "lm_head.weight"}
-            model.save_pretrained(where, state_dict=half)
-        processor.save_pretrained(fresh)
-        clip_tokenizer().save_pretrained(fresh / "clip")
-        image_processor().save_pretrained(fresh / "clip")
-        for path in sorted(fresh.rglob("*")):
-            target = folder / path.relative_to(fresh)
+            model.save_pretrained(target, state_dict=half)
+        processor.save_pretrained(new)
+        clip_tokenizer().save_pretrained(new / "clip")
+        image_processor().save_pretrained(new / "clip")
+        for path in sorted(new.rglob("*")):
+            target = folder / path.relative_to(new)
             if path.is_dir():
                 target.mkdir(parents=True, exist_ok=True)
             else:

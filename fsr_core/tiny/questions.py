@@ -1,4 +1,4 @@
-"""Questions about a scene with one right answer each, and how an answer is judged."""
+"""Questions about a scene, each with one right answer, and the check of an answer."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import random
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from operator import attrgetter
 
 from fsr_core.tiny.scenes import COLOURS, SEEDS, SHAPES, Scene, Thing, make_scene
 
@@ -14,7 +15,7 @@ NUMBERS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight
 
 @dataclass(frozen=True)
 class Question:
-    """`things` are the indices of the things that the question names, the evidence one must look at."""
+    """A question and its right answer. `things` are the indices of the things that the question names: the evidence."""
 
     kind: str
     text: str
@@ -22,25 +23,35 @@ class Question:
     things: tuple[int, ...]
 
 
-def _unique(things: tuple[Thing, ...], key: str) -> list[int]:
-    values = [getattr(thing, key) for thing in things]
+def _unique(things: tuple[Thing, ...], attribute: str) -> list[int]:
+    """Indices of the things that share this attribute with no other thing."""
+    values = [getattr(thing, attribute) for thing in things]
     return [i for i, value in enumerate(values) if values.count(value) == 1]
 
 
-def _colour(scene: Scene, rng: random.Random) -> Question | None:
-    choices = _unique(scene.things, "shape")
+def _one_thing(
+    scene: Scene,
+    rng: random.Random,
+    *,
+    kind: str,
+    named_by: str,
+    text: str,
+    answer: Callable[[Thing], str | None],
+) -> Question | None:
+    """A question about one thing, named by an attribute that no other thing shares.
+
+    `{}` in `text` stands for that attribute. Gives None if no thing has both such an attribute and an `answer`.
+    """
+    answers = [(i, answer(scene.things[i])) for i in _unique(scene.things, named_by)]
+    choices = [(i, known) for i, known in answers if known is not None]
     if not choices:
         return None
-    i = rng.choice(choices)
-    return Question("colour", f"What colour is the {scene.things[i].shape}?", scene.things[i].colour, (i,))
+    index, right = rng.choice(choices)
+    return Question(kind, text.format(getattr(scene.things[index], named_by)), right, (index,))
 
 
-def _shape(scene: Scene, rng: random.Random) -> Question | None:
-    choices = _unique(scene.things, "colour")
-    if not choices:
-        return None
-    i = rng.choice(choices)
-    return Question("shape", f"What shape is {scene.things[i].colour}?", scene.things[i].shape, (i,))
+def _digit_word(thing: Thing) -> str | None:
+    return None if thing.digit is None else NUMBERS[thing.digit]
 
 
 def _existence(scene: Scene, rng: random.Random) -> Question:
@@ -48,43 +59,35 @@ def _existence(scene: Scene, rng: random.Random) -> Question:
     if rng.random() < 0.5:
         name = rng.choice(sorted(names))
     else:
-        # Half of the absent ones are hard: their colour and their shape are both there, on different things.
-        seen = [f"{a.colour} {b.shape}" for a in scene.things for b in scene.things]
-        every = [f"{colour} {shape}" for colour in COLOURS for shape in SHAPES]
-        pool = sorted(set(seen) - names) if rng.random() < 0.5 else []
-        name = rng.choice(pool or sorted(set(every) - names))
-    hits = tuple(i for i, thing in enumerate(scene.things) if thing.name == name)
-    return Question("existence", f"Is there a {name}?", "yes" if hits else "no", hits)
+        # Half of the absent names are hard: their colour and their shape are both there, on different things.
+        mixed = {f"{a.colour} {b.shape}" for a in scene.things for b in scene.things}
+        every = {f"{colour} {shape}" for colour in COLOURS for shape in SHAPES}
+        hard = sorted(mixed - names) if rng.random() < 0.5 else []
+        name = rng.choice(hard or sorted(every - names))
+    things = tuple(i for i, thing in enumerate(scene.things) if thing.name == name)
+    return Question("existence", f"Is there a {name}?", "yes" if things else "no", things)
 
 
 def _count(scene: Scene, rng: random.Random) -> Question:
-    options: dict[int, list[tuple[str, tuple[int, ...]]]] = {}
-    for key, values, plural in (("shape", SHAPES, "{}s"), ("colour", tuple(COLOURS), "{} shapes")):
+    options: dict[int, list[tuple[str, tuple[int, ...]]]] = {}  # by the number of things
+    for attribute, values, plural in (("shape", SHAPES, "{}s"), ("colour", tuple(COLOURS), "{} shapes")):
         for value in values:
-            hits = tuple(i for i, thing in enumerate(scene.things) if getattr(thing, key) == value)
-            options.setdefault(len(hits), []).append((plural.format(value), hits))
-    number = rng.choice(sorted(options))  # every number that occurs is as likely as the others
-    what, hits = rng.choice(options[number])
-    return Question("count", f"How many {what} are there?", NUMBERS[number], hits)
-
-
-def _where(scene: Scene, rng: random.Random) -> Question | None:
-    choices = _unique(scene.things, "name")
-    if not choices:
-        return None
-    i = rng.choice(choices)
-    return Question("where", f"Where is the {scene.things[i].name}?", scene.things[i].place, (i,))
+            things = tuple(i for i, thing in enumerate(scene.things) if getattr(thing, attribute) == value)
+            options.setdefault(len(things), []).append((plural.format(value), things))
+    number = rng.choice(sorted(options))  # every number that occurs is equally likely
+    name, things = rng.choice(options[number])
+    return Question("count", f"How many {name} are there?", NUMBERS[number], things)
 
 
 def _beside(scene: Scene, rng: random.Random, side: str) -> Question | None:
-    """The nearest thing in the same row; asked only where there is one."""
+    """Asks for the nearest thing on one side in the same row. Gives None if no thing has a neighbour there."""
     choices = []
     for i in _unique(scene.things, "name"):
-        me = scene.things[i]
-        row = [(abs(t.column - me.column), j) for j, t in enumerate(scene.things) if t.row == me.row and j != i]
-        found = [(d, j) for d, j in row if (scene.things[j].column < me.column) == (side == "left")]
-        if found:
-            choices.append((i, min(found)[1]))
+        thing = scene.things[i]
+        row = [(j, other.column - thing.column) for j, other in enumerate(scene.things) if other.row == thing.row]
+        neighbours = [(abs(step), j) for j, step in row if (step < 0 if side == "left" else step > 0)]
+        if neighbours:
+            choices.append((i, min(neighbours)[1]))
     if not choices:
         return None
     i, j = rng.choice(choices)
@@ -92,29 +95,23 @@ def _beside(scene: Scene, rng: random.Random, side: str) -> Question | None:
     return Question(side, text, scene.things[j].name, (i,))
 
 
-def _digit(scene: Scene, rng: random.Random) -> Question | None:
-    choices = [i for i in _unique(scene.things, "name") if scene.things[i].digit is not None]
-    if not choices:
-        return None
-    i = rng.choice(choices)
-    thing = scene.things[i]
-    return Question("digit", f"Which digit is on the {thing.name}?", NUMBERS[thing.digit or 0], (i,))
-
-
+# The order is part of the frozen sets: they ask the kinds in turn.
 KINDS: dict[str, Callable[[Scene, random.Random], Question | None]] = {
     "existence": _existence,
-    "shape": _shape,
-    "colour": _colour,
-    "where": _where,
-    "digit": _digit,
+    "shape": partial(_one_thing, kind="shape", named_by="colour", text="What shape is {}?", answer=attrgetter("shape")),
+    "colour": partial(
+        _one_thing, kind="colour", named_by="shape", text="What colour is the {}?", answer=attrgetter("colour")
+    ),
+    "where": partial(_one_thing, kind="where", named_by="name", text="Where is the {}?", answer=attrgetter("place")),
+    "digit": partial(_one_thing, kind="digit", named_by="name", text="Which digit is on the {}?", answer=_digit_word),
     "count": _count,
     "left": partial(_beside, side="left"),
     "right": partial(_beside, side="right"),
 }
 
 
-def ask(scene: Scene, rng: random.Random, kinds: tuple[str, ...] = tuple(KINDS)) -> Question:
-    """One question of a random kind among `kinds` that the scene can answer without ambiguity."""
+def random_question(scene: Scene, rng: random.Random, kinds: tuple[str, ...] = tuple(KINDS)) -> Question:
+    """A question of a random kind among `kinds`; about existence if the scene can answer none of them."""
     for kind in rng.sample(kinds, len(kinds)):
         question = KINDS[kind](scene, rng)
         if question is not None:
@@ -122,20 +119,27 @@ def ask(scene: Scene, rng: random.Random, kinds: tuple[str, ...] = tuple(KINDS))
     return _existence(scene, rng)
 
 
-def frozen(split: str, count: int) -> list[tuple[Scene, Question]]:
-    """The first `count` questions of a split, one a scene, its kinds in turn so that each is asked equally often."""
+def frozen_questions(split: str, count: int) -> list[tuple[Scene, Question]]:
+    """The first `count` questions of a split, one a scene. The kinds take turns, so each is asked equally often.
+
+    Raises:
+        ValueError: the split holds fewer questions.
+    """
     try:
-        return in_turn(range(*SEEDS[split]), make_scene, tuple(KINDS), count)
+        return questions_in_turn(range(*SEEDS[split]), make_scene, tuple(KINDS), count)
     except ValueError as error:
         raise ValueError(f"count: the {split} split holds fewer than {count} questions; ask for fewer") from error
 
 
-def in_turn(
+def questions_in_turn(
     seeds: range, make: Callable[[int], Scene], kinds: tuple[str, ...], count: int
 ) -> list[tuple[Scene, Question]]:
-    """`count` questions about the scenes that `make` gives for `seeds`, one a scene, the `kinds` one after another.
+    """`count` questions, one a scene, of the `kinds` in turn. `make` gives the scene of each of the `seeds`.
 
-    A scene that cannot be asked the kind whose turn it is is passed over. ValueError where the seeds do not suffice.
+    A scene is skipped if it cannot answer the kind that is next.
+
+    Raises:
+        ValueError: the seeds give fewer questions.
     """
     items: list[tuple[Scene, Question]] = []
     for seed in seeds:
@@ -149,5 +153,5 @@ def in_turn(
 
 
 def is_correct(question: Question, answer: str) -> bool:
-    """Exact match, but for case, outer white space and a closing full stop."""
+    """Whether an answer matches exactly, apart from case, outer white space and a final full stop."""
     return answer.strip().rstrip(".").lower() == question.answer

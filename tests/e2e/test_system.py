@@ -19,7 +19,7 @@ from transformers import AutoProcessor, LlavaForConditionalGeneration
 from fsr.client import Client, InvalidRequestError, NotFoundError, UnavailableError
 from fsr.v1 import gateway_pb2, gateway_pb2_grpc, types_pb2
 from fsr_core.tiny import WEIGHTS
-from fsr_core.tiny.questions import frozen
+from fsr_core.tiny.questions import frozen_questions
 from fsr_core.tiny.scenes import draw, make_scene
 from helpers.waiting import until
 
@@ -52,7 +52,7 @@ def test_all_tokens_say_what_the_class_itself_says(client):
     """Token for token, greedy, for a hundred test questions."""
     whole = LlavaForConditionalGeneration.from_pretrained(WEIGHTS, dtype=torch.float32).eval()
     processor = AutoProcessor.from_pretrained(WEIGHTS)
-    for scene, question in frozen("test", 100):
+    for scene, question in frozen_questions("test", 100):
         turn = {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": question.text}]}
         prompt = processor.apply_chat_template([turn], add_generation_prompt=True)
         inputs = processor(images=draw(scene), text=prompt, return_tensors="pt")

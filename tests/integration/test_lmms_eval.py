@@ -10,7 +10,7 @@ import torch
 
 from fsr_core.tiny.questions import is_correct
 from fsr_core.tiny.scenes import draw
-from fsr_core.tiny.test_set import test_set as frozen_questions
+from fsr_core.tiny.test_set import frozen_test_set
 from helpers import checkpoints
 from helpers.benches import Bench, picture
 
@@ -54,7 +54,7 @@ import json, sys, weakref
 from types import SimpleNamespace
 from PIL import Image
 from fsr_core.backbones.vision.clip_text import ClipText
-from fsr_core.evaluation.lmms import CompressedVLM
+from fsr_core.evaluation.lmms_model import CompressedVLM
 
 folder, clip, picture = sys.argv[1:]
 towers, load = [], ClipText.__init__
@@ -97,7 +97,7 @@ print(json.dumps(out))
 @pytest.fixture
 def task(tmp_path):
     rows = []
-    for i, (scene, question) in enumerate(frozen_questions(24)):
+    for i, (scene, question) in enumerate(frozen_test_set(24)):
         picture = tmp_path / f"{i}.png"
         draw(scene).save(picture)
         rows.append({"picture": str(picture), "question": question.text, "answer": question.answer})
@@ -132,7 +132,7 @@ def test_lmms_eval_lists_the_model():
 
 @pytest.mark.timeout(600)
 def test_lmms_eval_scores_a_local_task_at_two_budgets(task, tmp_path):
-    items = frozen_questions(24)
+    items = frozen_test_set(24)
     whole, answers = run(task, tmp_path / "all", "all", 1)
     assert whole == pytest.approx(sum(is_correct(q, a) for (_, q), a in zip(items, answers, strict=True)) / 24)
     assert whole > 0.35

@@ -2,7 +2,7 @@
 
 import pytest
 
-from fsr_core.evaluation.run import Plan, Runner
+from fsr_core.evaluation.runner import Plan, Runner
 from fsr_core.tiny.test_set import SIZE
 
 

@@ -40,7 +40,7 @@ def _interrupted(stage, arguments, monkeypatch):
 def test_a_training_that_was_stopped_ends_with_the_same_weights(tmp_path, monkeypatch):
     whole = [*STEPS, "--work", str(tmp_path / "whole"), "--out", str(tmp_path / "whole-out")]
     subprocess.run([sys.executable, "-m", "fsr_core.tiny.training", *whole], check=True, capture_output=True)
-    monkeypatch.setattr(optimiser, "EVERY", 1)
+    monkeypatch.setattr(optimiser, "CHECKPOINT_INTERVAL", 1)
     parts = [*STEPS, "--work", str(tmp_path / "parts"), "--out", str(tmp_path / "parts-out")]
     for stage in ("vision", "layout", "images"):
         _interrupted(stage, parts, monkeypatch)

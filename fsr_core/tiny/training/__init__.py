@@ -1,1 +1,1 @@
-"""The training of `fsr-tiny`: `python -m fsr_core.tiny.training`."""
+"""Trains `fsr-tiny`: `python -m fsr_core.tiny.training`."""

@@ -1,9 +1,9 @@
-"""Rebuilds the embedded model's weights: `python -m fsr_core.tiny.training`.
+"""Trains the embedded model and writes its weights: `python -m fsr_core.tiny.training`.
 
-Stages: `vision` (the CLIP pair) and `layout` (the language model on scenes told in words), which do not need each
-other and run side by side, one CPU core each; then `images` (projector and language model on pictures) and `export`
-(the hub's folder). Every stage writes a checkpoint every hundred steps; run the same command again after a stop, and
-it goes on where it was.
+There are four stages. `vision` trains the CLIP pair, and `layout` trains the language model on scenes described in
+words; they run side by side, on one CPU core each. Then `images` trains projector and language model on pictures, and
+`export` writes the folder in the hub's format. Each stage writes a checkpoint every hundred steps. After a stop, run
+the same command again: it goes on from the last checkpoint.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from fsr_core.tiny.training.language import Trainer, train_images, train_layout
 from fsr_core.tiny.training.scene_pool import load_pool
 from fsr_core.tiny.training.vision import train_vision
 
-STEPS = {"vision": 4000, "layout": 4000, "images": 1600}  # what the shipped weights had
+STEPS = {"vision": 4000, "layout": 4000, "images": 1600}  # of the shipped weights
 STAGES = (*STEPS, "export")
 
 
@@ -34,10 +34,10 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--stage", choices=("all", *STAGES), default="all", help="one stage, or all")
     parser.add_argument("--work", type=Path, default=Path("runs/tiny"), help="folder for drawn scenes and checkpoints")
-    parser.add_argument("--out", type=Path, default=WEIGHTS, help="folder that the finished checkpoint is written to")
+    parser.add_argument("--out", type=Path, default=WEIGHTS, help="folder for the finished checkpoint")
     parser.add_argument("--scenes", type=int, default=16_000, help="training scenes to draw")
     parser.add_argument("--threads", type=int, default=2, help="CPU threads")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seed", type=int, default=0, help="of initial weights and of the order of scenes")
     for stage, steps in STEPS.items():
         parser.add_argument(f"--{stage}-steps", type=int, default=steps, help=f"steps of {stage} (default {steps})")
     return parser
@@ -52,19 +52,20 @@ def _checkpoint(work: Path, stage: str) -> dict[str, torch.Tensor]:
 
 
 def _side_by_side(arguments: list[str], work: Path, threads: int) -> None:
-    """`vision` and `layout` as two processes that share the threads."""
+    """Runs `vision` and `layout` as two processes that share the threads."""
     command = [sys.executable, "-m", "fsr_core.tiny.training", *arguments, "--threads", str(max(1, threads // 2))]
-    running = [subprocess.Popen([*command, "--stage", stage]) for stage in ("vision", "layout")]
+    processes = [subprocess.Popen([*command, "--stage", stage]) for stage in ("vision", "layout")]
     try:
-        failed = [process.args for process in running if process.wait() != 0]
+        exit_codes = [process.wait() for process in processes]
     finally:
-        for process in running:
+        for process in processes:
             process.terminate()
-    if failed:
+    if any(exit_codes):
         raise SystemExit(f"a stage failed; see above. Checkpoints are in {work}; run the same command to go on")
 
 
 def main(arguments: list[str] | None = None) -> None:
+    """Runs the stages that the options name."""
     arguments = sys.argv[1:] if arguments is None else arguments
     options = _parser().parse_args(arguments)
     torch.set_num_threads(options.threads)
@@ -80,8 +81,8 @@ def main(arguments: list[str] | None = None) -> None:
     if options.stage == "layout":
         train_layout(trainer, options.layout_steps)
     if options.stage in ("all", "images", "export"):
-        seen = _checkpoint(options.work, "vision")
-        clip.load_state_dict({key[5:]: value for key, value in seen.items() if key.startswith("clip.")})
+        weights = _checkpoint(options.work, "vision")
+        clip.load_state_dict({key[5:]: value for key, value in weights.items() if key.startswith("clip.")})
     if options.stage in ("all", "images"):
         llava.load_state_dict(_checkpoint(options.work, "layout"))
         llava.model.vision_tower.load_state_dict(clip.vision_model.state_dict())

@@ -1,4 +1,4 @@
-"""Trains the CLIP pair: patches that know colour, shape, digit and place, and a text tower that finds them."""
+"""Trains the CLIP pair: patch features that hold colour, shape, digit and place, and a text tower to match."""
 
 from __future__ import annotations
 
@@ -15,17 +15,23 @@ from tqdm import tqdm
 from transformers import CLIPModel, CLIPTokenizer
 
 from fsr_core.tiny.model import GRID, clip_tokenizer, image_processor
-from fsr_core.tiny.questions import ask
+from fsr_core.tiny.questions import random_question
 from fsr_core.tiny.scenes import COLOURS, SHAPES, Scene, patch_owner
-from fsr_core.tiny.training.optimiser import Optimiser, due, read_checkpoint, write_checkpoint
-from fsr_core.tiny.training.scene_pool import Pool
+from fsr_core.tiny.training.optimiser import Optimiser, checkpoint_due, read_checkpoint, write_checkpoint
+from fsr_core.tiny.training.scene_pool import ScenePool
 
-NAMES = {"colour": list(COLOURS), "shape": list(SHAPES)}
+CLASSES = {"colour": list(COLOURS), "shape": list(SHAPES)}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class PatchLabels:
-    """Integer labels, each [n, 144]: colour and shape with 0 = background, digit with 0 = none, cell 0..8."""
+    """Integer labels of patches, each [n, 144].
+
+    colour, shape  0 is the background
+    digit          0 is none
+    cell           0..8
+    owner          index of the thing that covers the patch, -1 for the background
+    """
 
     colour: Tensor
     shape: Tensor
@@ -33,12 +39,13 @@ class PatchLabels:
     cell: Tensor
     owner: Tensor
 
-    def rows(self, which: list[int]) -> PatchLabels:
+    def select(self, rows: list[int]) -> PatchLabels:
         """The labels of some of the scenes."""
-        return PatchLabels(*(getattr(self, field.name)[which] for field in fields(self)))
+        return PatchLabels(**{field.name: getattr(self, field.name)[rows] for field in fields(self)})
 
 
 def patch_labels(scenes: list[Scene]) -> PatchLabels:
+    """The labels of each scene's patches."""
     rows = np.repeat(np.arange(GRID) // 4, GRID).reshape(GRID, GRID)
     cell = torch.from_numpy((rows * 3 + rows.T).reshape(-1))
     owner = torch.from_numpy(np.stack([patch_owner(scene).reshape(-1) for scene in scenes]))
@@ -50,16 +57,16 @@ def patch_labels(scenes: list[Scene]) -> PatchLabels:
         return table.gather(1, owner.remainder(7))
 
     return PatchLabels(
-        lookup([[NAMES["colour"].index(t.colour) + 1 for t in s.things] for s in scenes]),
-        lookup([[NAMES["shape"].index(t.shape) + 1 for t in s.things] for s in scenes]),
-        lookup([[0 if t.digit is None else t.digit + 1 for t in s.things] for s in scenes]),
-        cell.expand(len(scenes), -1),
-        owner,
+        colour=lookup([[CLASSES["colour"].index(t.colour) + 1 for t in s.things] for s in scenes]),
+        shape=lookup([[CLASSES["shape"].index(t.shape) + 1 for t in s.things] for s in scenes]),
+        digit=lookup([[0 if t.digit is None else t.digit + 1 for t in s.things] for s in scenes]),
+        cell=cell.expand(len(scenes), -1),
+        owner=owner,
     )
 
 
 class PatchHeads(nn.Module):
-    """Linear read-outs of a patch feature; they guide training and are thrown away after it."""
+    """Linear read-outs of a patch feature. They guide training and are not part of the trained model."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -70,9 +77,10 @@ class PatchHeads(nn.Module):
         return {"colour": len(COLOURS) + 1, "shape": len(SHAPES) + 1, "digit": 11, "cell": 9}
 
     def forward(self, patches: Tensor, labels: PatchLabels) -> tuple[Tensor, dict[str, float]]:
-        """Sum of cross-entropies and the accuracy of each read-out, on patches that lie on a thing.
+        """The sum of the read-outs' losses, and the accuracy of each on patches that lie on a thing.
 
-        Background counts half where it is a class; unweighted it would drown the things, being most of a picture.
+        Background patches, which are most of a picture, would outweigh the things: their loss counts half, and only
+        for colour and shape.
         """
         loss, accuracy = patches.new_zeros(()), {}
         on_thing = labels.owner >= 0
@@ -94,18 +102,18 @@ def pixel_values(pixels: np.ndarray) -> Tensor:
 
 
 def _texts(scene: Scene, rng: random.Random, count: int) -> list[tuple[str, tuple[int, ...]]]:
-    """Phrases and whole questions about a scene, each with the things it names."""
+    """Phrases and whole questions about a scene, each with the indices of the things that it names."""
     texts: list[tuple[str, tuple[int, ...]]] = []
     while len(texts) < count:
         if rng.random() < 0.6:
-            question = ask(scene, rng)
+            question = random_question(scene, rng)
             texts.append((question.text, question.things))
         else:
             thing = rng.choice(scene.things)
-            key = rng.choice(["name", "colour", "shape"])
-            value = getattr(thing, key)
-            hits = tuple(i for i, other in enumerate(scene.things) if getattr(other, key) == value)
-            texts.append((f"a {value}", hits))
+            attribute = rng.choice(["name", "colour", "shape"])
+            value = getattr(thing, attribute)
+            same = tuple(i for i, other in enumerate(scene.things) if getattr(other, attribute) == value)
+            texts.append((f"a {value}", same))
     return texts
 
 
@@ -113,8 +121,8 @@ def _caption(scene: Scene) -> str:
     return ", ".join(f"a {t.name} {t.place}" for t in scene.things)
 
 
-def place_positions(clip: CLIPModel, amplitude: float = 0.3) -> None:
-    """Starts the position embeddings as sines of row and column, so that attention finds neighbours from the start."""
+def initialise_positions(clip: CLIPModel, amplitude: float = 0.3) -> None:
+    """Sets the position embeddings to sines of row and column, so that attention finds neighbours from the start."""
     width = clip.visual_projection.in_features
     waves = torch.logspace(0.2, -1, width // 4)  # radians a patch
     steps = torch.arange(GRID)[:, None] * waves
@@ -125,43 +133,46 @@ def place_positions(clip: CLIPModel, amplitude: float = 0.3) -> None:
 
 
 def text_losses(
-    clip: CLIPModel, words: CLIPTokenizer, rng: random.Random, scenes: list[Scene], owner: Tensor, out: Any
+    clip: CLIPModel, tokenizer: CLIPTokenizer, rng: random.Random, scenes: list[Scene], owner: Tensor, output: Any
 ) -> tuple[Tensor, dict[str, float]]:
-    """Picture against caption, and patches against phrases and questions."""
+    """The loss of pictures against captions and of patches against phrases and questions; and the accuracy of both.
+
+    `owner` [n, 144] is that of `PatchLabels`; `output` is the vision tower's, with hidden states.
+    """
 
     def embed(texts: list[str]) -> Tensor:
-        tokens = words(texts, padding=True, truncation=True, max_length=77, return_tensors="pt")
+        tokens = tokenizer(texts, padding=True, truncation=True, max_length=77, return_tensors="pt")
         return F.normalize(clip.text_projection(clip.text_model(**tokens).pooler_output), dim=-1)
 
-    # Whole picture against whole caption. Captions are long, phrases short: padded apart, they cost half as much.
-    seen = F.normalize(clip.visual_projection(out.pooler_output), dim=-1)
-    logits = clip.logit_scale.exp().clamp(max=50) * seen @ embed([_caption(scene) for scene in scenes]).T
+    # Captions are long and phrases are short: padded separately, they cost half as much.
+    pictures = F.normalize(clip.visual_projection(output.pooler_output), dim=-1)
+    logits = clip.logit_scale.exp().clamp(max=50) * pictures @ embed([_caption(scene) for scene in scenes]).T
     targets = torch.arange(len(scenes))
-    contrast = (F.cross_entropy(logits, targets) + F.cross_entropy(logits.T, targets)) / 2
-    # Patches against phrases, along exactly the path by which relevance is read later.
+    caption_loss = (F.cross_entropy(logits, targets) + F.cross_entropy(logits.T, targets)) / 2
+    # Patches are compared with phrases exactly as relevance is computed later.
     texts = [(i, *text) for i, scene in enumerate(scenes) for text in _texts(scene, rng, 4)]
     texts = [text for text in texts if text[2]]
-    patches = out.hidden_states[-2][:, 1:]
+    patches = output.hidden_states[-2][:, 1:]
     joint = F.normalize(clip.visual_projection(clip.vision_model.post_layernorm(patches)), dim=-1)
     of_image = torch.tensor([i for i, _, _ in texts])
     named = torch.zeros(len(texts), 7)
     for row, (_, _, things) in enumerate(texts):
         named[row, list(things)] = 1
-    wanted = named.gather(1, owner[of_image].remainder(7))
+    on_named = named.gather(1, owner[of_image].remainder(7))  # 1 for each patch that a named thing covers
     cosine = torch.einsum("tnd,td->tn", joint[of_image], embed([text for _, text, _ in texts]))
-    phrase = -(wanted / wanted.sum(1, keepdim=True) * F.log_softmax(15 * cosine, dim=1)).sum(1).mean()
-    told = {
-        "hit": wanted.gather(1, cosine.argmax(1, keepdim=True)).mean().item(),
+    phrase_loss = -(on_named / on_named.sum(1, keepdim=True) * F.log_softmax(15 * cosine, dim=1)).sum(1).mean()
+    accuracy = {
+        "hit": on_named.gather(1, cosine.argmax(1, keepdim=True)).mean().item(),
         "caption": (logits.argmax(1) == targets).float().mean().item(),
     }
-    return 0.5 * contrast + phrase, told
+    return 0.5 * caption_loss + phrase_loss, accuracy
 
 
-def train_vision(clip: CLIPModel, pool: Pool, steps: int, batch: int, folder: Path, seed: int = 0) -> None:
-    """Trains `clip` in place: the read-outs alone for the first third, then the text side with them."""
-    rng, words = random.Random(seed), clip_tokenizer()
+def train_vision(clip: CLIPModel, pool: ScenePool, steps: int, batch: int, folder: Path, seed: int = 0) -> None:
+    """Trains `clip` in place: on the read-outs alone for the first third, then also on texts."""
+    rng, tokenizer = random.Random(seed), clip_tokenizer()
     torch.manual_seed(seed)
-    place_positions(clip)
+    initialise_positions(clip)
     both = nn.ModuleDict({"clip": clip, "heads": PatchHeads(clip.visual_projection.in_features)})
     optimiser = Optimiser([both], 4e-3, 2e-3)
     state = read_checkpoint(folder / "vision.pt", both, optimiser, rng)
@@ -171,14 +182,14 @@ def train_vision(clip: CLIPModel, pool: Pool, steps: int, batch: int, folder: Pa
         rows = sorted(rng.sample(range(len(pool.scenes)), batch))
         scenes = [pool.scenes[i] for i in rows]
         labels = patch_labels(scenes)
-        out = clip.vision_model(pixel_values(pool.pixels[rows]), output_hidden_states=True)
-        loss, told = both["heads"](out.hidden_states[-2][:, 1:], labels)
+        output = clip.vision_model(pixel_values(pool.pixels[rows]), output_hidden_states=True)
+        loss, accuracy = both["heads"](output.hidden_states[-2][:, 1:], labels)
         if step >= steps // 3:
-            more, hits = text_losses(clip, words, rng, scenes, labels.owner, out)
-            loss, told = loss + more, {**told, **hits}
+            text_loss, text_accuracy = text_losses(clip, tokenizer, rng, scenes, labels.owner, output)
+            loss, accuracy = loss + text_loss, {**accuracy, **text_accuracy}
         optimiser.step(loss, step, steps)
-        shown = {name: 0.9 * shown.get(name, value) + 0.1 * value for name, value in told.items()}
+        shown = {name: 0.9 * shown.get(name, value) + 0.1 * value for name, value in accuracy.items()}
         if step % 20 == 19:
             bar.set_postfix_str(f"loss {loss.item():.2f} " + " ".join(f"{k} {v:.2f}" for k, v in shown.items()))
-        if due(step, steps):
+        if checkpoint_due(step, steps):
             write_checkpoint(folder / "vision.pt", step + 1, both, optimiser, rng)

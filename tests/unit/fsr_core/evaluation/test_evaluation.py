@@ -12,10 +12,10 @@ from transformers import AutoProcessor, LlavaForConditionalGeneration
 from fsr_core import Budget, methods
 from fsr_core.backbones import load_decoder, load_encoder
 from fsr_core.evaluation.__main__ import main
-from fsr_core.evaluation.answers import Outcome, ask, cached
-from fsr_core.evaluation.arms import ABLATIONS, FULL, Arm, code_digest, path_digest
-from fsr_core.evaluation.run import Plan
-from fsr_core.evaluation.sets import SETS, encode, questions, size_of
+from fsr_core.evaluation.answers import Outcome, answer_questions, cached_answers
+from fsr_core.evaluation.method_configs import ABLATIONS, FULL, MethodConfig, code_digest, path_digest
+from fsr_core.evaluation.question_sets import SET_NAMES, encode_set, questions, set_size
+from fsr_core.evaluation.runner import Plan
 from fsr_core.evaluation.statistics import Estimate, Resampler, verdict
 from fsr_core.tiny import WEIGHTS
 from fsr_core.tiny.hard_sets import draw
@@ -53,12 +53,12 @@ def test_verdict(low, high, says):
 
 def test_every_arm_runs_once():
     plan = Plan({"test": 8, "tiny": 8}, methods(), [16, 8])
-    arms = plan.arms("test")
-    assert len({arm.key for arm in arms}) == len(arms)
-    assert sum(arm.method == "random" for arm in arms) == 2 * 3
-    assert len(plan.arms("tiny")) == 1 + 2 * (len(methods()) - 1 + 3)
-    assert {arm.method for arm in arms} == {FULL, *methods()}
-    assert Arm("fsr", Budget(tokens=8), {"rho": 0.5, "beta": 1.0}).key == Arm(
+    configs = plan.configs("test")
+    assert len({config.key for config in configs}) == len(configs)
+    assert sum(config.method == "random" for config in configs) == 2 * 3
+    assert len(plan.configs("tiny")) == 1 + 2 * (len(methods()) - 1 + 3)
+    assert {config.method for config in configs} == {FULL, *methods()}
+    assert MethodConfig("fsr", Budget(tokens=8), {"rho": 0.5, "beta": 1.0}).key == MethodConfig(
         "fsr", Budget(tokens=8), {"beta": 1.0, "rho": 0.5}
     ).key  # fmt: skip
 
@@ -67,7 +67,7 @@ def test_ablations_name_options_that_there_are():
     for group in ABLATIONS.values():
         assert sum(not options for options in group.values()) <= 1
         for options in group.values():
-            Arm("fsr", None, options).compressor()
+            MethodConfig("fsr", None, options).compressor()
 
 
 @pytest.mark.parametrize(
@@ -87,22 +87,22 @@ def test_bad_plans_are_named(change, says):
 
 
 def test_answers_are_kept_and_read_back(tmp_path):
-    arm, calls = Arm("fsr", Budget(tokens=8)), []
+    config, calls = MethodConfig("fsr", Budget(tokens=8)), []
 
     def run():
         calls.append(1)
         return Outcome(["red"], [8], [3])
 
-    assert cached(tmp_path, arm, run) == cached(tmp_path, arm, run) == Outcome(["red"], [8], [3])
+    assert cached_answers(tmp_path, config, run) == cached_answers(tmp_path, config, run) == Outcome(["red"], [8], [3])
     assert len(calls) == 1
-    cached(tmp_path, Arm("fsr", Budget(tokens=9)), run)
+    cached_answers(tmp_path, MethodConfig("fsr", Budget(tokens=9)), run)
     assert len(calls) == 2
 
 
-@pytest.mark.parametrize("name", SETS)
+@pytest.mark.parametrize("name", SET_NAMES)
 def test_sets_are_what_they_are_called(name):
     items = questions(name, 16)
-    assert len(items) == 16 <= size_of(name)
+    assert len(items) == 16 <= set_size(name)
     assert items == questions(name, 16)
     if name != "test":
         assert not {scene.seed for scene, _ in items} & {scene.seed for scene, _ in questions("test", 16)}
@@ -118,9 +118,9 @@ def test_all_tokens_give_the_checkpoints_own_answers(halves, tmp_path):
     """The whole path (cache, layout, padding of a batch) against the class's own `generate`, one question at a time."""
     encoder, decoder = halves
     items = questions("test", 9)  # questions of different lengths, so that rows are padded
-    fresh = encode(encoder, items, tmp_path / "some.safetensors")
-    again = encode(encoder, items, tmp_path / "some.safetensors")
-    outcome = ask(encoder, decoder, again, Arm(FULL, None), lambda done: None)
+    fresh = encode_set(encoder, items, tmp_path / "some.safetensors")
+    again = encode_set(encoder, items, tmp_path / "some.safetensors")
+    outcome = answer_questions(encoder, decoder, again, MethodConfig(FULL, None), lambda done: None)
     processor = AutoProcessor.from_pretrained(WEIGHTS)
     model = LlavaForConditionalGeneration.from_pretrained(WEIGHTS, dtype=torch.float32)
     for (scene, question), said in zip(items, outcome.answers, strict=True):
@@ -138,15 +138,15 @@ def test_all_tokens_give_the_checkpoints_own_answers(halves, tmp_path):
 @torch.inference_mode()
 def test_fewer_tokens_are_really_fewer(halves, tmp_path):
     encoder, decoder = halves
-    encoded = encode(encoder, questions("crowded", 8), tmp_path / "some.safetensors")
-    arm = Arm("fsr", Budget(auto=True, max_tokens=20, radius=0.5))
-    outcome = ask(encoder, decoder, encoded, arm, lambda done: None)
+    encoded = encode_set(encoder, questions("crowded", 8), tmp_path / "some.safetensors")
+    config = MethodConfig("fsr", Budget(auto=True, max_tokens=20, radius=0.5))
+    outcome = answer_questions(encoder, decoder, encoded, config, lambda done: None)
     assert len(outcome.answers) == 8 and max(outcome.kept) <= 20
     assert all(k >= min(20, wanted) for k, wanted in zip(outcome.kept, outcome.focus_wanted, strict=True))
 
 
 def test_the_digest_follows_a_methods_own_code():
-    digests = {name: code_digest(type(Arm(name, None).compressor())) for name in methods()}
+    digests = {name: code_digest(type(MethodConfig(name, None).compressor())) for name in methods()}
     assert len(set(digests.values())) == len(methods())
 
 

@@ -10,16 +10,16 @@ import numpy as np
 import pytest
 
 from fsr_core.tiny import scenes
-from fsr_core.tiny.hard_sets import HARDER, draw, harder_set, verify
+from fsr_core.tiny.hard_sets import HARD_SETS, draw, frozen_hard_set, verify
 from fsr_core.tiny.scenes import CELL, SEEDS
 
 
-@pytest.mark.parametrize("name", HARDER)
+@pytest.mark.parametrize("name", HARD_SETS)
 def test_the_whole_set_is_the_recorded_one(name: str) -> None:
-    items = harder_set(name)
+    items = frozen_hard_set(name)
     verify(name, items)
     kinds = Counter(question.kind for _, question in items)
-    assert set(kinds) == set(HARDER[name].kinds) and len(set(kinds.values())) == 1
+    assert set(kinds) == set(HARD_SETS[name].kinds) and len(set(kinds.values())) == 1
     scene, question = items[-1]
     items[-1] = (scene, replace(question, answer="mauve"))
     with pytest.raises(ValueError, match="sha256"):
@@ -27,13 +27,13 @@ def test_the_whole_set_is_the_recorded_one(name: str) -> None:
 
 
 def test_no_set_shares_seeds_with_another() -> None:
-    ranges = sorted([(one.seeds.start, one.seeds.stop) for one in HARDER.values()] + list(SEEDS.values()))
+    ranges = sorted([(one.seeds.start, one.seeds.stop) for one in HARD_SETS.values()] + list(SEEDS.values()))
     assert all(before[1] <= after[0] for before, after in itertools.pairwise(ranges))
 
 
-@pytest.mark.parametrize("name", HARDER)
+@pytest.mark.parametrize("name", HARD_SETS)
 def test_things_lie_in_their_cells(name: str) -> None:
-    for scene, _ in harder_set(name, 60):
+    for scene, _ in frozen_hard_set(name, 60):
         for thing in scene.things:
             x, y = thing.centre
             assert thing.column * CELL <= x - thing.radius < x + thing.radius <= (thing.column + 1) * CELL
@@ -41,27 +41,27 @@ def test_things_lie_in_their_cells(name: str) -> None:
 
 
 def test_what_makes_each_set_hard() -> None:
-    assert all(len(scene.things) == 9 for scene, _ in harder_set("crowded", 40))
-    assert all(thing.radius <= 26 for scene, _ in harder_set("tiny", 40) for thing in scene.things)
-    for scene, _ in harder_set("distractors", 40):
+    assert all(len(scene.things) == 9 for scene, _ in frozen_hard_set("crowded", 40))
+    assert all(thing.radius <= 26 for scene, _ in frozen_hard_set("tiny", 40) for thing in scene.things)
+    for scene, _ in frozen_hard_set("distractors", 40):
         assert len({thing.name for thing in scene.things}) == len(scene.things) == 5
         colours, shapes = (Counter(getattr(t, key) for t in scene.things) for key in ("colour", "shape"))
         assert min(colours.values()) >= 2 and sorted(shapes.values()) == [1, 2, 2]
     trained = range(38, 58)
-    for scene, _ in harder_set("shifted", 40):
+    for scene, _ in frozen_hard_set("shifted", 40):
         assert all(int(thing.radius) not in trained for thing in scene.things)
 
 
 def test_only_the_shifted_set_has_other_backgrounds() -> None:
-    plain, _ = harder_set("tiny", 1)[0]
+    plain, _ = frozen_hard_set("tiny", 1)[0]
     assert draw(plain).tobytes() == scenes.draw(plain).tobytes()
-    middles = [np.asarray(draw(replace(scene, things=()))).mean() for scene, _ in harder_set("shifted", 16)]
+    middles = [np.asarray(draw(replace(scene, things=()))).mean() for scene, _ in frozen_hard_set("shifted", 16)]
     assert min(middles) < 60 and max(middles) > 195  # training stays within 70..190
-    shifted, _ = harder_set("shifted", 1)[0]
+    shifted, _ = frozen_hard_set("shifted", 1)[0]
     assert draw(shifted).tobytes() == draw(shifted).tobytes()
 
 
 @pytest.mark.parametrize(("name", "limit"), [("harder", 1), ("tiny", 0), ("tiny", 5000)])
 def test_what_is_not_there_is_refused(name: str, limit: int) -> None:
     with pytest.raises(ValueError, match="set"):
-        harder_set(name, limit)
+        frozen_hard_set(name, limit)

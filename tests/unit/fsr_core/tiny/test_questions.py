@@ -8,7 +8,7 @@ from collections import Counter
 
 import pytest
 
-from fsr_core.tiny.questions import KINDS, NUMBERS, Question, ask, frozen, is_correct
+from fsr_core.tiny.questions import KINDS, NUMBERS, Question, frozen_questions, is_correct, random_question
 from fsr_core.tiny.scenes import Scene, make_scene
 
 
@@ -59,9 +59,9 @@ def test_the_only_right_answer(kind: str) -> None:
 def test_existence_is_balanced_and_counts_vary() -> None:
     rng = random.Random(1)
     scenes = [make_scene(seed) for seed in range(1500)]
-    yes = sum(ask(scene, rng, ("existence",)).answer == "yes" for scene in scenes) / len(scenes)
+    yes = sum(random_question(scene, rng, ("existence",)).answer == "yes" for scene in scenes) / len(scenes)
     assert 0.45 < yes < 0.55
-    counts = Counter(ask(scene, rng, ("count",)).answer for scene in scenes)
+    counts = Counter(random_question(scene, rng, ("count",)).answer for scene in scenes)
     assert set(counts) >= {"zero", "one", "two", "three", "four"}
     assert max(counts.values()) < 0.45 * len(scenes)
 
@@ -70,22 +70,22 @@ def test_things_are_the_evidence() -> None:
     rng = random.Random(2)
     for seed in range(100):
         scene = make_scene(seed)
-        question = ask(scene, rng, ("where", "digit"))
+        question = random_question(scene, rng, ("where", "digit"))
         if question.kind in ("where", "digit"):
             assert [scene.things[i].name for i in question.things] == [" ".join(question.text[:-1].split()[-2:])]
 
 
 @pytest.mark.parametrize("split", ["validation", "test"])
 def test_frozen_asks_every_kind_equally_often(split: str) -> None:
-    items = frozen(split, 80)
+    items = frozen_questions(split, 80)
     assert Counter(question.kind for _, question in items) == dict.fromkeys(KINDS, 10)
-    assert items == frozen(split, 80)
+    assert items == frozen_questions(split, 80)
 
 
 def test_frozen_refuses_more_than_there_is(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("fsr_core.tiny.questions", fromlist=["SEEDS"]).SEEDS, "validation", (0, 5))
     with pytest.raises(ValueError, match="count"):
-        frozen("validation", 50)
+        frozen_questions("validation", 50)
 
 
 @pytest.mark.parametrize(

@@ -10,17 +10,17 @@ import pytest
 
 from fsr_core.tiny import test_set as module
 from fsr_core.tiny.scenes import GENERATOR_VERSION, SEEDS, draw
-from fsr_core.tiny.test_set import RECORD, SIZE, digest, record, test_set, verify
+from fsr_core.tiny.test_set import RECORD, SIZE, digest, frozen_test_set, record, verify
 
 STORED = json.loads(RECORD.read_text())
 
 
 def test_first_questions_are_the_stored_ones() -> None:
-    assert digest(test_set(64)) == STORED["sha256_first_64"]
+    assert digest(frozen_test_set(64)) == STORED["sha256_first_64"]
 
 
 def test_whole_set_verifies() -> None:
-    items = test_set()
+    items = frozen_test_set()
     verify(items)
     assert len(items) == SIZE == STORED["questions"] >= 2000
     assert STORED["generator_version"] == GENERATOR_VERSION
@@ -29,7 +29,7 @@ def test_whole_set_verifies() -> None:
 
 
 def test_a_changed_question_is_found() -> None:
-    items = test_set()
+    items = frozen_test_set()
     scene, question = items[100]
     items[100] = (scene, replace(question, answer="mauve"))
     with pytest.raises(ValueError, match="sha256"):
@@ -40,10 +40,10 @@ def test_a_changed_drawing_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     turned = partial(record, draw=lambda scene: draw(scene).rotate(90))
     monkeypatch.setattr(module, "record", turned)
     with pytest.raises(ValueError, match="thumbnails"):
-        verify(test_set())
+        verify(frozen_test_set())
 
 
 @pytest.mark.parametrize("limit", [0, -3, SIZE + 1])
 def test_limit_out_of_range(limit: int) -> None:
     with pytest.raises(ValueError, match="limit"):
-        test_set(limit)
+        frozen_test_set(limit)

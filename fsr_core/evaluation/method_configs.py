@@ -1,4 +1,4 @@
-"""Which ways of choosing tokens are compared."""
+"""The methods, options and budgets that are compared."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from typing import Any
 from fsr_core.budget import Budget
 from fsr_core.compressor import Compressor, create
 
-__all__ = ["ABLATIONS", "AUTO", "FULL", "REFERENCE", "Arm", "code_digest", "path_digest", "seeds_of"]
+__all__ = ["ABLATIONS", "AUTO", "FULL", "REFERENCE", "MethodConfig", "code_digest", "path_digest", "seeds_of"]
 
 CORE = Path(__file__).parents[1]
 FULL = "full"
-REFERENCE = "fsr"  # what every method is held against
+REFERENCE = "fsr"  # every method is compared with it
 
-# Group -> label -> options of FSR; as in the paper's figure 5, and the two options that later work asks for.
+# Group -> label -> options of FSR. They are those of the paper's figure 5, and two options that later work uses.
 ABLATIONS: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
     "evidence": {
         "saliency alone": {"alpha": 0.0},
@@ -47,7 +47,7 @@ ABLATIONS: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
     "keys": {"as they are (FSR)": {}, "centred": {"centre_keys": True}},
 }
 
-# Automatic budgets, which FSR has; each is held against its fixed budget of equal mean.
+# Automatic budgets of FSR. Each is compared with the fixed budget of equal mean.
 AUTO: Mapping[str, Budget] = {
     "radius 0.4": Budget(auto=True, radius=0.4),
     "radius 0.3 (default)": Budget(auto=True),
@@ -56,7 +56,7 @@ AUTO: Mapping[str, Budget] = {
 
 
 @dataclass(frozen=True)
-class Arm:
+class MethodConfig:
     """A method with its options at a budget; `budget` None keeps every token."""
 
     method: str
@@ -69,51 +69,53 @@ class Arm:
 
     @property
     def key(self) -> str:
-        """Equal for arms that do the same, whatever they are called."""
+        """A hash of method, options and budget: equal configs have equal keys."""
         budget = None if self.budget is None else asdict(self.budget)
         text = json.dumps([self.method, dict(self.options), budget], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def seeds_of(method: str, seeds: int) -> Sequence[Mapping[str, Any]]:
-    """The options under which a method runs: once, or once a seed where it draws lots."""
+    """The options of each run of a method: one run, or one for each seed if the method is random."""
     return [{"seed": seed} for seed in range(seeds)] if method == "random" else [{}]
 
 
 @cache
 def code_digest(kind: type[Compressor]) -> str:
-    """Of a method's module and of what that imports from `fsr_core`; answers found under other code are asked anew.
+    """Hash of a method's module and of all that it imports from `fsr_core`. Answers of other code are not reused.
 
-    A third party's method is known by its file, by the whole package that holds it, and by all of `fsr_core`.
+    For a third party's method it is the hash of its file, of the whole package that holds it, and of all of `fsr_core`.
     """
     package = kind.__module__.partition(".")[0]
     if package != "fsr_core":
-        top = getattr(sys.modules[package], "__file__", None)
-        theirs = Path(top).parent.rglob("*.py") if top and Path(top).name == "__init__.py" else []
-        return digest_of([Path(getfile(kind)), *theirs, *CORE.rglob("*.py")])
-    waiting, seen, files = [kind.__module__], {"fsr_core.compressor"}, []
+        package_file = getattr(sys.modules[package], "__file__", None)
+        package_files = (
+            Path(package_file).parent.rglob("*.py") if package_file and Path(package_file).name == "__init__.py" else []
+        )
+        return digest_of([Path(getfile(kind)), *package_files, *CORE.rglob("*.py")])
+    waiting, visited, files = [kind.__module__], {"fsr_core.compressor"}, []
     while waiting:
         name = waiting.pop()
         spec = find_spec(name)
-        if name in seen or spec is None or spec.origin is None:
+        if name in visited or spec is None or spec.origin is None:
             continue
-        seen.add(name)
+        visited.add(name)
         files.append(Path(spec.origin))
         source = files[-1].read_bytes()
-        waiting += sorted(found.decode() for found in re.findall(rb"^from (fsr_core[\w.]*) import", source, re.M))
+        waiting += sorted(module.decode() for module in re.findall(rb"^from (fsr_core[\w.]*) import", source, re.M))
     return digest_of(files)
 
 
 def digest_of(files: Iterable[Path]) -> str:
-    """Of the contents of some files, in whatever order they are named."""
+    """Hash of the contents of files; their order does not matter."""
     contents = sorted(hashlib.sha256(file.read_bytes()).digest() for file in set(files))
     return hashlib.sha256(b"".join(contents)).hexdigest()[:12]
 
 
 @cache
 def path_digest() -> str:
-    """Of everything between a question and its answer but the method: drawing, families, prompts, libraries."""
+    """Hash of all code between a question and its answer except the method: drawing, families, prompts, libraries."""
     parts = ("backbones/*.py", "tiny/scenes.py", "tiny/hard_sets.py", "tiny/questions.py", "evaluation/answers.py")
-    files = [file for part in (*parts, "evaluation/sets.py") for file in CORE.glob(part)]
+    files = [file for part in (*parts, "evaluation/question_sets.py") for file in CORE.glob(part)]
     versions = "-".join(version(name) for name in ("torch", "transformers", "pillow", "numpy"))
     return f"{digest_of(files)}-{hashlib.sha256(versions.encode()).hexdigest()[:6]}"
