@@ -15,7 +15,7 @@ from fsr.cli.connection import Connection, connects
 from fsr.cli.terminal import fail
 from fsr.cli.usage_table import usage_table
 from fsr.client.errors import ClientError
-from fsr.client.requests import DEFAULT_METHOD
+from fsr.common.method_options import DEFAULT_METHOD
 
 __all__ = ["ask"]
 

@@ -14,7 +14,7 @@ from fsr.cli.core_tools import run_core
 from fsr.cli.terminal import fail
 from fsr.client.errors import ClientError
 from fsr.client.media import Video
-from fsr.client.requests import DEFAULT_METHOD
+from fsr.common.method_options import DEFAULT_METHOD
 
 __all__ = ["explain"]
 

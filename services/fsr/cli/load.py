@@ -20,7 +20,8 @@ from fsr.cli.options import MethodName, parse_budget
 from fsr.cli.terminal import fail
 from fsr.client.errors import ClientError, InvalidRequestError
 from fsr.client.media import read_picture
-from fsr.client.requests import DEFAULT_METHOD, GenerateOptions
+from fsr.client.requests import GenerateOptions
+from fsr.common.method_options import DEFAULT_METHOD
 
 __all__ = ["load"]
 

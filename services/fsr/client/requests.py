@@ -9,11 +9,10 @@ from typing import Any, Literal, TypedDict, Unpack, get_args
 
 from fsr.client.errors import InvalidRequestError
 from fsr.client.media import ImageSource, image_messages
-from fsr.common.limits import check_finite
+from fsr.common.method_options import DEFAULT_METHOD, check_finite
 from fsr.v1 import gateway_pb2, types_pb2
 
 __all__ = [
-    "DEFAULT_METHOD",
     "Budget",
     "CompressOptions",
     "CompressionOptions",
@@ -29,8 +28,6 @@ __all__ = [
 Budget = int | float | Literal["auto"]
 Spread = Literal["even", "free"]
 WireDtype = Literal["fp32", "fp16", "bf16", "int8"]
-
-DEFAULT_METHOD = "fsr"
 
 
 class CompressionOptions(TypedDict, total=False):

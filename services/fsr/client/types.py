@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+from fsr.common.transport import DECODERS, ENCODERS, REQUEST_ID
 from fsr.v1 import gateway_pb2, types_pb2
 
 __all__ = ["Answer", "Chunk", "Compression", "Explanation", "ImageTokens", "Route", "Usage"]
@@ -25,12 +26,10 @@ class Route:
     def of(cls, trailing: Iterable[tuple[str, str | bytes]]) -> Route | None:
         """From the trailing metadata of a call; None if the gateway did not see the request."""
         metadata = {key: value for key, value in trailing if isinstance(value, str)}
-        if "fsr-request-id" not in metadata:
+        if REQUEST_ID not in metadata:
             return None
-        encoders, decoders = (
-            tuple(filter(None, metadata.get(name, "").split(","))) for name in ("fsr-encoders", "fsr-decoders")
-        )
-        return cls(metadata["fsr-request-id"], encoders, decoders)
+        encoders, decoders = (tuple(filter(None, metadata.get(name, "").split(","))) for name in (ENCODERS, DECODERS))
+        return cls(metadata[REQUEST_ID], encoders, decoders)
 
 
 @dataclass(frozen=True, kw_only=True)

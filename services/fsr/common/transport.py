@@ -1,14 +1,25 @@
-"""gRPC options that all our channels and servers share."""
+"""What all our channels and servers share: gRPC options and the names of metadata."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any
 
-__all__ = ["MESSAGE_BYTES", "RETRY_AFTER", "channel_options", "server_options"]
+__all__ = [
+    "DECODERS",
+    "ENCODERS",
+    "MESSAGE_BYTES",
+    "REQUEST_ID",
+    "RETRY_AFTER",
+    "channel_options",
+    "server_options",
+]
 
 MESSAGE_BYTES = 64 * 2**20  # of the largest message that our servers and channels accept
-RETRY_AFTER = "retry-after-ms"  # trailing metadata: the time after which to try again
+# Trailing metadata of a call, after a failure too.
+RETRY_AFTER = "retry-after-ms"  # the time after which to try again
+REQUEST_ID = "fsr-request-id"
+ENCODERS, DECODERS = "fsr-encoders", "fsr-decoders"  # addresses that the request was sent to, comma-separated
 
 
 def channel_options(keepalive_seconds: float = 0.0) -> list[tuple[str, Any]]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from google.protobuf.json_format import MessageToDict
 
 from fsr.common.errors import InvalidRequest
-from fsr.common.limits import check_finite
+from fsr.common.method_options import check_finite
 from fsr.v1 import encoder_pb2, types_pb2
 from fsr_core import DEFAULT_METHOD, Budget, Compressor, create
 from fsr_core.spread import Spread

@@ -14,6 +14,7 @@ from itertools import zip_longest
 import structlog
 
 from fsr.common.errors import Overloaded, ServiceError
+from fsr.common.method_options import DEFAULT_METHOD
 from fsr.gateway.auth import ANYBODY
 from fsr.gateway.deadline import Deadline
 from fsr.gateway.decoder_hop import DecoderHop
@@ -25,7 +26,6 @@ from fsr.gateway.routing.attempts import RetryPolicy
 from fsr.gateway.routing.pools import Pools
 from fsr.gateway.routing.retry_budget import RetryBudget
 from fsr.gateway.settings import GatewaySettings
-from fsr.gateway.usage import DEFAULT_METHOD
 from fsr.v1 import decoder_pb2, encoder_pb2, types_pb2
 
 __all__ = ["Canary", "Share", "bucket", "tokens_agreed"]

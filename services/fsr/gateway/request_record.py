@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from fsr.common.transport import DECODERS, ENCODERS, REQUEST_ID
+
 __all__ = ["RequestRecord"]
 
 
@@ -26,7 +28,7 @@ class RequestRecord:
 
     def metadata(self) -> tuple[tuple[str, str], ...]:
         return (
-            ("fsr-request-id", self.request_id),
-            ("fsr-encoders", ",".join(self.encoders)),
-            ("fsr-decoders", ",".join(self.decoders)),
+            (REQUEST_ID, self.request_id),
+            (ENCODERS, ",".join(self.encoders)),
+            (DECODERS, ",".join(self.decoders)),
         )

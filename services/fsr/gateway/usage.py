@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
+from fsr.common.method_options import DEFAULT_METHOD
 from fsr.common.token_counts import count_tokens
 from fsr.gateway.metrics import Metrics
 from fsr.gateway.request_record import RequestRecord
@@ -12,9 +13,7 @@ from fsr.gateway.routing.replica import Replica
 from fsr.v1 import decoder_pb2, encoder_pb2, types_pb2
 from fsr.v1 import gateway_pb2 as pb
 
-__all__ = ["DEFAULT_METHOD", "Stopwatch", "count_images", "count_usage", "usage_of"]
-
-DEFAULT_METHOD = "fsr"  # in metrics, for a request that names none
+__all__ = ["Stopwatch", "count_images", "count_usage", "usage_of"]
 
 
 def usage_of(

@@ -8,6 +8,7 @@ left-padded batch, and the library builds the masks for the attention that it us
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -54,11 +55,11 @@ class _PooledLayer(CacheLayerMixin):
     ) -> tuple[Tensor, Tensor]:
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
-        return self._write_and_read(self.keys, key_states), self._write_and_read(self.values, value_states)
+        keys, values = cast("Tensor", self.keys), cast("Tensor", self.values)  # None only before they are initialised
+        return self._write_and_read(keys, key_states), self._write_and_read(values, value_states)
 
-    def _write_and_read(self, pool: Tensor | None, states: Tensor) -> Tensor:
+    def _write_and_read(self, pool: Tensor, states: Tensor) -> Tensor:
         """Writes states [B, heads, T, width]; returns [B, heads, S, width]."""
-        assert pool is not None
         layout = self._cache.layout
         tokens = states.transpose(1, 2).flatten(0, 1)
         pool.index_copy_(0, layout.write, tokens if layout.new is None else tokens[layout.new])

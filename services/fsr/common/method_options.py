@@ -1,4 +1,4 @@
-"""Checks of a request that client and encoder share."""
+"""The default and the checks of a request's method that client, gateway and encoder share."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ from math import isfinite
 
 from google.protobuf.struct_pb2 import Struct, Value
 
-__all__ = ["check_finite"]
+__all__ = ["DEFAULT_METHOD", "check_finite"]
+
+DEFAULT_METHOD = "fsr"  # of a request that names none; the same as fsr_core.DEFAULT_METHOD, which clients do not have
 
 
 def check_finite(options: Struct, name: str) -> None:
