@@ -40,7 +40,7 @@ from fsr_core.scan import Keys
 from fsr_core.tiny.questions import is_correct
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Variant(GuidedFSR):
     """FSR, of which each option changes one thing; with all of them left out it is `FSR` token for token.
 

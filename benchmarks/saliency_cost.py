@@ -33,9 +33,9 @@ def patch_tower(kind: Any, config: Any, read: Callable[[Any, torch.Tensor], torc
     recorder, pixels = Recorder(block), torch.randn(1, 3, config.image_size, config.image_size)
 
     def reading() -> Any:
-        with recorder.recording() as seen:
+        with recorder.recording() as recorded:
             tower(pixels)
-            return read(block, seen.entered)
+            return read(block, recorded.input)
 
     return tower, lambda: tower(pixels), reading, lambda: tower(pixels, output_attentions=True)
 
@@ -57,9 +57,9 @@ def qwen_tower(side: int) -> tuple[Any, Run, Run, Run]:
     recorder, block = Recorder(tower.blocks[-1]), tower.blocks[-1]
 
     def reading() -> Any:
-        with recorder.recording() as seen:
+        with recorder.recording() as recorded:
             tower(pixels, grid_thw=grid)
-            hidden = block.norm1(seen.entered)
+            hidden = block.norm1(recorded.input)
             query, keys, _ = block.attn.qkv(hidden).view(len(hidden), 3, 16, 80).permute(1, 2, 0, 3).unbind(0)
             return attention_received(query, keys, 80**-0.5)
 

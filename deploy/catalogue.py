@@ -1,4 +1,4 @@
-"""Every metric that the services export, read off their code."""
+"""Every metric that the services export, read from their code."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _SUFFIXES = {"counter": ("_total",), "gauge": ("",), "histogram": ("_bucket", "_
 
 @dataclass(frozen=True)
 class Metric:
-    """One metric; `name` is what Prometheus stores, without a histogram's suffixes."""
+    """One metric. `name` is the name in Prometheus, without a histogram's suffixes."""
 
     service: str
     name: str
@@ -23,8 +23,9 @@ class Metric:
     help: str
 
 
-def _of(service: str, registry: CollectorRegistry) -> Iterator[Metric]:
-    for collector in registry._collector_to_names:  # no public way to the labels of a metric without children
+def _declared(service: str, registry: CollectorRegistry) -> Iterator[Metric]:
+    # The client library has no public way to the labels of a metric that has no value yet.
+    for collector in registry._collector_to_names:
         kind, name = collector._type, collector._name  # type: ignore[attr-defined]
         suffix = "_total" if kind == "counter" else ""
         labels = tuple(collector._labelnames)  # type: ignore[attr-defined]
@@ -32,22 +33,22 @@ def _of(service: str, registry: CollectorRegistry) -> Iterator[Metric]:
 
 
 def catalogue() -> list[Metric]:
-    """All of them, by service."""
+    """Every metric, by service."""
     from fsr.decoder.metrics import Metrics as DecoderMetrics
     from fsr.encoder.metrics import METRICS
     from fsr.gateway.metrics import Metrics as GatewayMetrics
 
-    found = [*_of("gateway", GatewayMetrics().registry)]
-    for name, declared in METRICS.items():
-        kind = declared.kind.__name__.lower()
+    metrics = [*_declared("gateway", GatewayMetrics().registry)]
+    for name, metric in METRICS.items():
+        kind = metric.kind.__name__.lower()
         suffix = "_total" if kind == "counter" else ""
-        labels = (*declared.labels, "application", "deployment", "replica")
-        found.append(Metric("encoder", f"ray_{name}{suffix}", kind, labels, declared.help))
-    return [*found, *_of("decoder", DecoderMetrics("").registry)]
+        labels = (*metric.labels, "application", "deployment", "replica")
+        metrics.append(Metric("encoder", f"ray_{name}{suffix}", kind, labels, metric.help))
+    return [*metrics, *_declared("decoder", DecoderMetrics("").registry)]
 
 
 def series() -> set[str]:
-    """Names as they are stored, with suffixes."""
+    """Names of all series in Prometheus, with suffixes."""
     return {
         f"{metric.name.removesuffix('_total')}{suffix}" for metric in catalogue() for suffix in _SUFFIXES[metric.kind]
     }

@@ -1,9 +1,9 @@
 """Writes the tables of docs/configuration.md and docs/metrics.md from the code.
 
 python -m docs.generate            # write them
-python -m docs.generate --check    # fail where a committed page differs
+python -m docs.generate --check    # fail if a committed page differs
 
-Text outside the marked blocks is written by hand and kept.
+Text outside the marked blocks is written by hand and stays as it is.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic.fields import FieldInfo
 
 from deploy.catalogue import catalogue
 from deploy.grafana import queries
+from deploy.prometheus.local import rules
 from fsr.common.settings import ServiceSettings
 from fsr.decoder.settings import DecoderSettings
 from fsr.encoder.settings import EncoderSettings
@@ -33,11 +33,11 @@ _SETTINGS: dict[str, type[ServiceSettings]] = {
 
 
 def _type(field: FieldInfo) -> str:
-    """How a person would say what may be written."""
+    """The kind of value that an option takes, in a word that the page uses."""
     text = str(field.annotation)
     if choices := re.fullmatch(r"typing\.Literal\[(.*)\]", text):
         return ", ".join(part.strip().strip("'") for part in choices[1].split(","))
-    for name, said in (
+    for name, word in (
         ("list", "list"),
         ("ByteSize", "bytes"),
         ("Path", "file"),
@@ -45,7 +45,7 @@ def _type(field: FieldInfo) -> str:
         ("int", "integer"),
     ):
         if name in text:
-            return said
+            return word
     return "number" if "float" in text else "text"
 
 
@@ -71,9 +71,10 @@ def options(service: str) -> str:
     lines = ["| flag | environment | value | default | what it does |", "| --- | --- | --- | --- | --- |"]
     for name, field in settings.model_fields.items():
         kind = " ".join(part for part in (_type(field), _range(field)) if part)
-        said = (field.description or "").replace("|", "\\|")
+        description = (field.description or "").replace("|", "\\|")
         default = _value(field.get_default(call_default_factory=True))
-        lines.append(f"| `--{name.replace('_', '-')}` | `{prefix}{name.upper()}` | {kind} | {default} | {said} |")
+        flag = f"--{name.replace('_', '-')}"
+        lines.append(f"| `{flag}` | `{prefix}{name.upper()}` | {kind} | {default} | {description} |")
     return "\n".join(lines)
 
 
@@ -88,18 +89,17 @@ def metrics(service: str) -> str:
 
 
 def recorded() -> str:
-    """The table of recorded series."""
+    """The table of the series that recording rules write."""
     lines = ["| series | made of |", "| --- | --- |"]
-    rules = yaml.safe_load((HERE.parent / "deploy/prometheus/rules/recording.yml").read_text())
-    for rule in (rule for group in rules["groups"] for rule in group["rules"]):
-        lines.append(
-            f"| `{rule['record']}` | {', '.join(f'`{name}`' for name in sorted(queries.metrics(rule['expr'])))} |"
-        )
+    for rule in rules():
+        if "record" in rule:
+            metrics = ", ".join(f"`{name}`" for name in sorted(queries.metrics(rule["expr"])))
+            lines.append(f"| `{rule['record']}` | {metrics} |")
     return "\n".join(lines)
 
 
 def pages() -> Iterator[tuple[Path, str]]:
-    """Each page and the text that it must have."""
+    """Each page, and the text that it should have."""
     tables = {
         "configuration": {service: options(service) for service in _SETTINGS},
         "metrics": {service: metrics(service) for service in _SETTINGS} | {"recorded": recorded()},
@@ -110,9 +110,9 @@ def pages() -> Iterator[tuple[Path, str]]:
         for block, table in blocks.items():
             begin, end = f"<!-- begin {block} -->\n", f"\n<!-- end {block} -->"
             before, _, rest = text.partition(begin)
-            _, found, after = rest.partition(end)
-            if not found:
-                raise ValueError(f"{path.name}: lacks the block {begin.strip()} ... {end.strip()}")
+            _, marker, after = rest.partition(end)
+            if not marker:
+                raise ValueError(f"{path.name}: the block {begin.strip()} ... {end.strip()} is missing")
             text = f"{before}{begin}{table}{end}{after}"
         yield path, text
 

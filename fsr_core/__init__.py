@@ -1,6 +1,6 @@
 """Focus-Scan-Refine (arXiv 2602.05809) and what it needs, on tensors and Hugging Face models.
 
-Names are loaded on first use, so that drawing a scene, say, does not import torch.
+Names are loaded on first use, so that drawing a scene, for example, does not import torch.
 """
 
 from __future__ import annotations
@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from fsr_core.budget import Budget
-    from fsr_core.compressor import Compressor, create, methods, register
+    from fsr_core.compressor import DEFAULT_METHOD, Compressor, create, methods, register
     from fsr_core.fsr import FSR
     from fsr_core.plug.compressed_model import compressed
     from fsr_core.tokens import FOCUS, SCAN, CompressedTokens, VisualTokens
 
 __all__ = [
+    "DEFAULT_METHOD",
     "FOCUS",
     "FSR",
     "SCAN",
@@ -29,9 +30,10 @@ __all__ = [
     "register",
 ]
 
-_HOMES = {
+_MODULES = {
     "Budget": "budget",
     "Compressor": "compressor",
+    "DEFAULT_METHOD": "compressor",
     "compressed": "plug",
     "create": "compressor",
     "methods": "compressor",
@@ -45,6 +47,6 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> object:
-    if name not in _HOMES:
+    if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+    return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)

@@ -1,4 +1,4 @@
-"""How many tokens a sample may keep: a number, a share, or as many as the evidence asks for."""
+"""How many tokens a sample may keep: a number, a share, or as many as the evidence needs."""
 
 from __future__ import annotations
 
@@ -12,8 +12,10 @@ __all__ = ["Budget", "Limits"]
 
 @dataclass(frozen=True)
 class Limits:
-    """A budget for a sample of known size: keep `minimum`..`maximum`; Scan may stop once no token is farther than
-    `radius` (cosine distance) from the kept ones."""
+    """A budget for a sample of known size: keep `minimum`..`maximum` tokens.
+
+    From `minimum` on, Scan may stop once no token is farther than `radius` (cosine distance) from the kept ones.
+    """
 
     minimum: int
     maximum: int
@@ -23,13 +25,13 @@ class Limits:
 _RADIUS = 0.3
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Budget:
     """Exactly one of `tokens`, `keep_ratio` and `auto`.
 
     tokens      K; a budget of N or more keeps every token unchanged
-    keep_ratio  in (0, 1]: K = N * keep_ratio rounded half up, at least 1
-    auto        Focus stops at `rho` of the evidence, Scan when the covering radius is at most `radius`,
+    keep_ratio  in (0, 1]: K = N * keep_ratio, rounded half up, at least 1
+    auto        Focus stops at `rho` of the evidence, Scan once the covering radius is at most `radius`;
                 both within min_tokens..max_tokens (max_tokens None: N)
     """
 
@@ -62,16 +64,16 @@ class Budget:
 
     @classmethod
     def of(cls, budget: int | Budget) -> Budget:
-        """A plain number is a budget of that many tokens. Raises ValueError for what is neither."""
+        """A `Budget` itself, or the budget of that many tokens for a number. Raises ValueError for anything else."""
         if isinstance(budget, str) or (isinstance(budget, float) and 0 < budget <= 1):
             ways = "a share is keep_ratio=0.11 or Budget(keep_ratio=0.11), automatic is Budget(auto=True)"
-            raise ValueError(f"budget: {budget!r} is no number of tokens; {ways}")
+            raise ValueError(f"budget: {budget!r} is not a number of tokens; {ways}")
         return budget if isinstance(budget, Budget) else cls(tokens=budget)
 
     def limits(self, n: int) -> Limits:
         """Limits for a sample of `n` tokens, never above `n`."""
         if self.auto:
-            most = n if self.max_tokens is None else min(n, int(self.max_tokens))
-            return Limits(min(int(self.min_tokens), most), most, self.radius)
+            maximum = n if self.max_tokens is None else min(n, int(self.max_tokens))
+            return Limits(min(int(self.min_tokens), maximum), maximum, self.radius)
         k = int(self.tokens) if self.tokens is not None else max(1, int(n * (self.keep_ratio or 0) + 0.5))
         return Limits(min(k, n), min(k, n))

@@ -1,4 +1,4 @@
-"""Checks of numbers that callers give: options of methods, budgets."""
+"""Checks of numbers from callers: options of methods, budgets."""
 
 from __future__ import annotations
 
@@ -9,18 +9,21 @@ __all__ = ["check_number", "check_whole"]
 
 
 def check_number(name: str, value: Any, low: float, high: float, hint: str = "") -> None:
-    """Raises ValueError, naming the option, unless `value` is a finite number within low..high."""
+    """Raises ValueError that names the option, unless `value` is a finite number within low..high."""
     if isinstance(value, Real) and not isinstance(value, bool):
         try:
-            if low <= float(value) <= high:  # false of NaN
+            if low <= float(value) <= high:  # false for NaN
                 return
-        except OverflowError:  # a whole number beyond any float
+        except OverflowError:  # a whole number that no float can hold
             pass
     raise ValueError(f"{name}: expected a number within {low:g}..{high:g}, got {_short(value)}{hint and '; ' + hint}")
 
 
 def check_whole(name: str, value: Any, low: int, hint: str = "") -> None:
-    """Raises ValueError, naming the option, unless `value` is a whole number >= low; 8.0 is one, as JSON has it."""
+    """Raises ValueError that names the option, unless `value` is a whole number >= low.
+
+    8.0 is a whole number too, because JSON has only one kind of number.
+    """
     if isinstance(value, Integral | float) and not isinstance(value, bool):
         whole = isinstance(value, Integral) or value.is_integer()
         if whole and low <= int(value) < 2**31:

@@ -15,11 +15,12 @@ from typing import Any, ClassVar
 from fsr_core.budget import Budget
 from fsr_core.tokens import CompressedTokens, VisualTokens
 
-__all__ = ["ENTRY_POINTS", "Compressor", "create", "methods", "register"]
+__all__ = ["DEFAULT_METHOD", "ENTRY_POINTS", "Compressor", "create", "methods", "register"]
 
-ENTRY_POINTS = "fsr_core.methods"  # group in which an installed package announces methods of its own
+DEFAULT_METHOD = "fsr"  # the method of callers that name none
+ENTRY_POINTS = "fsr_core.methods"  # group by which an installed package announces its own methods
 
-# name -> where its class lives; loaded when it is asked for.
+# name -> module and class; the module is imported when the method is created.
 _METHODS = {
     "fsr": "fsr_core.fsr:FSR",
     "fsr_guided": "fsr_core.guided:GuidedFSR",
@@ -39,53 +40,53 @@ _REGISTERED: dict[str, type[Compressor]] = {}
 
 
 class Compressor(ABC):
-    """Keeps some of a sample's visual tokens. Subclasses are frozen dataclasses whose fields are their options."""
+    """Keeps some of a sample's visual tokens. Subclasses are frozen dataclasses; their fields are their options."""
 
     name: ClassVar[str]
 
     def compress(self, sample: VisualTokens, budget: int | Budget) -> CompressedTokens:
-        """Keeps what `budget` allows of one sample. Raises ValueError for a budget below one token."""
+        """Keeps as many tokens of a sample as `budget` allows. Raises ValueError for a budget below one token."""
         return self.compress_batch([sample], [budget])[0]
 
     @abstractmethod
     def compress_batch(
         self, samples: Sequence[VisualTokens], budgets: Sequence[int | Budget]
     ) -> list[CompressedTokens]:
-        """One result a sample, token for token what `compress` gives for it alone. Sizes and budgets may differ."""
+        """One result per sample, token for token the same as `compress` gives. Sizes and budgets may differ."""
 
 
-def check_batch(samples: Sequence[VisualTokens], budgets: Sequence[int | Budget]) -> list[Budget]:
-    """The budgets as `Budget`s; ValueError where their number is not that of the samples."""
+def as_budgets(samples: Sequence[VisualTokens], budgets: Sequence[int | Budget]) -> list[Budget]:
+    """The budgets as `Budget`s. Raises ValueError if there is not one for each sample."""
     if len(samples) != len(budgets):
-        raise ValueError(f"budgets: {len(budgets)} given for {len(samples)} samples; pass one a sample")
+        raise ValueError(f"budgets: {len(budgets)} given for {len(samples)} samples; pass one per sample")
     return [Budget.of(budget) for budget in budgets]
 
 
 def register(name: str, method: type[Compressor]) -> None:
-    """Adds a method of one's own to this process: afterwards `create(name)` makes it, wherever names are taken.
+    """Adds a method to this process. Afterwards `create(name)` makes it, in every place that takes a method's name.
 
-    A service loads its methods in its own process: announce them to it by an entry point of the group
+    A service loads its methods in its own process. Announce them there by an entry point of the group
     `fsr_core.methods` (name = "package.module:Class") in the package that holds them.
 
-    Raises ValueError for a name that is taken or is no lower-case identifier, or a class that is no dataclass
-    extending `Compressor`. Registering the same class under the same name again changes nothing.
+    Raises ValueError if the name is taken or is not a lower-case identifier, or if the class is not a dataclass that
+    extends `Compressor`. Registering the same class under the same name again changes nothing.
     """
     if not isinstance(name, str) or not re.fullmatch(r"[a-z][a-z0-9_]*", name):
-        raise ValueError(f"name: {name!r} is no method name; use lower-case letters, digits and underscores")
+        raise ValueError(f"name: {name!r} is not a method name; use lower-case letters, digits and underscores")
     if _REGISTERED.get(name) is method:
         return
     if name in methods():
-        raise ValueError(f"name: a method {name!r} is there already; choose another name")
-    _REGISTERED[name] = _checked(name, method)
+        raise ValueError(f"name: there is already a method {name!r}; choose another name")
+    _REGISTERED[name] = _method_class(name, method)
 
 
 def methods() -> tuple[str, ...]:
-    """Names that `create` knows: ours, those of installed packages, those registered in this process."""
+    """Names that `create` knows: built-in methods, those of installed packages, those registered in this process."""
     return (*_METHODS, *_announced(), *_REGISTERED)
 
 
 def create(name: str, **options: Any) -> Compressor:
-    """A method by name. Raises ValueError, listing what there is, for an unknown name or option."""
+    """A method by name. Raises ValueError with the list of known ones for an unknown name or option."""
     if name not in methods():
         raise ValueError(f"method: {name!r} is unknown; choose one of {', '.join(methods())}")
     kind = _class_of(name)
@@ -100,33 +101,34 @@ def create(name: str, **options: Any) -> Compressor:
 def _class_of(name: str) -> type[Compressor]:
     if name in _METHODS:
         module, _, kind = _METHODS[name].partition(":")
-        ours: type[Compressor] = getattr(import_module(module), kind)
-        return ours
+        built_in: type[Compressor] = getattr(import_module(module), kind)
+        return built_in
     return _REGISTERED[name] if name in _REGISTERED else _loaded(name)
 
 
 @cache
 def _announced() -> dict[str, EntryPoint]:
-    """Entry points by name, looked up once a process. One that takes a name of ours is left out, with a warning."""
-    found = {point.name: point for point in entry_points(group=ENTRY_POINTS)}
-    for name in set(found) & set(_METHODS):
-        message = f"{found.pop(name).value} announces a method {name!r}, which is there already; it is left out"
+    """Entry points by name, read once per process. One with the name of a built-in method is ignored with a warning."""
+    points = {point.name: point for point in entry_points(group=ENTRY_POINTS)}
+    for name in set(points) & set(_METHODS):
+        message = f"{points.pop(name).value} announces a method {name!r}, which is built in; it is ignored"
         warnings.warn(message, RuntimeWarning, stacklevel=2)
-    return found
+    return points
 
 
 @cache
 def _loaded(name: str) -> type[Compressor]:
     point = _announced()[name]
     try:
-        return _checked(name, point.load())
+        return _method_class(name, point.load())
     except (ImportError, AttributeError) as error:
         raise ValueError(
             f"method: {name!r} ({point.value}) cannot be loaded: {error}; reinstall its package"
         ) from error
 
 
-def _checked(name: str, method: object) -> type[Compressor]:
+def _method_class(name: str, method: object) -> type[Compressor]:
+    """`method` as a method's class. Raises ValueError if it is none."""
     if not (isinstance(method, type) and issubclass(method, Compressor) and is_dataclass(method)):
-        raise ValueError(f"method: {name!r} is no dataclass that extends Compressor, got {method!r}")
+        raise ValueError(f"method: {name!r} is not a dataclass that extends Compressor, got {method!r}")
     return method

@@ -17,27 +17,27 @@ def minmax(scores: Tensor) -> Tensor:
 
 
 def priority(saliency: Tensor, relevance: Tensor | None, alpha: float, beta: float) -> Tensor:
-    """phi = relevance**alpha * saliency**beta (eq. 3), each normalised within its sample. [B, N] -> [B, N] fp32."""
+    """phi = relevance**alpha * saliency**beta (eq. 3), both normalised within the sample. [B, N] -> [B, N] fp32."""
     phi = _power(minmax(saliency), beta)
     return phi if relevance is None else _power(minmax(relevance), alpha) * phi
 
 
 def _power(scores: Tensor, exponent: float) -> Tensor:
-    """scores**exponent, the same bits for the same score wherever in the batch it stands."""
-    if exponent in (1, 2, 3):  # products, which round alike everywhere
+    """scores**exponent. The same score gives the same bits at every place of the batch."""
+    if exponent in (1, 2, 3):  # computed as products, which round in the same way everywhere
         return scores**exponent
-    # On CPUs PyTorch takes whole vectors of memory through one routine and the rest through another, which rounds
-    # otherwise. With gaps between the numbers all go through the second.
+    # On CPUs PyTorch has one routine for whole vectors of memory and another one for the rest; they round differently.
+    # With gaps between the numbers it uses the second routine for all of them.
     return torch.stack([scores, scores], dim=-1)[..., 0] ** exponent
 
 
 def focus_order(phi: Tensor) -> Tensor:
-    """Token indices by falling priority, ties by index. [B, N] -> [B, N] int64."""
+    """Token indices by descending priority, ties by index. [B, N] -> [B, N] int64."""
     return torch.argsort(phi, dim=1, descending=True, stable=True)
 
 
 def focus_wanted(phi: Tensor, order: Tensor, rho: float) -> Tensor:
-    """Smallest k whose k highest priorities sum to `rho` of all of it (eq. 4), before any clamp. -> [B] int64."""
-    # The sum runs in double precision: in single, rho = 1 may never be reached.
+    """Smallest k whose k highest priorities reach `rho` of the sum of all (eq. 4), before the clamp. -> [B] int64."""
+    # Summed in double precision: in single precision rho = 1 may never be reached.
     total = phi.gather(1, order).double().cumsum(1)
     return (total < rho * total[:, -1:]).sum(1) + 1

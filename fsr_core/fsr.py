@@ -12,7 +12,7 @@ from torch import Tensor
 
 from fsr_core.budget import Budget, Limits
 from fsr_core.checks import check_number
-from fsr_core.compressor import Compressor, check_batch
+from fsr_core.compressor import Compressor, as_budgets
 from fsr_core.focus import focus_order, focus_wanted, priority
 from fsr_core.refine import absorbed, merge
 from fsr_core.scan import Keys, scan
@@ -21,17 +21,17 @@ from fsr_core.tokens import FOCUS, SCAN, CompressedTokens, VisualTokens
 __all__ = ["FSR"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class FSR(Compressor):
-    """Focus on what is salient and relevant, scan for what is far from it, refine by merging.
+    """Focuses on salient and relevant tokens, scans for tokens far from them, refines by merging.
 
     alpha, beta     exponents of relevance and saliency in phi (eq. 3)
     rho             share of the evidence at which Focus stops (eq. 4)
-    kappa           dropped tokens merged, per scan token (eq. 8)
-    relevance_sign  "+" as the paper writes, "-" as CDPruner found better for CLIP
+    kappa           dropped tokens that are merged, per scan token (eq. 8)
+    relevance_sign  "+" as in the paper; "-" worked better for CLIP in CDPruner
     centre_keys     subtract the keys' mean before measuring similarity (arXiv 2608.30263)
 
-    Defaults are the paper's. Raises ValueError for an option out of its range.
+    Defaults are the paper's. Raises ValueError for an option out of range.
     """
 
     name: ClassVar[str] = "fsr"
@@ -44,8 +44,8 @@ class FSR(Compressor):
     centre_keys: bool = False
 
     def __post_init__(self) -> None:
-        for name, usual in (("alpha", 3), ("beta", 1), ("kappa", 1)):
-            check_number(name, getattr(self, name), 0, 1e6, f"the paper uses {usual}")
+        for name, default in (("alpha", 3), ("beta", 1), ("kappa", 1)):
+            check_number(name, getattr(self, name), 0, 1e6, f"the paper uses {default}")
         check_number("rho", self.rho, 1e-9, 1, "the paper uses 0.9")
         if self.relevance_sign not in ("+", "-"):
             raise ValueError(f"relevance_sign: expected '+' or '-', got {self.relevance_sign!r}")
@@ -55,14 +55,14 @@ class FSR(Compressor):
     def compress_batch(
         self, samples: Sequence[VisualTokens], budgets: Sequence[int | Budget]
     ) -> list[CompressedTokens]:
-        """Samples of the same shapes run as one batch; see `Compressor.compress_batch`."""
-        limits = [b.limits(len(s)) for s, b in zip(samples, check_batch(samples, budgets), strict=True)]
+        """See `Compressor.compress_batch`. Samples of the same shapes run as one batch."""
+        limits = [b.limits(len(s)) for s, b in zip(samples, as_budgets(samples, budgets), strict=True)]
         groups: dict[tuple[object, ...], list[int]] = defaultdict(list)
         for i, sample in enumerate(samples):
             keys = sample.features if sample.keys is None else sample.keys
-            whole = limits[i].minimum == len(sample)  # keeps everything, so nothing is scanned for it
-            form = (keys.shape, keys.dtype, keys.device, sample.features.shape, sample.features.dtype)
-            groups[(*form, sample.relevance is None, sample.keys is None, whole)].append(i)
+            whole = limits[i].minimum == len(sample)  # everything is kept, so Scan is not needed
+            shapes = (keys.shape, keys.dtype, keys.device, sample.features.shape, sample.features.dtype)
+            groups[(*shapes, sample.relevance is None, sample.keys is None, whole)].append(i)
         results: dict[int, CompressedTokens] = {}
         for members in groups.values():
             kept = self._compress_equal([samples[i] for i in members], [limits[i] for i in members])
@@ -78,8 +78,8 @@ class FSR(Compressor):
         phi = priority(torch.stack([s.saliency for s in samples]), relevance, self.alpha, self.beta)
         order = focus_order(phi)
         wanted = focus_wanted(phi, order, self.rho)
-        most = torch.tensor([limit.maximum for limit in limits], device=device)
-        counts = torch.minimum(wanted, most)
+        maximum = torch.tensor([limit.maximum for limit in limits], device=device)
+        counts = torch.minimum(wanted, maximum)
         position = torch.arange(n, device=device)
         focus = torch.zeros_like(phi, dtype=torch.bool)
         focus.scatter_(1, order, position < counts.unsqueeze(1))
@@ -87,14 +87,15 @@ class FSR(Compressor):
         features = _stacked([s.features for s in samples])
         if all(limit.minimum == n for limit in limits):
             kept = torch.ones_like(focus)
-        elif bool((counts < most).any()):
-            own = samples[0].keys is None
-            keys = features if own else _stacked([_given(s.keys) for s in samples])
-            least = torch.tensor([limit.minimum for limit in limits], device=device)
+        elif bool((counts < maximum).any()):
+            keys = features if samples[0].keys is None else _stacked([_given(s.keys) for s in samples])
+            minimum = torch.tensor([limit.minimum for limit in limits], device=device)
             radius = torch.tensor([limit.radius for limit in limits], device=device)
-            found = scan(Keys(keys, self.centre_keys), order[:, : int(counts.max())], counts, least, most, radius)
-            kept = focus | found.chosen
-            merged_into = absorbed(kept, found.anchor, found.similarity, found.chosen.sum(1), self.kappa)
+            scanned = scan(
+                Keys(keys, self.centre_keys), order[:, : int(counts.max())], counts, minimum, maximum, radius
+            )
+            kept = focus | scanned.chosen
+            merged_into = absorbed(kept, scanned.anchor, scanned.similarity, scanned.chosen.sum(1), self.kappa)
         return _results(features, kept, focus, merged_into, phi, counts.tolist(), wanted.tolist())
 
 
@@ -105,7 +106,7 @@ def _given(tensor: Tensor | None) -> Tensor:
 
 
 def _stacked(tensors: list[Tensor]) -> Tensor:
-    """[B, ...]; what is alone is not copied."""
+    """The tensors as one of [B, ...]; a single tensor is not copied."""
     return torch.stack(tensors) if len(tensors) > 1 else tensors[0].unsqueeze(0)
 
 
@@ -118,7 +119,7 @@ def _results(
     counts: list[int],
     wanted: list[int],
 ) -> list[CompressedTokens]:
-    """What was kept of each sample of a batch [B, N]; `features` [B, N, D]."""
+    """One result per sample, from the masks and scores [B, N] of a batch and its features [B, N, D]."""
     n, sizes = kept.shape[1], kept.sum(1).tolist()
     place = kept.flatten().nonzero().squeeze(1)
     rows = features.flatten(0, 1)[place]
@@ -127,6 +128,14 @@ def _results(
     stage = torch.where(focus.flatten()[place], FOCUS, SCAN)
     parts = zip(rows.split(sizes), (place % n).split(sizes), stage.split(sizes), strict=True)
     return [
-        CompressedTokens(own, index, found_by, merged_into[i], phi[i], counts[i], wanted[i])
-        for i, (own, index, found_by) in enumerate(parts)
+        CompressedTokens(
+            features=kept_rows,
+            index=index,
+            stage=stages,
+            merged_into=merged_into[i],
+            priority=phi[i],
+            focus_count=counts[i],
+            focus_wanted=wanted[i],
+        )
+        for i, (kept_rows, index, stages) in enumerate(parts)
     ]

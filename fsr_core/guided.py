@@ -1,4 +1,4 @@
-"""FSR with room for Scan and a Scan that looks for evidence: this project's own variant, for small budgets."""
+"""FSR with a bounded Focus and a Scan that prefers evidence: this project's own variant, for small budgets."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from fsr_core.tokens import CompressedTokens, VisualTokens
 __all__ = ["GuidedFSR"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class GuidedFSR(OneByOne):
-    """Focus and Scan of arXiv 2602.05809, changed in three places that cost it its small budgets.
+    """Focus and Scan of arXiv 2602.05809 with three changes that help at small budgets.
 
     alpha, rho, relevance_sign  as in `FSR`
-    floor  least that saliency counts: phi = relevance**alpha * (floor + (1 - floor) * saliency), both scaled to 0..1.
-           Class-token attention is so peaked that most tokens scale to nearly 0, and eq. 3 then lets it veto evidence
-    share  most of the budget that Focus may take, so that Scan has the rest even where K_F exceeds the budget
-    pull   how strongly Scan is drawn to evidence: it takes the token of the largest distance * ((1 - pull) + pull *
-           (phi / max phi)**(1/3)), where eq. 6 takes the largest distance alone
+    floor  least weight of saliency: phi = relevance**alpha * (floor + (1 - floor) * saliency), both scaled to 0..1.
+           The class token attends to few tokens, so the saliency of most scales to nearly 0; in eq. 3 a relevant token
+           without saliency then counts nothing
+    share  largest share of the budget for Focus, so that Scan gets the rest even if K_F exceeds the budget
+    pull   how much Scan prefers evidence: it takes the token of the largest distance * ((1 - pull) + pull *
+           (phi / max phi)**(1/3)); eq. 6 takes the largest distance
 
-    No token is merged: Refine changed nothing that could be measured (docs/results.md). An `auto` budget keeps its
-    maximum: how far the weighted distances go down says little about how many tokens a question needs. Memory is
-    linear in N.
+    No token is merged: Refine had no effect that could be measured (docs/results.md). An `auto` budget keeps its
+    maximum, because the weighted distances say little about how many tokens a question needs. Memory is linear in N.
     """
 
     name: ClassVar[str] = "fsr_guided"
@@ -67,13 +67,13 @@ class GuidedFSR(OneByOne):
 
     def _scan(self, keys: Tensor, focus: Tensor, phi: Tensor, count: int) -> Tensor:
         weight = (1 - self.pull) + self.pull * (phi / phi.max().clamp(min=torch.finfo(torch.float32).tiny)).pow(1 / 3)
-        near = torch.stack([(keys @ keys[some].T).amax(1) for some in focus.split(64)]).amax(0)
+        near = torch.stack([(keys @ keys[part].T).amax(1) for part in focus.split(64)]).amax(0)
         taken = torch.zeros(len(keys), dtype=torch.bool, device=keys.device)
         taken[focus] = True
-        found: list[int] = []
+        picks: list[int] = []
         for _ in range(count):
             pick = int(((1 - near) * weight).masked_fill(taken, -1.0).argmax())
-            found.append(pick)
+            picks.append(pick)
             taken[pick] = True
             near = torch.maximum(near, keys @ keys[pick])
-        return torch.tensor(found, dtype=torch.int64, device=keys.device)
+        return torch.tensor(picks, dtype=torch.int64, device=keys.device)

@@ -1,4 +1,4 @@
-"""What methods share that treat one sample at a time: the base class, and a result built from chosen indices."""
+"""The base class of methods that treat one sample at a time, and helpers for them."""
 
 from __future__ import annotations
 
@@ -9,22 +9,22 @@ import torch
 from torch import Tensor
 
 from fsr_core.budget import Budget
-from fsr_core.compressor import Compressor, check_batch
+from fsr_core.compressor import Compressor, as_budgets
 from fsr_core.tokens import FOCUS, SCAN, CompressedTokens, VisualTokens
 
 __all__ = ["OneByOne", "by_falling", "kept", "raw_keys", "unit_keys"]
 
 
 class OneByOne(Compressor):
-    """A method that treats every sample by itself; subclasses keep `k` of its tokens, 1 <= k < N."""
+    """A method that treats every sample by itself. A subclass implements `_select`: it keeps k tokens, 1 <= k < N."""
 
     def compress_batch(
         self, samples: Sequence[VisualTokens], budgets: Sequence[int | Budget]
     ) -> list[CompressedTokens]:
-        pairs = zip(samples, check_batch(samples, budgets), strict=True)
-        return [self._within(sample, budget.limits(len(sample)).maximum) for sample, budget in pairs]
+        pairs = zip(samples, as_budgets(samples, budgets), strict=True)
+        return [self._keep(sample, budget.limits(len(sample)).maximum) for sample, budget in pairs]
 
-    def _within(self, sample: VisualTokens, k: int) -> CompressedTokens:
+    def _keep(self, sample: VisualTokens, k: int) -> CompressedTokens:
         if k == len(sample):
             everything = torch.arange(k, device=sample.features.device)
             return kept(sample, scan=everything, features=sample.features)
@@ -45,10 +45,10 @@ def kept(
 ) -> CompressedTokens:
     """A result in raster order.
 
-    focus, scan  int64, indices kept for what they are and for what they add, in any order
-    features     [K, D] their rows, focus before scan; None: the sample's own
+    focus, scan  int64, indices of the kept tokens: for their own importance, and for what they add; in any order
+    features     [K, D] rows of focus, then of scan; None: the sample's own rows
     merged_into  [N] as in `CompressedTokens`; None: nothing was merged
-    priority     [N] what the method ranked by; None: all ones
+    priority     [N] the score by which the method ranks; None: all ones
     """
     n, device = len(sample), sample.features.device
     nothing = torch.empty(0, dtype=torch.int64, device=device)
@@ -68,12 +68,12 @@ def kept(
 
 
 def by_falling(scores: Tensor) -> Tensor:
-    """Indices by falling score, ties by index. [N] -> [N] int64."""
+    """Indices by descending score, ties by index. [N] -> [N] int64."""
     return scores.float().argsort(descending=True, stable=True)
 
 
 def raw_keys(sample: VisualTokens) -> Tensor:
-    """The space in which similarity is measured, [N, Dk]."""
+    """The sample's keys, [N, Dk]: the space in which similarity is measured."""
     return sample.features if sample.keys is None else sample.keys
 
 

@@ -1,7 +1,7 @@
-"""A picture of what was kept, and why: `python -m fsr_core.overlay IMAGE... --plan plan.json -o out.png`.
+"""A picture of the kept patches, and why: `python -m fsr_core.overlay IMAGE... --plan plan.json -o out.png`.
 
-Focus patches stay clear in an orange frame, scan patches in a blue one; patches that were merged into a scan patch
-are dimmed and tied to it by a line; dropped ones are dark. The colours are told apart by colour-blind eyes too.
+Focus patches are clear in an orange frame, scan patches in a blue one. A patch that was merged into a scan patch is dim
+and has a line to it. Dropped patches are dark. Colour-blind people can tell the colours apart.
 """
 
 from __future__ import annotations
@@ -18,17 +18,23 @@ from PIL import Image, ImageDraw, ImageFont, ImageOps
 __all__ = ["ELSEWHERE", "Box", "Plan", "draw", "plans", "sheet"]
 
 Box = tuple[float, float, float, float]
-#: In `merged_into`: absorbed by a patch of another view.
+#: Value in `merged_into` of a patch that a patch of another view absorbed.
 ELSEWHERE = -2
 
 FOCUS_INK, SCAN_INK, PALE = (230, 120, 0), (0, 114, 205), (235, 235, 235)
 _WIDTH, _BAR = 720, 76
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Plan:
-    """`index` and `stage` (0 focus, 1 scan) of kept patches, `merged_into` of all (-1 for none), on a `rows` x
-    `columns` grid that covers `crop` (left, top, right, bottom in pixels) of the picture."""
+    """What is drawn over one view of a picture.
+
+    rows, columns  the view's grid of patches
+    index, stage   of the kept patches; stage 0 is focus, 1 is scan
+    merged_into    for each patch the one that absorbed it, -1 for none, `ELSEWHERE` for one of another view
+    crop           region of the picture that the grid covers: left, top, right, bottom in pixels
+    question       title of the legend
+    """
 
     rows: int
     columns: int
@@ -43,7 +49,7 @@ class Plan:
         if len(self.merged_into) != n:
             raise ValueError(f"merged_into: has {len(self.merged_into)} entries for a grid of {n} patches")
         if len(self.index) != len(self.stage) or any(not 0 <= i < n for i in self.index):
-            raise ValueError("index, stage: need one entry a kept patch, within the grid")
+            raise ValueError("index, stage: need one entry per kept patch, within the grid")
 
 
 def draw(image: Image.Image, plan: Plan) -> Image.Image:
@@ -92,33 +98,43 @@ def plans(
     merged_into: Sequence[int],
     question: str = "",
 ) -> list[Plan]:
-    """One plan a view. A view is (index of its first token, rows, columns, crop); its tokens follow in raster order."""
-    found = []
+    """One plan per view. A view is (index of its first token, rows, columns, crop); its tokens are in raster order."""
+    view_plans = []
     for start, rows, columns, crop in views:
         stop = start + rows * columns
-        own = [(i - start, s) for i, s in zip(index, stage, strict=True) if start <= i < stop]
+        kept = [(i - start, s) for i, s in zip(index, stage, strict=True) if start <= i < stop]
         anchors = merged_into[start:stop]
         local = [a - start if start <= a < stop else (ELSEWHERE if a >= 0 else -1) for a in anchors]
-        found.append(Plan(rows, columns, [i for i, _ in own], [s for _, s in own], local, crop, question))
-    return found
+        view_plans.append(
+            Plan(
+                rows=rows,
+                columns=columns,
+                index=[i for i, _ in kept],
+                stage=[s for _, s in kept],
+                merged_into=local,
+                crop=crop,
+                question=question,
+            )
+        )
+    return view_plans
 
 
 def sheet(pictures: Sequence[Image.Image], plans: Sequence[Plan]) -> Image.Image:
-    """Every view of a picture, or every frame of a video, side by side; a single view as `draw` makes it.
+    """All views of a picture, or all frames of a video, side by side; a single view is the same as from `draw`.
 
-    `pictures` is one picture for all views, or the frames of a video. Of frames that share a view, as families that
-    take two at a time have them, the first is shown.
+    `pictures` is one picture for all views, or the frames of a video. If several frames share a view, as in families
+    that take two frames at a time, the first one is shown.
     """
     if not pictures or not plans:
         raise ValueError("pictures, plans: need at least one each")
-    each = -(-len(pictures) // len(plans))  # frames to a view, of which the last one may lack some
+    each = -(-len(pictures) // len(plans))  # frames per view; the last view may have fewer
     drawn = [draw(pictures[min(i * each, len(pictures) - 1)], plan) for i, plan in enumerate(plans)]
     if len(drawn) == 1:
         return drawn[0]
-    small = [panel.resize((_WIDTH // 2, panel.height // 2), Image.Resampling.LANCZOS) for panel in drawn]
-    across, height = min(4, len(small)), max(panel.height for panel in small)
-    out = Image.new("RGB", (across * _WIDTH // 2, -(-len(small) // across) * height), (24, 24, 28))
-    for i, panel in enumerate(small):
+    panels = [panel.resize((_WIDTH // 2, panel.height // 2), Image.Resampling.LANCZOS) for panel in drawn]
+    across, height = min(4, len(panels)), max(panel.height for panel in panels)
+    out = Image.new("RGB", (across * _WIDTH // 2, -(-len(panels) // across) * height), (24, 24, 28))
+    for i, panel in enumerate(panels):
         out.paste(panel, (i % across * _WIDTH // 2, i // across * height))
     return out
 
@@ -148,9 +164,9 @@ def main() -> None:
     parser.add_argument("-o", "--output", type=Path, required=True, help="PNG to write")
     options = parser.parse_args()
     try:
-        told = json.loads(sys.stdin.read() if options.plan == "-" else Path(options.plan).read_text())
-        pictures = [ImageOps.exif_transpose(Image.open(path)) for path in options.images]  # upright, as it was seen
-        drawn = sheet(pictures, plans(**told))
+        arguments = json.loads(sys.stdin.read() if options.plan == "-" else Path(options.plan).read_text())
+        pictures = [ImageOps.exif_transpose(Image.open(path)) for path in options.images]  # upright, as for the encoder
+        drawn = sheet(pictures, plans(**arguments))
     except (OSError, ValueError, TypeError) as error:
         raise SystemExit(f"error: {error}") from error
     try:

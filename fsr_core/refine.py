@@ -1,4 +1,4 @@
-"""Refine (arXiv 2602.05809, eqs. 8-9): scan anchors absorb the dropped tokens that resemble them most."""
+"""Refine (arXiv 2602.05809, eqs. 8-9): scan anchors absorb the dropped tokens that are most similar to them."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ __all__ = ["absorbed", "merge"]
 
 
 def absorbed(kept: Tensor, anchor: Tensor, similarity: Tensor, scan_counts: Tensor, kappa: float) -> Tensor:
-    """Which anchor takes in which dropped token: int64 [B, N], the anchor's index, or -1.
+    """The index of the anchor that absorbs each token: int64 [B, N], -1 if none does.
 
-    The floor(kappa * |S|) dropped tokens most similar to their anchor are taken (ties by index). kept bool [B, N];
-    anchor, similarity [B, N] as `Scan` gives them; scan_counts int64 [B], |S|.
+    The floor(kappa * |S|) dropped tokens that are most similar to their anchor are absorbed, ties by index. kept bool
+    [B, N]; anchor, similarity [B, N] as in `Scan`; scan_counts int64 [B], |S|.
     """
     quota = (scan_counts.double() * kappa).floor().long()
     score = similarity.masked_fill(kept, -inf)
@@ -27,20 +27,19 @@ def absorbed(kept: Tensor, anchor: Tensor, similarity: Tensor, scan_counts: Tens
 
 
 def merge(features: Tensor, merged_into: Tensor, phi: Tensor) -> tuple[Tensor, Tensor]:
-    """New values of the anchors that absorbed something: phi-weighted means, summed in fp32.
+    """New features of the anchors that absorbed tokens: phi-weighted means, summed in fp32.
 
     features [B, N, D]; merged_into int64 [B, N]; phi [B, N]. Returns the anchors' places [A] in the flattened batch,
-    ascending, and their features [A, D] in the dtype of `features`. Where the weights sum to zero an anchor stays as
-    it was.
+    ascending, and their features [A, D] in the dtype of `features`. An anchor with zero weights does not change.
     """
     batch, n, width = features.shape
     first = n * torch.arange(batch, device=features.device).unsqueeze(1)
     source = (merged_into >= 0).flatten().nonzero().squeeze(1)
     anchors, slot = (merged_into + first).flatten()[source].unique(return_inverse=True)
     rows, weight = features.reshape(-1, width), phi.flatten()
-    own = rows[anchors]
+    before = rows[anchors]
     added = segment_sum(rows[source].float() * weight[source].unsqueeze(1), slot, len(anchors))
-    added += own.float() * weight[anchors].unsqueeze(1)
+    added += before.float() * weight[anchors].unsqueeze(1)
     weights = (weight[anchors] + segment_sum(weight[source].unsqueeze(1), slot, len(anchors))[:, 0]).unsqueeze(1)
     added /= torch.where(weights > 0, weights, 1.0)
-    return anchors, torch.where(weights > 0, added.to(features.dtype), own)
+    return anchors, torch.where(weights > 0, added.to(features.dtype), before)

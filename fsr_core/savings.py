@@ -1,41 +1,29 @@
-"""What fewer visual tokens save: KV cache, prefill compute and bytes on the wire, from a model's geometry.
+"""What fewer visual tokens save: KV cache, prefill compute and bytes on the wire, from the shape of a model.
 
-Pure Python, so that anything may import it. The three quantities are functions of the prompt length ``L``
-alone (in tokens, text and visual together), with four numbers per model (:class:`CostModel`), so a decoder
-can announce those numbers and a process without torch can do the sums.
+Pure Python, so that any module may import it. KV cache and compute depend only on the prompt length ``L`` (in tokens,
+text and visual together) and four numbers per model (:class:`CostModel`). A decoder announces these numbers, and a
+process without torch computes with them.
 
-**KV cache**: every layer keeps one key and one value of ``kv_heads * head_dim`` per token:
-``2 * layers * kv_heads * head_dim * dtype_bytes`` bytes a token.
+``L`` counts every place of the prompt. A dropped visual token saves one place. So does a newline of the layout
+(LLaVA-NeXT, LLaVA-OneVision) whose row keeps no token.
 
-**Prefill FLOPs**: a multiply-add counts as two operations; only matrix products count. For each layer
+**Wire bytes**: one row of ``hidden`` numbers per visual place, newlines included. Models with DeepStack (Qwen3-VL) send
+one more row per token for each of its layers.
 
-* query and output projections ``4 * L * hidden * heads * head_dim``, key and value projections
-  ``4 * L * hidden * kv_heads * head_dim``, gated MLP (gate, up, down) ``6 * L * hidden * intermediate``;
-* attention: a query sees itself and what precedes it, so ``L * (L + 1) / 2`` query-key pairs, each
-  ``4 * heads * head_dim`` (its score, and its value's share of the output);
-
-plus ``2 * hidden * vocab`` once: the head reads the last position only. Altogether ``a + b * L + c * L ** 2``.
-
-**Positions**: ``L`` counts every place of the prompt. A dropped visual token saves one; so does a newline of the
-layout (LLaVA-NeXT, LLaVA-OneVision) that goes because its row keeps no token.
-
-**Wire bytes**: one row of ``hidden`` numbers a visual position, newlines included, and for models with DeepStack
-(Qwen3-VL) one more a token for each of its layers.
-
-The paper (arXiv 2602.05809) reports for LLaVA-1.5-7B 0.5 MB of KV cache a token and 9.04 -> 2.29 TFLOP for
-576 -> 64 visual tokens; this formula gives the first exactly and the second within 0.2 % at 112 text tokens.
+The paper (arXiv 2602.05809) reports for LLaVA-1.5-7B 0.5 MB of KV cache a token and 9.04 -> 2.29 TFLOP for 576 -> 64
+visual tokens. The formulas of :meth:`Geometry.cost_model` give the first exactly, and the second within 0.2 % at 112
+text tokens.
 """
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from typing import Any
 
-#: Bytes of one number in each of the dtypes that a tensor may travel or be cached in.
+#: Bytes of one number in each dtype of the wire and of caches.
 DTYPE_BYTES = {"fp32": 4, "fp16": 2, "bf16": 2, "int8": 1}
 
-#: An int8 row carries one fp32 scale.
-_INT8_SCALE_BYTES = 4
+_INT8_SCALE_BYTES = 4  # one fp32 scale per row
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,10 +31,10 @@ class CostModel:
     """The four numbers that turn a prompt length into memory and compute.
 
     Attributes:
-        flops_constant: FLOPs of a prefill that do not depend on its length.
+        flops_constant: FLOPs of a prefill, whatever its length.
         flops_linear: FLOPs per prompt token.
         flops_quadratic: FLOPs per squared prompt token.
-        kv_bytes_per_token: bytes of KV cache that each prompt token occupies.
+        kv_bytes_per_token: bytes of KV cache per prompt token.
     """
 
     flops_constant: int
@@ -66,18 +54,18 @@ class CostModel:
         return self.flops_constant + self.flops_linear * tokens + self.flops_quadratic * tokens**2
 
     def kv_bytes(self, tokens: int) -> int:
-        """Bytes of KV cache that ``tokens`` tokens occupy."""
+        """Bytes of KV cache of ``tokens`` tokens."""
         _require_count("tokens", tokens, minimum=0)
         return self.kv_bytes_per_token * tokens
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Geometry:
     """Shape of a decoder-only language model with gated MLPs and (grouped) full attention in every layer.
 
     Attributes:
         layers: transformer blocks.
-        hidden: width of the residual stream, and so of one visual token.
+        hidden: width of the residual stream, and of a visual token.
         intermediate: inner width of the MLP.
         heads: query heads.
         kv_heads: key-value heads (``heads`` without grouped-query attention).
@@ -86,7 +74,7 @@ class Geometry:
         dtype_bytes: bytes of one cached number (2 for fp16 and bf16).
 
     Raises:
-        ValueError: a field is not a positive integer, or ``heads`` is no multiple of ``kv_heads``.
+        ValueError: a field is not a positive integer, or ``heads`` is not a multiple of ``kv_heads``.
     """
 
     layers: int
@@ -108,7 +96,7 @@ class Geometry:
 
     @classmethod
     def from_config(cls, config: Any, *, dtype_bytes: int) -> Geometry:
-        """Read the geometry off a Hugging Face text config (``LlamaConfig`` and its like).
+        """The geometry of a Hugging Face text config, such as ``LlamaConfig``.
 
         Raises:
             ValueError: the config lacks one of the sizes.
@@ -129,26 +117,37 @@ class Geometry:
             raise ValueError(f"config: not the config of a decoder-only language model ({error})") from error
 
     def cost_model(self) -> CostModel:
-        """The coefficients of the formulas in this module's docstring."""
-        attention_width = self.heads * self.head_dim
-        projections = 4 * self.hidden * (attention_width + self.kv_heads * self.head_dim)
-        mlp = 6 * self.hidden * self.intermediate
-        # 4 * width for each of L (L + 1) / 2 pairs: 2 * width on L squared and as much on L.
-        pairs = 2 * attention_width
+        """KV cache and prefill FLOPs of this language model.
+
+        KV cache: each layer keeps a key and a value of ``kv_heads * head_dim`` numbers per token.
+
+        FLOPs: only matrix products count, two FLOPs per multiply-add. Each layer computes
+
+        - per token: the query and output projections, the key and value projections, and the three products of the
+          gated MLP (gate, up, down);
+        - per pair of a query and a key at or before it, ``L * (L + 1) / 2`` pairs: the score, and the value's share of
+          the output.
+
+        The head is computed once, for the last place.
+        """
+        queries, keys = self.heads * self.head_dim, self.kv_heads * self.head_dim
+        projections = 2 * (2 * self.hidden * queries) + 2 * (2 * self.hidden * keys)
+        mlp = 3 * (2 * self.hidden * self.intermediate)
+        pair = 2 * (2 * queries)
         return CostModel(
             flops_constant=2 * self.hidden * self.vocab,
-            flops_linear=self.layers * (projections + mlp + pairs),
-            flops_quadratic=self.layers * pairs,
-            kv_bytes_per_token=2 * self.layers * self.kv_heads * self.head_dim * self.dtype_bytes,
+            flops_linear=self.layers * (projections + mlp + pair // 2),
+            flops_quadratic=self.layers * (pair // 2),
+            kv_bytes_per_token=self.layers * 2 * keys * self.dtype_bytes,
         )
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Savings:
-    """One prompt with every visual token and with the kept ones only.
+    """The costs of one prompt before and after compression.
 
-    Tokens are visual tokens and newlines; KV bytes and FLOPs are those of the whole prompt, text included; wire
-    bytes are the payload of the visual tokens and newlines.
+    Tokens are visual tokens and newlines. KV bytes and FLOPs are those of the whole prompt, text included. Wire bytes
+    are the payload of the visual tokens and newlines.
     """
 
     tokens_before: int
@@ -180,13 +179,9 @@ class Savings:
         """Payload bytes saved between encoder and decoder."""
         return self.wire_bytes_before - self.wire_bytes_after
 
-    def as_dict(self) -> dict[str, int]:
-        """The eight before-and-after figures by name."""
-        return asdict(self)
-
 
 def wire_bytes_per_token(feature_dim: int, wire_dtype: str) -> int:
-    """Bytes of one visual token's row as it travels: its numbers, and for ``int8`` its fp32 scale.
+    """Bytes of one visual token's row on the wire: its numbers, and for ``int8`` its fp32 scale.
 
     Args:
         feature_dim: width of the row.
@@ -210,15 +205,15 @@ def savings(
     wire_dtype: str = "fp16",
     deepstack_layers: int = 0,
 ) -> Savings:
-    """What keeping ``visual_after`` of ``visual_before`` visual tokens saves in one prompt.
+    """The costs of one prompt with ``visual_before`` and with ``visual_after`` visual tokens.
 
     Args:
-        geometry: the language model's shape; its ``hidden`` is the width of a visual token.
+        geometry: the language model's shape.
         text_tokens: tokens of the prompt that are not visual (template, question, history).
-        visual_before: visual tokens of all the prompt's images before compression, and newlines of their layout.
-        visual_after: the same after it; at most ``visual_before``.
-        wire_dtype: dtype in which the rows travel (see :func:`wire_bytes_per_token`).
-        deepstack_layers: further rows that travel with each visual token.
+        visual_before: visual tokens and newlines of all images of the prompt before compression.
+        visual_after: the same after compression; at most ``visual_before``.
+        wire_dtype: dtype of the rows on the wire (see :func:`wire_bytes_per_token`).
+        deepstack_layers: further rows that are sent with each visual token.
 
     Raises:
         ValueError: a count is negative or not an integer, or ``visual_after > visual_before``.

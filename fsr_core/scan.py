@@ -1,12 +1,14 @@
 """Scan (arXiv 2602.05809, eqs. 5-7): farthest-point sampling conditioned on the focus set.
 
-Only similarities to *chosen* tokens are needed, and a running maximum of them, so memory is linear in N. A row at a
-time is a matrix-vector product, bound by memory. But similarity to the chosen set only grows, so the tokens that are
-farthest now can be played out among themselves, from their own small Gram matrix, until one of the others may be
-farther; then the rows of all that was picked meanwhile are one matrix product. No row is computed that was not
-picked, and the picks are those of the plain greedy algorithm. Of few tokens all similarities are computed instead:
-where a row of them is no longer than a key, they take no more memory than the keys, and half of their matrix costs less
-than many small steps.
+Greedy sampling needs only the similarities of all tokens to *chosen* ones, and their running maximum, so memory is
+linear in N. Three ways make the same picks as the plain greedy algorithm:
+
+- row by row: one row of similarities per pick. This is a matrix-vector product, bound by memory; used on CUDA.
+- in blocks: the similarity to the chosen set only grows. So the tokens that are farthest now form a block, and picks
+  are made inside the block, from its own small Gram matrix, until a token outside may be farther. Then the rows of
+  these picks are one matrix product. Only rows of picked tokens are computed.
+- from the matrix: for few tokens all similarities are computed first. If a row of them is no longer than a key, they
+  take no more memory than the keys, and half of their matrix costs less than many small steps.
 """
 
 from __future__ import annotations
@@ -21,20 +23,24 @@ from torch import Tensor
 
 __all__ = ["Keys", "Scan", "scan"]
 
-# CPU products are as wide as a multiple of this. Others take up to twice as long (19 columns longer than 32), and BLAS
-# rounds narrower ones in another way; so a similarity has the same bits in whatever product it is computed, and a
-# sample's picks do not depend on what else is in its batch.
+# CPU products are padded to a multiple of this width. Other widths take up to twice as long (19 columns take longer
+# than 32), and BLAS rounds narrow products differently. With padding a similarity has the same bits in every product,
+# so a sample's picks do not depend on the rest of its batch.
 LANES = 16
-CHUNK = 16  # rows a time on CUDA
-MOST = 1024  # tokens of which all similarities are computed; with more, those that were picked cost less
-LOOKED_UP = 64  # rows a time where all are known
-STRIPE = 6 * LANES  # rows a time of the matrix of all similarities
+CHUNK = 16  # picks at a time, row by row
+MATRIX_TOKENS = 1024  # most tokens whose matrix of all similarities is computed; with more, rows of the picks cost less
+MATRIX_CHUNK = 64  # picks at a time, from the matrix
+STRIPE = 6 * LANES  # rows of the matrix of all similarities that are computed at a time
 
 
 @dataclass(frozen=True)
 class Scan:
-    """`chosen` bool [B, N], the scan set S; `anchor` int64 [B, N] each token's most similar member of S (undefined
-    where S is empty) and `similarity` [B, N] fp32 to it, -inf where S is empty."""
+    """The scan set S of each sample.
+
+    chosen      bool [B, N], true for members of S
+    anchor      int64 [B, N], each token's most similar member of S; undefined if S is empty
+    similarity  [B, N] fp32, the similarity to it; -inf if S is empty
+    """
 
     chosen: Tensor
     anchor: Tensor
@@ -42,9 +48,10 @@ class Scan:
 
 
 class Keys:
-    """Where similarity is measured: keys [B, N, Dk] in fp32, first centred on their mean if asked.
+    """Keys [B, N, Dk] in fp32, whose cosines are the similarities; with `centre` their mean is subtracted first.
 
-    They are not scaled to unit length, which would copy them all; the products are. A zero key resembles nothing.
+    The keys are not scaled to unit length, because that would copy them; products are scaled. A zero key has similarity
+    0 to every token.
     """
 
     def __init__(self, keys: Tensor, centre: bool = False) -> None:
@@ -53,9 +60,9 @@ class Keys:
         norm = torch.linalg.vector_norm(self.values, dim=2)
         self.scale = torch.where(norm > 0, 1 / norm, 0.0)
         n, width = self.values.shape[1:]
-        self.all = self._all() if n <= min(width, MOST) and not keys.is_cuda else None  # [B, N, N]
+        self.matrix = self._matrix() if n <= min(width, MATRIX_TOKENS) and not keys.is_cuda else None  # [B, N, N]
 
-    def _all(self) -> Tensor:
+    def _matrix(self) -> Tensor:
         batch, n, _ = self.values.shape
         matrix = self.values.new_empty(batch, n, n)
         for start in range(0, n, STRIPE):
@@ -69,8 +76,8 @@ class Keys:
 
     def cosine(self, index: Tensor) -> Tensor:
         """Similarity of the tokens `index` [B, m] to all tokens: [B, m, N]."""
-        if self.all is not None:
-            return self.all[torch.arange(len(index)).unsqueeze(1), index]
+        if self.matrix is not None:
+            return self.matrix[torch.arange(len(index)).unsqueeze(1), index]
         return self._products(index, self.values, self.scale)
 
     def gram(self, index: Tensor) -> Tensor:
@@ -79,77 +86,82 @@ class Keys:
 
     def _products(self, index: Tensor, others: Tensor | None, scale: Tensor) -> Tensor:
         batch, n, width = self.values.shape
-        wide = index
-        if (lacking := -index.shape[1] % LANES) and not index.is_cuda:
-            wide = torch.cat([index, index[:, :1].expand(-1, lacking)], dim=1)
-        place = wide + n * torch.arange(batch, device=index.device).unsqueeze(1)
+        padded = index
+        if (missing := -index.shape[1] % LANES) and not index.is_cuda:
+            padded = torch.cat([index, index[:, :1].expand(-1, missing)], dim=1)
+        place = padded + n * torch.arange(batch, device=index.device).unsqueeze(1)
         rows = self.values.reshape(-1, width).index_select(0, place.flatten()).view(batch, -1, width)
         others = rows[:, : index.shape[1]] if others is None else others
-        # In this order the product is the faster one on CPU: its long side comes first.
+        # On CPU the product is faster with its long side first.
         products = torch.bmm(others, rows.transpose(1, 2)).transpose(1, 2)[:, : index.shape[1]]
         return products * self.scale.gather(1, index).unsqueeze(2) * scale.unsqueeze(1)
 
 
 @dataclass
-class _Picks:
-    """Consecutive picks of each sample: `tokens` [B, c], `nearest` [B, c] their similarity to what was chosen before
-    them, `rows` [B, c, N] their similarity to all tokens."""
+class Picks:
+    """Consecutive picks of each sample.
+
+    tokens   int64 [B, c]
+    nearest  [B, c] similarity of each pick to the closest token that was chosen before it
+    rows     [B, c, N] similarity of each pick to all tokens
+    """
 
     tokens: Tensor
     nearest: Tensor
     rows: Tensor
 
 
-def _row_by_row(keys: Keys, near: Tensor, steps: int) -> Iterator[_Picks]:
-    """The plain greedy algorithm. On CUDA a row is cheap, and the host is never asked for anything."""
+def row_by_row(keys: Keys, near: Tensor, steps: int) -> Iterator[Picks]:
+    """The plain greedy algorithm. On CUDA a row is cheap, and the host never waits."""
     for start in range(0, steps, CHUNK):
-        some = []
+        picks = []
         for _ in range(min(CHUNK, steps - start)):
             nearest, token = near.min(1)
             row = keys.cosine(token.unsqueeze(1))[:, 0]
             torch.maximum(near, row, out=near)
             near.scatter_(1, token.unsqueeze(1), inf)
-            some.append((token, nearest, row))
-        yield _Picks(*(torch.stack(values, 1) for values in zip(*some, strict=True)))
+            picks.append((token, nearest, row))
+        yield Picks(*(torch.stack(values, 1) for values in zip(*picks, strict=True)))
 
 
-def _looked_up(known: Tensor, near: Tensor, steps: int) -> Iterator[_Picks]:
-    """The same picks on CPU where all similarities, [B, N, N], are known."""
+def _from_matrix(matrix: Tensor, near: Tensor, steps: int) -> Iterator[Picks]:
+    """The same picks on CPU, from the matrix of all similarities [B, N, N]."""
     batch, n = near.shape
-    first = n * np.arange(batch)  # of each sample in what is flat
-    rows, local = known.reshape(-1, n).numpy(), near.numpy()
+    first = n * np.arange(batch)  # place of each sample's first token in the flattened batch
+    rows, local = matrix.reshape(-1, n).numpy(), near.numpy()
     flat, row = local.reshape(-1), np.empty_like(local)
-    for start in range(0, steps, LOOKED_UP):
-        some = []
-        for _ in range(min(LOOKED_UP, steps - start)):
+    for start in range(0, steps, MATRIX_CHUNK):
+        picks = []
+        for _ in range(min(MATRIX_CHUNK, steps - start)):
             place = local.argmin(1) + first
-            some.append((place, flat.take(place)))
+            picks.append((place, flat.take(place)))
             rows.take(place, axis=0, out=row, mode="clip")  # this mode needs no buffer
             np.maximum(local, row, out=local)
             flat[place] = inf
-        places, nearest = (torch.from_numpy(np.stack(values, 1)) for values in zip(*some, strict=True))
-        found = known.reshape(-1, n)[places]
-        yield _Picks(places - torch.from_numpy(first).unsqueeze(1), nearest, found)
+        places, nearest = (torch.from_numpy(np.stack(values, 1)) for values in zip(*picks, strict=True))
+        similarities = matrix.reshape(-1, n)[places]
+        yield Picks(places - torch.from_numpy(first).unsqueeze(1), nearest, similarities)
 
 
-def _play_size(n: int, width: int) -> int:
-    """How many of the farthest tokens are played out at a time.
+def _block_size(n: int, width: int) -> int:
+    """How many of the farthest tokens form a block.
 
-    More of them last longer, so all keys are read, and some thirty operations issued, less often; but their Gram matrix
-    grows with the square. The two costs meet at the root of a sum of both; the factors were measured on two cores.
+    A larger block lasts for more picks, so reading all keys and issuing some thirty operations happens less often. But
+    its Gram matrix grows with the square. The best size is the root of a sum of both costs; the factors were measured
+    on two cores.
     """
     return LANES * max(1, round((4 * n + 4e6 / width) ** 0.5 / LANES))
 
 
-def _played_out(keys: Keys, near: Tensor, left: list[int]) -> Iterator[_Picks]:
-    """The same picks on CPU. `left` is how many each sample may still pick; more than that may be picked for it."""
+def _in_blocks(keys: Keys, near: Tensor, steps: list[int]) -> Iterator[Picks]:
+    """The same picks on CPU. `steps` is the number of picks that each sample needs; it may get more."""
     batch, n = near.shape
-    everyone, size = np.arange(batch), min(n, _play_size(n, keys.values.shape[2]))
-    remaining = np.array(left)
+    samples, size = np.arange(batch), min(n, _block_size(n, keys.values.shape[2]))
+    remaining = np.array(steps)
     while (remaining > 0).any():
         order = near.argsort(dim=1, stable=True)
-        block = order[:, :size].sort(dim=1).values  # by index, so that the first of equals is the right one
-        ids, among = block.numpy(), keys.gram(block).numpy()
+        block = order[:, :size].sort(dim=1).values  # by index, so that argmin takes the lowest index of a tie
+        ids, gram = block.numpy(), keys.gram(block).numpy()
         local = near.gather(1, block).numpy()
         if size < n:
             rival = order[:, size]
@@ -159,68 +171,77 @@ def _played_out(keys: Keys, near: Tensor, left: list[int]) -> Iterator[_Picks]:
         picks, values = [], []
         for step in range(int(remaining.max())):
             slot = local.argmin(1)
-            value, token = local[everyone, slot], ids[everyone, slot]
+            value, token = local[samples, slot], ids[samples, slot]
             beaten = (value > rival_near) | ((value == rival_near) & (token > rival_id))
             if (beaten & (remaining > step)).any():
                 break
-            np.maximum(local, among[everyone, slot], out=local)
-            local[everyone, slot] = np.inf
+            np.maximum(local, gram[samples, slot], out=local)
+            local[samples, slot] = np.inf
             picks.append(token)
             values.append(value)
         count = len(picks)
         if LANES < count < remaining.max():
-            count -= count % LANES  # the product would be as wide; what is cut off is picked next time
+            count -= (
+                count % LANES
+            )  # a full multiple wastes no padding; the picks that are cut off are made again in the next block
         remaining -= count
         tokens = torch.from_numpy(np.stack(picks[:count], 1))
         rows = keys.cosine(tokens)
         torch.maximum(near, rows.amax(1), out=near)
         near.scatter_(1, tokens, inf)
-        yield _Picks(tokens, torch.from_numpy(np.stack(values[:count], 1)), rows)
+        yield Picks(tokens, torch.from_numpy(np.stack(values[:count], 1)), rows)
 
 
-def _picks(keys: Keys, near: Tensor, left: list[int]) -> Iterator[_Picks]:
+def greedy_picks(keys: Keys, near: Tensor, steps: list[int]) -> Iterator[Picks]:
+    """Picks the token of the smallest `near` [B, N] again and again, the cheapest way.
+
+    near   similarity to the closest chosen token, inf for chosen tokens; it is changed
+    steps  number of picks that each sample needs; it may get more
+    """
     if near.is_cuda:
-        return _row_by_row(keys, near, max(left))
-    return _played_out(keys, near, left) if keys.all is None else _looked_up(keys.all, near, max(left))
+        return row_by_row(keys, near, max(steps))
+    return _in_blocks(keys, near, steps) if keys.matrix is None else _from_matrix(keys.matrix, near, max(steps))
 
 
-def scan(keys: Keys, focus: Tensor, counts: Tensor, least: Tensor, most: Tensor, radius: Tensor) -> Scan:
-    """Adds the token farthest from everything chosen (eq. 6), ties by index, until a sample has enough.
+def scan(keys: Keys, focus: Tensor, counts: Tensor, minimum: Tensor, maximum: Tensor, radius: Tensor) -> Scan:
+    """Adds the token that is farthest from all chosen ones (eq. 6), ties by index, until a sample has enough.
 
-    keys [B, N, Dk]; focus int64 [B, F] the focus set of each sample, of which the first counts[b] count; a sample
-    stops at most[b] tokens, or from least[b] on once nothing is farther than radius[b].
+    keys              [B, N, Dk]
+    focus             int64 [B, F], the focus set of sample b is focus[b, :counts[b]]
+    minimum, maximum  int64 [B] tokens: a sample stops at its maximum, or from its minimum on once no token is farther
+                      than its `radius` [B]
     """
     batch, n, _ = keys.values.shape
     chosen = torch.zeros(batch, n, dtype=torch.bool, device=focus.device)
-    found = Scan(chosen, torch.zeros_like(chosen, dtype=torch.int64), keys.values.new_full((batch, n), -inf))
-    left = (most - counts).tolist()
-    if max(left) <= 0:
-        return found
-    # Shorter focus sets are padded with their own first token, which changes no maximum.
+    result = Scan(chosen, torch.zeros_like(chosen, dtype=torch.int64), keys.values.new_full((batch, n), -inf))
+    steps = (maximum - counts).tolist()
+    if max(steps) <= 0:
+        return result
+    # Shorter focus sets are padded with their own first token; this changes no maximum.
     focus = torch.where(torch.arange(focus.shape[1], device=focus.device) < counts.unsqueeze(1), focus, focus[:, :1])
-    near = torch.full_like(found.similarity, -inf)  # similarity to the closest chosen token
-    for some in focus.split(64, dim=1):
-        near = torch.maximum(near, keys.cosine(some).amax(1))
+    near = torch.full_like(result.similarity, -inf)  # similarity to the closest chosen token
+    for part in focus.split(64, dim=1):
+        near = torch.maximum(near, keys.cosine(part).amax(1))
     near.scatter_(1, focus, inf)
     done, stops_early = 0, bool((radius > -inf).any())
-    for picks in _picks(keys, near, left):
-        # A sample that has enough goes on beside the others; what it picks after that does not count.
-        have = counts.unsqueeze(1) + done + torch.arange(picks.tokens.shape[1], device=focus.device)
-        covered = (have >= least.unsqueeze(1)) & (1 - picks.nearest <= radius.unsqueeze(1))
-        active = (have < most.unsqueeze(1)) & ~covered
-        found = _add(found, picks, active)
+    for picks in greedy_picks(keys, near, steps):
+        # A sample that has enough still gets picks, beside the others; they do not count.
+        sizes = counts.unsqueeze(1) + done + torch.arange(picks.tokens.shape[1], device=focus.device)
+        covered = (sizes >= minimum.unsqueeze(1)) & (1 - picks.nearest <= radius.unsqueeze(1))
+        active = (sizes < maximum.unsqueeze(1)) & ~covered
+        result = _add(result, picks, active)
         done += picks.tokens.shape[1]
-        # On CUDA asking makes the host wait, which only a sample that may stop early is worth.
+        # On CUDA this check makes the host wait, so it is made only if a sample may stop early.
         if (stops_early or not near.is_cuda) and not bool(active[:, -1].any()):
             break
-    return found
+    return result
 
 
-def _add(found: Scan, picks: _Picks, active: Tensor) -> Scan:
-    """The scan set with those of `picks` for which `active` [B, c] holds."""
+def _add(result: Scan, picks: Picks, active: Tensor) -> Scan:
+    """The scan set with those of `picks` whose `active` [B, c] is true."""
     best, which = picks.rows.masked_fill(~active.unsqueeze(2), -inf).max(1)
-    closer = best > found.similarity
-    anchor = torch.where(closer, picks.tokens.gather(1, which), found.anchor)
-    # Adding up, not scattering truth values: an inactive pick may name a token that an active one has chosen.
+    closer = best > result.similarity
+    anchor = torch.where(closer, picks.tokens.gather(1, which), result.anchor)
+    # Counts, not truth values: an inactive pick may name a token that an active one has chosen.
     times = torch.zeros_like(anchor).scatter_add_(1, picks.tokens, active.long())
-    return Scan(found.chosen | (times > 0), anchor, torch.maximum(best, found.similarity))
+    return Scan(result.chosen | (times > 0), anchor, torch.maximum(best, result.similarity))

@@ -1,8 +1,7 @@
 """How a budget is spread over the tiles of a picture or the frames of a video.
 
-``even``: every tile or frame gets the same share of the budget and is scored by itself, as the papers do with their
-192 of 576 tokens in each of five tiles. ``free``: the whole picture or video is one sample, so that tokens go where
-the evidence is.
+``even``: every tile or frame gets the same share of the budget and is scored by itself, as in the papers: 192 of 576
+tokens in each of five tiles. ``free``: the whole picture or video is one sample, so tokens go where the evidence is.
 """
 
 from __future__ import annotations
@@ -32,7 +31,7 @@ def compress_images(
     budgets: Sequence[int | Budget],
     spread: Spread = "even",
 ) -> list[CompressedTokens]:
-    """What `compressor` keeps of each image; budgets are those of whole images. One batch, whatever the mix.
+    """The kept tokens of each image, computed as one batch. A budget is for a whole image.
 
     Raises ValueError for an unknown `spread` or a bad budget.
     """
@@ -42,59 +41,63 @@ def compress_images(
     shares: list[Budget] = []
     members: list[list[Tensor | None]] = []
     for image, sample, budget in zip(images, samples, budgets, strict=True):
-        whole = Budget.of(budget)
-        if spread == "free" or image.groups is None or whole.limits(len(sample)).minimum == len(sample):
+        total = Budget.of(budget)
+        if spread == "free" or image.groups is None or total.limits(len(sample)).minimum == len(sample):
             members.append([None])
             parts.append(sample)
-            shares.append(whole)
+            shares.append(total)
             continue
         groups = [(image.groups == g).nonzero().flatten() for g in image.groups.unique().tolist()]
-        split = _shares(whole, [len(group) for group in groups])
+        split = _shares(total, [len(group) for group in groups])
         taken = [(group, share) for group, share in zip(groups, split, strict=True) if share is not None]
         members.append([group for group, _ in taken])
         parts += [_rows(sample, group) for group, _ in taken]
         shares += [share for _, share in taken]
     kept = iter(compressor.compress_batch(parts, shares))
     return [
-        _joined([(group, next(kept)) for group in own], len(sample))
-        for own, sample in zip(members, samples, strict=True)
+        _joined([(group, next(kept)) for group in groups], len(sample))
+        for groups, sample in zip(members, samples, strict=True)
     ]
 
 
 def _shares(budget: Budget, sizes: Sequence[int]) -> list[Budget | None]:
-    """An equal share of the budget for each group, remainders to the first ones; what a small group cannot hold goes
-    to the others. None for a group that gets nothing."""
+    """An equal share of the budget for each group; None for a group that gets nothing.
+
+    The first groups get the remainder. What a small group cannot hold goes to the others.
+    """
     limits = budget.limits(sum(sizes))
-    most = _even(limits.maximum, sizes)
+    maxima = _even(limits.maximum, sizes)
     if not budget.auto:
-        return [Budget(tokens=share) if share else None for share in most]
-    least = _even(limits.minimum, most)
+        return [Budget(tokens=share) if share else None for share in maxima]
+    minima = _even(limits.minimum, maxima)
     return [
         replace(budget, min_tokens=max(1, low), max_tokens=high) if high else None
-        for low, high in zip(least, most, strict=True)
+        for low, high in zip(minima, maxima, strict=True)
     ]
 
 
-def _even(total: int, rooms: Sequence[int]) -> list[int]:
-    shares = [0] * len(rooms)
-    left = min(total, sum(rooms))
-    while left:
-        open_ = [i for i, room in enumerate(rooms) if shares[i] < room]
-        each, extra = divmod(left, len(open_))
-        for turn, i in enumerate(open_):
-            more = min(each + (turn < extra), rooms[i] - shares[i])
+def _even(total: int, capacities: Sequence[int]) -> list[int]:
+    """`total` in equal shares, none above its capacity."""
+    shares = [0] * len(capacities)
+    remaining = min(total, sum(capacities))
+    while remaining:
+        unfilled = [i for i, capacity in enumerate(capacities) if shares[i] < capacity]
+        each, extra = divmod(remaining, len(unfilled))
+        for turn, i in enumerate(unfilled):
+            more = min(each + (turn < extra), capacities[i] - shares[i])
             shares[i] += more
-            left -= more
+            remaining -= more
     return shares
 
 
 def _rows(sample: VisualTokens, group: Tensor) -> VisualTokens:
+    """The sample's tokens of one group."""
     values = {field.name: getattr(sample, field.name) for field in fields(sample)}
     return replace(sample, **{name: value[group] for name, value in values.items() if isinstance(value, Tensor)})
 
 
 def _joined(parts: Sequence[tuple[Tensor | None, CompressedTokens]], n: int) -> CompressedTokens:
-    """The results of an image's groups as one result over its `n` tokens, in raster order."""
+    """The results of an image's groups as one result over the image's `n` tokens, in raster order."""
     if len(parts) == 1 and parts[0][0] is None:
         return parts[0][1]
     device = parts[0][1].index.device
@@ -102,7 +105,7 @@ def _joined(parts: Sequence[tuple[Tensor | None, CompressedTokens]], n: int) -> 
     priority = torch.zeros(n, device=device)
     index, stage, features = [], [], []
     for group, kept in parts:
-        if group is None:  # pragma: no cover - groups of an image are all given or it is one part
+        if group is None:  # pragma: no cover - an image has groups only, or is one part
             continue
         index.append(group[kept.index])
         stage.append(kept.stage)
@@ -111,11 +114,11 @@ def _joined(parts: Sequence[tuple[Tensor | None, CompressedTokens]], n: int) -> 
         merged[group] = torch.where(kept.merged_into >= 0, group[kept.merged_into.clamp(min=0)], -1)
     order = torch.cat(index).argsort()
     return CompressedTokens(
-        torch.cat(features)[order],
-        torch.cat(index)[order],
-        torch.cat(stage)[order],
-        merged,
-        priority,
-        sum(kept.focus_count for _, kept in parts),
-        sum(kept.focus_wanted for _, kept in parts),
+        features=torch.cat(features)[order],
+        index=torch.cat(index)[order],
+        stage=torch.cat(stage)[order],
+        merged_into=merged,
+        priority=priority,
+        focus_count=sum(kept.focus_count for _, kept in parts),
+        focus_wanted=sum(kept.focus_wanted for _, kept in parts),
     )

@@ -1,5 +1,5 @@
-# A decoder replica with the vLLM engine (docs/decoders.md). It has no constraints.txt: vLLM pins torch and takes other
-# versions of much else, so only vLLM's own version is bounded, in pyproject.toml.
+# A decoder replica with the vLLM engine (docs/decoders.md). It does not use constraints.txt: vLLM pins torch and needs
+# other versions of many packages. pyproject.toml bounds vLLM's own version.
 #   docker build -f deploy/docker/decoder-vllm.Dockerfile -t fsr-decoder-vllm .
 ARG PYTHON=3.12.12-slim-bookworm
 

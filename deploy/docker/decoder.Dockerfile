@@ -1,5 +1,5 @@
-# A decoder replica with the transformers engine. torch comes as the registry's wheel, with its CUDA libraries; for a
-# machine without a GPU give TORCH_INDEX the address of an index of CPU wheels; constraints.txt admits both builds.
+# A decoder replica with the transformers engine. By default torch is the registry's wheel with its CUDA libraries. For a
+# machine without a GPU, set TORCH_INDEX to the address of an index of CPU wheels. constraints.txt admits both builds.
 #   docker build -f deploy/docker/decoder.Dockerfile -t fsr-decoder .
 ARG PYTHON=3.12.12-slim-bookworm
 

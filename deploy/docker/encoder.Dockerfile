@@ -1,4 +1,5 @@
-# The encoder on Ray Serve: a local Ray by itself, or head and workers of a KubeRay cluster. torch as in decoder.Dockerfile.
+# The encoder on Ray Serve: alone with a local Ray, or as head and workers of a KubeRay cluster. torch as in
+# decoder.Dockerfile.
 #   docker build -f deploy/docker/encoder.Dockerfile -t fsr-encoder .
 ARG PYTHON=3.12.12-slim-bookworm
 
@@ -13,7 +14,7 @@ COPY services services
 RUN python -m venv /opt/fsr && /opt/fsr/bin/pip install --no-cache-dir --constraint constraints.txt '.[encoder]'
 
 FROM python:${PYTHON}
-# KubeRay's probes call wget, and its commands run in a login shell, which reads /etc/profile.d.
+# KubeRay's probes call wget. Its commands run in a login shell, and a login shell reads /etc/profile.d.
 # hadolint ignore=DL3008,SC2016
 RUN apt-get update && apt-get install --yes --no-install-recommends wget && rm -rf /var/lib/apt/lists/* \
     && useradd --uid 10001 --create-home fsr \

@@ -1,4 +1,4 @@
-# The gateway: neither torch nor ray nor fsr_core.
+# The gateway. It needs no torch, no ray and no fsr_core.
 #   docker build -f deploy/docker/gateway.Dockerfile -t fsr-gateway .
 ARG PYTHON=3.12.12-slim-bookworm
 

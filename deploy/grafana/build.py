@@ -1,7 +1,7 @@
 """Writes the Grafana dashboards in `dashboards/` from `dashboards.yaml`.
 
 python deploy/grafana/build.py            # write them
-python deploy/grafana/build.py --check    # fail where a committed file differs
+python deploy/grafana/build.py --check    # fail if a committed file differs
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ _COLUMNS, _HEIGHT = 24, 8
 
 
 def spec() -> dict[str, Any]:
-    """What `dashboards.yaml` says."""
+    """The content of `dashboards.yaml`."""
     return dict(yaml.safe_load((HERE / "dashboards.yaml").read_text()))
 
 
 def variables(declared: dict[str, str]) -> list[dict[str, Any]]:
-    """Template variables: the data source, and one for each label that can be chosen."""
-    chosen = [{"name": "datasource", "type": "datasource", "query": "prometheus", "label": "Data source"}]
+    """Template variables: the data source, and one for each label that a viewer can choose."""
+    listed = [{"name": "datasource", "type": "datasource", "query": "prometheus", "label": "Data source"}]
     for name, query in declared.items():
-        chosen.append(
+        listed.append(
             {
                 "name": name,
                 "label": name.capitalize(),
@@ -44,40 +44,40 @@ def variables(declared: dict[str, str]) -> list[dict[str, Any]]:
                 "sort": 1,
             }
         )
-    return chosen
+    return listed
 
 
-def panel(wanted: dict[str, Any], number: int, place: dict[str, int]) -> dict[str, Any]:
-    """One panel; `queries` are pairs of expression and legend, `place` is where it lies on the grid."""
-    made = {
+def panel(source: dict[str, Any], number: int, position: dict[str, int]) -> dict[str, Any]:
+    """One panel of `dashboards.yaml` as Grafana's JSON. `position` is its place and size on Grafana's grid."""
+    rendered = {
         "id": number,
-        "title": wanted["title"],
-        "description": wanted["description"],
-        "type": wanted.get("type", "timeseries"),
+        "title": source["title"],
+        "description": source["description"],
+        "type": source.get("type", "timeseries"),
         "datasource": _SOURCE,
-        "gridPos": place,
+        "gridPos": position,
         "fieldConfig": {
-            "defaults": {"unit": wanted.get("unit", "short"), "min": 0, "custom": {}},
+            "defaults": {"unit": source.get("unit", "short"), "min": 0, "custom": {}},
             "overrides": [],
         },
         "options": {"legend": {"displayMode": "list", "placement": "bottom"}, "tooltip": {"mode": "multi"}},
         "targets": [
             {"refId": chr(65 + i), "datasource": _SOURCE, "expr": " ".join(expr.split()), "legendFormat": legend}
-            for i, (expr, legend) in enumerate(wanted["queries"])
+            for i, (expr, legend) in enumerate(source["queries"])
         ],
     }
-    if made["type"] == "stat":
-        made["options"] = {"reduceOptions": {"calcs": ["lastNotNull"]}, "colorMode": "value", "graphMode": "area"}
-    elif wanted.get("stack"):
-        made["fieldConfig"]["defaults"]["custom"] = {"stacking": {"mode": "normal"}, "fillOpacity": 30}
-    return made
+    if rendered["type"] == "stat":
+        rendered["options"] = {"reduceOptions": {"calcs": ["lastNotNull"]}, "colorMode": "value", "graphMode": "area"}
+    elif source.get("stack"):
+        rendered["fieldConfig"]["defaults"]["custom"] = {"stacking": {"mode": "normal"}, "fillOpacity": 30}
+    return rendered
 
 
-def dashboard(name: str, wanted: dict[str, Any], declared: dict[str, str]) -> dict[str, Any]:
-    """One dashboard: rows of panels that fill 24 columns from left to right."""
+def dashboard(name: str, source: dict[str, Any], declared: dict[str, str]) -> dict[str, Any]:
+    """One dashboard of `dashboards.yaml` as Grafana's JSON. The panels of a row fill 24 columns from left to right."""
     panels: list[dict[str, Any]] = []
     y = number = 0
-    for row in wanted["rows"]:
+    for row in source["rows"]:
         number += 1
         panels.append(
             {
@@ -91,15 +91,15 @@ def dashboard(name: str, wanted: dict[str, Any], declared: dict[str, str]) -> di
         )
         y, height, count = y + 1, row.get("height", _HEIGHT), len(row["panels"])
         edges = [round(_COLUMNS * i / count) for i in range(count + 1)]
-        for one, left, right in zip(row["panels"], edges, edges[1:], strict=False):
+        for panel_source, left, right in zip(row["panels"], edges, edges[1:], strict=False):
             number += 1
-            panels.append(panel(one, number, {"x": left, "y": y, "w": right - left, "h": height}))
+            panels.append(panel(panel_source, number, {"x": left, "y": y, "w": right - left, "h": height}))
         y += height
     used = {name for name in declared if re.search(rf"\${name}\b", json.dumps(panels))}
     return {
         "uid": f"fsr-{name}",
-        "title": wanted["title"],
-        "description": wanted["description"],
+        "title": source["title"],
+        "description": source["description"],
         "tags": ["fsr"],
         "schemaVersion": 39,
         "version": 1,
@@ -116,11 +116,11 @@ def dashboard(name: str, wanted: dict[str, Any], declared: dict[str, str]) -> di
 
 
 def build() -> dict[Path, str]:
-    """Text of each dashboard's file."""
-    told = spec()
+    """The text of each dashboard's file."""
+    source = spec()
     return {
-        HERE / "dashboards" / f"{name}.json": json.dumps(dashboard(name, wanted, told["variables"]), indent=1) + "\n"
-        for name, wanted in told["dashboards"].items()
+        HERE / "dashboards" / f"{name}.json": json.dumps(dashboard(name, board, source["variables"]), indent=1) + "\n"
+        for name, board in source["dashboards"].items()
     }
 
 

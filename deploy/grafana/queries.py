@@ -1,4 +1,4 @@
-"""What the committed dashboards ask Prometheus, with Grafana's variables filled in."""
+"""The Prometheus queries of the committed dashboards, and how to fill in Grafana's variables."""
 
 from __future__ import annotations
 
@@ -26,17 +26,20 @@ class Query:
 
     @property
     def legend_labels(self) -> list[str]:
-        """Labels that every series must have for its legend to make sense."""
+        """Labels that the legend shows, so every series must have them."""
         return re.findall(r"{{(\w+)}}", self.legend)
 
 
 def dashboards() -> dict[str, dict[str, Any]]:
-    """The committed files by name."""
+    """The committed dashboards by name."""
     return {path.stem: json.loads(path.read_text()) for path in sorted(FOLDER.glob("*.json"))}
 
 
 def fill(expr: str, rate: str = "1m", span: str = "1h") -> str:
-    """`expr` with every choice of a variable, `rate` as Grafana's rate interval, `span` as the chosen time."""
+    """`expr` with Grafana's variables filled in.
+
+    `rate` is the rate interval and `span` the time range of the dashboard. Every other variable matches all values.
+    """
     expr = expr.replace("$__rate_interval", rate).replace("$__range", span)
     return re.sub(r"\$\w+", ".*", expr)
 
@@ -50,10 +53,10 @@ def queries() -> Iterator[Query]:
 
 
 def selectors(expr: str) -> list[str]:
-    """The series that an expression reads, each with its label matchers: `name{...}`."""
+    """Selectors of the series that an expression reads: names with their label matchers, `name{...}`."""
     return [m[0] for m in re.finditer(rf"(?:{_METRIC.pattern})(?:{{[^}}]*}})?", expr)]
 
 
 def metrics(expr: str) -> set[str]:
-    """Names of the series that an expression reads, histogram suffixes included."""
+    """Names of the series that an expression reads, with histogram suffixes."""
     return {selector.partition("{")[0] for selector in selectors(expr)}

@@ -1,4 +1,4 @@
-"""Pictures of the dashboards without a Grafana: every panel's queries, asked of a Prometheus and drawn with matplotlib.
+"""Draws the dashboards without Grafana: asks a Prometheus each panel's queries and plots them with matplotlib.
 
 python -m deploy.grafana.render --prometheus http://127.0.0.1:9090 --seconds 900 --out docs/img
 """
@@ -23,15 +23,15 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 from deploy.grafana.queries import dashboards, fill
 from deploy.prometheus.local import Prometheus, Series
 
-__all__ = ["render"]
+__all__ = ["format_value", "render"]
 
 _PREFIXES = ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"), (1, ""))
-_COLUMN, _ROW = 14 / 24, 0.32  # inches of a step on Grafana's grid
+_COLUMN, _ROW = 14 / 24, 0.32  # inches of one column and of one row of Grafana's grid
 _SUFFIX = {"bytes": "B", "Bps": "B/s", "si:FLOP": "FLOP", "flops": "FLOP/s", "reqps": "req/s"}
 
 
-def _written(value: float, unit: str) -> str:
-    """A value as Grafana would write it in `unit`."""
+def format_value(value: float, unit: str) -> str:
+    """The value as Grafana writes it; `unit` is one of Grafana's ids."""
     if not math.isfinite(value):
         return "-"
     if unit == "percentunit":
@@ -51,18 +51,18 @@ def _legend(pattern: str, series: Series) -> str:
 def _draw(axes: Axes, panel: dict[str, Any], server: Prometheus, start: float, end: float, step: float) -> None:
     unit = panel["fieldConfig"]["defaults"]["unit"]
     rate = f"{max(4 * round(step), 15)}s"
-    told = [
+    plotted = [
         (_legend(target["legendFormat"], series), series)
         for target in panel["targets"]
         for series in server.range(fill(target["expr"], rate, f"{round(end - start)}s"), start, end, step)
     ]
     axes.set_title(panel["title"], fontsize=9, loc="left")
-    if not told or panel["type"] == "stat":
+    if not plotted or panel["type"] == "stat":
         axes.axis("off")
-        text = _written(told[0][1].points[-1][1], unit) if told else "no data"
-        axes.text(0.5, 0.4, text, fontsize=20 if told else 9, ha="center", va="center", color="#1f6f43")
+        text = format_value(plotted[0][1].points[-1][1], unit) if plotted else "no data"
+        axes.text(0.5, 0.4, text, fontsize=20 if plotted else 9, ha="center", va="center", color="#1f6f43")
         return
-    lines = [([t - start for t, _ in s.points], [v for _, v in s.points], name) for name, s in told]
+    lines = [([t - start for t, _ in s.points], [v for _, v in s.points], name) for name, s in plotted]
     stacked = bool(panel["fieldConfig"]["defaults"]["custom"].get("stacking"))
     colours = pyplot.colormaps["tab10" if len(lines) <= 10 else "tab20"]
     axes.set_prop_cycle(color=[colours(i) for i in range(colours.N)])
@@ -76,16 +76,16 @@ def _draw(axes: Axes, panel: dict[str, Any], server: Prometheus, start: float, e
             axes.plot(x, y, linewidth=1.2, label=name)
     axes.set_xlim(0, end - start)
     most = max((v for _, y, _ in lines for v in y if math.isfinite(v)), default=0) or 1
-    axes.set_ylim(-0.02 * most, None if stacked else 1.08 * most)  # so that a line at 0 is seen
+    axes.set_ylim(-0.02 * most, None if stacked else 1.08 * most)  # so that a line at 0 can be seen
     axes.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 1.5, 3, 6, 10], integer=True))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda t, _: f"{round(t) // 60}:{round(t) % 60:02}"))
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: _written(value, unit)))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: format_value(value, unit)))
     axes.tick_params(labelsize=6.5)
     axes.grid(alpha=0.2)
 
 
 def _place(axes: Axes, whole: Sequence[float], left: float, top: float, width: float, height: float) -> None:
-    """Puts a panel on a picture of the size `whole`, in inches from its top left corner; the legend goes below it."""
+    """Places a panel and its legend on a figure of size `whole`. Sizes are in inches, from the top left corner."""
     names = axes.get_legend_handles_labels()[1]
     rows = 0
     if names:
@@ -120,24 +120,24 @@ def _picture(server: Prometheus, board: dict[str, Any], start: float, end: float
 
 
 def render(server: Prometheus, folder: str | Path, seconds: float, step: float) -> list[Path]:
-    """One PNG a dashboard of the last `seconds`, a point every `step` seconds. Returns the files."""
-    written = []
+    """Draws one PNG per dashboard: the last `seconds`, one point every `step` seconds. Returns the files."""
+    paths = []
     end = time.time()
     for name, board in dashboards().items():
         figure = _picture(server, board, end - seconds, end, step)
         path = Path(folder) / f"dashboard-{name}.png"
         figure.savefig(path, pil_kwargs={"optimize": True})
         pyplot.close(figure)
-        written.append(path)
-    return written
+        paths.append(path)
+    return paths
 
 
 def main() -> None:
-    """The command."""
+    """Runs the command."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--prometheus", default="http://127.0.0.1:9090", help="the server's address")
-    parser.add_argument("--seconds", type=float, default=900, help="how far to look back")
-    parser.add_argument("--out", default="docs/img", help="folder of the pictures")
+    parser.add_argument("--seconds", type=float, default=900, help="length of time to draw, up to now")
+    parser.add_argument("--out", default="docs/img", help="folder for the pictures")
     options = parser.parse_args()
     step = max(1.0, options.seconds / 240)
     for path in render(Prometheus(options.prometheus), options.out, options.seconds, step):

@@ -1,7 +1,7 @@
-"""Writes `base/prometheusrule.yaml`, the rules of deploy/prometheus for the Prometheus operator.
+"""Writes `base/prometheusrule.yaml`: the rules of deploy/prometheus/rules as the Prometheus operator takes them.
 
 python deploy/k8s/build.py            # write it
-python deploy/k8s/build.py --check    # fail where the committed file differs
+python deploy/k8s/build.py --check    # fail if the committed file differs
 """
 
 from __future__ import annotations

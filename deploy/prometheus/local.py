@@ -1,4 +1,4 @@
-"""A Prometheus on this machine that scrapes services started by hand or by `fsr up`, with the rules of this folder.
+"""Runs a Prometheus on this machine for services started by hand or by `fsr up`, with the rules of this folder.
 
 python -m deploy.prometheus.local --gateway 127.0.0.1:50055 --decoder 127.0.0.1:50071 --encoder 127.0.0.1:50056
 
@@ -25,7 +25,7 @@ from typing import Any
 
 import yaml
 
-__all__ = ["Prometheus", "Series", "configuration", "prometheus"]
+__all__ = ["Prometheus", "Series", "configuration", "prometheus", "rules"]
 
 HERE = Path(__file__).parent
 _DISCOVERY = ("dns_sd_configs", "static_configs", "kubernetes_sd_configs")
@@ -33,7 +33,7 @@ _DISCOVERY = ("dns_sd_configs", "static_configs", "kubernetes_sd_configs")
 
 @dataclass(frozen=True)
 class Series:
-    """One series of an answer: its labels, and its points as (seconds since 1970, value)."""
+    """One series of a query's result: its labels, and its points as (seconds since 1970, value)."""
 
     labels: Mapping[str, str]
     points: Sequence[tuple[float, float]]
@@ -46,48 +46,54 @@ class Prometheus:
         self.url = url.rstrip("/")
 
     def get(self, path: str, **parameters: Any) -> Any:
-        """The `data` of an answer. Raises ValueError with the server's own words where it refuses."""
+        """The `data` of the response. Raises ValueError with the server's message if it refuses the query."""
         try:
-            with urllib.request.urlopen(f"{self.url}/api/v1/{path}?{urllib.parse.urlencode(parameters)}") as answer:
-                return json.load(answer)["data"]
+            with urllib.request.urlopen(f"{self.url}/api/v1/{path}?{urllib.parse.urlencode(parameters)}") as response:
+                return json.load(response)["data"]
         except urllib.error.HTTPError as error:
             raise ValueError(f"{parameters}: {json.load(error)['error']}") from error
 
     def instant(self, query: str) -> list[Series]:
-        """Series now."""
-        found = self.get("query", query=query)["result"]
-        return [Series(one["metric"], [(one["value"][0], float(one["value"][1]))]) for one in found]
+        """The series now, each with one point."""
+        result = self.get("query", query=query)["result"]
+        return [Series(one["metric"], [(one["value"][0], float(one["value"][1]))]) for one in result]
 
     def range(self, query: str, start: float, end: float, step: float) -> list[Series]:
-        """Series from `start` to `end`, one point every `step` seconds."""
-        found = self.get("query_range", query=query, start=start, end=end, step=step)["result"]
-        return [Series(one["metric"], [(t, float(v)) for t, v in one["values"]]) for one in found]
+        """The series from `start` to `end`, with one point every `step` seconds."""
+        result = self.get("query_range", query=query, start=start, end=end, step=step)["result"]
+        return [Series(one["metric"], [(t, float(v)) for t, v in one["values"]]) for one in result]
+
+
+def rules() -> list[dict[str, Any]]:
+    """Every recording rule and alert of this folder."""
+    files = [yaml.safe_load(path.read_text()) for path in sorted((HERE / "rules").glob("*.yml"))]
+    return [rule for file in files for group in file["groups"] for rule in group["rules"]]
 
 
 def configuration(targets: Mapping[str, Sequence[str]], interval: str) -> str:
-    """`prometheus.yml` as it is, but for where targets come from and how often they are scraped.
+    """`prometheus.yml` with these targets and this scrape interval instead of its own.
 
-    Raises ValueError for a job that the file does not have, or one of its own that gets no target.
+    Raises ValueError if `targets` names a job that the file does not have, or lacks one that it has.
     """
-    told = yaml.safe_load((HERE / "prometheus.yml").read_text())
-    jobs = {job["job_name"] for job in told["scrape_configs"]}
+    config = yaml.safe_load((HERE / "prometheus.yml").read_text())
+    jobs = {job["job_name"] for job in config["scrape_configs"]}
     if jobs != set(targets):
         raise ValueError(f"targets: jobs are {', '.join(sorted(jobs))}; got {', '.join(sorted(targets))}")
-    for job in told["scrape_configs"]:
+    for job in config["scrape_configs"]:
         for kind in _DISCOVERY:
             job.pop(kind, None)
         job["static_configs"] = [{"targets": list(targets[job["job_name"]])}]
-    told["global"] = {"scrape_interval": interval, "evaluation_interval": interval}
-    told["rule_files"] = [str((HERE / pattern).resolve()) for pattern in told["rule_files"]]
-    return str(yaml.safe_dump(told))
+    config["global"] = {"scrape_interval": interval, "evaluation_interval": interval}
+    config["rule_files"] = [str((HERE / pattern).resolve()) for pattern in config["rule_files"]]
+    return str(yaml.safe_dump(config))
 
 
 @contextlib.contextmanager
 def prometheus(targets: Mapping[str, Sequence[str]], port: int, interval: str = "5s") -> Iterator[Prometheus]:
-    """A running server, stopped on leaving; what it stored goes with it. Raises RuntimeError where it cannot start."""
+    """A running server. On leaving it is stopped and its data deleted. Raises RuntimeError if it cannot start."""
     binary = shutil.which("prometheus")
     if binary is None:
-        raise RuntimeError("prometheus: is not installed; run `make tools`")
+        raise RuntimeError("prometheus: not installed; run `make tools`")
     with tempfile.TemporaryDirectory() as folder:
         config, log = Path(folder) / "prometheus.yml", Path(folder) / "log"
         config.write_text(configuration(targets, interval))
@@ -112,14 +118,14 @@ def _wait(process: subprocess.Popen[bytes], port: int, log: Path) -> None:
 
 
 def main() -> None:
-    """The command; it runs until Ctrl-C."""
+    """Runs the command until Ctrl-C."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     for job in ("gateway", "decoder", "encoder"):
-        parser.add_argument(f"--{job}", action="append", required=True, help="metrics address; may be repeated")
-    parser.add_argument("--port", type=int, default=9090, help="where Prometheus listens")
+        parser.add_argument(f"--{job}", action="append", required=True, help="metrics address, host:port; repeatable")
+    parser.add_argument("--port", type=int, default=9090, help="port of Prometheus")
     options = parser.parse_args()
     targets = {job: getattr(options, job) for job in ("gateway", "decoder", "encoder")}
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # else the server would outlive us
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that SIGTERM stops the server too
     with prometheus(targets, options.port) as server, contextlib.suppress(KeyboardInterrupt):
         print(f"Prometheus on {server.url}; Ctrl-C stops it", flush=True)
         signal.pause()

@@ -2,9 +2,9 @@
 
 from fsr_core.backbones.base import LanguageDecoder, VisualEncoder
 from fsr_core.backbones.checkpoints.checkpoint import fingerprint, resolve
-from fsr_core.backbones.checkpoints.model_info import ModelInfo
-from fsr_core.backbones.features import ImageFeatures, KeptImage, PreparedImage, Tile
-from fsr_core.backbones.prompts import ImagePart, Message, Prompt, TextPart
+from fsr_core.backbones.checkpoints.model_info import ModelInfo, dtype_of
+from fsr_core.backbones.features import ImageFeatures, PreparedImage, Tile
+from fsr_core.backbones.prompts import ImagePart, KeptImage, Message, Prompt, TextPart
 from fsr_core.backbones.registry import FAMILIES, load_decoder, load_encoder
 
 __all__ = [
@@ -20,6 +20,7 @@ __all__ = [
     "TextPart",
     "Tile",
     "VisualEncoder",
+    "dtype_of",
     "fingerprint",
     "load_decoder",
     "load_encoder",

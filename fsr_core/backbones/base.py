@@ -1,7 +1,7 @@
 """The two halves of a vision-language model, as the rest of the project sees them.
 
-A family implements both in one file and adds one row to the table in ``registry.py``. The halves share a
-checkpoint, never weights: an encoder process holds no language model, a decoder process no vision tower.
+A family implements both in one file and adds one row to the table in ``registry.py``. The halves share a checkpoint but
+no weights: an encoder process holds no language model, a decoder process holds no vision tower.
 """
 
 from __future__ import annotations
@@ -16,20 +16,20 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from fsr_core.backbones.checkpoints.model_info import ModelInfo
-from fsr_core.backbones.features import Box, ImageFeatures, KeptImage, PreparedImage
-from fsr_core.backbones.prompts import Message, Prompt
+from fsr_core.backbones.features import Box, ImageFeatures, PreparedImage
+from fsr_core.backbones.prompts import KeptImage, Message, Prompt
 from fsr_core.tokens import CompressedTokens, VisualTokens
 
 
 class VisualEncoder(ABC):
-    """Vision tower, projector and (where the family has one) text side of the joint image-text space.
+    """Vision tower, projector and, if the family has one, the text side of the joint image-text space.
 
-    Methods do not change the object, and may be called from several threads.
+    Methods do not change the object. Several threads may call them.
 
     Attributes:
         fingerprint: of the checkpoint (see :func:`fsr_core.backbones.fingerprint`).
-        info: the model's figures.
-        device, dtype: where and in which dtype the weights are.
+        info: facts about the model.
+        device, dtype: device and dtype of the weights.
     """
 
     fingerprint: str
@@ -37,48 +37,48 @@ class VisualEncoder(ABC):
     device: torch.device
     dtype: torch.dtype
 
-    #: Whether a picture that shares its conversation with others is prepared by `preprocess_among` instead.
-    coarse_among: bool = False
+    #: Whether each of several pictures of a conversation is prepared by `preprocess_multi_image`.
+    coarse_when_multi_image: bool = False
 
     @abstractmethod
     def preprocess(self, image: Image.Image) -> PreparedImage:
-        """Prepare one picture on the CPU exactly as the checkpoint's own processor does.
+        """Prepare one picture on the CPU, exactly as the checkpoint's own processor does.
 
         Raises:
-            ValueError: ``image`` is no PIL image, or has a zero side.
+            ValueError: ``image`` is no PIL image, or one of its sides is zero.
         """
 
-    def preprocess_among(self, image: Image.Image) -> PreparedImage:
-        """As `preprocess`, for one of several pictures of a conversation."""
+    def preprocess_multi_image(self, image: Image.Image) -> PreparedImage:
+        """Like `preprocess`, for one of several pictures of a conversation."""
         return self.preprocess(image)
 
     def preprocess_video(self, frames: Sequence[Image.Image], fps: float = 2.0) -> PreparedImage:
-        """Prepare a video, given as its frames in order, all of one size; ``fps`` is how many of them a second has.
+        """Prepare a video from its frames, in order and all of one size; ``fps`` is their number per second.
 
         Raises:
-            ValueError: the family takes pictures only; there are no frames; they differ in size; ``fps`` is not
-                positive.
+            ValueError: the family takes pictures only; there are no frames; frames differ in size; ``fps`` is out of
+                range.
         """
         raise ValueError(
             f"video: {self.info.family} takes pictures only; send frames as pictures, or use a video model"
         )
 
     def shown(self, size: tuple[int, int]) -> Box:
-        """The region of a picture of `size` (width, height) that preprocessing leaves; all of it by default."""
+        """The region that preprocessing leaves of a picture of `size` (width, height); by default all of it."""
         return (0.0, 0.0, float(size[0]), float(size[1]))
 
     @abstractmethod
     def unbatch(self, inputs: Mapping[str, Any]) -> tuple[list[PreparedImage], list[PreparedImage]]:
-        """Pictures and videos of a batch that the checkpoint's own processor prepared, in the order of their
-        placeholders. The source size of a picture is not always known there: it is then that of its pixels.
+        """The pictures and the videos of a batch from the checkpoint's own processor, in the order of their
+        placeholders. If the batch does not say a picture's source size, the size is that of its pixels.
 
         Raises:
-            ValueError: tensors that belong together are not both there.
+            ValueError: of two tensors that belong together one is missing.
         """
 
     @abstractmethod
     def encode_images(self, images: Sequence[PreparedImage]) -> list[ImageFeatures]:
-        """Run the vision side on a batch; what one image gives does not depend on the others.
+        """Run the vision side on a batch. The result for an image does not depend on the other images.
 
         Raises:
             ValueError: an image was prepared for another model.
@@ -86,10 +86,10 @@ class VisualEncoder(ABC):
 
     @abstractmethod
     def encode_instructions(self, instructions: Sequence[str]) -> list[Tensor | None]:
-        """Embed instructions in the joint image-text space, as one batch.
+        """Embed a batch of instructions in the joint image-text space.
 
         Returns:
-            For each instruction ``[chunks, P]`` fp32, L2-normalised; None for a backbone without a text side.
+            ``[chunks, P]`` fp32, L2-normalised, for each instruction; None for a backbone without a text side.
 
         Raises:
             ValueError: an instruction is blank.
@@ -97,18 +97,18 @@ class VisualEncoder(ABC):
 
     @property
     def wants_instruction(self) -> bool:
-        """Whether the instruction has any influence on what is kept."""
+        """Whether the instruction has an influence on the relevance of tokens."""
         return True
 
     def visual_tokens(self, image: ImageFeatures, instruction: Tensor | None) -> VisualTokens:
-        """Join an image and an instruction into what a compressor takes.
+        """Join an image and an instruction into the input of a compressor.
 
         Args:
             image: from :meth:`encode_images`.
-            instruction: from :meth:`encode_instructions`; None leaves relevance out.
+            instruction: from :meth:`encode_instructions`; None: no relevance.
 
         Raises:
-            ValueError: the instruction is from another space than the image's joint embeddings.
+            ValueError: the instruction and the image's joint embeddings are from different spaces.
         """
         relevance = None
         if instruction is not None:
@@ -118,8 +118,8 @@ class VisualEncoder(ABC):
         return VisualTokens(image.features, image.saliency, relevance, image.keys)
 
     def assemble(self, image: ImageFeatures, kept: CompressedTokens) -> KeptImage:
-        """Lay kept tokens out as the language model wants them: in raster order, each with its own position and
-        DeepStack features, and a newline after the last kept token of each line."""
+        """Lay kept tokens out for the language model: in raster order, each with its own position and DeepStack
+        features, and a newline after the last kept token of each line."""
         index, rows = kept.index, kept.features
         positions = None if image.positions is None else image.positions[index]
         deepstack = None if image.deepstack is None else image.deepstack[:, index]
@@ -127,17 +127,25 @@ class VisualEncoder(ABC):
             lines = image.lines[index]
             ends = lines >= 0
             ends[:-1] &= lines[:-1] != lines[1:]
-            # Where each kept token goes once the newlines before it are counted.
+            # The place of each kept token, counting the newlines before it.
             places = torch.arange(len(index), device=index.device) + ends.cumsum(0) - ends.long()
-            laid = image.newline.to(rows).repeat(len(index) + int(ends.sum()), 1)
-            laid[places] = rows
-            rows, source = laid, index
-            index = torch.full((len(laid),), -1, dtype=torch.int64, device=source.device)
+            with_newlines = image.newline.to(rows).repeat(len(index) + int(ends.sum()), 1)
+            with_newlines[places] = rows
+            rows, source = with_newlines, index
+            index = torch.full((len(rows),), -1, dtype=torch.int64, device=source.device)
             index[places] = source
-        return KeptImage(rows, index, positions, image.grid, deepstack, image.video, image.frame_seconds)
+        return KeptImage(
+            features=rows,
+            index=index,
+            positions=positions,
+            grid=image.grid,
+            deepstack=deepstack,
+            video=image.video,
+            frame_seconds=image.frame_seconds,
+        )
 
     def blocks(self, image: KeptImage) -> Sequence[KeptImage]:
-        """The stretches of visual rows that stand at an image's placeholders, one each; most families have one."""
+        """The blocks of visual rows that replace an image's placeholders, one each; most families have a single one."""
         return (image,)
 
 
@@ -145,17 +153,17 @@ class LanguageDecoder(ABC):
     """The language model, its tokenizer and its chat template.
 
     Attributes:
-        fingerprint: of the checkpoint; equal to the encoder's when both halves fit together.
-        info: the model's figures.
-        model: the causal language model, which takes ``inputs_embeds``.
-        tokenizer: the checkpoint's.
-        eos_token_ids: ids that end an answer.
-        device, dtype: where and in which dtype the weights are.
+        fingerprint: of the checkpoint; equal to the encoder's if both halves fit together.
+        info: facts about the model.
+        model: the causal language model; it takes ``inputs_embeds``.
+        tokenizer: the checkpoint's tokenizer.
+        eos_token_ids: token ids that end an answer.
+        device, dtype: device and dtype of the weights.
     """
 
     fingerprint: str
     info: ModelInfo
-    # Any of the library's causal language models; its generate() and forward() are not typed further there.
+    # One of the library's causal language models; the library does not type generate() and forward() further.
     model: PreTrainedModel | Any
     tokenizer: PreTrainedTokenizerBase
     eos_token_ids: tuple[int, ...]
@@ -164,17 +172,17 @@ class LanguageDecoder(ABC):
 
     @abstractmethod
     def prompt(self, messages: Sequence[Message], images: Sequence[KeptImage] = ()) -> Prompt:
-        """Apply the chat template, embed the text, and splice each image's rows in where the image stood.
+        """Apply the chat template, embed the text, and put each image's rows at the image's place.
 
-        With every token kept the result is, number for number, what the checkpoint's own processor and model
-        would lay out for the same conversation, ready for the assistant's turn.
+        The prompt ends where the assistant's turn begins. If every token is kept, it equals, number for number, the
+        prompt of the checkpoint's own processor and model for the same conversation.
 
         Raises:
-            ValueError: no messages; an unknown role; an image index out of range; an image that no message
-                refers to; text that holds the image placeholder; features of the wrong shape; a prompt that
-                leaves no room for an answer; a conversation that the template refuses.
+            ValueError: no messages; an unknown role; an image index out of range; an image that no message refers to;
+                text that holds the image placeholder; features of the wrong shape; a prompt that leaves no room for
+                an answer; a conversation that the template refuses.
         """
 
     @abstractmethod
     def embed(self, token_ids: Tensor) -> Tensor:
-        """``[n]`` token ids to ``[n, D]`` input embeddings, as for the text of a prompt."""
+        """Input embeddings ``[n, D]`` of token ids ``[n]``, as for the text of a prompt."""

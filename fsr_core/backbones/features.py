@@ -1,7 +1,7 @@
-"""What goes through the encoder half of a backbone: prepared images, features before compression.
+"""The data of the encoder half of a backbone: prepared images, and features before compression.
 
-Nothing here knows a model family. ``N`` is the number of visual tokens before compression, ``K`` after it,
-``D`` the language model's width, ``P`` the width of the joint image-text space.
+Nothing here knows a model family. ``N`` is the number of visual tokens before compression, ``D`` the language model's
+width, ``P`` the width of the joint image-text space.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from typing import Any
 
 from torch import Tensor
 
-#: A region of the source picture in its own pixels: left, top, right, bottom. May reach beyond the picture
-#: where the checkpoint's preprocessing pads.
+#: A region of the source picture in its own pixels: left, top, right, bottom. It may reach beyond the picture, if the
+#: checkpoint's preprocessing pads.
 Box = tuple[float, float, float, float]
 
 
@@ -22,8 +22,8 @@ class Tile:
     """One view of an image, or one frame of a video: a grid of tokens over a region of the picture.
 
     Attributes:
-        start: index of its first token among the image's ``N``; its ``rows * cols`` tokens follow in raster order.
-        rows, cols: its grid.
+        start: index of its first token in the image's ``N``; its ``rows * cols`` tokens are in raster order.
+        rows, cols: size of its grid.
         crop: region of the source picture that the grid covers.
     """
 
@@ -34,20 +34,20 @@ class Tile:
 
     @property
     def stop(self) -> int:
-        """Index after its last token."""
+        """The index after its last token."""
         return self.start + self.rows * self.cols
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class PreparedImage:
     """One image or video as the checkpoint's own processor prepares it, on the CPU.
 
     Attributes:
-        inputs: the processor's tensors by name (``pixel_values`` ``[C, H, W]`` for LLaVA), without batch axis.
-        tiles: the image's views, as far as they are known before it is encoded.
-        size: width and height of the source picture, pixels.
+        inputs: the processor's tensors by name, without batch axis (for LLaVA ``pixel_values`` ``[C, H, W]``).
+        tiles: the image's views, if they are known before it is encoded.
+        size: width and height of the source picture in pixels.
         video: whether it is a video.
-        frame_seconds: as in :class:`ImageFeatures`.
+        frame_seconds: see :class:`ImageFeatures`.
     """
 
     inputs: Mapping[str, Tensor]
@@ -57,41 +57,41 @@ class PreparedImage:
     frame_seconds: tuple[float, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ImageFeatures:
-    """One image after vision tower and projector: everything compression needs except the instruction.
+    """One image after vision tower and projector: everything that compression needs, except the instruction.
 
-    It depends on the picture, the checkpoint and its preprocessing alone, so it may be cached and reused for
-    any question, budget or method.
+    It depends only on the picture, the checkpoint and its preprocessing. So it may be cached and used again for any
+    question, budget or method.
 
     Attributes:
         features: ``[N, D]`` visual tokens as the language model would receive them.
         saliency: ``[N]`` fp32, not negative.
-        joint: ``[N, P]`` fp32, L2-normalised patch embeddings in the joint image-text space; None for a
-            backbone without a text side.
-        keys: ``[N, Dk]`` the space in which similarity is measured; None where that is ``features``.
-        positions: ``[N, 3]`` int64 (t, h, w) for language models that want them, else None.
         tiles: the image's views in token order.
-        size: width and height of the source picture, pixels.
-        groups: ``[N]`` int64: tokens of one tile or frame, which an even spread gives an equal share of the budget
-            each (see ``spread.py``); None where all belong together.
-        lines: ``[N]`` int64: after the last kept token of each line the newline row follows; -1 for tokens that
-            none follows; None for families without newlines.
-        deepstack: ``[J, N, D]`` what the language model adds to the outputs of its first ``J`` blocks at these
-            tokens (Qwen3-VL), else None.
-        newline: ``[D]`` the row that ends a line, where there are ``lines``.
-        grid: (t, h, w) extent in tokens, for language models that place what follows by it; else None.
-        video: whether it is a video; its tiles are its frames.
-        frame_seconds: seconds of the source at which each of ``t`` steps of a video lies; empty for a picture.
+        size: width and height of the source picture in pixels.
+        joint: ``[N, P]`` fp32, L2-normalised patch embeddings in the joint image-text space; None for a backbone
+            without a text side.
+        keys: ``[N, Dk]`` the space in which similarity is measured; None: ``features``.
+        positions: ``[N, 3]`` int64 (t, h, w); None if the language model needs none.
+        groups: ``[N]`` int64, the tile or frame of each token. An even spread gives each group an equal share of the
+            budget (see ``spread.py``). None: all tokens are one group.
+        lines: ``[N]`` int64, the line of each token. The newline row follows the last kept token of each line. -1: no
+            newline follows. None for families without newlines.
+        deepstack: ``[J, N, D]`` the language model adds these to the outputs of its first ``J`` blocks (Qwen3-VL),
+            else None.
+        newline: ``[D]`` the row that ends a line; None without ``lines``.
+        grid: (t, h, w) extent in tokens; None if the language model does not place later text by it.
+        video: whether it is a video; its tiles are then its frames.
+        frame_seconds: time in the source, in seconds, of each of the ``t`` steps of a video; empty for a picture.
     """
 
     features: Tensor
     saliency: Tensor
-    joint: Tensor | None
-    keys: Tensor | None
-    positions: Tensor | None
     tiles: tuple[Tile, ...]
     size: tuple[int, int]
+    joint: Tensor | None = None
+    keys: Tensor | None = None
+    positions: Tensor | None = None
     groups: Tensor | None = None
     lines: Tensor | None = None
     deepstack: Tensor | None = None
@@ -102,44 +102,19 @@ class ImageFeatures:
 
     @property
     def newlines(self) -> int:
-        """Newline rows that the layout of all its tokens has."""
+        """Number of newline rows in the layout of all its tokens."""
         return 0 if self.lines is None else len(self.lines[self.lines >= 0].unique())
 
     @property
     def nbytes(self) -> int:
-        """Bytes that its tensors occupy."""
+        """Bytes of its tensors."""
         values = (getattr(self, field.name) for field in fields(self))
         return sum(value.nbytes for value in values if isinstance(value, Tensor))
 
     def owned(self) -> ImageFeatures:
-        """The same with tensors of its own: none is a view into a larger one, so `nbytes` is what it really holds."""
+        """A copy in which no tensor is a view into a larger one, so that `nbytes` is the memory it really holds."""
         values = {field.name: getattr(self, field.name) for field in fields(self)}
         views: dict[str, Any] = {
             n: v for n, v in values.items() if isinstance(v, Tensor) and v.untyped_storage().nbytes() > v.nbytes
         }
         return replace(self, **{name: value.clone() for name, value in views.items()})
-
-
-@dataclass(frozen=True, slots=True)
-class KeptImage:
-    """The visual tokens of one image as they arrive at the language model.
-
-    Attributes:
-        features: ``[K, D]`` in layout order; any floating dtype, any device.
-        index: ``[K]`` source index of each row before compression, ascending, -1 for a row that is layout
-            rather than evidence (a newline); None where no language model of the family asks.
-        positions: ``[K, 3]`` (t, h, w), for families that place tokens so; else None.
-        grid: (t, h, w) extent of the image before compression, for families whose following text starts
-            after it; else None.
-        deepstack: ``[J, K, D]`` for families whose first blocks take features too, else None.
-        video: whether it is a video, which some templates announce in another way than a picture.
-        frame_seconds: as in :class:`ImageFeatures`.
-    """
-
-    features: Tensor
-    index: Tensor | None = None
-    positions: Tensor | None = None
-    grid: tuple[int, int, int] | None = None
-    deepstack: Tensor | None = None
-    video: bool = False
-    frame_seconds: tuple[float, ...] = ()

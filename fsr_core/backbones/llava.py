@@ -1,4 +1,4 @@
-"""LLaVA-1.5: CLIP vision tower, MLP projector, one language model; relevance from CLIP's own text tower."""
+"""LLaVA-1.5: CLIP vision tower, MLP projector, language model; relevance from CLIP's own text tower."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from fsr_core.backbones.checkpoints.weights import Placement
 from fsr_core.backbones.features import Box, ImageFeatures, PreparedImage, Tile
 from fsr_core.backbones.language.half_decoder import HalfDecoder
 from fsr_core.backbones.vision.clip_text import ClipText, known_clip
-from fsr_core.backbones.vision.image_processors import checked, image_processor, visible
+from fsr_core.backbones.vision.image_processors import image_processor, to_rgb, visible
 from fsr_core.backbones.vision.patch_encoder import PatchEncoder, text_side
-from fsr_core.backbones.vision.patch_tower import PatchTower, Seen
+from fsr_core.backbones.vision.patch_tower import PatchTower, TowerOutput
 
 __all__ = ["LlavaDecoder", "LlavaEncoder"]
 
 
 class LlavaEncoder(PatchEncoder):
-    """Vision tower without the blocks that LLaVA does not read, projector, and CLIP's text tower."""
+    """Vision tower (only the blocks that LLaVA reads), projector, and CLIP's text tower."""
 
     @classmethod
     def load(cls, checkpoint: Checkpoint, place: Placement, *, clip: str | None) -> LlavaEncoder:
-        """From a checkpoint's folder. Raises ValueError."""
+        """Loads the encoder from a checkpoint's folder. Raises ValueError."""
         processor = image_processor(checkpoint.folder, "CLIPImageProcessor")
         text = text_side(ClipText, clip or known_clip(checkpoint.name, checkpoint.folder), place)
         tower = PatchTower.load(checkpoint, LlavaMultiModalProjector, text, place)
@@ -36,7 +36,7 @@ class LlavaEncoder(PatchEncoder):
 
     @classmethod
     def of_model(cls, model: Any, processor: Any, *, clip: str | None) -> LlavaEncoder:
-        """Around the modules of a live model. Raises ValueError."""
+        """Wraps the modules of a live model. Raises ValueError."""
         core, name = model.model, checkpoint_name(model)
         text = text_side(ClipText, clip or known_clip(name, Path(name)), Placement(model.device, model.dtype))
         tower = PatchTower(model.config, core.vision_tower, core.multi_modal_projector, None, text)
@@ -47,8 +47,10 @@ class LlavaEncoder(PatchEncoder):
         return visible(self.processor, size)
 
     def preprocess(self, image: Image.Image) -> PreparedImage:
-        pixels = self.processor(images=checked(image), return_tensors="pt")["pixel_values"][0]
-        return PreparedImage({"pixel_values": pixels}, (self._tile(self.shown(image.size)),), image.size)
+        pixels = self.processor(images=to_rgb(image), return_tensors="pt")["pixel_values"][0]
+        return PreparedImage(
+            inputs={"pixel_values": pixels}, tiles=(self._tile(self.shown(image.size)),), size=image.size
+        )
 
     def _tile(self, crop: Box) -> Tile:
         return Tile(0, self.vision.side, self.vision.side, crop)
@@ -58,12 +60,17 @@ class LlavaEncoder(PatchEncoder):
         size = self.config.vision_config.image_size
         tile = self._tile((0.0, 0.0, float(size), float(size)))
         rows = [] if pixels is None else pixels
-        return [PreparedImage({"pixel_values": row}, (tile,), (size, size)) for row in rows], []
+        return [PreparedImage(inputs={"pixel_values": row}, tiles=(tile,), size=(size, size)) for row in rows], []
 
-    def features_of(self, image: PreparedImage, seen: Seen) -> ImageFeatures:
-        joint = None if seen.joint is None else seen.joint[0]
-        return ImageFeatures(seen.features[0], seen.saliency[0], joint, None, None, image.tiles, image.size)
+    def features_of(self, image: PreparedImage, output: TowerOutput) -> ImageFeatures:
+        return ImageFeatures(
+            features=output.features[0],
+            saliency=output.saliency[0],
+            joint=None if output.joint is None else output.joint[0],
+            tiles=image.tiles,
+            size=image.size,
+        )
 
 
 class LlavaDecoder(HalfDecoder):
-    """The language model of a LLaVA; kept tokens take contiguous positions, as the class's own tokens do."""
+    """The language model of a LLaVA. Kept tokens take contiguous positions, like the tokens of the library's class."""

@@ -1,4 +1,4 @@
-"""LLaVA-NeXT (1.6): a base view and tiles of the picture, unpadded, each row of tiles' tokens ended by a newline."""
+"""LLaVA-NeXT (1.6): a base view and tiles of the picture, without padding; a newline ends each row of the tiles."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from fsr_core.backbones.features import ImageFeatures, PreparedImage, Tile
 from fsr_core.backbones.language.half_decoder import HalfDecoder
 from fsr_core.backbones.vision.anyres import packed_features, packer, tile_boxes, tiled_features
 from fsr_core.backbones.vision.clip_text import ClipText, known_clip
-from fsr_core.backbones.vision.image_processors import checked, image_processor
+from fsr_core.backbones.vision.image_processors import image_processor, to_rgb
 from fsr_core.backbones.vision.patch_encoder import PatchEncoder, text_side
-from fsr_core.backbones.vision.patch_tower import PatchTower, Seen
+from fsr_core.backbones.vision.patch_tower import PatchTower, TowerOutput
 
 __all__ = ["LlavaNextDecoder", "LlavaNextEncoder"]
 
@@ -27,8 +27,12 @@ Layout = Literal["stock", "tiles"]
 
 
 class LlavaNextEncoder(PatchEncoder):
-    """Option `layout`: "stock" prepares and lays out as the library does; "tiles" takes the setting in which papers
-    count 2880 tokens: always 2 x 2 tiles and the base view, padding kept, no newlines."""
+    """Option `layout`:
+
+    - "stock" prepares and lays out like the library;
+    - "tiles" is the setting in which papers count 2880 tokens: always the base view and 2 x 2 tiles, with padding,
+      without newlines.
+    """
 
     def __init__(
         self, tower: PatchTower, config: Any, processor: Any, info: ModelInfo, fingerprint: str, layout: Layout
@@ -40,7 +44,7 @@ class LlavaNextEncoder(PatchEncoder):
     def load(
         cls, checkpoint: Checkpoint, place: Placement, *, clip: str | None, layout: Layout = "stock"
     ) -> LlavaNextEncoder:
-        """From a checkpoint's folder. Raises ValueError."""
+        """Loads the encoder from a checkpoint's folder. Raises ValueError."""
         processor = image_processor(checkpoint.folder, "LlavaNextImageProcessor")
         text = text_side(ClipText, clip or known_clip(checkpoint.name, checkpoint.folder), place)
         tower = PatchTower.load(checkpoint, LlavaNextMultiModalProjector, text, place)
@@ -50,9 +54,9 @@ class LlavaNextEncoder(PatchEncoder):
 
     @classmethod
     def of_model(cls, model: Any, processor: Any, *, clip: str | None, layout: Layout = "stock") -> LlavaNextEncoder:
-        """Around the modules of a live model. Raises ValueError."""
+        """Wraps the modules of a live model. Raises ValueError."""
         if layout != "stock":
-            raise ValueError("options.layout: a live model gets its pictures from its own processor; use stock")
+            raise ValueError("options.layout: a live model takes pictures from its own processor; use stock")
         core, name = model.model, checkpoint_name(model)
         text = text_side(ClipText, clip or known_clip(name, Path(name)), Placement(model.device, model.dtype))
         tower = PatchTower(model.config, core.vision_tower, core.multi_modal_projector, core.image_newline, text)
@@ -65,23 +69,23 @@ class LlavaNextEncoder(PatchEncoder):
     def preprocess(self, image: Image.Image) -> PreparedImage:
         edge = self._edge()
         options = {"image_grid_pinpoints": [[2 * edge, 2 * edge]]} if self.layout == "tiles" else {}
-        pixels = self.processor(images=checked(image), return_tensors="pt", **options)["pixel_values"][0]
+        pixels = self.processor(images=to_rgb(image), return_tensors="pt", **options)["pixel_values"][0]
         whole = (0.0, 0.0, float(image.width), float(image.height))
         side = self.vision.side
         boxes = tile_boxes(image.size, (2, 2), edge) if self.layout == "tiles" else []
         tiles = tuple(Tile(i * side**2, side, side, box) for i, box in enumerate([whole, *boxes]))
-        return PreparedImage({"pixel_values": pixels}, tiles, image.size)
+        return PreparedImage(inputs={"pixel_values": pixels}, tiles=tiles, size=image.size)
 
     def unbatch(self, inputs: Mapping[str, Any]) -> tuple[list[PreparedImage], list[PreparedImage]]:
         return unbatch_tiles(inputs, self.config, self._edge(), single=False), []
 
-    def features_of(self, image: PreparedImage, seen: Seen) -> ImageFeatures:
+    def features_of(self, image: PreparedImage, output: TowerOutput) -> ImageFeatures:
         if self.layout == "tiles":
-            return tiled_features(image, seen)
+            return tiled_features(image, output)
         columns = tile_grid(self.config, image.size, self._edge())[1]
         strategy = self.config.vision_feature_select_strategy
         pack = packer(LlavaNextModel, self.config, vision_feature_select_strategy=strategy)
-        return packed_features(image, seen, self.vision.side, columns, self.newline, pack)
+        return packed_features(image, output, self.vision.side, columns, self.newline, pack)
 
 
 def tile_grid(config: Any, size: tuple[int, int], edge: int) -> tuple[int, int]:
@@ -91,8 +95,10 @@ def tile_grid(config: Any, size: tuple[int, int], edge: int) -> tuple[int, int]:
 
 
 def unbatch_tiles(inputs: Mapping[str, Any], config: Any, edge: int, single: bool) -> list[PreparedImage]:
-    """Pictures of a processor's batch without the empty tiles that it pads with; `single` takes one view of those
-    that come several to a prompt."""
+    """The pictures of a processor's batch, without the empty tiles that pad it.
+
+    With `single`, only the base view is taken of pictures that share a prompt.
+    """
     pixels, sizes = inputs.get("pixel_values"), inputs.get("image_sizes")
     if (pixels is None) != (sizes is None):
         raise ValueError(
@@ -102,13 +108,13 @@ def unbatch_tiles(inputs: Mapping[str, Any], config: Any, edge: int, single: boo
         return []
     counts = inputs.get("batch_num_images") if single else None
     alone = [True] * len(sizes) if counts is None else [n == 1 for n in counts.tolist() for _ in range(n)]
-    found = []
+    pictures = []
     for views, (height, width), tiled in zip(pixels, sizes.tolist(), alone, strict=True):
         rows, columns = tile_grid(config, (width, height), edge)
         used = views[: 1 + rows * columns] if tiled else views[:1]
-        found.append(PreparedImage({"pixel_values": used}, (), (width, height)))
-    return found
+        pictures.append(PreparedImage(inputs={"pixel_values": used}, tiles=(), size=(width, height)))
+    return pictures
 
 
 class LlavaNextDecoder(HalfDecoder):
-    """The language model; kept tokens and newlines take contiguous positions, as the class's own do."""
+    """The language model. Kept tokens and newlines take contiguous positions, as in the library's class."""

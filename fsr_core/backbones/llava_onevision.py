@@ -1,6 +1,6 @@
-"""LLaVA-OneVision and LLaVA-Video: SigLIP without CLS; tiles as in LLaVA-NeXT, and videos pooled 2 x 2 a frame.
+"""LLaVA-OneVision and LLaVA-Video: SigLIP without CLS, tiles as in LLaVA-NeXT, frames of videos pooled 2 x 2.
 
-Relevance needs the SigLIP checkpoint that the tower comes from, which is named, never guessed.
+Relevance needs the SigLIP checkpoint that the tower comes from. The caller names it; it is never guessed.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ from fsr_core.backbones.features import ImageFeatures, PreparedImage, Tile
 from fsr_core.backbones.language.half_decoder import HalfDecoder
 from fsr_core.backbones.llava_next import tile_grid, unbatch_tiles
 from fsr_core.backbones.vision.anyres import packed_features, packer
-from fsr_core.backbones.vision.frames import checked_frames
-from fsr_core.backbones.vision.image_processors import checked, image_processor, square, video_settings
+from fsr_core.backbones.vision.frames import frames_to_rgb
+from fsr_core.backbones.vision.image_processors import image_processor, square, to_rgb, video_settings
 from fsr_core.backbones.vision.patch_encoder import PatchEncoder, text_side
-from fsr_core.backbones.vision.patch_tower import PatchTower, Seen
+from fsr_core.backbones.vision.patch_tower import PatchTower, TowerOutput
 from fsr_core.backbones.vision.siglip_text import SiglipText
 
 __all__ = ["LlavaOnevisionDecoder", "LlavaOnevisionEncoder"]
@@ -38,10 +38,16 @@ Newlines = Literal["end", "frame", "row"]
 
 
 class LlavaOnevisionEncoder(PatchEncoder):
-    """Option `video_newlines`: where newline tokens stand in a video: at its "end", as the library's class has it,
-    after each "frame", or after each "row", as LLaVA-Video was trained. A line without kept tokens has none."""
+    """Option `video_newlines`, the places of newline tokens in a video:
 
-    coarse_among = True
+    - "end": one after the video, as in the library's class;
+    - "frame": one after each frame;
+    - "row": one after each row of a frame, as in the training of LLaVA-Video.
+
+    A line without kept tokens has no newline.
+    """
+
+    coarse_when_multi_image = True
 
     def __init__(
         self,
@@ -61,7 +67,7 @@ class LlavaOnevisionEncoder(PatchEncoder):
     def load(
         cls, checkpoint: Checkpoint, place: Placement, *, clip: str | None, video_newlines: Newlines = "end"
     ) -> LlavaOnevisionEncoder:
-        """From a checkpoint's folder. Raises ValueError."""
+        """Loads the encoder from a checkpoint's folder. Raises ValueError."""
         processor = image_processor(checkpoint.folder, "LlavaOnevisionImageProcessor")
         text = text_side(SiglipText, clip, place)
         tower = PatchTower.load(checkpoint, LlavaOnevisionMultiModalProjector, text, place)
@@ -75,7 +81,7 @@ class LlavaOnevisionEncoder(PatchEncoder):
     def of_model(
         cls, model: Any, processor: Any, *, clip: str | None, video_newlines: Newlines = "end"
     ) -> LlavaOnevisionEncoder:
-        """Around the modules of a live model. Raises ValueError."""
+        """Wraps the modules of a live model. Raises ValueError."""
         core, name = model.model, checkpoint_name(model)
         text = text_side(SiglipText, clip, Placement(model.device, model.dtype))
         tower = PatchTower(model.config, core.vision_tower, core.multi_modal_projector, core.image_newline, text)
@@ -87,25 +93,28 @@ class LlavaOnevisionEncoder(PatchEncoder):
         return int(self.config.vision_config.image_size)
 
     def preprocess(self, image: Image.Image) -> PreparedImage:
-        pixels = self.processor(images=checked(image), return_tensors="pt")["pixel_values"][0]
-        whole = (0.0, 0.0, float(image.width), float(image.height))
-        return PreparedImage(
-            {"pixel_values": pixels}, (Tile(0, self.vision.side, self.vision.side, whole),), image.size
-        )
+        pixels = self.processor(images=to_rgb(image), return_tensors="pt")["pixel_values"][0]
+        tile = Tile(0, self.vision.side, self.vision.side, (0.0, 0.0, float(image.width), float(image.height)))
+        return PreparedImage(inputs={"pixel_values": pixels}, tiles=(tile,), size=image.size)
 
-    def preprocess_among(self, image: Image.Image) -> PreparedImage:
-        """One view without tiles, which is how the library's processor prepares each of several pictures."""
-        pair = [checked(image), Image.new("RGB", (1, 1))]  # the second only makes them several
+    def preprocess_multi_image(self, image: Image.Image) -> PreparedImage:
+        """One view without tiles, as the library's processor prepares each of several pictures."""
+        pair = [to_rgb(image), Image.new("RGB", (1, 1))]  # the processor takes this path for several pictures only
         pixels = self.processor(images=[pair], return_tensors="pt")["pixel_values"][0]
-        side = self.vision.side
-        return PreparedImage({"pixel_values": pixels}, (Tile(0, side, side, square(image.size)),), image.size)
+        tile = Tile(0, self.vision.side, self.vision.side, square(image.size))
+        return PreparedImage(inputs={"pixel_values": pixels}, tiles=(tile,), size=image.size)
 
     def preprocess_video(self, frames: Sequence[Image.Image], fps: float = 2.0) -> PreparedImage:
-        pictures = checked_frames(frames, fps)
+        pictures = frames_to_rgb(frames, fps)
         pixels = self.frames(images=pictures, return_tensors="pt")["pixel_values"]
-        seconds = tuple(i / fps for i in range(len(pictures)))
         size = pictures[0].size
-        return PreparedImage({"pixel_values": pixels}, self._frame_tiles(len(pictures), size), size, True, seconds)
+        return PreparedImage(
+            inputs={"pixel_values": pixels},
+            tiles=self._frame_tiles(len(pictures), size),
+            size=size,
+            video=True,
+            frame_seconds=tuple(i / fps for i in range(len(pictures))),
+        )
 
     def _frame_tiles(self, frames: int, size: tuple[int, int]) -> tuple[Tile, ...]:
         side = math.ceil(self.vision.side / 2)
@@ -115,43 +124,46 @@ class LlavaOnevisionEncoder(PatchEncoder):
     def unbatch(self, inputs: Mapping[str, Any]) -> tuple[list[PreparedImage], list[PreparedImage]]:
         edge, videos = self._edge(), inputs.get("pixel_values_videos")
         clips = [
-            PreparedImage({"pixel_values": frames}, self._frame_tiles(len(frames), (edge, edge)), (edge, edge), True)
+            PreparedImage(
+                inputs={"pixel_values": frames},
+                tiles=self._frame_tiles(len(frames), (edge, edge)),
+                size=(edge, edge),
+                video=True,
+            )
             for frames in (() if videos is None else videos)
         ]
         return unbatch_tiles(inputs, self.config, edge, single=True), clips
 
-    def features_of(self, image: PreparedImage, seen: Seen) -> ImageFeatures:
+    def features_of(self, image: PreparedImage, output: TowerOutput) -> ImageFeatures:
         if image.video:
-            return self._video(image, seen)
+            return self._video(image, output)
         columns = tile_grid(self.config, image.size, self._edge())[1]
         pack = packer(LlavaOnevisionModel, self.config, vision_aspect_ratio=self.config.vision_aspect_ratio)
-        return packed_features(image, seen, self.vision.side, columns, self.newline, pack)
+        return packed_features(image, output, self.vision.side, columns, self.newline, pack)
 
-    def _video(self, image: PreparedImage, seen: Seen) -> ImageFeatures:
-        """Frames pooled by the class's own pooling, which treats every channel alike: what is known about the tokens
-        is pooled with the same weights."""
+    def _video(self, image: PreparedImage, output: TowerOutput) -> ImageFeatures:
+        """Pools frames with the class's own pooling. It treats every channel alike, so saliency and joint embeddings
+        are pooled by the same function."""
         holder: Any = SimpleNamespace(config=self.config)
 
         def pool(tokens: Tensor) -> Tensor:
             pooled: Tensor = LlavaOnevisionModel.apply_pooling(holder, tokens)
             return pooled
 
-        features = pool(seen.features)
+        features = pool(output.features)
         frames, n, _ = features.shape
         side = math.ceil(self.vision.side / 2)
         token = torch.arange(frames * n, device=features.device)
         lines = {"end": torch.zeros_like(token), "frame": token // n, "row": token // side}[self.video_newlines]
         joint = None
-        if seen.joint is not None:
-            joint = torch.nn.functional.normalize(pool(seen.joint), dim=-1).flatten(0, 1)
+        if output.joint is not None:
+            joint = torch.nn.functional.normalize(pool(output.joint), dim=-1).flatten(0, 1)
         return ImageFeatures(
-            features.flatten(0, 1),
-            pool(seen.saliency.unsqueeze(-1)).flatten(),
-            joint,
-            None,
-            None,
-            image.tiles,
-            image.size,
+            features=features.flatten(0, 1),
+            saliency=pool(output.saliency.unsqueeze(-1)).flatten(),
+            joint=joint,
+            tiles=image.tiles,
+            size=image.size,
             groups=token // n if frames > 1 else None,
             lines=lines,
             newline=self.newline,
@@ -160,14 +172,17 @@ class LlavaOnevisionEncoder(PatchEncoder):
         )
 
 
-def _frame_processor(images: Any, told: Mapping[str, Any], edge: int) -> Any:
-    """Frames are scaled to the tower's square and normalised, never tiled."""
-    known = ("image_mean", "image_std", "resample", "rescale_factor", "do_rescale", "do_normalize")
-    settings = {name: told.get(name, getattr(images, name, None)) for name in known}
-    size = told.get("size") or {"height": edge, "width": edge}
-    given = {name: value for name, value in settings.items() if value is not None}
-    return CLIPImageProcessorPil(size=size, do_center_crop=False, **given)
+def _frame_processor(images: Any, video: Mapping[str, Any], edge: int) -> Any:
+    """A processor that scales frames to the tower's square and normalises them, without tiles.
+
+    Its settings are those of the video processor, else those of the image processor `images`.
+    """
+    names = ("image_mean", "image_std", "resample", "rescale_factor", "do_rescale", "do_normalize")
+    settings = {name: video.get(name, getattr(images, name, None)) for name in names}
+    size = video.get("size") or {"height": edge, "width": edge}
+    known = {name: value for name, value in settings.items() if value is not None}
+    return CLIPImageProcessorPil(size=size, do_center_crop=False, **known)
 
 
 class LlavaOnevisionDecoder(HalfDecoder):
-    """The language model; kept tokens and newlines take contiguous positions, as the class's own do."""
+    """The language model. Kept tokens and newlines take contiguous positions, as in the library's class."""

@@ -1,4 +1,4 @@
-"""What goes through the decoder half of a backbone: a conversation, kept tokens, the laid-out prompt.
+"""The data of the decoder half of a backbone: a conversation, kept tokens, the laid-out prompt.
 
 Nothing here knows a model family. ``K`` is the number of visual tokens after compression, ``D`` the language model's
 width, ``L`` a prompt's length.
@@ -7,24 +7,22 @@ width, ``L`` a prompt's length.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
-import torch
 from torch import Tensor
 
-__all__ = ["ImagePart", "Message", "Prompt", "TextPart"]
+__all__ = ["ImagePart", "KeptImage", "Message", "Prompt", "TextPart"]
 
 
 @dataclass(frozen=True, slots=True)
 class TextPart:
-    """A stretch of text in a message."""
+    """A piece of text in a message."""
 
     text: str
 
 
 @dataclass(frozen=True, slots=True)
 class ImagePart:
-    """The place of an image in a message: an index into the request's images."""
+    """The place of an image in a message; `image` is an index into the request's images."""
 
     image: int
 
@@ -37,20 +35,42 @@ class Message:
     parts: tuple[TextPart | ImagePart, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KeptImage:
+    """The visual tokens of one image as they arrive at the language model.
+
+    Attributes:
+        features: ``[K, D]`` in layout order; any floating dtype, any device.
+        index: ``[K]`` source index of each row before compression, ascending; -1 for a newline. None: not known.
+        positions: ``[K, 3]`` (t, h, w), for families that place tokens by them; else None.
+        grid: (t, h, w) extent of the image before compression, for families that start later text after it; else None.
+        deepstack: ``[J, K, D]`` for families that add features in their first blocks, else None.
+        video: whether it is a video; some templates write videos in another way than pictures.
+        frame_seconds: see :class:`~fsr_core.backbones.features.ImageFeatures`.
+    """
+
+    features: Tensor
+    index: Tensor | None = None
+    positions: Tensor | None = None
+    grid: tuple[int, int, int] | None = None
+    deepstack: Tensor | None = None
+    video: bool = False
+    frame_seconds: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Prompt:
     """A whole prompt, ready to prefill.
 
-    A decoder prefills ``model(**prompt.model_inputs(), past_key_values=cache)``. The ``n``-th generated token
-    (from 0) then stands at ``next_position + n``: pass :meth:`step_positions` as ``position_ids`` where
-    ``position_ids`` is not None, or leave it to the model, which counts from the cache's length, where it is.
+    The ``n``-th generated token, from 0, stands at ``next_position + n``. If ``position_ids`` is None, the model may
+    count from the cache's length by itself.
 
     Attributes:
         inputs_embeds: ``[L, D]`` in the decoder's dtype, on its device.
-        token_ids: ``[L]`` int64 on the CPU; at visual places the checkpoint's image (or video) token id.
-        visual_mask: ``[L]`` bool on the CPU: which places are visual.
-        position_ids: ``[3, L]`` int64 (t, h, w) for multi-axis rotary positions; None where they are ``0 .. L - 1``.
-        deepstack: ``[J, visual places, D]`` what the first ``J`` blocks add at the visual places, else None.
+        token_ids: ``[L]`` int64 on the CPU; visual places hold the checkpoint's image or video token id.
+        visual_mask: ``[L]`` bool on the CPU, true at visual places.
+        position_ids: ``[3, L]`` int64 (t, h, w) for multi-axis rotary positions; None: they are ``0 .. L - 1``.
+        deepstack: ``[J, visual places, D]`` the first ``J`` blocks add these at the visual places; else None.
     """
 
     inputs_embeds: Tensor
@@ -63,34 +83,16 @@ class Prompt:
     def next_position(self) -> int:
         """Rotary position of the first generated token: one past the largest of the prompt, on every axis.
 
-        With tokens dropped it may be larger than ``L``: text keeps the place it had after the whole image.
+        It may be larger than ``L`` if tokens were dropped, because text keeps its place after the whole image.
         """
         return len(self.token_ids) if self.position_ids is None else int(self.position_ids.max()) + 1
 
-    def step_positions(self, generated: int, count: int = 1) -> Tensor | None:
-        """``[3, 1, count]`` positions of the tokens after ``generated`` ones, or None where the model counts itself."""
-        if self.position_ids is None:
-            return None
-        first = self.next_position + generated
-        steps = torch.arange(first, first + count, device=self.position_ids.device)
-        return steps.expand(3, 1, count)
-
-    def model_inputs(self) -> dict[str, Any]:
-        """Keyword arguments of the language model's forward pass for this prompt alone (batch of one)."""
-        inputs: dict[str, Any] = {"inputs_embeds": self.inputs_embeds.unsqueeze(0)}
-        if self.position_ids is not None:
-            inputs["position_ids"] = self.position_ids.unsqueeze(1)
-        if self.deepstack is not None:
-            inputs["visual_pos_masks"] = self.visual_mask.unsqueeze(0).to(self.inputs_embeds.device)
-            inputs["deepstack_visual_embeds"] = list(self.deepstack)
-        return inputs
-
     @property
     def visual_tokens(self) -> int:
-        """Places held by visual tokens."""
+        """Number of visual places."""
         return int(self.visual_mask.sum())
 
     @property
     def text_tokens(self) -> int:
-        """Places held by text, template included."""
+        """Number of text places, template included."""
         return len(self.token_ids) - self.visual_tokens

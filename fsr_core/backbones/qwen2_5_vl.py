@@ -1,8 +1,6 @@
-"""Qwen2.5-VL: windows of attention, tokens merged 2 x 2, and rotary positions with three axes that kept tokens keep."""
+"""Qwen2.5-VL: windows of attention, tokens merged 2 x 2, rotary positions with three axes; kept tokens keep theirs."""
 
 from __future__ import annotations
-
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -10,23 +8,20 @@ from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import (
     Qwen2_5_VisionTransformerPretrainedModel,
     Qwen2_5_VLTextModel,
 )
+from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import smart_resize
 from transformers.vision_utils import get_vision_window_index
 
 from fsr_core.backbones.language.half_decoder import HalfDecoder
 from fsr_core.backbones.vision.qwen_encoder import QwenEncoder
-from fsr_core.backbones.vision.qwen_pixels import fit
 
 __all__ = ["Qwen25Decoder", "Qwen25Encoder"]
 
 
 class Qwen25Encoder(QwenEncoder):
-    """Option `relevance`: "none" (the paper's) or "instruction"."""
+    """Option `relevance`: "none" (as in the paper) or "instruction"."""
 
+    tower_class = Qwen2_5_VisionTransformerPretrainedModel
     video_pixels = (128 * 28 * 28, 768 * 28 * 28)
-
-    @classmethod
-    def build(cls, config: Any) -> Any:
-        return Qwen2_5_VisionTransformerPretrainedModel(config)
 
     def salient_block(self) -> int:
         return max(self.config.fullatt_block_indexes)
@@ -41,15 +36,19 @@ class Qwen25Encoder(QwenEncoder):
         return order.to(grid.device)
 
     def video_size(self, frames: int, height: int, width: int, factor: int) -> tuple[int, int]:
-        return fit(height, width, factor, self._least, self._most)
+        scaled_height, scaled_width = smart_resize(
+            height, width, factor=factor, min_pixels=self.min_pixels, max_pixels=self.max_pixels
+        )
+        return scaled_height, scaled_width
 
     def time_positions(self, steps: int, seconds: float) -> Tensor:
-        # The library's class cuts `seconds` to whole ones before transformers 5.18. Steps of 0.5 would all be at 0.
+        # Before transformers 5.18 the library's class cuts `seconds` to a whole number, so steps of 0.5 s would all
+        # stand at 0.
         return (torch.arange(steps) * (self.config.tokens_per_second * seconds)).long()
 
 
 class Qwen25Decoder(HalfDecoder):
-    """The language model; text after a picture starts past its whole extent, whichever tokens were kept."""
+    """The language model. Text after a picture starts past the picture's whole extent, whichever tokens were kept."""
 
     text_model = Qwen2_5_VLTextModel
     multi_axis = True

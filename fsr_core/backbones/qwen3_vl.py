@@ -2,41 +2,50 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
 import torch
 from torch import Tensor
 from transformers.models.qwen3_vl.modeling_qwen3_vl import Qwen3VLTextModel, Qwen3VLVisionModel
 
-from fsr_core.backbones.features import KeptImage
 from fsr_core.backbones.language.half_decoder import HalfDecoder
+from fsr_core.backbones.prompts import KeptImage
 from fsr_core.backbones.vision.qwen_encoder import QwenEncoder
-from fsr_core.backbones.vision.qwen_pixels import fit
 
 __all__ = ["Qwen3Decoder", "Qwen3Encoder"]
 
 
 class Qwen3Encoder(QwenEncoder):
-    """Option `relevance`: "none" or "instruction". Saliency is read in the last block, as all have full attention."""
+    """Option `relevance`: "none" or "instruction". Saliency is read in the last block; all have full attention."""
 
+    tower_class = Qwen3VLVisionModel
     video_pixels = (128 * 32 * 32, 768 * 32 * 32)
-
-    @classmethod
-    def build(cls, config: Any) -> Any:
-        return Qwen3VLVisionModel(config)
 
     def salient_block(self) -> int:
         return int(self.config.depth) - 1
 
     def video_size(self, frames: int, height: int, width: int, factor: int) -> tuple[int, int]:
+        """Multiples of `factor`, near the video's own size and shape, so that all frames have `min_pixels..max_pixels`.
+
+        Not the library's `smart_resize` of this family: that refuses a single frame, and differs for an odd number of
+        frames and for sides shorter than `factor`.
+        """
         pair = int(self.config.temporal_patch_size)
         steps = max(pair, round(frames / pair) * pair)
-        return fit(height, width, factor, self._least, self._most, steps)
+        rows, columns = round(height / factor), round(width / factor)
+        if steps * rows * columns * factor**2 > self.max_pixels:
+            shrink = math.sqrt(steps * height * width / self.max_pixels)
+            rows = max(1, math.floor(height / shrink / factor))
+            columns = max(1, math.floor(width / shrink / factor))
+        elif steps * rows * columns * factor**2 < self.min_pixels:
+            grow = math.sqrt(self.min_pixels / (steps * height * width))
+            rows, columns = math.ceil(height * grow / factor), math.ceil(width * grow / factor)
+        return rows * factor, columns * factor
 
     def time_positions(self, steps: int, seconds: float) -> Tensor:
-        # Time is written out in the text between frames; the axis tells the frames apart until they are laid out.
+        # The text between the frames says the time. This axis only tells frames apart until they are laid out.
         return torch.arange(steps)
 
     def blocks(self, image: KeptImage) -> Sequence[KeptImage]:
@@ -44,26 +53,28 @@ class Qwen3Encoder(QwenEncoder):
 
 
 def by_frame(image: KeptImage) -> Sequence[KeptImage]:
-    """A video as one block a frame, in order, empty ones too: what follows a frame stands where it stood before
-    compression. A picture is one block."""
+    """A video as one block a frame, in order; a picture as one block.
+
+    A frame without kept tokens is an empty block, so what follows a frame stands where it stood before compression.
+    """
     if not image.video or image.positions is None or image.grid is None:
         return (image,)
-    found = []
+    frames = []
     for step in range(image.grid[0]):
         rows = image.positions[:, 0] == step
         positions = image.positions[rows].clone()
         positions[:, 0] = 0
         deepstack = None if image.deepstack is None else image.deepstack[:, rows.to(image.deepstack.device)]
         features = image.features[rows.to(image.features.device)]
-        found.append(
+        frames.append(
             replace(image, features=features, positions=positions, deepstack=deepstack, grid=(1, *image.grid[1:]))
         )
-    return found
+    return frames
 
 
 class Qwen3Decoder(HalfDecoder):
-    """The language model. A video is laid out frame by frame, each after its time in seconds and at temporal position
-    0; the time of a frame stays even where nothing of the frame was kept."""
+    """The language model. A video is laid out frame by frame: the frame's time in seconds, then its tokens at temporal
+    position 0. The time stays even if no token of the frame was kept."""
 
     text_model = Qwen3VLTextModel
     multi_axis = True

@@ -1,4 +1,4 @@
-"""From a model's name to its backbone: the table of families."""
+"""The table of model families, and loading of their halves by a model's name."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ class Family:
     """The file of a family under ``fsr_core/backbones``, and its two classes there.
 
     The encoder class has ``load(checkpoint, placement, *, clip, **options)`` and
-    ``of_model(model, processor, *, clip, **options)``; the decoder class is made with ``(checkpoint, placement)``.
-    ``options`` are those of the encoder with the values that each may have.
+    ``of_model(model, processor, *, clip, **options)``. The decoder class takes ``(checkpoint, placement)``. ``options``
+    are the encoder's options, each with its allowed values.
     """
 
     module: str
@@ -31,18 +31,17 @@ class Family:
     options: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
     def get(self, name: str) -> Any:
-        """One of its classes; the file is imported when it is asked for."""
+        """One of its classes. The family's file is imported on this call."""
         return getattr(import_module(f"fsr_core.backbones.{self.module}"), name)
 
-    def checked(self, options: Mapping[str, Any]) -> dict[str, Any]:
-        """The options of the encoder. Raises ValueError for one that the family does not have, or a value unknown."""
+    def check_options(self, options: Mapping[str, Any]) -> None:
+        """Raises ValueError for an option that the encoder does not have, and for an unknown value."""
         for name, value in options.items():
             if name not in self.options:
                 known = f"its options are {', '.join(self.options)}" if self.options else "it has none"
                 raise ValueError(f"options: {self.module} has no option {name!r}; {known}")
             if value not in self.options[name]:
                 raise ValueError(f"options.{name}: {value!r} is unknown; use {' or '.join(self.options[name])}")
-        return dict(options)
 
 
 _RELEVANCE = {"relevance": ("none", "instruction")}
@@ -67,45 +66,43 @@ def load_encoder(
     attention: str = "sdpa",
     options: Mapping[str, Any] | None = None,
 ) -> VisualEncoder:
-    """Load the encoder half of a checkpoint: neither more blocks of the vision tower than needed, nor any of
-    the language model.
+    """Load the encoder half of a checkpoint: the blocks of the vision tower that are needed, no language model.
 
     Args:
         model: ``fsr-tiny``, a checkpoint folder, or a hub id.
-        clip: folder or hub id of the CLIP (or SigLIP) checkpoint that gives the text side; by default
-            ``<folder>/clip``, else the one known to belong to the model; ``"none"`` goes without relevance.
-        device, dtype: where and in which dtype the weights go; "meta" checks options, configuration and the names and
-            shapes of the tensors, and takes no memory.
-        attention: attention implementation of the vision tower, as the library names them.
+        clip: folder or hub id of the CLIP (or SigLIP) checkpoint with the text side; by default ``<folder>/clip``,
+            else the one that is known to belong to the model; ``"none"``: no relevance.
+        device, dtype: device and dtype of the weights. The device "meta" takes no memory: it only checks options,
+            configuration, and names and shapes of the tensors.
+        attention: attention implementation of the vision tower, by its name in the library.
         options: of the family, by name; see its encoder class.
 
     Raises:
-        ValueError: the checkpoint cannot be had, is incomplete or damaged, its family is not supported or lacks an
-            option, the device is not there, or no text side is to be had and ``clip`` is not ``"none"``.
+        ValueError: the checkpoint is missing, incomplete or damaged; its family is not supported or lacks an option;
+            the device is missing; or there is no text side and ``clip`` is not ``"none"``.
     """
     checkpoint = Checkpoint.open(model)
     family = _family(checkpoint.config, checkpoint.name)
-    given = family.checked(options or {})
-    encoder: VisualEncoder = family.get(family.encoder).load(
-        checkpoint, Placement(_usable(device), dtype, attention), clip=clip, **given
-    )
+    family.check_options(options or {})
+    place = Placement(_usable(device), dtype, attention)
+    encoder: VisualEncoder = family.get(family.encoder).load(checkpoint, place, clip=clip, **(options or {}))
     return encoder
 
 
 def wrap_encoder(
     model: Any, processor: Any, *, clip: str | None = None, options: Mapping[str, Any] | None = None
 ) -> VisualEncoder:
-    """The encoder half of a live model of the library: the same modules, nothing is copied.
+    """The encoder half of a live model of the library. It uses the model's own modules; nothing is copied.
 
     Raises:
-        ValueError: as :func:`load_encoder`.
+        ValueError: see :func:`load_encoder`.
     """
     config = getattr(model, "config", None)
     if config is None or not hasattr(model, "model"):
         raise ValueError(f"model: {type(model).__name__} is no vision-language model of the transformers library")
     family = _family(config, type(model).__name__)
-    given = family.checked(options or {})
-    encoder: VisualEncoder = family.get(family.encoder).of_model(model, processor, clip=clip, **given)
+    family.check_options(options or {})
+    encoder: VisualEncoder = family.get(family.encoder).of_model(model, processor, clip=clip, **(options or {}))
     return encoder
 
 
@@ -119,13 +116,13 @@ def load_decoder(
     """Load the decoder half of a checkpoint: the language model without the vision tower.
 
     Args:
-        model: as for :func:`load_encoder`.
-        device, dtype: where and in which dtype the weights go.
-        attention: attention implementation of the language model, as the library names them.
+        model: see :func:`load_encoder`.
+        device, dtype: device and dtype of the weights.
+        attention: attention implementation of the language model, by its name in the library.
 
     Raises:
-        ValueError: the checkpoint cannot be had, is incomplete or damaged, its family is not supported, or the device
-            is not there.
+        ValueError: the checkpoint is missing, incomplete or damaged; its family is not supported; or the device is
+            missing.
     """
     checkpoint = Checkpoint.open(model)
     family = _family(checkpoint.config, checkpoint.name)
@@ -134,7 +131,7 @@ def load_decoder(
 
 
 def _usable(device: str | torch.device) -> torch.device:
-    """Raises ValueError where nothing can be put on the device."""
+    """The device. Raises ValueError if no tensor can be put on it."""
     try:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:

@@ -19,14 +19,16 @@ __all__ = ["CDPruner"]
 class CDPruner(OneByOne):
     """Greedy MAP (eq. 8, log-det) of a DPP with the kernel diag(r) L diag(r) (eq. 7), L_ij = cos(key_i, key_j) (eq. 3).
 
-    relevance_sign  "+" as the paper writes (eq. 5); the authors' code negates it for CLIP ("-")
+    relevance_sign  "+" as in the paper (eq. 5); "-" as in the authors' code for CLIP
 
     r is the relevance, min-max scaled (eq. 6). The greedy step is that of Chen et al. (arXiv 1709.05135, eqs. 4-6 and
-    9, Algorithm 1): one row of the kernel and one Cholesky row a pick, memory K x N. Without relevance r is 1 and
-    diversity alone decides. Departures: 1e-6 is added to the scaled relevance (the authors' code adds it before it
-    divides), and constant relevance becomes ones, where eq. 6 is 0 / 0. The code scales over the whole batch, here
-    within the sample; and it divides by the square root of a remaining volume that reaches zero once K exceeds the rank
-    of the keys, which yields NaN: here what is left then goes by relevance, ties by index.
+    9, Algorithm 1): one row of the kernel and one Cholesky row per pick, memory K x N. Without relevance r is 1, and
+    only diversity decides.
+
+    Departures: 1e-6 is added to the scaled relevance (the authors' code adds it before it divides). Constant relevance
+    becomes ones (eq. 6 is 0 / 0 then). Relevance is scaled within the sample (the code scales over the whole batch).
+    Once K exceeds the rank of the keys, the remaining volume is zero, and the code divides by its square root and gets
+    NaN; here the remaining tokens go by relevance, ties by index.
     """
 
     name: ClassVar[str] = "cdpruner"
@@ -42,7 +44,7 @@ class CDPruner(OneByOne):
         relevance = torch.ones(n, device=keys.device)
         if sample.relevance is not None:
             signed = -sample.relevance if self.relevance_sign == "-" else sample.relevance
-            relevance = minmax(signed.unsqueeze(0))[0] + 1e-6  # no token is wholly out of the question
+            relevance = minmax(signed.unsqueeze(0))[0] + 1e-6  # above zero, so that every token has some volume
         scaled = keys * relevance.unsqueeze(1)
         volume = scaled.square().sum(1)
         floor = 1e-10 * volume.max()
@@ -51,9 +53,9 @@ class CDPruner(OneByOne):
         for step in range(k):
             pick = int(volume.argmax())
             if not volume[pick] > floor:
-                left = relevance.clone()
-                left[chosen] = -inf
-                chosen += left.argsort(descending=True, stable=True)[: k - step].tolist()
+                remaining = relevance.clone()
+                remaining[chosen] = -inf
+                chosen += remaining.argsort(descending=True, stable=True)[: k - step].tolist()
                 break
             chosen.append(pick)
             row = (scaled @ scaled[pick] - cholesky[:step, pick] @ cholesky[:step]) / volume[pick].sqrt()

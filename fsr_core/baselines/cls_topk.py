@@ -1,4 +1,4 @@
-"""FasterVLM (arXiv 2412.01818, first version): the tokens that the class token attends to most."""
+"""FasterVLM (arXiv 2412.01818, first version): the tokens with the most attention of the class token."""
 
 from __future__ import annotations
 
@@ -15,8 +15,9 @@ __all__ = ["ClsTopK"]
 class ClsTopK(OneByOne):
     """Keeps the K tokens of the highest `saliency`, ties by index (the paper's re-ranking by [CLS] attention).
 
-    Where the paper averages over the heads of the tower's last block but one, the backbone already did. The question
-    plays no part. Departure: the paper keeps what exceeds a threshold, which may be fewer on ties; here exactly K.
+    The paper averages over the heads of the tower's second-last block; the backbone has already done so. The question
+    has no influence. Departure: the paper keeps the tokens above a threshold, which may be fewer on ties; here it is
+    exactly K.
     """
 
     name: ClassVar[str] = "cls_topk"

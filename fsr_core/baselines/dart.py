@@ -16,16 +16,18 @@ __all__ = ["Dart"]
 
 @dataclass(frozen=True)
 class Dart(OneByOne):
-    """DART's duplication rule, applied before the language model instead of behind its second layer.
+    """DART's duplication rule, applied before the language model instead of after its second layer.
 
     pivots  (Definition 1) tokens with the largest L1 norm of their keys; 4 visual ones in the authors' code
 
-    For each pivot in turn, the tokens left that have the lowest cosine to it (eq. 7) are kept, an equal share of the
-    budget for each. Departures: the paper keeps the pivots and, for each by itself, all tokens whose cosine to it is at
-    most a threshold (eqs. 9-10), sets that may overlap; here, as in the code, they are disjoint and of a given size.
-    The code's sizes do not add up to the budget; here they do, the first pivots getting the remainder. In a gateway
-    there are no hidden states of the language model, so the backbone's similarity space stands for both the model's
-    keys and its hidden states, and there are no text pivots (the code has 4), so the question plays no part.
+    For each pivot in turn, the remaining tokens with the lowest cosine to it (eq. 7) are kept. Each pivot gets an equal
+    share of the budget.
+
+    Departures: the paper keeps the pivots and, for each pivot by itself, all tokens whose cosine to it is at most a
+    threshold (eqs. 9-10); these sets may overlap. Here, as in the authors' code, the sets are disjoint and of a given
+    size. The code's sizes do not add up to the budget; here they do, and the first pivots get the remainder. A gateway
+    has no hidden states of the language model. So the backbone's similarity space stands for the model's keys and for
+    its hidden states, and there are no text pivots (the code has 4): the question has no influence.
     """
 
     name: ClassVar[str] = "dart"
@@ -41,11 +43,11 @@ class Dart(OneByOne):
         pivots = by_falling(norm)[:count]
         free = torch.ones(len(sample), dtype=torch.bool, device=keys.device)
         free[pivots] = False
-        found = []
+        kept_sets = []
         for turn, pivot in enumerate(pivots.tolist()):
             share = (k - count) // count + (turn < (k - count) % count)
-            left = free.nonzero().squeeze(1)
-            least = left[by_falling(-(keys[left] @ keys[pivot]))[:share]]
+            remaining = free.nonzero().squeeze(1)
+            least = remaining[by_falling(-(keys[remaining] @ keys[pivot]))[:share]]
             free[least] = False
-            found.append(least)
-        return kept(sample, focus=pivots, scan=torch.cat(found), priority=norm)
+            kept_sets.append(least)
+        return kept(sample, focus=pivots, scan=torch.cat(kept_sets), priority=norm)

@@ -1,4 +1,4 @@
-"""DivPrune (arXiv 2503.02175): the subset whose closest pair lies farthest apart."""
+"""DivPrune (arXiv 2503.02175): the subset whose closest pair is farthest apart."""
 
 from __future__ import annotations
 
@@ -19,10 +19,11 @@ __all__ = ["DivPrune"]
 class DivPrune(OneByOne):
     """Greedy solution of the max-min diversity problem, argmax over S of min d(i, j) (eq. 3), d = 1 - cosine (eq. 4).
 
-    The first token is the one whose nearest neighbour is farthest; each next one is the farthest from those chosen
-    (Algorithm 1), ties by index. The choice depends on the picture alone. The authors' code holds all N x N distances
-    and minimises over all picks anew at each step; here rows are computed as they are needed, for the same choice.
-    Departure: they measure before the projector in places, here it is the backbone's similarity space.
+    The first token is the one whose nearest neighbour is farthest. Each next token is the farthest from the chosen ones
+    (Algorithm 1), ties by index. The choice depends only on the picture. The authors' code holds all N x N distances
+    and takes the minimum over all picks again at each step; here rows are computed when they are needed, and the choice
+    is the same. Departure: the code measures before the projector in some places, here always in the backbone's
+    similarity space.
     """
 
     name: ClassVar[str] = "divprune"
@@ -30,11 +31,11 @@ class DivPrune(OneByOne):
     def _select(self, sample: VisualTokens, k: int) -> CompressedTokens:
         keys, device = Keys(raw_keys(sample).unsqueeze(0)), sample.features.device
         closest = []
-        for some in torch.arange(len(sample), device=device).split(256):
-            rows = keys.cosine(some.unsqueeze(0))[0]
-            closest.append(rows.scatter_(1, some.unsqueeze(1), -inf).amax(1))
+        for part in torch.arange(len(sample), device=device).split(256):
+            rows = keys.cosine(part.unsqueeze(0))[0]
+            closest.append(rows.scatter_(1, part.unsqueeze(1), -inf).amax(1))
         nearest = torch.cat(closest)
-        # Two tokens that are each other's nearest tie, but for rounding: the lower index is taken.
+        # Two tokens that are each other's nearest tie, except for rounding. The lower index is taken.
         first = (nearest <= nearest.min() + 1e-6).nonzero()[0]
         limit, never = torch.tensor([k], device=device), torch.tensor([-inf], device=device)
         rest = scan(keys, first.unsqueeze(0), torch.ones_like(limit), limit, limit, never)

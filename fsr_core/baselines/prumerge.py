@@ -1,4 +1,4 @@
-"""PruMerge+ (LLaVA-PruMerge, arXiv 2403.15388): attention's outliers, an even spread, and merging."""
+"""PruMerge+ (LLaVA-PruMerge, arXiv 2403.15388): outliers of attention, an even spread, and merging."""
 
 from __future__ import annotations
 
@@ -18,18 +18,20 @@ __all__ = ["PruMerge"]
 
 @dataclass(frozen=True)
 class PruMerge(OneByOne):
-    """Keeps the tokens whose attention is an outlier, fills up evenly, and moves each toward its nearest tokens.
+    """Keeps tokens whose attention is an outlier and evenly spread ones, and moves each toward its nearest tokens.
 
-    neighbours  share of all tokens that one kept token takes in; the authors' code takes 32 of 576
+    neighbours  share of all tokens that a kept token absorbs; 32 of 576 in the authors' code
 
-    Outliers lie above Q3 + 1.5 (Q3 - Q1) of `saliency` (section 3.2). The paper lets their number set the budget, and
-    PruMerge+ adds as many evenly spread tokens (the authors' code about three times as many); here the budget is given,
-    so at most K outliers are kept, by falling saliency, and the rest of it is spread evenly, in raster order, over the
-    tokens left. Then each kept token gains the sum of its nearest tokens by cosine of keys, weighted by their saliency
-    as a share of all (section 3.3, Algorithm 1). Departures: the paper compares keys by their plain product and writes
-    a weighted average; the authors' code takes the cosine and leaves the division out, and this follows the code, as
-    published figures do. The code's one further token, the weighted sum of all dropped ones, has no place in the grid
-    and is left out. `merged_into` names only the nearest of the kept tokens that took a dropped one in.
+    Outliers are above Q3 + 1.5 (Q3 - Q1) of `saliency` (section 3.2). In the paper their number sets the budget, and
+    PruMerge+ adds as many evenly spread tokens (the authors' code about three times as many). Here the budget is given:
+    at most K outliers are kept, by descending saliency, and the rest of the budget is spread evenly, in raster order,
+    over the remaining tokens. Then the sum of a kept token's nearest tokens by cosine of keys is added to it. Each is
+    weighted by its saliency as a share of the total (section 3.3, Algorithm 1).
+
+    Departures: the paper compares keys by their plain product and has a weighted average. The authors' code takes the
+    cosine and does not divide; this follows the code, like the published figures. The code adds one more token, the
+    weighted sum of all dropped ones; it has no place in the grid and is left out. If several kept tokens absorb a
+    dropped one, `merged_into` names the nearest of them.
     """
 
     name: ClassVar[str] = "prumerge"
@@ -42,10 +44,11 @@ class PruMerge(OneByOne):
     def _select(self, sample: VisualTokens, k: int) -> CompressedTokens:
         n, saliency = len(sample), sample.saliency.float()
         low, high = saliency.quantile(0.25), saliency.quantile(0.75)
-        found = min(k, int((saliency > high + 1.5 * (high - low)).sum()))
+        outliers = min(k, int((saliency > high + 1.5 * (high - low)).sum()))
+        count = k - outliers
         order = by_falling(saliency)
-        focus, rest = order[:found], order[found:].sort().values
-        spread = rest[((torch.arange(k - found, device=rest.device) + 0.5) * len(rest) / max(1, k - found)).long()]
+        focus, rest = order[:outliers], order[outliers:].sort().values
+        spread = rest[((torch.arange(count, device=rest.device) + 0.5) * len(rest) / max(1, count)).long()]
         centres = torch.cat([focus, spread])
         rows, merged_into = self._merged(sample, centres, max(1, round(self.neighbours * n)))
         return kept(sample, focus=focus, scan=spread, features=rows, merged_into=merged_into, priority=saliency)
@@ -58,8 +61,8 @@ class PruMerge(OneByOne):
         nearest = similarity.topk(min(count, len(sample) - 1), dim=1).indices
         share = torch.zeros_like(similarity).scatter_(1, nearest, weight[nearest])
         rows = features[centres] + share @ features
-        taken = torch.full_like(similarity, -inf).scatter(1, nearest, similarity.gather(1, nearest))
-        best, which = taken.max(0)
+        absorbing = torch.full_like(similarity, -inf).scatter(1, nearest, similarity.gather(1, nearest))
+        best, which = absorbing.max(0)
         merged_into = torch.where(best > -inf, centres[which], -1)
         merged_into[centres] = -1
         return rows, merged_into

@@ -1,4 +1,4 @@
-"""Random selection: the floor any method must clear."""
+"""Random selection: every method must be better than this."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["Random"]
 
 @dataclass(frozen=True)
 class Random(OneByOne):
-    """Keeps tokens uniformly at random, the same ones for the same sample and `seed` whatever the batch."""
+    """Keeps tokens uniformly at random: the same ones for the same sample and `seed`, in any batch."""
 
     name: ClassVar[str] = "random"
 
@@ -27,8 +27,8 @@ class Random(OneByOne):
         check_whole("seed", self.seed, 0)
 
     def _select(self, sample: VisualTokens, k: int) -> CompressedTokens:
-        # The picture enters the seed, so that different ones lose different places: by which tokens are the most
-        # salient, because the last bits of a score depend on the batch in which it was computed.
+        # The seed depends on the picture, so that different pictures lose different places. It takes the indices of the
+        # most salient tokens, because the last bits of the scores depend on the batch that computed them.
         content = zlib.crc32(by_falling(sample.saliency)[:4].cpu().numpy().tobytes())
         generator = torch.Generator().manual_seed(content ^ (int(self.seed) * 0x9E3779B1 & 0xFFFFFFFF))
         index = torch.randperm(len(sample), generator=generator)[:k]

@@ -1,4 +1,4 @@
-"""The picture cut into regions, for methods that give each its share."""
+"""Regions of a picture, for methods that give each region its share."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from math import isqrt
 import torch
 from torch import Tensor
 
-__all__ = ["cells"]
+__all__ = ["region_of_tokens"]
 
 
-def cells(n: int, count: int, device: torch.device) -> Tensor:
-    """Cuts N tokens into exactly `count` regions: int64 [N], the region of each token.
+def region_of_tokens(n: int, count: int, device: torch.device) -> Tensor:
+    """The region of each of N tokens, int64 [N]; there are exactly `count` regions.
 
-    Where N is a square, the tokens are taken as a square grid in raster order and cut into bands of rows and each
-    band into stretches, as nearly square as `count` allows. A `VisualTokens` does not hold its grid; other N are cut
-    into runs of raster order.
+    `VisualTokens` does not hold its grid. If N is a square, the tokens count as a square grid in raster order. The grid
+    is cut into bands of rows, and each band into regions, as nearly square as `count` allows. Any other N is cut into
+    runs of raster order.
     """
     side = isqrt(n)
     if side * side != n:

@@ -14,20 +14,20 @@ from fsr_core.tokens import CompressedTokens, VisualTokens
 
 __all__ = ["Scope"]
 
-BLOCK = 16  # candidates whose gain a matrix product computes at once
+BLOCK = 16  # candidates per matrix product
 
 
 @dataclass(frozen=True)
 class Scope(OneByOne):
-    """Greedily adds the token of the highest SCOPE score (eq. 10), saliency**alpha times its coverage gain (eq. 9).
+    """Greedily adds the token of the highest SCOPE score (eq. 10): saliency**alpha times its coverage gain (eq. 9).
 
     alpha  exponent of saliency; 1 in the authors' code
 
-    Coverage of a set is the sum over all tokens u of max(0, max over chosen s of cos(u, s)) (eqs. 5-6; the 0 is where
-    Algorithm 1, line 2, starts); a token's gain is what it adds to that (eq. 8). Gains only shrink as the set grows, so
-    a gain computed earlier bounds the present one, and only candidates whose bound is still ahead are computed again:
-    the choices of the plain greedy algorithm, with memory linear in N where the authors' code holds and sweeps N x N at
-    each step.
+    The coverage of a set is the sum over all tokens u of max(0, max over chosen s of cos(u, s)) (eqs. 5-6; Algorithm 1
+    starts from 0 in line 2). A token's gain is its increase of the coverage (eq. 8). Gains only shrink while the set
+    grows, so an earlier gain is an upper bound of the present one. Only candidates with the highest bounds are computed
+    again. The choices are those of the plain greedy algorithm, with memory linear in N; the authors' code holds an
+    N x N matrix and reads all of it at each step.
     """
 
     name: ClassVar[str] = "scope"
@@ -44,7 +44,7 @@ class Scope(OneByOne):
         chosen: list[int] = []
         fresh = torch.zeros_like(covered, dtype=torch.bool)
         while len(chosen) < k:
-            # Stable order: of equal bounds the lower index comes first, so ties end as in the plain algorithm.
+            # In a stable order the lower index comes first on a tie, as in the plain algorithm.
             order = bound.argsort(descending=True, stable=True)
             best = int(order[0])
             if fresh[best]:
@@ -53,9 +53,9 @@ class Scope(OneByOne):
                 bound[best] = -inf
                 fresh.zero_()
                 continue
-            ahead = order[:BLOCK]
-            ahead = ahead[~fresh[ahead] & (bound[ahead] > -inf)]
-            gain = (keys[ahead] @ keys.T - covered).clamp_(min=0).sum(1) * weight[ahead]
-            bound[ahead] = torch.minimum(gain, bound[ahead])
-            fresh[ahead] = True
+            candidates = order[:BLOCK]
+            candidates = candidates[~fresh[candidates] & (bound[candidates] > -inf)]
+            gain = (keys[candidates] @ keys.T - covered).clamp_(min=0).sum(1) * weight[candidates]
+            bound[candidates] = torch.minimum(gain, bound[candidates])
+            fresh[candidates] = True
         return kept(sample, focus=torch.tensor(chosen, device=keys.device), priority=weight)

@@ -1,11 +1,11 @@
-"""Spatial pooling: the picture at a lower resolution, whatever is in it."""
+"""Spatial pooling: the picture at a lower resolution, independent of its content."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import ClassVar
 
-from fsr_core.baselines.regions import cells
+from fsr_core.baselines.regions import region_of_tokens
 from fsr_core.one_by_one import OneByOne, kept
 from fsr_core.segments import segment_sum
 from fsr_core.tokens import CompressedTokens, VisualTokens
@@ -15,10 +15,10 @@ __all__ = ["Uniform"]
 
 @dataclass(frozen=True)
 class Uniform(OneByOne):
-    """Cuts the grid into K regions and keeps one token of each: the region's mean, or its middle token as it is.
+    """Cuts the grid into K regions and keeps one token of each: the region's mean, or its middle token.
 
-    pool  true: average pooling, the standard reduction of a grid; false: plain subsampling. Either way the token
-          stands at the middle one of its region.
+    pool  true: average pooling, the standard reduction of a grid; false: plain subsampling. In both cases the kept
+          token has the place of its region's middle token.
     """
 
     name: ClassVar[str] = "uniform"
@@ -31,7 +31,7 @@ class Uniform(OneByOne):
 
     def _select(self, sample: VisualTokens, k: int) -> CompressedTokens:
         device = sample.features.device
-        region = cells(len(sample), k, device)
+        region = region_of_tokens(len(sample), k, device)
         order = region.argsort(stable=True)
         sizes = region.bincount(minlength=k)
         middle = order[sizes.cumsum(0) - sizes + sizes // 2]

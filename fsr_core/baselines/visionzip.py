@@ -1,4 +1,4 @@
-"""VisionZip (arXiv 2412.04467, section 2.3): dominant tokens as they are, the rest merged into a few."""
+"""VisionZip (arXiv 2412.04467, section 2.3): dominant tokens unchanged, the others merged into a few."""
 
 from __future__ import annotations
 
@@ -17,16 +17,18 @@ __all__ = ["VisionZip"]
 
 @dataclass(frozen=True)
 class VisionZip(OneByOne):
-    """Keeps the most attended tokens, and averages all others into evenly spaced ones by similarity of keys.
+    """Keeps the tokens with the most attention, and averages all others into evenly spaced ones by similarity of keys.
 
-    contextual  share of the budget that contextual tokens get; the paper gives 10 of 64
+    contextual  share of the budget for contextual tokens; 10 of 64 in the paper
 
-    The K_d most salient tokens are dominant (Algorithm 1). Of those left, in raster order, every (N - K_d) // K_c-th is
-    a target; each of the others joins the target whose key has the highest cosine to its own, and the target becomes
-    the mean of itself and its group's mean (Algorithm 2). Departures: Algorithm 2 compares keys by their plain product,
-    the authors' code and this by the cosine. The code counts the class token among the dominant ones (there is none
-    here), and adds the group's mean to the target without halving, before the projector; behind the projector that
-    would double the token's length, so the sum is halved.
+    The K_d most salient tokens are dominant (Algorithm 1). Of the remaining ones, in raster order, every
+    (N - K_d) // K_c-th is a target. Each of the others joins the target whose key has the highest cosine to its own. A
+    target becomes the mean of itself and of its group's mean (Algorithm 2).
+
+    Departures: Algorithm 2 compares keys by their plain product, the authors' code and this by the cosine. The code
+    counts the class token as a dominant one (there is none here). Before the projector, the code adds the group's mean
+    to the target without halving the sum; after the projector this would double the token's length, so the sum is
+    halved here.
     """
 
     name: ClassVar[str] = "visionzip"
@@ -51,8 +53,8 @@ class VisionZip(OneByOne):
         group = (keys[others] @ keys[targets].T).argmax(1)
         total = segment_sum(features[others], group, count)
         size = group.bincount(minlength=count).unsqueeze(1)
-        own = features[targets]
-        rows = torch.where(size > 0, (own + total / size.clamp(min=1)) / 2, own)
+        before = features[targets]
+        rows = torch.where(size > 0, (before + total / size.clamp(min=1)) / 2, before)
         merged_into = torch.full_like(order, -1)
         merged_into[others] = targets[group]
         return kept(

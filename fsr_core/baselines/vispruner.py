@@ -1,4 +1,4 @@
-"""VisPruner (arXiv 2412.01818, published version): important tokens, then what is left without duplicates."""
+"""VisPruner (arXiv 2412.01818, published version): important tokens, then the others without duplicates."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ __all__ = ["VisPruner"]
 
 @dataclass(frozen=True)
 class VisPruner(OneByOne):
-    """Half the budget by attention, half by taking duplicates out of the rest until it fits.
+    """Half the budget by attention, half by removing duplicates from the rest until it fits.
 
-    important  share of the budget that goes to the most attended tokens (the paper's r, 0.5)
-    per_round  duplicates removed in one round; 8 in the authors' code
+    important  share of the budget for the tokens with the most attention (r = 0.5 in the paper)
+    per_round  duplicates removed per round; 8 in the authors' code
 
-    Duplicates are removed by the paper's Algorithm 1. In each round the tokens left, ordered by attention at first, are
-    dealt into two hands alternately; the tokens of the first hand that resemble some token of the second most are
-    removed, and the hands are put together again, the first sorted by falling resemblance. Departure: at least one
-    token is kept for its importance, where the code rounds down to none at K = 1.
+    The paper's Algorithm 1 removes duplicates. It starts from the remaining tokens, ordered by attention. Each round
+    splits them alternately into two sets. It removes the tokens of the first set that are most similar to any token of
+    the second. Then it joins the sets again, the first one sorted by descending similarity. Departure: at least one
+    token is kept for its importance; the code rounds down to none at K = 1.
     """
 
     name: ClassVar[str] = "vispruner"
@@ -40,11 +40,11 @@ class VisPruner(OneByOne):
         keys, order = unit_keys(sample), by_falling(sample.saliency)
         count = max(1, int(k * self.important))
         important, rest = order[:count], order[count:]
-        wanted = k - count
-        while wanted and len(rest) > wanted:
+        diverse = k - count
+        while diverse and len(rest) > diverse:
             first, second = rest[::2], rest[1::2]
             theirs = keys[second].T
-            alike = torch.cat([(keys[some] @ theirs).amax(1) for some in first.split(512)])
-            surplus = min(int(self.per_round), len(rest) - wanted)
+            alike = torch.cat([(keys[part] @ theirs).amax(1) for part in first.split(512)])
+            surplus = min(int(self.per_round), len(rest) - diverse)
             rest = torch.cat([first[by_falling(alike)[surplus:]], second])
-        return kept(sample, focus=important, scan=rest[:wanted], priority=sample.saliency)
+        return kept(sample, focus=important, scan=rest[:diverse], priority=sample.saliency)

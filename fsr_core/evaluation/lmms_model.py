@@ -21,7 +21,7 @@ from PIL import Image
 from tqdm import tqdm
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
-from fsr_core import Budget, create
+from fsr_core import DEFAULT_METHOD, Budget, create
 from fsr_core.backbones.registry import FAMILIES
 from fsr_core.plug.compressed_model import CompressedModel, compressed
 from fsr_core.spread import Spread
@@ -68,7 +68,7 @@ class CompressedVLM(lmms):
         self,
         pretrained: str = "fsr-tiny",
         budget: object = 64,
-        method: str = "fsr",
+        method: str = DEFAULT_METHOD,
         clip: str | None = None,
         spread: Spread = "even",
         batch_size: int | str = 1,

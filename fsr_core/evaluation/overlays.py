@@ -27,7 +27,12 @@ def write(encoded: EncodedSet, number: int, methods: Sequence[str], budget: int,
         kept = create(method).compress(sample, budget)
         view = image.tiles[0]
         plan = overlay.Plan(
-            view.rows, view.cols, kept.index.tolist(), kept.stage.tolist(), kept.merged_into.tolist(), view.crop
+            rows=view.rows,
+            columns=view.cols,
+            index=kept.index.tolist(),
+            stage=kept.stage.tolist(),
+            merged_into=kept.merged_into.tolist(),
+            crop=view.crop,
         )
         cells.append((method, overlay.draw(picture, plan)))
     height = round(cells[0][1].height * _WIDTH / cells[0][1].width) + _TITLE

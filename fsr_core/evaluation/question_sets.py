@@ -83,7 +83,7 @@ def encode_set(
     images = []
     for i in range(len(items)):
         row: dict[str, Any] = {name: columns[name][i] if name in columns else None for name in _TENSORS}
-        images.append(ImageFeatures(**row, positions=None, tiles=first.tiles, size=first.size))
+        images.append(ImageFeatures(**row, tiles=first.tiles, size=first.size))
     asked: list[Tensor | None] = []
     for start in range(0, len(items), BATCH):
         asked += encoder.encode_instructions([question.text for _, question in items[start : start + BATCH]])

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from fsr_core.backbones.registry import wrap_encoder
 from fsr_core.budget import Budget
-from fsr_core.compressor import Compressor, create
+from fsr_core.compressor import DEFAULT_METHOD, Compressor, create
 from fsr_core.plug.prefill import Prefill
 from fsr_core.plug.prompt_shortener import KeptPrompt, PromptShortener
 from fsr_core.spread import SPREADS, Spread
@@ -119,7 +119,7 @@ def compressed(
     budget: int | Budget | None = None,
     *,
     keep_ratio: float | None = None,
-    method: str | Compressor = "fsr",
+    method: str | Compressor = DEFAULT_METHOD,
     method_options: Mapping[str, Any] | None = None,
     instruction: str | None = None,
     spread: Spread = "even",

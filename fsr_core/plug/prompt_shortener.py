@@ -133,7 +133,15 @@ class PromptShortener:
         newline = None if image.newline is None else image.newline[:0]
         empty = replace(image, features=image.features[:, :0], newline=newline, deepstack=None)
         index = torch.arange(len(image.features), device=image.features.device)
-        every = CompressedTokens(empty.features, index, index, index, image.saliency, 0, 0)
+        every = CompressedTokens(
+            features=empty.features,
+            index=index,
+            stage=index,
+            merged_into=index,
+            priority=image.saliency,
+            focus_count=0,
+            focus_wanted=0,
+        )
         return [len(block.features) for block in self._encoder.blocks(self._encoder.assemble(empty, every))]
 
     def _places(self, image: ImageFeatures) -> int:

@@ -1,4 +1,4 @@
-"""The encoder's and decoder's images without a Docker engine: minutes, and gigabytes of torch."""
+"""The images of encoder and decoder without a Docker engine. It takes minutes and installs gigabytes of torch."""
 
 import grpc
 import pytest
@@ -23,8 +23,8 @@ def describe_decoder(channel):
 
 @pytest.mark.timeout(1200)
 @pytest.mark.parametrize(("image", "describe"), [("decoder", describe_decoder), ("encoder", describe_encoder)])
-def test_image_starts_with_what_its_install_line_brings(image, describe, free_ports, tmp_path):
-    """Its entry point, in an environment with nothing else, passes its health check, serves, and ends when told to."""
+def test_image_serves_with_only_its_own_packages(image, describe, free_ports, tmp_path):
+    """With nothing else installed, the entry point passes the health check, answers a call and ends on SIGTERM."""
     clean, site = install(image, tmp_path)
     packages = {path.name for path in site.iterdir()}
     assert "torch" in packages and ("ray" in packages) == (image == "encoder")

@@ -45,7 +45,14 @@ class Cluster:
             last = chunks[-1]
             ids = tuple(i for chunk in chunks for i in chunk.token_ids)
             text = "".join(chunk.text for chunk in chunks)
-            return Answer(text, ids, (), last.finish_reason, last.usage, last.route)
+            return Answer(
+                text=text,
+                token_ids=ids,
+                logprobs=(),
+                finish_reason=last.finish_reason,
+                usage=last.usage,
+                route=last.route,
+            )
 
         async with AsyncClient(self.gateway.address) as client:
             tasks = [asyncio.create_task(one(client, number)) for number in range(count)]

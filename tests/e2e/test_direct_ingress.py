@@ -26,20 +26,20 @@ def gateway(spawn):
         yield gateway, encoder, client
 
 
-def test_follow_up_questions_find_the_replica_that_knows_the_picture(gateway, pictures):
+def test_follow_up_question_reaches_the_replica_with_the_cached_picture(gateway, pictures):
     _, encoder, client = gateway
-    asked = Counter()
+    called = Counter()
     for picture in pictures(400, 12):
         first = client.ask(picture, QUESTION, budget=16)
         second = client.ask(picture, "What colour is the star?", budget=32)
         assert first.usage.cached_images == 0 and second.usage.cached_images == 1
         assert first.route.encoders == second.route.encoders
-        asked.update(first.route.encoders)
-    assert len(asked) == 2  # both take part,
-    assert encoder.address not in asked  # and the proxy does not
+        called.update(first.route.encoders)
+    assert len(called) == 2  # both replicas take part
+    assert encoder.address not in called  # the proxy does not
 
 
-def test_errors_come_through_as_they_do_through_the_proxy(gateway):
+def test_error_with_direct_ingress_is_the_same_as_through_the_proxy(gateway):
     _, _, client = gateway
     with pytest.raises(InvalidRequestError, match=r"images\[0\]\.data: is no readable JPEG"):
         client.ask(b"no picture", QUESTION, budget=16)

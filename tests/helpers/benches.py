@@ -12,6 +12,7 @@ from transformers import DynamicCache
 
 from fsr_core import create
 from fsr_core.backbones import ImagePart, Message, TextPart, load_decoder, load_encoder
+from fsr_core.plug.prefill import Prefill
 from fsr_core.spread import compress_images
 from helpers import checkpoints
 
@@ -54,7 +55,7 @@ def chat(bench, *turns):
 def shown(bench, pictures, videos=(), budget=ALL, spread="even", fps=2.0):
     """Encoded and compressed by our encoder half: what was kept, and laid out."""
     encoder = bench.encoder
-    prepare = encoder.preprocess_among if len(pictures) > 1 else encoder.preprocess
+    prepare = encoder.preprocess_multi_image if len(pictures) > 1 else encoder.preprocess
     prepared = [prepare(p) for p in pictures] + [encoder.preprocess_video(v, fps) for v in videos]
     images = encoder.encode_images(prepared)
     samples = [encoder.visual_tokens(image, None) for image in images]
@@ -62,19 +63,23 @@ def shown(bench, pictures, videos=(), budget=ALL, spread="even", fps=2.0):
     return images, kept, [encoder.assemble(image, k) for image, k in zip(images, kept, strict=True)]
 
 
+def prefill(decoder, prompt):
+    """A batch of this prompt alone, as a live model gets it."""
+    return Prefill.of([prompt], decoder.eos_token_ids[0], decoder.multi_axis)
+
+
 def continue_greedily(decoder, prompt, steps):
-    """The decoder half's answer, token by token from a cache, as an engine runs it."""
-    cache, ids = DynamicCache(config=decoder.model.config), []
-    inputs = prompt.model_inputs()
+    """The decoder half's answer, token by token from a cache."""
+    cache, ids, batch = DynamicCache(config=decoder.model.config), [], prefill(decoder, prompt)
+    embeds = batch.embeds
     with torch.inference_mode():
-        for step in range(steps):
-            logits = decoder.model(**inputs, past_key_values=cache, use_cache=True, logits_to_keep=1).logits[0, -1]
+        for _ in range(steps):
+            inputs = batch.inputs({"inputs_embeds": embeds, "past_key_values": cache})
+            logits = decoder.model(**inputs, use_cache=True, logits_to_keep=1).logits[0, -1]
             ids.append(int(logits.argmax()))
             if ids[-1] in decoder.eos_token_ids:
                 break
-            inputs = {"inputs_embeds": decoder.embed(torch.tensor([ids[-1:]]))}
-            if prompt.position_ids is not None:
-                inputs["position_ids"] = prompt.step_positions(step)
+            embeds = decoder.embed(torch.tensor([ids[-1:]]))
     return ids
 
 

@@ -1,9 +1,10 @@
-"""The fields of others' custom resources that our manifests use; a field that is not here is misspelt, or to be added.
+"""The fields of custom resources in our manifests. If a manifest has another field, it is misspelt or belongs here.
 
-Names and types are those of the resources' own Go types: KubeRay's ray-operator/apis/ray/v1/rayservice_types.go and
+The schemas of KubeRay, KEDA and the Prometheus operator are in no package, so this file repeats what is needed of them.
+Names and types are those of their Go types: KubeRay's ray-operator/apis/ray/v1/rayservice_types.go and
 raycluster_types.go; the Prometheus operator's podmonitor_types.go, prometheus_types.go and prometheusrule_types.go in
 pkg/apis/monitoring/v1; KEDA's scaledobject_types.go and scaletriggers_types.go in apis/keda/v1alpha1, and its
-CPU and Prometheus scalers. Pod templates and a scaler's behavior are Kubernetes' own, and checked as such.
+CPU and Prometheus scalers. Pod templates and a scaler's behavior are Kubernetes' own types and are checked as those.
 """
 
 from typing import Annotated, Any, Literal

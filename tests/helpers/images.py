@@ -1,4 +1,4 @@
-"""What the Dockerfiles say, and their commands run without a Docker engine."""
+"""Reads the Dockerfiles and runs their commands without a Docker engine."""
 
 import importlib.metadata
 import json
@@ -18,58 +18,61 @@ ROOT = Path(__file__).parents[2]
 
 
 def instructions(image):
-    """(keyword, arguments) of each instruction of a Dockerfile, continuation lines joined."""
+    """(keyword, arguments) of each instruction of a Dockerfile, with continuation lines joined."""
     text = (ROOT / f"deploy/docker/{image}.Dockerfile").read_text()
     lines = re.sub(r"\\\n\s*", "", text).splitlines()
     return [tuple(line.split(None, 1)) for line in lines if line and not line.startswith("#")]
 
 
 def one(service, keyword):
+    """Arguments of the last instruction with this keyword."""
     return [rest for word, rest in instructions(service) if word == keyword][-1]
 
 
 def constraints():
-    """The one version that each package may have."""
+    """The pinned version of each package."""
     lines = (ROOT / "deploy/docker/constraints.txt").read_text().splitlines()
     return dict(line.split("==") for line in lines if not line.startswith("#"))
 
 
 def unpinned(site):
-    """What is installed there in a version that no constraint names; what is ours, or comes with a venv, aside.
+    """(name, version) of each package in the folder `site` that no constraint names.
 
-    The local label of a build, such as +cpu, is no part of its version.
+    This project itself and the packages of every venv do not count, nor does the local label of a build, such as +cpu.
     """
-    found = importlib.metadata.distributions(path=[str(site)])
-    told = {(canonicalize_name(one.name), one.version.partition("+")[0]) for one in found}
-    return {one for one in told - constraints().items() if one[0] not in ("fsr-gateway", "pip", "setuptools")}
+    distributions = importlib.metadata.distributions(path=[str(site)])
+    installed = {(canonicalize_name(one.name), one.version.partition("+")[0]) for one in distributions}
+    return {pin for pin in installed - constraints().items() if pin[0] not in ("fsr-gateway", "pip", "setuptools")}
 
 
 def install_line(service):
+    """The command of the image that calls `pip install`."""
     return next(rest for word, rest in instructions(service) if word == "RUN" and "pip install" in rest)
 
 
 def environment(service):
+    """The variables that the image sets."""
     return dict(pair.split("=", 1) for pair in shlex.split(one(service, "ENV")))
 
 
 def install(image, folder):
-    """Runs the image's install line on what it copies, in a clean environment in `folder`.
+    """Runs the image's install line in a clean environment in `folder`, on the files that the image copies.
 
-    Returns the variables that its commands then run with, and the folder of what is installed.
+    Returns the variables of the image's commands, and the folder with the installed packages.
     """
     source, venv = folder / "src", folder / "fsr"
     for word, rest in instructions(image):
         if word == "COPY" and not rest.startswith("--from"):
             *sources, target = rest.split()
             for name in sources:
-                place = source / (Path(name).name if target == "./" else target)
-                place.parent.mkdir(parents=True, exist_ok=True)
+                copy = source / (Path(name).name if target == "./" else target)
+                copy.parent.mkdir(parents=True, exist_ok=True)
                 if (ROOT / name).is_dir():
-                    shutil.copytree(ROOT / name, place, ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
+                    shutil.copytree(ROOT / name, copy, ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
                 else:
-                    shutil.copy(ROOT / name, place)
+                    shutil.copy(ROOT / name, copy)
     clean = {key: value for key, value in os.environ.items() if not key.startswith(("PYTHON", "FSR_", "VIRTUAL_ENV"))}
-    # The image's cache would be thrown away; this machine's is welcome.
+    # An image has no use for pip's cache; here the cache makes the install faster.
     line = install_line(image).replace("/opt/fsr", str(venv)).replace("--no-cache-dir", "--quiet")
     assert str(venv) in line
     line = line.replace("python -m venv", f"{sys.executable} -m venv")
@@ -80,10 +83,13 @@ def install(image, folder):
 
 @contextmanager
 def started(image, env, port, folder):
-    """The image's entry point on `port` and the two after it, until its health check passes; ended by SIGTERM."""
+    """Runs the image's entry point on `port` and the two ports after it, and waits for its health check.
+
+    On leaving, SIGTERM ends the process; its exit code must be 0.
+    """
     kind = image.partition("-")[0].upper()
     env = env | {f"FSR_{kind}_PORT": str(port)}
-    if f"FSR_{kind}_HOST" in env:  # the encoder takes none
+    if f"FSR_{kind}_HOST" in env:  # the encoder's image sets none
         env |= {f"FSR_{kind}_HOST": "127.0.0.1"}
     env |= {f"FSR_{kind}_METRICS_PORT": str(port + 1)}
     probe = json.loads(one(image, "HEALTHCHECK").split("CMD ", 1)[1])
@@ -94,9 +100,9 @@ def started(image, env, port, folder):
     process = subprocess.Popen(json.loads(one(image, "ENTRYPOINT")), env=env, cwd=folder)
     try:
         end = time.monotonic() + 120
-        while (told := subprocess.run(probe, env=env, cwd=folder, capture_output=True, text=True)).returncode:
-            assert told.returncode == 1 and told.stderr.startswith("error: ")
-            assert process.poll() is None and time.monotonic() < end, told.stderr
+        while (check := subprocess.run(probe, env=env, cwd=folder, capture_output=True, text=True)).returncode:
+            assert check.returncode == 1 and check.stderr.startswith("error: ")
+            assert process.poll() is None and time.monotonic() < end, check.stderr
             time.sleep(0.2)
         yield
     finally:

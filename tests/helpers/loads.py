@@ -1,4 +1,4 @@
-"""What is asked of a system while a Prometheus watches it."""
+"""Loads on a running system while a Prometheus watches it."""
 
 import asyncio
 import itertools
@@ -10,26 +10,26 @@ from threading import Event, Thread
 from fsr.client import Answer, AsyncClient, ClientError, OverloadedError
 
 QUESTION, COLOUR, MODEL, OTHER = "Is there a red star?", "What colour is the star?", "fsr-tiny", "another-tiny"
-LONG = {"max_tokens": 100, "ignore_eos": True}  # so that many asked at once are at work at once, on any machine
-# The load whose figures are checked: method, budget and number of requests.
+LONG = {"max_tokens": 100, "ignore_eos": True}  # so that requests sent at once also run at once, on any machine
+# The load with known figures: method, budget and number of requests.
 LOAD = (("fsr", 16, 12), ("cdpruner", 32, 6), ("fsr", 4, 4))
 
 
-async def ask(address, picture, wanted, **options):
-    """Asks all (method, budget) at once; the answers, and how many were refused."""
+async def ask(address, picture, choices, **options):
+    """Sends one request for each (method, budget), all at once. Returns the answers and the number of refusals."""
     async with AsyncClient(address) as client:
         calls = (
             client.ask(picture(i % 4), QUESTION, budget=budget, method=method, model=MODEL, **options)
-            for i, (method, budget) in enumerate(wanted)
+            for i, (method, budget) in enumerate(choices)
         )
-        told = await asyncio.gather(*calls, return_exceptions=True)
-    assert all(isinstance(one, (Answer, OverloadedError)) for one in told), told
-    done = [one for one in told if isinstance(one, Answer)]
-    return done, len(told) - len(done)
+        results = await asyncio.gather(*calls, return_exceptions=True)
+    assert all(isinstance(one, (Answer, OverloadedError)) for one in results), results
+    answers = [one for one in results if isinstance(one, Answer)]
+    return answers, len(results) - len(answers)
 
 
 def figures(load):
-    """What a load must have added to some sums."""
+    """The increase of some sums that a load causes: query -> increase."""
     kept = {method: sum(b * n for m, b, n in load if m == method) for method in ("fsr", "cdpruner")}
     images = {method: sum(n for m, _, n in load if m == method) for method in ("fsr", "cdpruner")}
     return {
@@ -44,46 +44,53 @@ def figures(load):
 
 
 async def compare(plain, gateway, picture):
-    """Asks some questions through the canary's gateway, one after the other; what it must and what it did count."""
-    wanted = {"answers": 0, "exact": 0, "tokens": 0, "tokens_agreed": 0}
+    """Asks questions through the canary's gateway, one at a time. Returns the expected counts and the canary's."""
+    expected = {"answers": 0, "exact": 0, "tokens": 0, "tokens_agreed": 0}
     async with AsyncClient(plain) as client, AsyncClient(gateway.address) as canary, asyncio.timeout(120):
         for seed in range(10, 18):
             few, whole = [(await client.ask(picture(seed), COLOUR, budget=n)).token_ids for n in (4, 144)]
-            wanted["answers"] += 1
-            wanted["exact"] += few == whole
-            wanted["tokens"] += max(len(few), len(whole))
-            wanted["tokens_agreed"] += sum(a == b for a, b in zip(few, whole, strict=False))
+            expected["answers"] += 1
+            expected["exact"] += few == whole
+            expected["tokens"] += max(len(few), len(whole))
+            expected["tokens_agreed"] += sum(a == b for a, b in zip(few, whole, strict=False))
             assert (await canary.ask(picture(seed), COLOUR, budget=4, model=MODEL)).token_ids == few
-            while gateway.metric("fsr_canary_answers_total") < wanted["answers"]:
+            while gateway.metric("fsr_canary_answers_total") < expected["answers"]:
                 await asyncio.sleep(0.05)
-        await canary.ask(picture(1), COLOUR, budget=144, model=MODEL)  # nothing to compare
-        await canary.ask(picture(1), COLOUR, budget=4, temperature=1.0, model=MODEL)  # nor here
-    return wanted, {name: gateway.metric(f"fsr_canary_{name}_total") for name in wanted}
+        await canary.ask(picture(1), COLOUR, budget=144, model=MODEL)  # no compression, no canary
+        await canary.ask(picture(1), COLOUR, budget=4, temperature=1.0, model=MODEL)  # sampled, no canary
+    return expected, {name: gateway.metric(f"fsr_canary_{name}_total") for name in expected}
 
 
 async def kill_a_busy_decoder(gateway, victim, picture):
-    """`kill -9` on `victim` while it and others stream long answers; the answers' usage."""
-    told = [[] for _ in range(6)]
+    """`kill -9` on `victim` while it generates long answers. Returns the usage of all answers.
+
+    The decoder's own figures say when to kill it: a client may read so late that an answer has already ended.
+    """
+    answers = [[] for _ in range(6)]
     options = {"model": MODEL, "budget": 16, "max_tokens": 400, "ignore_eos": True}
 
     async def one(client, number):
         async for chunk in client.stream(picture(number), COLOUR, **options):
-            told[number].append(chunk)
+            answers[number].append(chunk)
 
     async with AsyncClient(gateway.address) as client, asyncio.timeout(120):
-        streams = [asyncio.create_task(one(client, number)) for number in range(len(told))]
-        while not all(len(chunks) > 10 for chunks in told):
-            await asyncio.sleep(0.02)
+        generated = victim.metric("fsr_decoder_batch_size_sum")
+        streams = [asyncio.create_task(one(client, number)) for number in range(len(answers))]
+        while victim.metric("fsr_decoder_batch_size_sum") < generated + 30:
+            await asyncio.sleep(0.01)
         assert victim.metric("fsr_decoder_running_requests")
         victim.end(signal.SIGKILL)
         await asyncio.gather(*streams)
-    assert [sum(len(chunk.token_ids) for chunk in chunks) for chunks in told] == [400] * len(told)
-    return [chunks[-1].usage for chunks in told]
+    assert [sum(len(chunk.token_ids) for chunk in chunks) for chunks in answers] == [400] * len(answers)
+    return [chunks[-1].usage for chunks in answers]
 
 
-@dataclass
-class Mixed:
-    """Callers that ask this and that through two gateways until the block is left; the second has the canary."""
+@dataclass(kw_only=True)
+class MixedLoad:
+    """Callers that send mixed requests through two gateways until the block ends. The second gateway has the canary.
+
+    `usages` are those of the second gateway's answers. `refused` counts the refusals of both gateways.
+    """
 
     addresses: tuple[str, str]
     picture: object
@@ -134,16 +141,16 @@ class Mixed:
             self.errors.append(str(error))
 
 
-def settled(server, ask_for, before, seconds=120):
-    """Waits until Prometheus has seen every sum of `ask_for` reach what it must."""
+def settled(server, expected, before, seconds=120):
+    """Waits until every sum has increased as expected, at most `seconds`. Returns the increases."""
     end = time.monotonic() + seconds
     while True:
-        now = {query: total(server, query) - before[query] for query in ask_for}
-        if now == ask_for or time.monotonic() > end:
+        now = {query: total(server, query) - before[query] for query in expected}
+        if now == expected or time.monotonic() > end:
             return now
         time.sleep(0.5)
 
 
 def total(server, query):
-    """Sum of the series that a query gives now."""
+    """The sum of a query's series now."""
     return sum(series.points[-1][1] for series in server.instant(query))

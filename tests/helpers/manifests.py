@@ -1,4 +1,7 @@
-"""What `kubectl kustomize` makes of the overlays, and its parts."""
+"""The manifests that `kubectl kustomize` builds from the overlays, and their parts.
+
+Most functions take `deploy`, the folder to build from, if it is not the repository's own.
+"""
 
 import subprocess
 import sys
@@ -19,70 +22,74 @@ SETTINGS = {"gateway": GatewaySettings, "encoder": EncoderSettings, "decoder": D
 
 @cache
 def built(overlay, deploy=ROOT / "deploy"):
+    """Every manifest of an overlay."""
     kubectl = Path(sys.executable).with_name("kubectl")
     command = [kubectl, "kustomize", deploy / "k8s/overlays" / overlay]
     return list(yaml.safe_load_all(subprocess.run(command, capture_output=True, text=True, check=True).stdout))
 
 
-def of(overlay, *kinds, **place):
-    return [one for one in built(overlay, **place) if one["kind"] in kinds]
+def of(overlay, *kinds, **folder):
+    """The manifests of these kinds."""
+    return [one for one in built(overlay, **folder) if one["kind"] in kinds]
 
 
-def templates(overlay, **place):
-    """Pod templates by what owns them; those of Ray's head and workers too."""
-    found = {one["metadata"]["name"]: one["spec"]["template"] for one in of(overlay, "Deployment", **place)}
-    for one in of(overlay, "RayService", **place):
+def templates(overlay, **folder):
+    """Pod templates by the name of their owner, with those of Ray's head and workers."""
+    pods = {one["metadata"]["name"]: one["spec"]["template"] for one in of(overlay, "Deployment", **folder)}
+    for one in of(overlay, "RayService", **folder):
         cluster = one["spec"]["rayClusterConfig"]
-        found["ray-head"] = cluster["headGroupSpec"]["template"]
-        found |= {f"ray-{group['groupName']}": group["template"] for group in cluster["workerGroupSpecs"]}
-    return found
+        pods["ray-head"] = cluster["headGroupSpec"]["template"]
+        pods |= {f"ray-{group['groupName']}": group["template"] for group in cluster["workerGroupSpecs"]}
+    return pods
 
 
-def containers(overlay, **place):
-    return [(owner, one) for owner, pod in templates(overlay, **place).items() for one in pod["spec"]["containers"]]
+def containers(overlay, **folder):
+    """(owner, container) of every container."""
+    return [(owner, one) for owner, pod in templates(overlay, **folder).items() for one in pod["spec"]["containers"]]
 
 
 def matching(overlay, selector):
-    """Pod templates that a selector means. The labels that KubeRay sets by itself count as there."""
-    wanted = {k: v for k, v in selector.get("matchLabels", {}).items() if not k.startswith("ray.io/")}
+    """Pod templates that a selector matches. Labels that KubeRay sets itself are taken as present."""
+    labels = {k: v for k, v in selector.get("matchLabels", {}).items() if not k.startswith("ray.io/")}
     ins = {e["key"]: e["values"] for e in selector.get("matchExpressions", [])}
     return {
         owner: pod
         for owner, pod in templates(overlay).items()
-        if wanted.items() <= pod["metadata"]["labels"].items()
+        if labels.items() <= pod["metadata"]["labels"].items()
         and all(pod["metadata"]["labels"].get(key) in values for key, values in ins.items())
     }
 
 
 def port_names(pods):
+    """Name -> number of each pod's ports."""
     return [{p["name"]: p["containerPort"] for c in pod["spec"]["containers"] for p in c["ports"]} for pod in pods]
 
 
 def announced(overlay):
-    """The name under which encoder and decoders serve the model."""
+    """The served name of the model, which encoder and decoders announce."""
     data = next(one["data"] for one in of(overlay, "ConfigMap") if one["metadata"]["name"].startswith("fsr-model-"))
     assert data["FSR_ENCODER_SERVED_NAME"] == data["FSR_DECODER_SERVED_NAME"]
     return data["FSR_DECODER_SERVED_NAME"]
 
 
 def options(overlay, service):
-    """The settings that a service's pods get by their environment."""
+    """The settings that a service's pods get from their environment."""
     data = next(one["data"] for one in of(overlay, "ConfigMap") if one["metadata"]["name"].startswith("fsr-model-"))
     prefix = f"FSR_{service.upper()}_"
-    told = {name.removeprefix(prefix).lower(): value for name, value in data.items() if name.startswith(prefix)}
-    return SETTINGS[service](**told)
+    values = {name.removeprefix(prefix).lower(): value for name, value in data.items() if name.startswith(prefix)}
+    return SETTINGS[service](**values)
 
 
 def replicas(overlay, name):
-    """Fewest and most of a Deployment."""
+    """Smallest and largest number of replicas of a Deployment."""
     for one in of(overlay, "ScaledObject"):
         if one["spec"]["scaleTargetRef"]["name"] == name:
             return one["spec"]["minReplicaCount"], one["spec"]["maxReplicaCount"]
-    wanted = next(one["spec"]["replicas"] for one in of(overlay, "Deployment") if one["metadata"]["name"] == name)
-    return wanted, wanted
+    count = next(one["spec"]["replicas"] for one in of(overlay, "Deployment") if one["metadata"]["name"] == name)
+    return count, count
 
 
 def triggers(overlay, name):
-    """Threshold of each of a scaler's triggers that has one, by the trigger's name."""
-    found = [one["spec"]["triggers"] for one in of(overlay, "ScaledObject") if one["metadata"]["name"] == name]
-    return {one["name"]: float(one["metadata"]["threshold"]) for some in found for one in some if "name" in one}
+    """Threshold of each named trigger of a scaler."""
+    scalers = [one["spec"]["triggers"] for one in of(overlay, "ScaledObject") if one["metadata"]["name"] == name]
+    return {one["name"]: float(one["metadata"]["threshold"]) for scaler in scalers for one in scaler if "name" in one}

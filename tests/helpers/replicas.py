@@ -117,7 +117,7 @@ class Ask:
         theirs.append(types_pb2.Message(role=types_pb2.ROLE_USER, parts=parts))
         images = [types_pb2.CompressedImage(features=codec.encode(features), source_tokens=144)] if visual else []
         self.model = model
-        self.prompt = model.prompt(ours, [KeptImage(features)] if visual else [])
+        self.prompt = model.prompt(ours, [KeptImage(features=features)] if visual else [])
         self.request = pb.DecodeRequest(
             request_id="test", fingerprint=model.fingerprint, messages=theirs, images=images
         )

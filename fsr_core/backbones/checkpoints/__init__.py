@@ -1,1 +1,1 @@
-"""Checkpoints in the hub's folder format: finding them, reading part of their weights, what they tell."""
+"""Checkpoints in the hub's folder format: where they are, part of their weights, facts about their models."""

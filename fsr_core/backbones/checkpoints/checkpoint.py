@@ -1,4 +1,4 @@
-"""A checkpoint in the hub's folder format: finding it, and telling it from others."""
+"""A checkpoint in the hub's folder format: where it is, and its fingerprint."""
 
 from __future__ import annotations
 
@@ -33,9 +33,9 @@ _SMALL_FILES = (
 
 
 def resolve(model: str) -> Path:
-    """The folder of a model: the embedded `fsr-tiny`, a local folder, else a hub id, which is downloaded.
+    """The folder of a model: the embedded `fsr-tiny`, a local folder, or the download of a hub id.
 
-    Raises ValueError, saying what to do, where there is no such checkpoint.
+    Raises ValueError with a remedy if there is no such checkpoint.
     """
     if model in ALIASES:
         return ALIASES[model]
@@ -46,24 +46,24 @@ def resolve(model: str) -> Path:
         return folder
     if model.count("/") != 1 or model.startswith((".", "/", "~")):
         raise ValueError(f"model: {model!r} is neither a folder nor a hub id (owner/name) nor {', '.join(ALIASES)}")
-    from huggingface_hub import snapshot_download  # only a hub id needs it
+    from huggingface_hub import snapshot_download  # slow to import, and only a hub id needs it
 
     try:
         folder = Path(snapshot_download(model, allow_patterns=[*_PATTERNS, "*.safetensors"]))
-        if not any(folder.glob("*.safetensors")):  # older checkpoints are published in PyTorch's format alone
+        if not any(folder.glob("*.safetensors")):  # some older checkpoints have PyTorch's format only
             folder = Path(snapshot_download(model, allow_patterns=[*_PATTERNS, "pytorch_model*.bin"]))
-    except Exception as error:  # the hub's client raises anything from HTTP errors to OSError
+    except Exception as error:  # the hub's client raises many kinds, from HTTP errors to OSError
         raise ValueError(f"model: {model!r} cannot be fetched from the hub ({error}); use a local folder") from error
     return folder
 
 
 def checkpoint_name(model: Any) -> str:
-    """What a live model was loaded from, as far as it tells."""
+    """The folder or hub id that a live model was loaded from; empty if it does not say."""
     return str(getattr(model.config, "_name_or_path", "") or "")
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object, or an empty one where there is no such file. Raises ValueError where it is damaged."""
+    """A JSON object, or an empty one if there is no such file. Raises ValueError if the file is damaged."""
     if not path.is_file():
         return {}
     try:
@@ -73,11 +73,11 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def fingerprint(folder: Path) -> str:
-    """Hex sha256 that two processes compare to know that they hold halves of the same checkpoint.
+    """Hex sha256 by which two processes know that they hold halves of the same checkpoint.
 
-    Over the small files in full, and of each tensor its name, dtype, shape and first 4 KiB; so it is cheap for any
-    size, and the same however the tensors are spread over safetensors files. Of PyTorch's own format, the size and
-    both ends of each file: the last holds a checksum of every tensor. Raises ValueError where a file is damaged.
+    It covers the small files in full, and name, dtype, shape and first 4 KiB of each tensor. So it is cheap for any
+    size, and does not depend on how tensors are spread over safetensors files. Of a file in PyTorch's own format it
+    covers the size and both ends; the end holds a checksum of every tensor. Raises ValueError if a file is damaged.
     """
     digest = hashlib.sha256()
     for name in _SMALL_FILES:
@@ -124,15 +124,15 @@ class Checkpoint:
 
     name: str
     folder: Path
-    config: Any  # one of the library's configuration classes; which one is the family's business
+    config: Any  # a configuration class of the library; which one depends on the family
 
     @classmethod
     def open(cls, model: str) -> Checkpoint:
-        """Raises ValueError where there is no such checkpoint or its config is damaged or of no known type."""
+        """Finds a checkpoint. Raises ValueError if there is none, or its config is damaged or of an unknown type."""
         folder = resolve(model)
         try:
             return cls(model, folder, AutoConfig.from_pretrained(folder))
-        except Exception as error:  # the library raises OSError, ValueError, KeyError and validation errors here
+        except Exception as error:  # the library raises OSError, ValueError, KeyError and validation errors
             reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
             raise ValueError(f"model: the config.json of {model} cannot be read ({reason}); fix it") from error
 

@@ -1,4 +1,4 @@
-"""What one half of a checkpoint tells about its model: shapes, dtype, context length."""
+"""Facts about a model that one half of its checkpoint knows: shapes, dtype, context length."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ import torch
 from fsr_core.backbones.checkpoints.checkpoint import Checkpoint
 from fsr_core.savings import DTYPE_BYTES, Geometry
 
-__all__ = ["DTYPE_NAMES", "ModelInfo", "config_info", "dtype_name", "model_info"]
+__all__ = ["DTYPES", "ModelInfo", "config_info", "dtype_name", "dtype_of", "model_info"]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ModelInfo:
-    """What one half of a checkpoint tells about the model, for announcements, checks and savings.
+    """Facts about a model that one half of its checkpoint knows, for announcements, checks and savings.
 
     Attributes:
-        name: the name the model was asked for by (alias, hub id or path).
+        name: alias, hub id or path by which the model was loaded.
         family: ``model_type`` of its config.
-        feature_dim: ``D``.
-        visual_tokens: visual tokens of every image, or None where that depends on the image.
+        feature_dim: ``D``, the language model's width.
+        visual_tokens: visual tokens of every image, or None if that depends on the image.
         dtype: dtype of the weights and of the features: ``fp32``, ``fp16`` or ``bf16``.
-        context_length: the longest prompt plus answer that the language model was made for, in tokens.
-        geometry: the language model's shape. Its ``dtype_bytes`` are those of this half's dtype, so the
-            decoder's are the ones that count for the KV cache.
+        context_length: most tokens of prompt and answer together that the language model takes.
+        geometry: the language model's shape. Its ``dtype_bytes`` belong to this half's dtype, so the KV cache follows
+            from the decoder's.
     """
 
     name: str
@@ -39,12 +39,12 @@ class ModelInfo:
 
 
 def model_info(checkpoint: Checkpoint, dtype: torch.dtype, visual_tokens: int | None) -> ModelInfo:
-    """The figures of a checkpoint at a dtype."""
+    """The facts about a checkpoint loaded in `dtype`."""
     return config_info(checkpoint.name, checkpoint.config, dtype, visual_tokens)
 
 
 def config_info(model: str, config: Any, dtype: torch.dtype, visual_tokens: int | None) -> ModelInfo:
-    """The figures of a vision-language configuration at a dtype."""
+    """The facts about a model of a vision-language configuration in `dtype`."""
     text, name = config.text_config, dtype_name(dtype)
     return ModelInfo(
         name=model,
@@ -57,7 +57,19 @@ def config_info(model: str, config: Any, dtype: torch.dtype, visual_tokens: int 
     )
 
 
-DTYPE_NAMES: Mapping[torch.dtype, str] = {torch.float32: "fp32", torch.float16: "fp16", torch.bfloat16: "bf16"}
+#: The dtypes of weights and features, by the names that options and announcements use.
+DTYPES: Mapping[str, torch.dtype] = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+
+
+def dtype_of(name: str) -> torch.dtype:
+    """The dtype that ``fp32``, ``fp16`` or ``bf16`` names.
+
+    Raises:
+        ValueError: any other name.
+    """
+    if name not in DTYPES:
+        raise ValueError(f"dtype: {name!r} is unknown; use {', '.join(DTYPES)}")
+    return DTYPES[name]
 
 
 def dtype_name(dtype: torch.dtype) -> str:
@@ -66,6 +78,7 @@ def dtype_name(dtype: torch.dtype) -> str:
     Raises:
         ValueError: any other dtype.
     """
-    if dtype not in DTYPE_NAMES:
-        raise ValueError(f"dtype = {dtype} is not supported; use torch.float32, torch.float16 or torch.bfloat16")
-    return DTYPE_NAMES[dtype]
+    for name, known in DTYPES.items():
+        if known == dtype:
+            return name
+    raise ValueError(f"dtype: {dtype} is not supported; use torch.float32, torch.float16 or torch.bfloat16")

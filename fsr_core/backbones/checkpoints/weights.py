@@ -1,4 +1,4 @@
-"""Reading part of a checkpoint: only the tensors that one half needs, from safetensors or from PyTorch's own format."""
+"""Loading part of a checkpoint: the tensors that one half needs, from safetensors or from PyTorch's own format."""
 
 from __future__ import annotations
 
@@ -21,16 +21,15 @@ __all__ = ["Placement", "load_half", "materialise", "part_of", "weight_files"]
 
 @dataclass(frozen=True, slots=True)
 class Placement:
-    """Where and in which dtype the weights of a half go, and which attention implementation it uses, as the library
-    names it."""
+    """Device and dtype of a half's weights, and its attention implementation by its name in the library."""
 
     device: torch.device
     dtype: torch.dtype
     attention: str = "sdpa"
 
 
-# Checkpoints in the wild name the same tensors in several ways: with and without a leading "model.", the language
-# model's head inside or outside it, the vision tower with or without a wrapper.
+# Published checkpoints name the same tensors in several ways: with or without a leading "model.", the head inside or
+# outside the language model, the vision tower with or without a wrapper.
 _PARTS = (
     ("vision", re.compile(r"^(?:model\.)?(?:vision_tower|visual)\.(?:vision_model\.)?(.+)$")),
     ("projector", re.compile(r"^(?:model\.)?multi_modal_projector\.(.+)$")),
@@ -42,22 +41,22 @@ _PARTS = (
 
 
 def part_of(stored: str) -> tuple[str, str] | None:
-    """Which part of a vision-language model a stored tensor belongs to, and its name there.
+    """The part of a vision-language model that a stored tensor belongs to, and the tensor's name in that part.
 
     Parts are ``vision``, ``projector``, ``newline``, ``language`` and ``head``; None for anything else.
     """
     for part, pattern in _PARTS:
-        found = pattern.match(stored)
-        if found:
-            return part, found[1]
+        match = pattern.match(stored)
+        if match:
+            return part, match[1]
     return None
 
 
 def weight_files(folder: Path) -> list[Path]:
-    """The files that hold a checkpoint's tensors: those that an index names, else every safetensors file, else
-    PyTorch's ``pytorch_model*.bin``.
+    """The files with a checkpoint's tensors: those that an index names, else every safetensors file, else PyTorch's
+    ``pytorch_model*.bin``.
 
-    Raises ValueError where there are none, or where the index names one that is not there.
+    Raises ValueError if there are none, or if a file that the index names is missing.
     """
     for kind in ("model.safetensors", "pytorch_model.bin"):
         index = folder / f"{kind}.index.json"
@@ -82,13 +81,13 @@ def _weight_map(index: Path) -> dict[str, str]:
 
 @contextmanager
 def _opened(path: Path) -> Iterator[tuple[Iterable[str], Callable[[str], Tensor]]]:
-    """The names in a file and how to read one. Raises ValueError, naming the file, where it is damaged."""
+    """The names in a file, and a function that reads a tensor. Raises ValueError, naming the file, if it is damaged."""
     try:
         if path.suffix == ".bin":
-            # weights_only refuses everything but tensors and plain containers, so nothing in the file can run.
+            # weights_only refuses everything but tensors and plain containers, so the file cannot run code.
             try:
                 state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-            except RuntimeError:  # written before PyTorch's zip format, which alone can be mapped
+            except RuntimeError:  # written before PyTorch's zip format; only that format can be mapped
                 state = torch.load(path, map_location="cpu", weights_only=True)
             yield state.keys(), state.__getitem__
         else:
@@ -99,7 +98,7 @@ def _opened(path: Path) -> Iterator[tuple[Iterable[str], Callable[[str], Tensor]
     except UnpicklingError as error:
         raise ValueError(
             f"model: {path.name} is damaged or holds more than tensors, which is not loaded for safety; download it"
-            " again, or convert it with save_pretrained where it is trusted"
+            " again, or convert it with save_pretrained if you trust it"
         ) from error
     except (SafetensorError, OSError, EOFError, RuntimeError, AttributeError, KeyError) as error:
         raise ValueError(f"model: {path.name} is damaged ({_first_line(error)}); download it again") from error
@@ -110,13 +109,16 @@ def _first_line(error: BaseException) -> str:
 
 
 def read_tensors(folder: Path, rename: Callable[[str], str | None], place: Placement) -> dict[str, Tensor]:
-    """The tensors for which ``rename`` gives a name, by that name. Files that hold none of them stay closed where an
-    index tells so. Raises ValueError where there are no weights or a file is damaged."""
+    """The tensors for which ``rename`` gives a name, by that name.
+
+    If there is an index, files without such tensors are not opened. Raises ValueError if there are no weights or a file
+    is damaged.
+    """
     index = folder / "model.safetensors.index.json"
     needed = None
     if index.is_file():
         needed = {file for stored, file in _weight_map(index).items() if rename(stored) is not None}
-    found: dict[str, Tensor] = {}
+    tensors: dict[str, Tensor] = {}
     for path in weight_files(folder):
         if needed is not None and path.name not in needed:
             continue
@@ -124,23 +126,24 @@ def read_tensors(folder: Path, rename: Callable[[str], str | None], place: Place
             for stored in names:
                 name = rename(stored)
                 if name is not None:
-                    found[name] = read(stored).to(device=place.device, dtype=place.dtype)
-    return found
+                    tensors[name] = read(stored).to(device=place.device, dtype=place.dtype)
+    return tensors
 
 
 def load_half(folder: Path, parts: Iterable[str], place: Placement, vision_blocks: int | None = None) -> dict[str, Any]:
-    """The tensors of the named parts (see :func:`part_of`), as one dict a part; of the vision tower no block from
-    number `vision_blocks` on."""
-    wanted = set(parts)
+    """The tensors of the named parts (see :func:`part_of`), one dict per part; of the vision tower only the first
+    `vision_blocks` blocks, if given."""
+    names = set(parts)
 
     def rename(stored: str) -> str | None:
-        found = part_of(stored)
-        if found is None or found[0] not in wanted:
+        place_in_model = part_of(stored)
+        if place_in_model is None or place_in_model[0] not in names:
             return None
-        beyond = vision_blocks is not None and found[0] == "vision" and _block(found[1]) >= vision_blocks
-        return None if beyond else "/".join(found)
+        part, leaf = place_in_model
+        beyond = vision_blocks is not None and part == "vision" and _block(leaf) >= vision_blocks
+        return None if beyond else f"{part}/{leaf}"
 
-    halves: dict[str, dict[str, Tensor]] = {part: {} for part in wanted}
+    halves: dict[str, dict[str, Tensor]] = {part: {} for part in names}
     for name, tensor in read_tensors(folder, rename, place).items():
         part, _, leaf = name.partition("/")
         halves[part][leaf] = tensor
@@ -150,23 +153,23 @@ def load_half(folder: Path, parts: Iterable[str], place: Placement, vision_block
 def materialise(
     build: Callable[[Any], Any], config: Any, tensors: Mapping[str, Tensor], device: torch.device, what: str = "half"
 ) -> Any:
-    """A module whose parameters are `tensors` themselves: nothing is initialised that a file will overwrite.
+    """A module whose parameters are `tensors` themselves; no parameter is initialised first.
 
-    Raises ValueError, naming `what`, where the tensors are not those that the configuration asks for.
+    Raises ValueError, naming `what`, if the tensors do not fit the configuration.
     """
     if not tensors:
         raise ValueError(f"model: the checkpoint holds no {what}; point at a whole vision-language checkpoint")
     with torch.device("meta"):
         module = build(config)
-    # Buffers such as rotary frequencies are in no file. They depend on neither depth nor vocabulary, so an empty
-    # model of the same configuration has them.
+    # Buffers such as rotary frequencies are not in the files. They depend on neither depth nor vocabulary, so a model
+    # of the same configuration without blocks has them too.
     buffers = dict(build(_shallow(config)).named_buffers())
     names = {name for name, _ in module.named_parameters()}
     prefix = next((p for p in ("vision_model.", "text_model.") if any(n.startswith(p) for n in names)), "")
     state = {prefix + n: t for n, t in tensors.items() if not n.endswith("position_ids")}
     try:
         missing, unexpected = module.load_state_dict(state, strict=False, assign=True)
-    except RuntimeError as error:  # of another shape than the configuration says
+    except RuntimeError as error:  # a tensor has another shape than the configuration says
         reason = str(error).strip().splitlines()[-1].strip()
         raise ValueError(f"model: the checkpoint's {what} does not fit its config.json ({reason}); fix it") from error
     lacking = sorted(set(missing) - set(buffers))
@@ -183,8 +186,8 @@ def materialise(
 
 
 def _block(name: str) -> int:
-    found = re.match(r"(?:encoder\.)?(?:layers|blocks)\.(\d+)\.", name)
-    return int(found[1]) if found else -1
+    match = re.match(r"(?:encoder\.)?(?:layers|blocks)\.(\d+)\.", name)
+    return int(match[1]) if match else -1
 
 
 def _shallow(config: Any) -> Any:

@@ -1,1 +1,1 @@
-"""The decoder half: chat templates, visual rows spliced into the text, the language model."""
+"""Parts of the decoder halves: chat templates, visual rows among the text, the language model."""

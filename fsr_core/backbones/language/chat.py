@@ -1,4 +1,4 @@
-"""A conversation as the checkpoint's own template and tokenizer write it, with one placeholder token a visual block."""
+"""A conversation in the checkpoint's own template and tokenizer, with one placeholder token for each visual block."""
 
 from __future__ import annotations
 
@@ -12,8 +12,7 @@ from torch import Tensor
 from transformers import AutoTokenizer
 
 from fsr_core.backbones.checkpoints.checkpoint import Checkpoint, read_json
-from fsr_core.backbones.features import KeptImage
-from fsr_core.backbones.prompts import ImagePart, Message, TextPart
+from fsr_core.backbones.prompts import ImagePart, KeptImage, Message
 
 __all__ = ["Chat", "stop_ids"]
 
@@ -21,18 +20,21 @@ _ROLES = ("system", "user", "assistant")
 
 
 def stop_ids(checkpoint: Checkpoint, text_config: Any, tokenizer: Any) -> tuple[int, ...]:
-    """Token ids that end an answer: those of generation_config.json, else of the config, else of the tokenizer."""
-    told = read_json(checkpoint.folder / "generation_config.json").get("eos_token_id")
-    told = getattr(text_config, "eos_token_id", None) if told is None else told
-    told = tokenizer.eos_token_id if told is None else told
-    ends = tuple(told) if isinstance(told, list) else (told,)
+    """Token ids that end an answer: those of generation_config.json, else of the config, else of the tokenizer.
+
+    Raises ValueError if there are none.
+    """
+    ids = read_json(checkpoint.folder / "generation_config.json").get("eos_token_id")
+    ids = getattr(text_config, "eos_token_id", None) if ids is None else ids
+    ids = tokenizer.eos_token_id if ids is None else ids
+    ends = tuple(ids) if isinstance(ids, list) else (ids,)
     if any(not isinstance(end, int) for end in ends):
         raise ValueError("model: names no end-of-sequence token; add eos_token_id to its generation_config.json")
     return ends
 
 
 def _template(checkpoint: Checkpoint, tokenizer: Any) -> str:
-    """The chat template: that of the processor, which knows pictures, before that of the tokenizer."""
+    """The chat template: the processor's, which knows pictures, else the tokenizer's. Raises ValueError if none."""
     jinja = checkpoint.folder / "chat_template.jinja"
     template = jinja.read_text() if jinja.is_file() else None
     for name in ("chat_template.json", "processor_config.json"):
@@ -49,7 +51,7 @@ class Chat:
     def __init__(self, checkpoint: Checkpoint) -> None:
         try:
             self.tokenizer: Any = AutoTokenizer.from_pretrained(checkpoint.folder)
-        except Exception as error:  # the library and its Rust parser raise all kinds on damaged files
+        except Exception as error:  # the library and its Rust parser raise many kinds for damaged files
             raise ValueError(f"model: the tokenizer of {checkpoint.name} cannot be read ({error})") from error
         self.template = _template(checkpoint, self.tokenizer)
         config = checkpoint.config
@@ -60,15 +62,15 @@ class Chat:
                 f"model: the tokenizer of {checkpoint.name} has no image token {image[0]}; use the tokenizer that"
                 " belongs to the checkpoint"
             )
-        # A checkpoint for pictures may name a token for videos that its tokenizer lacks: it takes no videos.
+        # A checkpoint for pictures may name a video token that its tokenizer lacks. Then it takes no videos.
         known = [(token, str(text)) for token, text in (image, *videos) if text is not None]
         self.visual_ids: tuple[int, ...] = tuple(token for token, _ in known)
         self.visual_tokens = tuple(text for _, text in known)
 
     def order(self, messages: Sequence[Message], images: Sequence[KeptImage]) -> list[int]:
-        """Which image each image part refers to, in the order of the messages.
+        """The image that each image part refers to, in the order of the messages.
 
-        Raises ValueError naming the message or image that is wrong.
+        Raises ValueError that names the wrong message or image.
         """
         if not messages:
             raise ValueError("messages: is empty; send at least one user turn")
@@ -91,18 +93,18 @@ class Chat:
         order: Sequence[int],
         written: Sequence[str | None],
     ) -> tuple[Tensor, list[int]]:
-        """Token ids [n], and which image stands at each place of one, in the order of the text.
+        """Token ids [n], and the image of each placeholder, in the order of the text.
 
-        A template may write the images of a turn in another order than the turn has them: pictures before videos, and
-        both before the text. Those of one kind keep their order.
+        A template may change the order of a turn's parts: pictures before videos, and both before the text. Images of
+        one kind keep their order.
 
         Args:
             messages: the conversation.
-            images: what its image parts refer to.
+            images: the images that its parts refer to.
             order: from :meth:`order`.
-            written: how each image is written, where that is not the template's single placeholder token.
+            written: the text for each image, or None for the template's single placeholder token.
 
-        Raises ValueError naming the message that is wrong.
+        Raises ValueError that names the wrong message.
         """
         conversation = self._conversation(messages, images)
         try:
@@ -111,7 +113,7 @@ class Chat:
                     conversation, chat_template=self.template, add_generation_prompt=True, tokenize=False
                 )
             )
-        except Exception as error:  # templates refuse conversations by raising from within Jinja
+        except Exception as error:  # a template refuses a conversation by raising any kind from Jinja
             raise ValueError(f"messages: the model's chat template refuses them ({error})") from error
         text, order = self._placed(text, order, [image.video for image in images], written)
         return self._ids(text), order
@@ -126,40 +128,40 @@ class Chat:
                 if isinstance(part, ImagePart):
                     content.append({"type": "video" if images[part.image].video else "image"})
                 else:
-                    content.append({"type": "text", "text": self._checked(part, turn)})
+                    self._check_text(part.text, turn)
+                    content.append({"type": "text", "text": part.text})
             conversation.append({"role": message.role, "content": content})
         return conversation
 
-    def _checked(self, part: TextPart, turn: int) -> str:
+    def _check_text(self, text: str, turn: int) -> None:
+        """Raises ValueError if the text holds a placeholder."""
         for token in self.visual_tokens:
-            if token in part.text:
+            if token in text:
                 raise ValueError(f"messages[{turn}]: text holds {token}, which stands for an image or a video")
-        return part.text
 
     def _placed(
         self, text: str, order: Sequence[int], videos: Sequence[bool], written: Sequence[str | None]
     ) -> tuple[str, list[int]]:
-        """The text with each image as it is written where the template has a placeholder of its kind, and the images
-        in the order of the text."""
+        """The text with `written` in place of the template's placeholders, and the images in the order of the text."""
         waiting = {token: deque[int]() for token in self.visual_tokens}
         for image in order:
             waiting[self.visual_tokens[-1 if videos[image] else 0]].append(image)
         placed: list[int] = []
 
-        def place(found: re.Match[str]) -> str:
-            token = found[0]
+        def place(match: re.Match[str]) -> str:
+            token = match[0]
             if not waiting[token]:
-                raise ValueError("messages: the model's chat template has a place too many for an image")
+                raise ValueError("messages: the model's chat template has more placeholders than there are images")
             placed.append(waiting[token].popleft())
             return written[placed[-1]] or token
 
         text = re.sub("|".join(map(re.escape, self.visual_tokens)), place, text)
         if any(waiting.values()):
-            raise ValueError("messages: the model's chat template has no place for one of the images")
+            raise ValueError("messages: the model's chat template has no placeholder for one of the images")
         return text, placed
 
     def _ids(self, text: str) -> Tensor:
-        # A template that writes the first token itself must not get a second one from the tokenizer.
+        # If the template writes the BOS token, the tokenizer must not add a second one.
         first = self.tokenizer.bos_token
         special = not (first and text.startswith(first))
         ids: Tensor = self.tokenizer(text, add_special_tokens=special, return_tensors="pt")["input_ids"][0]

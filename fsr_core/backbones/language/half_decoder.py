@@ -1,4 +1,4 @@
-"""The decoder half that all families share: one language model, its tokenizer and template, its prompts."""
+"""The decoder half that all families share: a language model, its tokenizer and template, and its prompts."""
 
 from __future__ import annotations
 
@@ -15,18 +15,17 @@ from fsr_core.backbones.base import LanguageDecoder
 from fsr_core.backbones.checkpoints.checkpoint import Checkpoint
 from fsr_core.backbones.checkpoints.model_info import model_info
 from fsr_core.backbones.checkpoints.weights import Placement, load_half, materialise
-from fsr_core.backbones.features import KeptImage
 from fsr_core.backbones.language.chat import Chat, stop_ids
 from fsr_core.backbones.language.splice import splice
-from fsr_core.backbones.prompts import Message, Prompt
+from fsr_core.backbones.prompts import KeptImage, Message, Prompt
 
 __all__ = ["HalfDecoder", "TextForCausalLM"]
 
 
 class TextForCausalLM(nn.Module):
-    """A text model and its head, for families whose library class ties both to the vision tower.
+    """A text model and its head, for families whose class in the library ties both to the vision tower.
 
-    Called as the library's causal language models are; extra keyword arguments go to the text model.
+    It is called like the library's causal language models. Extra keyword arguments go to the text model.
     """
 
     def __init__(self, build: Callable[[Any], Any], config: Any) -> None:
@@ -41,7 +40,7 @@ class TextForCausalLM(nn.Module):
         return embeddings
 
     def forward(self, logits_to_keep: int = 0, **inputs: Any) -> CausalLMOutputWithPast:
-        """Logits of the last `logits_to_keep` places, or of all with 0."""
+        """Logits of the last `logits_to_keep` places; 0 means all places."""
         out = self.model(**inputs)
         logits = self.lm_head(out.last_hidden_state[:, -logits_to_keep:])
         return CausalLMOutputWithPast(logits=logits, past_key_values=out.past_key_values)
@@ -50,8 +49,8 @@ class TextForCausalLM(nn.Module):
 class HalfDecoder(LanguageDecoder):
     """The language model of a checkpoint, without its vision tower.
 
-    Families set `text_model` where the library has no causal language model of its own for their text config, and
-    `multi_axis` where positions have three axes.
+    A family sets `text_model` if the library has no causal language model for its text config, and `multi_axis` if its
+    positions have three axes.
     """
 
     text_model: Callable[[Any], Any] | None = None
@@ -89,15 +88,17 @@ class HalfDecoder(LanguageDecoder):
 
     @torch.inference_mode()
     def prompt(self, messages: Sequence[Message], images: Sequence[KeptImage] = ()) -> Prompt:
-        seen = [self._checked(image, f"images[{i}]") for i, image in enumerate(images)]
-        order = self.chat.order(messages, seen)
-        written = [self.placeholder(image) for image in seen]
-        blocks = [self.blocks(image) for image in seen]
-        # Images may be shown again and again, so how long that gets is told before any of it is laid out. Of a frame
-        # without tokens there is at least its time.
+        for i, image in enumerate(images):
+            self._check_image(image, f"images[{i}]")
+        images = [self._to_model(image) for image in images]
+        order = self.chat.order(messages, images)
+        written = [self.placeholder(image) for image in images]
+        blocks = [self.blocks(image) for image in images]
+        # A conversation may show an image many times, so the length is checked before anything is laid out. A frame
+        # without tokens still takes the tokens of its time, so it counts at least one.
         places = [sum(max(1, len(block.features)) for block in of_image) for of_image in blocks]
         self._check_length(sum(places[i] for i in order), "images alone take")
-        ids, order = self.chat.tokenise(messages, seen, order, written)
+        ids, order = self.chat.tokenise(messages, images, order, written)
         shown = [block for i in order for block in blocks[i]]
         self._check_length(len(ids) + sum(len(block.features) - 1 for block in shown), "prompt takes")
         return splice(ids, shown, self.chat.visual_ids, self.embed, self.multi_axis)
@@ -110,21 +111,21 @@ class HalfDecoder(LanguageDecoder):
             )
 
     def placeholder(self, image: KeptImage) -> str | None:
-        """How this image is written in the text, where that is not the template's single placeholder."""
+        """The text that stands for this image, or None for the template's single placeholder."""
         return None
 
     def blocks(self, image: KeptImage) -> Sequence[KeptImage]:
-        """The stretches of visual rows that stand at this image's placeholders, one each."""
+        """The blocks of visual rows that replace this image's placeholders, one each."""
         return (image,)
 
-    def _checked(self, image: KeptImage, field: str) -> KeptImage:
-        """The image on the model's device and in its dtype. Raises ValueError naming what does not fit the model."""
+    def _check_image(self, image: KeptImage, field: str) -> None:
+        """Raises ValueError that names the part of the image that does not fit the model."""
         kept, width = len(image.features), self.info.feature_dim
         if image.features.dim() != 2 or image.features.shape[1] != width or kept == 0:
             raise ValueError(f"{field}.features: expected [K, {width}], got {list(image.features.shape)}")
         if image.video and len(self.chat.visual_ids) < 2:
             raise ValueError(
-                f"{field}: is a video, but {self.info.family} takes pictures only; send its frames as such"
+                f"{field}: is a video, but {self.info.family} takes pictures only; send its frames as pictures"
             )
         if self.multi_axis and (image.grid is None or image.positions is None):
             raise ValueError(f"{field}.positions: are missing; {self.info.family} places each token by (t, h, w)")
@@ -139,9 +140,10 @@ class HalfDecoder(LanguageDecoder):
             most = image.positions.amax(0).tolist()
             if min(image.grid) < 1 or most[1] >= image.grid[1] or most[2] >= image.grid[2]:
                 raise ValueError(f"{field}.positions: reach {most}, outside the grid {list(image.grid)}")
-        deepstack = image.deepstack
-        if deepstack is not None:
-            if list(deepstack.shape[1:]) != [kept, width]:
-                raise ValueError(f"{field}.deepstack: expected [J, {kept}, {width}], got {list(deepstack.shape)}")
-            deepstack = deepstack.to(self.device, self.dtype)
+        if image.deepstack is not None and list(image.deepstack.shape[1:]) != [kept, width]:
+            raise ValueError(f"{field}.deepstack: expected [J, {kept}, {width}], got {list(image.deepstack.shape)}")
+
+    def _to_model(self, image: KeptImage) -> KeptImage:
+        """The image with its features on the model's device and in its dtype."""
+        deepstack = None if image.deepstack is None else image.deepstack.to(self.device, self.dtype)
         return replace(image, features=image.features.to(self.device, self.dtype), deepstack=deepstack)

@@ -1,4 +1,4 @@
-"""Visual rows into the embedded text, and everything's rotary position."""
+"""Puts visual rows into the embedded text, and gives every row its rotary position."""
 
 from __future__ import annotations
 
@@ -7,8 +7,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from fsr_core.backbones.features import KeptImage
-from fsr_core.backbones.prompts import Prompt
+from fsr_core.backbones.prompts import KeptImage, Prompt
 
 __all__ = ["splice"]
 
@@ -20,49 +19,50 @@ def splice(
     embed: Callable[[Tensor], Tensor],
     multi_axis: bool,
 ) -> Prompt:
-    """The prompt that puts the rows of the i-th block where the i-th placeholder stands.
+    """The prompt in which the rows of the i-th block replace the i-th placeholder.
 
-    With `multi_axis` positions (M-RoPE) text counts on; the tokens of a block stand at its own (t, h, w) after the
-    text before it, whichever of them were kept, and what follows starts past its whole extent.
+    With `multi_axis` positions (M-RoPE) a text token counts one on. A block's tokens keep their own (t, h, w), counted
+    from the end of the text before the block. The text after the block starts past its whole extent, whichever tokens
+    were kept.
 
     Args:
-        ids: ``[n]`` token ids with one placeholder a block.
-        blocks: their features are ``[K, D]`` in the dtype and on the device of the embeddings.
+        ids: ``[n]`` token ids with one placeholder for each block.
+        blocks: features ``[K, D]`` in the dtype and on the device of the embeddings.
         placeholders: token ids that stand for visual blocks.
-        embed: token ids ``[n]`` to embeddings ``[n, D]``.
-        multi_axis: whether the language model wants ``[3, L]`` positions.
+        embed: maps token ids ``[n]`` to embeddings ``[n, D]``.
+        multi_axis: whether the language model takes ``[3, L]`` positions.
     """
     places = torch.isin(ids, torch.tensor(placeholders)).nonzero().flatten().tolist()
     embeds = embed(ids)
-    rows, tokens, masks, positions, deep = [], [], [], [], []
-    at, position = 0, 0
+    rows, tokens, masks, positions, deepstack = [], [], [], [], []
+    start, position = 0, 0
 
-    def text(upto: int) -> None:
-        nonlocal at, position
-        count = upto - at
-        rows.append(embeds[at:upto])
-        tokens.append(ids[at:upto])
+    def add_text(stop: int) -> None:
+        nonlocal start, position
+        count = stop - start
+        rows.append(embeds[start:stop])
+        tokens.append(ids[start:stop])
         masks.append(torch.zeros(count, dtype=torch.bool))
         positions.append(torch.arange(position, position + count).expand(3, count))
-        at, position = upto, position + count
+        start, position = stop, position + count
 
     for place, block in zip(places, blocks, strict=True):
-        text(place)
+        add_text(place)
         kept = len(block.features)
         rows.append(block.features)
         tokens.append(ids[place].expand(kept))
         masks.append(torch.ones(kept, dtype=torch.bool))
-        at = place + 1
+        start = place + 1
         if multi_axis and block.positions is not None and block.grid is not None:
             positions.append(block.positions.cpu().T + position)
             position += max(block.grid[1:])
         if block.deepstack is not None:
-            deep.append(block.deepstack)
-    text(len(ids))
+            deepstack.append(block.deepstack)
+    add_text(len(ids))
     return Prompt(
         inputs_embeds=torch.cat(rows),
         token_ids=torch.cat(tokens),
         visual_mask=torch.cat(masks),
         position_ids=torch.cat(positions, dim=1).to(embeds.device) if multi_axis else None,
-        deepstack=torch.cat(deep, dim=1) if deep else None,
+        deepstack=torch.cat(deepstack, dim=1) if deepstack else None,
     )

@@ -1,1 +1,1 @@
-"""The encoder halves: pixels, vision towers, saliency, and the text side of the joint space."""
+"""Parts of the encoder halves: pixels, vision towers, saliency, and the text side of the joint space."""

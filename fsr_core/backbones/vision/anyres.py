@@ -1,8 +1,8 @@
-"""Pictures as a base view and tiles of higher resolution, which LLaVA-NeXT and LLaVA-OneVision lay out alike.
+"""Pictures as a base view and tiles of higher resolution. LLaVA-NeXT and LLaVA-OneVision lay them out in the same way.
 
-The tiles' tokens form one grid. Padding is cut off it, a very large one is scaled down, and each of its rows ends in
-a newline token. All that is done by the model class's own packing, which treats every channel of a token alike: so
-what is known about the tokens is packed beside them, and stays in step with them.
+The tiles' tokens form one grid. Padding is cut off the grid, a very large grid is scaled down, and each row of it ends
+in a newline token. The model class's own packing does all that. It treats every channel of a token alike, so place,
+saliency and joint embedding of the tokens are packed by the same function and stay in step with the tokens.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from fsr_core.backbones.features import Box, ImageFeatures, PreparedImage, Tile
 from fsr_core.backbones.vision.image_processors import square
-from fsr_core.backbones.vision.patch_tower import Seen
+from fsr_core.backbones.vision.patch_tower import TowerOutput
 
 __all__ = ["Pack", "packed_features", "packer", "tile_boxes", "tiled_features"]
 
@@ -26,7 +26,7 @@ Pack = Callable[[Tensor, tuple[int, int], Tensor], Tensor]
 
 
 def packer(kind: Any, config: Any, **options: Any) -> Pack:
-    """The packing of a model class of the library. It reads nothing of the model but its configuration."""
+    """The packing of a model class of the library, which reads only the model's configuration."""
     holder = SimpleNamespace(config=config)
 
     def pack(tokens: Tensor, size: tuple[int, int], newline: Tensor) -> Tensor:
@@ -38,37 +38,35 @@ def packer(kind: Any, config: Any, **options: Any) -> Pack:
 
 
 def packed_features(
-    image: PreparedImage, seen: Seen, side: int, columns: int, newline: Tensor, pack: Pack
+    image: PreparedImage, output: TowerOutput, side: int, columns: int, newline: Tensor, pack: Pack
 ) -> ImageFeatures:
-    """Base view and tiles in the class's own layout; `columns` tiles lie side by side, `side` x `side` tokens each."""
-    tiles, n, _ = seen.features.shape
+    """Base view and tiles in the class's own layout; `columns` tiles of `side` x `side` tokens lie side by side."""
+    tiles, n, _ = output.features.shape
     height, width = image.size[1], image.size[0]
-    joint = seen.saliency.new_zeros(tiles, n, 0) if seen.joint is None else seen.joint
-    known = torch.cat([_places(tiles, side, columns, seen.saliency), seen.saliency.unsqueeze(-1), joint], dim=-1)
-    told = pack(known, (height, width), known.new_zeros(known.shape[-1]))
-    rows = pack(seen.features, (height, width), newline.to(seen.features))
-    evidence = told[:, 0] > 0.5
+    joint = output.saliency.new_zeros(tiles, n, 0) if output.joint is None else output.joint
+    facts = torch.cat([_places(tiles, side, columns, output.saliency), output.saliency.unsqueeze(-1), joint], dim=-1)
+    packed = pack(facts, (height, width), facts.new_zeros(facts.shape[-1]))
+    rows = pack(output.features, (height, width), newline.to(output.features))
+    evidence = packed[:, 0] > 0.5
     lines = (~evidence).cumsum(0)[evidence]
-    place = told[evidence]
-    # A picture among others has no tiles and is padded to a square; one that has them is stretched to one.
+    place = packed[evidence]
+    # One of several pictures has no tiles and is padded to a square. A picture with tiles is stretched to a square.
     view = (0.0, 0.0, float(width), float(height)) if tiles > 1 else square(image.size)
     views = [Tile(0, side, side, view)]
     groups = None
     if tiles > 1:
         lines[:n] = -1
-        if len(place) > n:  # of a very oblong picture the class leaves the base view alone
+        if len(place) > n:  # for a very oblong picture the class leaves nothing but the base view
             down = int((~evidence).sum())
             views.append(Tile(n, down, (len(place) - n) // down, view))
         groups = 1 + (place[:, 1] // side).long() * columns + (place[:, 2] // side).long()
         groups[:n] = 0
     return ImageFeatures(
-        rows[evidence],
-        place[:, 3].contiguous(),
-        F.normalize(place[:, 4:], dim=-1) if seen.joint is not None else None,
-        None,
-        None,
-        tuple(views),
-        image.size,
+        features=rows[evidence],
+        saliency=place[:, 3].contiguous(),
+        joint=F.normalize(place[:, 4:], dim=-1) if output.joint is not None else None,
+        tiles=tuple(views),
+        size=image.size,
         groups=groups,
         lines=lines,
         newline=newline,
@@ -76,32 +74,34 @@ def packed_features(
 
 
 def _places(tiles: int, side: int, columns: int, like: Tensor) -> Tensor:
-    """``[T, n, 3]``: one where a token is evidence, and its row and column in the grid of all tiles."""
+    """``[T, n, 3]``: 1 for a token (newlines get 0), its row and its column in the grid of all tiles."""
     down, across = (axis.flatten() for axis in torch.meshgrid(torch.arange(side), torch.arange(side), indexing="ij"))
     tile = torch.arange(-1, tiles - 1).clamp(min=0).unsqueeze(1)  # the base view comes first
     rows, cols = down + tile // columns * side, across + tile % columns * side
     return torch.stack([torch.ones_like(rows), rows, cols], dim=-1).to(like)
 
 
-def tiled_features(image: PreparedImage, seen: Seen) -> ImageFeatures:
-    """Every view's tokens one after the other, without newlines and with padding: the layout of the papers that count
-    2880 tokens a picture."""
-    tiles, n, _ = seen.features.shape
+def tiled_features(image: PreparedImage, output: TowerOutput) -> ImageFeatures:
+    """The tokens of all views one after the other, without newlines and with padding.
+
+    This is the layout of the papers that count 2880 tokens per picture.
+    """
+    tiles, n, _ = output.features.shape
     return ImageFeatures(
-        seen.features.flatten(0, 1),
-        seen.saliency.flatten(),
-        None if seen.joint is None else seen.joint.flatten(0, 1),
-        None,
-        None,
-        image.tiles,
-        image.size,
-        groups=torch.arange(tiles, device=seen.saliency.device).repeat_interleave(n),
+        features=output.features.flatten(0, 1),
+        saliency=output.saliency.flatten(),
+        joint=None if output.joint is None else output.joint.flatten(0, 1),
+        tiles=image.tiles,
+        size=image.size,
+        groups=torch.arange(tiles, device=output.saliency.device).repeat_interleave(n),
     )
 
 
 def tile_boxes(size: tuple[int, int], grid: tuple[int, int], edge: int) -> list[Box]:
-    """Regions of the picture that `grid` (rows, columns) tiles of `edge` pixels show, after it was scaled to fit into
-    them and centred: they reach beyond the picture where that is padded."""
+    """Regions of the picture that `grid` (rows, columns) tiles of `edge` pixels show.
+
+    The picture is scaled to fit into the tiles and centred. Regions reach beyond the picture if it is padded.
+    """
     width, height = size
     rows, columns = grid
     scale = min(columns * edge / width, rows * edge / height)

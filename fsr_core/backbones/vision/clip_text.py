@@ -1,4 +1,4 @@
-"""The text side of CLIP's joint image-text space, which tells how relevant a patch is to an instruction."""
+"""The text side of CLIP's joint image-text space, for the relevance of a patch to an instruction."""
 
 from __future__ import annotations
 
@@ -32,7 +32,10 @@ _KNOWN = {
 
 
 def known_clip(name: str, folder: Path | None) -> str:
-    """Where the CLIP checkpoint of a LLaVA lies: its own `clip` folder, else the one it is known to be made from."""
+    """The CLIP checkpoint of a LLaVA: its own `clip` folder, else the hub id that the LLaVA is known to be made from.
+
+    Raises ValueError if neither is known.
+    """
     if folder is not None and (folder / "clip").is_dir():
         return str(folder / "clip")
     if name in _KNOWN:
@@ -52,7 +55,7 @@ def _rename(stored: str) -> str | None:
 class ClipText:
     """Text tower and joint projections of a CLIP checkpoint; its vision tower is not loaded.
 
-    `visual_projection` is [P, Dv], for the patches of the vision tower that belongs to it.
+    `visual_projection` [P, Dv] takes patches of the vision tower that belongs to this CLIP.
     """
 
     def __init__(self, model: str, place: Placement) -> None:
@@ -68,14 +71,16 @@ class ClipText:
         self.tower = materialise(CLIPTextModel, config, tensors, place.device, "CLIP text tower")
         try:
             self.tokenizer: Any = AutoTokenizer.from_pretrained(checkpoint.folder)
-        except Exception as error:  # the library and its Rust parser raise all kinds on damaged files
+        except Exception as error:  # the library and its Rust parser raise many kinds for damaged files
             raise ValueError(f"clip: the tokenizer of {model} cannot be read ({error})") from error
-        self.room = config.max_position_embeddings - 2  # without BOS and EOS
+        self.chunk_length = config.max_position_embeddings - 2  # without BOS and EOS
         self.device = place.device
 
     def patches(self, tower: Any, hidden: Tensor) -> Tensor:
-        """Patches [..., Dv] of the tower that belongs to this CLIP, before its last layer norm, in the joint space:
-        [..., P] fp32, rows of unit length."""
+        """Patches in the joint space: [..., P] fp32, rows of unit length.
+
+        `hidden` [..., Dv] are patches of the tower that belongs to this CLIP, before the tower's last layer norm.
+        """
         normed = getattr(tower, "vision_model", tower).post_layernorm(hidden)
         if normed.shape[-1] != self.visual_projection.shape[1]:
             widths = f"{self.visual_projection.shape[1]} wide, the model's {normed.shape[-1]}"
@@ -84,23 +89,23 @@ class ClipText:
 
     @torch.inference_mode()
     def embed(self, texts: Sequence[str]) -> list[Tensor]:
-        """One [chunks, P] fp32 tensor a text, rows of unit length; a chunk is at most 75 tokens between BOS and EOS."""
-        words = self.tokenizer
+        """One [chunks, P] fp32 tensor per text, rows of unit length; a chunk is at most 75 tokens, BOS and EOS."""
+        tokenizer = self.tokenizer
         chunks: list[list[int]] = []
         counts: list[int] = []
         for text in texts:
-            ids = words(text, add_special_tokens=False, truncation=False)["input_ids"]
+            ids = tokenizer(text, add_special_tokens=False, truncation=False)["input_ids"]
             if not ids:
                 raise ValueError("instruction: is blank; ask a question")
-            pieces = [ids[at : at + self.room] for at in range(0, len(ids), self.room)]
-            chunks += [[words.bos_token_id, *piece, words.eos_token_id] for piece in pieces]
+            pieces = [ids[start : start + self.chunk_length] for start in range(0, len(ids), self.chunk_length)]
+            chunks += [[tokenizer.bos_token_id, *piece, tokenizer.eos_token_id] for piece in pieces]
             counts.append(len(pieces))
         ends = torch.tensor([len(chunk) - 1 for chunk in chunks], device=self.device)
         longest = int(ends.max()) + 1
-        ids = torch.full((len(chunks), longest), words.eos_token_id, device=self.device)
+        ids = torch.full((len(chunks), longest), tokenizer.eos_token_id, device=self.device)
         for row, chunk in enumerate(chunks):
             ids[row, : len(chunk)] = torch.tensor(chunk, device=self.device)
-        # Attention is causal, so what pads a chunk after its EOS does not reach the EOS that is read.
+        # Attention is causal, so padding after a chunk's EOS does not change the hidden state at that EOS.
         hidden = self.tower(input_ids=ids).last_hidden_state
         at_end = hidden[torch.arange(len(chunks), device=self.device), ends]
         return list(F.normalize((at_end @ self.text_projection.T).float(), dim=-1).split(counts))

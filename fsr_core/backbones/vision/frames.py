@@ -1,4 +1,4 @@
-"""Frames of a video: checked, and thinned out evenly."""
+"""Frames of a video: checks, conversion to RGB, and an even choice of some."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ from typing import TypeVar
 
 from PIL import Image
 
-from fsr_core.backbones.vision.image_processors import checked
+from fsr_core.backbones.vision.image_processors import to_rgb
 
-__all__ = ["checked_frames", "evenly"]
+__all__ = ["evenly", "frames_to_rgb"]
 
 Frame = TypeVar("Frame")
-# A frame in eleven days; steps of time are positions too, which must stay whole numbers of 32 bits.
+# Steps of time become positions, which must fit into 32 bits; so the slowest video has one frame in eleven days.
 _SLOWEST, _FASTEST = 1e-6, 1e6
 
 
 def evenly(frames: Sequence[Frame], count: int = 32) -> list[Frame]:
-    """`count` of the frames at even distances, first and last among them; all of them where there are no more.
+    """`count` frames at even distances, including the first and the last; all frames if there are no more.
 
     The papers take 32. Raises ValueError for no frames or a count below one.
     """
@@ -31,13 +31,13 @@ def evenly(frames: Sequence[Frame], count: int = 32) -> list[Frame]:
     return [frames[round(i * last / max(1, count - 1))] for i in range(count)]
 
 
-def checked_frames(frames: Sequence[Image.Image], fps: float) -> list[Image.Image]:
-    """The frames in RGB. Raises ValueError for none, for different sizes, or an `fps` that is no rate of a video."""
+def frames_to_rgb(frames: Sequence[Image.Image], fps: float) -> list[Image.Image]:
+    """The frames in RGB. Raises ValueError for no frames, frames of different sizes, or an `fps` out of range."""
     if not frames:
         raise ValueError("video: has no frames; send at least one")
     if not _SLOWEST <= fps <= _FASTEST:  # false of NaN
         raise ValueError(f"video: fps = {fps:g} is not within {_SLOWEST:g}..{_FASTEST:g} frames a second")
-    pictures = [checked(frame) for frame in frames]
+    pictures = [to_rgb(frame) for frame in frames]
     sizes = {picture.size for picture in pictures}
     if len(sizes) > 1:
         raise ValueError(f"video: its frames differ in size ({sorted(sizes)}); scale them alike")

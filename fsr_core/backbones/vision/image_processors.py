@@ -1,7 +1,7 @@
-"""Pixels as a checkpoint's own image processor prepares them, and which part of the picture they show.
+"""A checkpoint's own image processor, and which part of a picture it leaves.
 
-The library has every image processor twice, on Pillow and on torchvision; they differ in the last bits. The Pillow
-one is used by name, so that what an encoder computes does not depend on whether torchvision happens to be there.
+The library has every image processor twice, on Pillow and on torchvision; they differ in the last bits. This module
+always takes the Pillow one, so an encoder computes the same with and without torchvision.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from PIL import Image
 from fsr_core.backbones.checkpoints.checkpoint import read_json
 from fsr_core.backbones.features import Box
 
-__all__ = ["checked", "image_processor", "square", "video_settings", "visible"]
+__all__ = ["image_processor", "square", "to_rgb", "video_settings", "visible"]
 
 
 def image_processor(folder: Path, default: str) -> Any:
-    """The Pillow image processor that a checkpoint names, or `default` (a class name of the library).
+    """The Pillow image processor that a checkpoint names, else `default` (a class name of the library).
 
-    Raises ValueError where the checkpoint has no image processor or names one that the library lacks.
+    Raises ValueError if the checkpoint has no image processor or names one that the library lacks.
     """
     declared = read_json(folder / "processor_config.json").get("image_processor") or {}
     declared = declared or read_json(folder / "preprocessor_config.json")
@@ -38,20 +38,22 @@ def image_processor(folder: Path, default: str) -> Any:
 
 
 def video_settings(folder: Path) -> dict[str, Any]:
-    """Settings of a checkpoint's video processor, or none. Raises ValueError for a damaged file.
+    """Settings of a checkpoint's video processor; empty if there are none. Raises ValueError for a damaged file.
 
-    As the library has it, they are those of its image processor where the checkpoint has none for videos: so Qwen2.5-VL
-    is published.
+    If the checkpoint has no settings for videos, the settings of its image processor count, as in the library.
+    Qwen2.5-VL is published that way.
     """
-    told: dict[str, Any] = read_json(folder / "processor_config.json").get("video_processor") or {}
+    settings: dict[str, Any] = read_json(folder / "processor_config.json").get("video_processor") or {}
     for name in ("video_preprocessor_config.json", "preprocessor_config.json"):
-        told = told or read_json(folder / name)
-    return dict(told)
+        settings = settings or read_json(folder / name)
+    return dict(settings)
 
 
-def checked(image: Image.Image) -> Image.Image:
-    """The picture in RGB, what is transparent on white, as the library has it. Raises ValueError for no PIL image, or
-    one without pixels."""
+def to_rgb(image: Image.Image) -> Image.Image:
+    """The picture in RGB; transparent parts become white, as in the library.
+
+    Raises ValueError for anything but a PIL image, and for an image without pixels.
+    """
     if not isinstance(image, Image.Image) or 0 in image.size:
         raise ValueError("image: expected a PIL image with at least one pixel")
     if "A" in image.getbands() or image.info.get("transparency") is not None:
@@ -61,7 +63,7 @@ def checked(image: Image.Image) -> Image.Image:
 
 
 def _edges(size: Any) -> dict[str, int]:
-    """The set fields of a processor's size, which is a dict or an object of the library."""
+    """The fields of a processor's size that are set; the size is a dict or an object of the library."""
     fields = dict(size) if isinstance(size, dict) else {k: getattr(size, k, None) for k in ("height", "width")}
     if not isinstance(size, dict):
         fields["shortest_edge"] = getattr(size, "shortest_edge", None)
@@ -69,15 +71,17 @@ def _edges(size: Any) -> dict[str, int]:
 
 
 def square(size: tuple[int, int]) -> Box:
-    """What a picture shows that is padded to a square, in its own pixels; it stands in the middle."""
+    """The region that a picture shows once it is padded to a square around its middle, in the picture's own pixels."""
     side = max(size)
     left, top = (side - size[0]) // 2, (side - size[1]) // 2
     return (float(-left), float(-top), float(side - left), float(side - top))
 
 
 def visible(processor: Any, size: tuple[int, int]) -> Box:
-    """What padding, resize and centre crop of a processor leave of a picture, in the picture's own pixels; beyond the
-    picture where the processor pads it."""
+    """The region that padding, resize and centre crop of a processor leave of a picture, in the picture's own pixels.
+
+    It reaches beyond the picture if the processor pads.
+    """
     width, height = size
     if not (hasattr(processor, "pad_to_square") and processor.do_pad):
         return _cropped(processor, width, height)
@@ -91,7 +95,7 @@ def _cropped(processor: Any, width: int, height: int) -> Box:
     edges = _edges(processor.size) if processor.do_resize else {}
     if "shortest_edge" in edges:
         short = edges["shortest_edge"]
-        # The longer side is truncated, as the library does.
+        # The longer side is truncated, as in the library.
         across, down = (short, int(short * height / width)) if width <= height else (int(short * width / height), short)
     elif edges:
         across, down = edges["width"], edges["height"]

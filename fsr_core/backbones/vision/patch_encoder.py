@@ -1,4 +1,4 @@
-"""The encoder half that the LLaVA families share: a patch tower, a projector, and a text tower for relevance."""
+"""The encoder half that the LLaVA families share: patch tower, projector, and a text tower for relevance."""
 
 from __future__ import annotations
 
@@ -12,14 +12,17 @@ from fsr_core.backbones.base import VisualEncoder
 from fsr_core.backbones.checkpoints.model_info import ModelInfo
 from fsr_core.backbones.checkpoints.weights import Placement
 from fsr_core.backbones.features import ImageFeatures, PreparedImage
-from fsr_core.backbones.vision.patch_tower import PatchTower, Seen, TextSide
+from fsr_core.backbones.vision.patch_tower import PatchTower, TextSide, TowerOutput
 
 __all__ = ["PatchEncoder", "text_side"]
 
 
 class PatchEncoder(VisualEncoder):
-    """Families say how a picture is prepared, as `pixel_values` of its views (`[T, C, H, W]`, or `[C, H, W]` for one),
-    and how what the tower sees in them becomes its features (`features_of`)."""
+    """Runs a patch tower. A family adds two things:
+
+    - how a picture is prepared: as `pixel_values` of its views, `[T, C, H, W]`, or `[C, H, W]` for a single view;
+    - how the tower's output for these views becomes the picture's features (`features_of`).
+    """
 
     def __init__(self, tower: PatchTower, config: Any, processor: Any, info: ModelInfo, fingerprint: str) -> None:
         self.vision, self.config, self.processor = tower, config, processor
@@ -44,18 +47,18 @@ class PatchEncoder(VisualEncoder):
             raise ValueError("images: prepared for another model; use this encoder's preprocess()")
         pixels = [image.inputs["pixel_values"] for image in images]
         pixels = [views if views.dim() == 4 else views.unsqueeze(0) for views in pixels]
-        seen = self.vision.see(torch.cat(pixels).to(self.device, self.dtype))
-        found, at = [], 0
+        output = self.vision.run(torch.cat(pixels).to(self.device, self.dtype))
+        features, start = [], 0
         for image, views in zip(images, pixels, strict=True):
-            rows = slice(at, at + len(views))
-            at += len(views)
-            joint = None if seen.joint is None else seen.joint[rows]
-            found.append(self.features_of(image, Seen(seen.features[rows], seen.saliency[rows], joint)))
-        # A row of the batch would keep the whole batch in memory for as long as a cache holds it.
-        return [image.owned() for image in found]
+            rows = slice(start, start + len(views))
+            start += len(views)
+            joint = None if output.joint is None else output.joint[rows]
+            features.append(self.features_of(image, TowerOutput(output.features[rows], output.saliency[rows], joint)))
+        # A view into the batch's tensors would keep the whole batch in memory while a cache holds one image.
+        return [image.owned() for image in features]
 
-    def features_of(self, image: PreparedImage, seen: Seen) -> ImageFeatures:
-        """What compression needs of a picture, from what the tower sees in its views."""
+    def features_of(self, image: PreparedImage, output: TowerOutput) -> ImageFeatures:
+        """The features of a picture from the tower's output for its views."""
         raise NotImplementedError
 
     def encode_instructions(self, instructions: Sequence[str]) -> list[Tensor | None]:
@@ -67,7 +70,7 @@ class PatchEncoder(VisualEncoder):
 
 
 def text_side(kind: Any, name: str | None, place: Placement) -> TextSide | None:
-    """The text tower of a named checkpoint; None for no name or "none". Raises ValueError naming `clip`."""
+    """The text tower of the checkpoint `name`; None for no name or "none". Raises ValueError that names `clip`."""
     try:
         return None if name in (None, "none") else kind(name, place)
     except ValueError as error:

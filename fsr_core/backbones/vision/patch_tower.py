@@ -1,4 +1,4 @@
-"""What the LLaVA families share on the vision side: a patch tower, an MLP projector, and a joint image-text space."""
+"""The vision side that the LLaVA families share: a patch tower, an MLP projector, and a joint image-text space."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from fsr_core.backbones.checkpoints.checkpoint import Checkpoint
 from fsr_core.backbones.checkpoints.weights import Placement, load_half, materialise
 from fsr_core.backbones.vision.saliency import Recorder, cls_attention, self_attention_received
 
-__all__ = ["PatchTower", "Seen", "TextSide"]
+__all__ = ["PatchTower", "TextSide", "TowerOutput"]
 
-_BATCH = 16  # views that go through the tower at once; a picture of many tiles or a video is split
+_BATCH = 16  # most views in one pass of the tower; a picture of many tiles or a video takes several passes
 
 
 class TextSide(Protocol):
-    """The text half of a joint image-text space."""
+    """The text half of a joint image-text space, and the way of the tower's patches into that space."""
 
     def patches(self, tower: Any, hidden: Tensor) -> Tensor: ...
 
@@ -29,8 +29,8 @@ class TextSide(Protocol):
 
 
 @dataclass(frozen=True)
-class Seen:
-    """What a tower sees in T views of n patches: features [T, n, D], saliency [T, n], joint [T, n, P] or None."""
+class TowerOutput:
+    """A tower's output for T views of n patches: features [T, n, D], saliency [T, n], joint [T, n, P] or None."""
 
     features: Tensor
     saliency: Tensor
@@ -38,10 +38,10 @@ class Seen:
 
 
 class PatchTower:
-    """Vision tower and projector of a LLaVA, its own modules or a live model's, and where saliency is read.
+    """Vision tower and projector of a LLaVA, loaded from a checkpoint or taken from a live model.
 
-    Saliency and features come from the same block, the one whose output the model projects: CLIP's second-last, and
-    the last of a SigLIP tower that was cut by one block.
+    Saliency and features come from the same block, whose output the model projects. This is the second-last block of
+    CLIP, and the last one of a SigLIP tower that was cut by one block.
     """
 
     def __init__(self, config: Any, tower: Any, projector: Any, newline: Tensor | None, text: TextSide | None) -> None:
@@ -50,7 +50,7 @@ class PatchTower:
         self.side: int = vision.image_size // vision.patch_size
         self._has_cls = config.vision_feature_select_strategy == "default"
         blocks = getattr(tower, "vision_model", tower).encoder.layers
-        self._block = blocks[_read(config) - 1]
+        self._block = blocks[_blocks_read(config) - 1]
         self._recorder = Recorder(self._block)
 
     @classmethod
@@ -61,50 +61,50 @@ class PatchTower:
         text: TextSide | None,
         place: Placement,
     ) -> PatchTower:
-        """Reads the tower's blocks up to the last one needed, and the projector. Raises ValueError."""
+        """Loads the tower's blocks up to the last one needed, and the projector. Raises ValueError."""
         config = deepcopy(checkpoint.config)
         vision = config.vision_config
-        read = _read(config)
+        read = _blocks_read(config)
         halves = load_half(checkpoint.folder, ("vision", "projector", "newline"), place, vision_blocks=read)
         vision._attn_implementation = place.attention
-        shown = deepcopy(vision)
-        shown.num_hidden_layers = read
-        tower = materialise(AutoModel.from_config, shown, halves["vision"], place.device, "vision tower")
-        made = materialise(projector, config, halves["projector"], place.device, "projector")
-        return cls(config, tower, made, halves["newline"].get("image_newline"), text)
+        cut = deepcopy(vision)
+        cut.num_hidden_layers = read
+        tower = materialise(AutoModel.from_config, cut, halves["vision"], place.device, "vision tower")
+        module = materialise(projector, config, halves["projector"], place.device, "projector")
+        return cls(config, tower, module, halves["newline"].get("image_newline"), text)
 
     @property
     def line_end(self) -> Tensor:
-        """``[D]`` the newline row, for families that have one. Raises ValueError where the checkpoint lacks it."""
+        """``[D]`` the newline row, for families that have one. Raises ValueError if the checkpoint lacks it."""
         if self.newline is None:
             raise ValueError("model: the checkpoint lacks image_newline; download it again")
         return self.newline
 
     @torch.inference_mode()
-    def see(self, pixels: Tensor) -> Seen:
-        """Views ``[T, C, H, W]`` on the tower's device and in its dtype; each gives what it gives alone."""
-        parts = [self._see(part) for part in pixels.split(_BATCH)]
+    def run(self, pixels: Tensor) -> TowerOutput:
+        """Runs views ``[T, C, H, W]``, given on the tower's device and in its dtype; each independent of the others."""
+        parts = [self._run(part) for part in pixels.split(_BATCH)]
         joint = [part.joint for part in parts if part.joint is not None]
-        return Seen(
+        return TowerOutput(
             torch.cat([part.features for part in parts]),
             torch.cat([part.saliency for part in parts]),
             torch.cat(joint) if joint else None,
         )
 
-    def _see(self, pixels: Tensor) -> Seen:
-        with self._recorder.recording() as seen:
+    def _run(self, pixels: Tensor) -> TowerOutput:
+        with self._recorder.recording() as recorded:
             self.tower(pixels)
-            entered, hidden = seen.entered, seen.left
+            before, hidden = recorded.input, recorded.output
         if self._has_cls:
-            saliency, hidden = cls_attention(self._block, entered), hidden[:, 1:]
+            saliency, hidden = cls_attention(self._block, before), hidden[:, 1:]
         else:
-            saliency = self_attention_received(self._block, entered)
+            saliency = self_attention_received(self._block, before)
         joint = None if self.text is None else self.text.patches(self.tower, hidden)
-        return Seen(self.projector(hidden), saliency, joint)
+        return TowerOutput(self.projector(hidden), saliency, joint)
 
 
-def _read(config: Any) -> int:
-    """Number of blocks whose output the model projects. Raises ValueError for what is not supported."""
+def _blocks_read(config: Any) -> int:
+    """How many blocks run before the model projects. Raises ValueError for a configuration that is not supported."""
     layer, strategy = config.vision_feature_layer, config.vision_feature_select_strategy
     if not isinstance(layer, int):
         raise ValueError("model: vision_feature_layer is a list; only checkpoints that read one layer are supported")

@@ -1,8 +1,8 @@
 """What the Qwen-VL families share on the vision side: one tower at the picture's own resolution, tokens merged 2 x 2.
 
-There is no CLS and no text tower: saliency is the attention a token receives in one block of full attention
-(arXiv 2602.05809), and relevance is left out, as in the paper, or taken from the mean of the instruction's word
-embeddings (an option).
+There is no CLS and no text tower. Saliency is the attention that a token receives in one block of full attention
+(arXiv 2602.05809). Relevance is left out, as in the paper, or comes from the mean of the instruction's word embeddings
+(an option).
 """
 
 from __future__ import annotations
@@ -39,10 +39,15 @@ class QwenEncoder(VisualEncoder):
         visual: the tower, of a checkpoint or of a live model.
         processor: the Pillow image processor.
         video: settings of the video processor by name.
-        words: tokenizer and embedding table, for relevance from the instruction; None goes without.
+        words: tokenizer and embedding table, for relevance from the instruction; None: no relevance.
+
+    Attributes:
+        min_pixels, max_pixels: limits for the pixels of a video.
     """
 
-    #: fewest and most pixels of a video where the checkpoint does not tell
+    #: The library's class of the tower, built from a vision configuration.
+    tower_class: ClassVar[Any]
+    #: Least and most pixels of a video, if the checkpoint does not say.
     video_pixels: ClassVar[tuple[int, int]]
 
     def __init__(
@@ -61,25 +66,20 @@ class QwenEncoder(VisualEncoder):
         weight = next(visual.parameters())
         self.device, self.dtype = weight.device, weight.dtype
         size = dict(video.get("size") or {})
-        self._least = int(video.get("min_pixels") or size.get("shortest_edge") or self.video_pixels[0])
-        self._most = int(video.get("max_pixels") or size.get("longest_edge") or self.video_pixels[1])
+        self.min_pixels = int(video.get("min_pixels") or size.get("shortest_edge") or self.video_pixels[0])
+        self.max_pixels = int(video.get("max_pixels") or size.get("longest_edge") or self.video_pixels[1])
         self._merge: int = self.config.spatial_merge_size
         self._recorder = Recorder(visual.blocks[self.salient_block()])
-
-    @classmethod
-    def build(cls, config: Any) -> Any:
-        """The tower of a vision configuration."""
-        raise NotImplementedError
 
     @classmethod
     def load(
         cls, checkpoint: Checkpoint, place: Placement, *, clip: str | None, relevance: Relevance = "none"
     ) -> QwenEncoder:
-        """From a checkpoint's folder. Raises ValueError."""
+        """Loads the encoder from a checkpoint's folder. Raises ValueError."""
         _check_clip(clip)
         checkpoint.config.vision_config._attn_implementation = place.attention
         tensors = load_half(checkpoint.folder, ("vision",), place)["vision"]
-        visual = materialise(cls.build, checkpoint.config.vision_config, tensors, place.device, "vision tower")
+        visual = materialise(cls.tower_class, checkpoint.config.vision_config, tensors, place.device, "vision tower")
         words = None
         if relevance == "instruction":
             name = ("language", "embed_tokens.weight")
@@ -97,7 +97,7 @@ class QwenEncoder(VisualEncoder):
 
     @classmethod
     def of_model(cls, model: Any, processor: Any, *, clip: str | None, relevance: Relevance = "none") -> QwenEncoder:
-        """Around the modules of a live model. Raises ValueError."""
+        """Wraps the modules of a live model. Raises ValueError."""
         _check_clip(clip)
         words = (processor.tokenizer, model.get_input_embeddings().weight) if relevance == "instruction" else None
         video = getattr(processor, "video_processor", None)
@@ -110,15 +110,15 @@ class QwenEncoder(VisualEncoder):
         raise NotImplementedError
 
     def merged_order(self, grid: Tensor) -> Tensor | None:
-        """``[N]`` merged tokens in the order in which the tower runs them, or None for raster order."""
+        """``[N]`` the merged tokens in the order in which the tower processes them; None: raster order."""
         return None
 
     def video_size(self, frames: int, height: int, width: int, factor: int) -> tuple[int, int]:
-        """Height and width that frames of a video are scaled to."""
+        """Height and width that the frames of a video are scaled to."""
         raise NotImplementedError
 
     def time_positions(self, steps: int, seconds: float) -> Tensor:
-        """``[steps]`` int64 temporal positions of a video whose steps are `seconds` apart."""
+        """``[steps]`` int64 temporal positions of a video with a step every `seconds`."""
         raise NotImplementedError
 
     def preprocess(self, image: Image.Image) -> PreparedImage:
@@ -134,33 +134,33 @@ class QwenEncoder(VisualEncoder):
     def encode_images(self, images: Sequence[PreparedImage]) -> list[ImageFeatures]:
         if any("grid" not in image.inputs for image in images):
             raise ValueError("images: prepared for another model; use this encoder's preprocess()")
-        found: list[ImageFeatures] = []
+        features: list[ImageFeatures] = []
         batch: list[PreparedImage] = []
         for image in images:
             if batch and sum(len(one.inputs["pixel_values"]) for one in (*batch, image)) > _PATCHES:
-                found += self._encode(batch)
+                features += self._encode(batch)
                 batch = []
             batch.append(image)
-        return found + (self._encode(batch) if batch else [])
+        return features + (self._encode(batch) if batch else [])
 
     def _encode(self, images: Sequence[PreparedImage]) -> list[ImageFeatures]:
         pixels = torch.cat([image.inputs["pixel_values"] for image in images]).to(self.device, self.dtype)
         grid = torch.stack([image.inputs["grid"] for image in images]).to(self.device)
-        with self._recorder.recording() as seen:
+        with self._recorder.recording() as recorded:
             out = self.visual(pixels, grid_thw=grid)
-            saliency = self._saliency(seen, grid)
+            saliency = self._saliency(recorded, grid)
         unit = self._merge**2
         counts = [len(image.inputs["pixel_values"]) // unit for image in images]
         layers = getattr(out, "deepstack_features", None)
         deep = torch.stack(layers).split(counts, dim=1) if layers else [None] * len(images)
         return [
-            self._features(image, own, salient, layer).owned()
-            for image, own, salient, layer in zip(
+            self._features(image, rows, salient, layer).owned()
+            for image, rows, salient, layer in zip(
                 images, out.pooler_output.split(counts), saliency.split(counts), deep, strict=True
             )
         ]
 
-    def _features(self, image: PreparedImage, own: Tensor, saliency: Tensor, deep: Tensor | None) -> ImageFeatures:
+    def _features(self, image: PreparedImage, features: Tensor, saliency: Tensor, deep: Tensor | None) -> ImageFeatures:
         steps, rows, columns = image.inputs["grid"].tolist()
         rows, columns = rows // self._merge, columns // self._merge
         times = torch.zeros(1, dtype=torch.int64)
@@ -169,29 +169,29 @@ class QwenEncoder(VisualEncoder):
         axes = torch.meshgrid(times, torch.arange(rows), torch.arange(columns), indexing="ij")
         step = torch.arange(steps).repeat_interleave(rows * columns)
         return ImageFeatures(
-            own,
-            saliency,
-            None,
-            None,
-            torch.stack(axes, dim=-1).view(-1, 3).to(own.device),
-            image.tiles,
-            image.size,
-            groups=step.to(own.device) if steps > 1 else None,
+            features=features,
+            saliency=saliency,
+            positions=torch.stack(axes, dim=-1).view(-1, 3).to(features.device),
+            tiles=image.tiles,
+            size=image.size,
+            groups=step.to(features.device) if steps > 1 else None,
             deepstack=deep,
             grid=(steps, rows, columns),
             video=image.video,
             frame_seconds=image.frame_seconds,
         )
 
-    def _saliency(self, seen: Recorder, grid: Tensor) -> Tensor:
-        """``[N]`` fp32 a merged token: attention received, mean over heads, queries and the patches it merges."""
+    def _saliency(self, recorded: Recorder, grid: Tensor) -> Tensor:
+        """``[N]`` fp32: attention that each merged token receives, mean over heads, queries and its patches."""
         block: Any = self.visual.blocks[self.salient_block()]
-        attention, hidden = block.attn, block.norm1(seen.entered)
+        attention, hidden = block.attn, block.norm1(recorded.input)
         shape = (len(hidden), 3, attention.num_heads, -1)
         query, keys, _ = attention.qkv(hidden).view(shape).permute(1, 2, 0, 3).float().unbind(0)
-        cos, sin = (part.float() for part in seen.options["position_embeddings"])
-        query, keys = (part * cos + _turned(part) * sin for part in (query, keys))
-        spans = torch.repeat_interleave(grid[:, 1] * grid[:, 2], grid[:, 0]).tolist()  # each frame by itself
+        cos, sin = (part.float() for part in recorded.options["position_embeddings"])
+        query, keys = (part * cos + _rotate_half(part) * sin for part in (query, keys))
+        spans = torch.repeat_interleave(
+            grid[:, 1] * grid[:, 2], grid[:, 0]
+        ).tolist()  # patches of each frame; attention stays within a frame
         scale = float(query.shape[-1]) ** -0.5
         received = torch.cat(
             [
@@ -213,8 +213,8 @@ class QwenEncoder(VisualEncoder):
         if self.words is None:
             return [None] * len(instructions)
         tokenizer, table = self.words
-        ids = [torch.tensor(tokenizer(t, add_special_tokens=False)["input_ids"]) for t in instructions]
-        return [F.normalize(table[own.to(table.device)].float().mean(0, keepdim=True), dim=-1) for own in ids]
+        ids = [torch.tensor(tokenizer(text, add_special_tokens=False)["input_ids"]) for text in instructions]
+        return [F.normalize(table[tokens.to(table.device)].float().mean(0, keepdim=True), dim=-1) for tokens in ids]
 
     def visual_tokens(self, image: ImageFeatures, instruction: Tensor | None) -> VisualTokens:
         if instruction is None:
@@ -223,7 +223,7 @@ class QwenEncoder(VisualEncoder):
         return VisualTokens(image.features, image.saliency, relevance)
 
 
-def _turned(part: Tensor) -> Tensor:
+def _rotate_half(part: Tensor) -> Tensor:
     first, second = part.chunk(2, dim=-1)
     return torch.cat((-second, first), dim=-1)
 

@@ -1,8 +1,7 @@
-"""Pictures and videos as patches, as Qwen-VL's own preprocessing cuts them: 2 x 2 patches that merge lie together."""
+"""Pictures and videos, cut into patches as Qwen-VL's own preprocessing does: 2 x 2 patches that merge lie together."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -11,40 +10,21 @@ from PIL import Image
 from torch import Tensor
 
 from fsr_core.backbones.features import PreparedImage, Tile
-from fsr_core.backbones.vision.frames import checked_frames
-from fsr_core.backbones.vision.image_processors import checked
+from fsr_core.backbones.vision.frames import frames_to_rgb
+from fsr_core.backbones.vision.image_processors import to_rgb
 
-__all__ = ["QwenPixels", "VideoSize", "fit"]
+__all__ = ["QwenPixels", "VideoSize"]
 
 #: (frames, height, width, factor) -> height and width that the frames are scaled to
 VideoSize = Callable[[int, int, int, int], tuple[int, int]]
-
-
-def fit(height: int, width: int, factor: int, least: float, most: float, steps: int = 1) -> tuple[int, int]:
-    """Height and width, multiples of `factor`, near the picture's own and in its shape, so that `steps` times their
-    area is within `least..most` pixels: the rule of the checkpoints' own preprocessing.
-
-    Raises ValueError for a picture more than 200 times as long as wide.
-    """
-    if max(height, width) > 200 * min(height, width):
-        raise ValueError(f"image: {width} x {height} is more than 200 times as long as wide; cut it")
-    down, across = round(height / factor) * factor, round(width / factor) * factor
-    if steps * down * across > most:
-        shrink = math.sqrt(steps * height * width / most)
-        down = max(factor, math.floor(height / shrink / factor) * factor)
-        across = max(factor, math.floor(width / shrink / factor) * factor)
-    elif steps * down * across < least:
-        grow = math.sqrt(least / (steps * height * width))
-        down = math.ceil(height * grow / factor) * factor
-        across = math.ceil(width * grow / factor) * factor
-    return down, across
+_LONGEST = 200  # largest ratio of the sides that the library's processors accept
 
 
 class QwenPixels:
     """Prepares pictures and videos with a Pillow image processor.
 
-    Frames of a video go through it one at a time; their patches are then put side by side in pairs, as the tower takes
-    them.
+    The frames of a video go through it one at a time. Then the patches of successive frames are put side by side in
+    pairs, as the tower takes them.
     """
 
     def __init__(self, config: Any, processor: Any) -> None:
@@ -53,35 +33,36 @@ class QwenPixels:
 
     def image(self, image: Image.Image) -> PreparedImage:
         """See `VisualEncoder.preprocess`."""
-        picture = checked(image)
-        fit(picture.height, picture.width, 1, 0, math.inf)  # names a picture of an impossible shape
+        picture = to_rgb(image)
+        _check_shape(picture)
         out = self.processor(images=picture, return_tensors="pt")
         return PreparedImage(
-            {"pixel_values": out["pixel_values"], "grid": out["image_grid_thw"][0]},
-            self._tiles(out["image_grid_thw"][0], image.size),
-            image.size,
+            inputs={"pixel_values": out["pixel_values"], "grid": out["image_grid_thw"][0]},
+            tiles=self._tiles(out["image_grid_thw"][0], image.size),
+            size=image.size,
         )
 
     def video(self, frames: Sequence[Image.Image], fps: float, scaled_size: VideoSize) -> PreparedImage:
         """See `VisualEncoder.preprocess_video`; `scaled_size` is the family's rule."""
-        pictures = checked_frames(frames, fps)
+        pictures = frames_to_rgb(frames, fps)
+        _check_shape(pictures[0])
         pair = int(self.config.temporal_patch_size)
         pictures += pictures[-1:] * (-len(pictures) % pair)
         size = pictures[0].size
         factor = self.config.patch_size * self._merge
-        down, across = scaled_size(len(frames), size[1], size[0], factor)
-        scaled = [picture.resize((across, down), Image.Resampling.BICUBIC) for picture in pictures]
+        height, width = scaled_size(len(frames), size[1], size[0], factor)
+        scaled = [picture.resize((width, height), Image.Resampling.BICUBIC) for picture in pictures]
         out = self.processor(images=scaled, do_resize=False, temporal_patch_size=1, return_tensors="pt")
         _, rows, columns = out["image_grid_thw"][0].tolist()
         steps, patch = len(pictures) // pair, self.config.patch_size
         # One patch a frame -> the same patch of successive frames side by side, channel before time.
-        each = out["pixel_values"].view(steps, pair, rows * columns, -1, patch * patch)
-        pixels = each.permute(0, 2, 3, 1, 4).reshape(steps * rows * columns, -1)
+        patches = out["pixel_values"].view(steps, pair, rows * columns, -1, patch * patch)
+        pixels = patches.permute(0, 2, 3, 1, 4).reshape(steps * rows * columns, -1)
         grid = torch.tensor([steps, rows, columns])
         return PreparedImage(
-            {"pixel_values": pixels, "grid": grid, "seconds": torch.tensor(pair / fps)},
-            self._tiles(grid, size),
-            size,
+            inputs={"pixel_values": pixels, "grid": grid, "seconds": torch.tensor(pair / fps)},
+            tiles=self._tiles(grid, size),
+            size=size,
             video=True,
             frame_seconds=tuple(
                 (first + min(first + pair, len(frames)) - 1) / 2 / fps for first in range(0, len(pictures), pair)
@@ -107,12 +88,20 @@ class QwenPixels:
             raise ValueError(f"inputs: {pixels} and {grids} belong together; pass on all that the processor returned")
         if inputs.get(pixels) is None:
             return []
-        found = []
+        prepared = []
         counts = inputs[grids].prod(1).tolist()
-        for i, (part, grid) in enumerate(zip(inputs[pixels].split(counts), inputs[grids].cpu(), strict=True)):
-            own = {"pixel_values": part, "grid": grid}
-            if grids == "video_grid_thw":
-                own["seconds"] = torch.as_tensor(1.0 if seconds is None else seconds[i])
+        for i, (patches, grid) in enumerate(zip(inputs[pixels].split(counts), inputs[grids].cpu(), strict=True)):
+            tensors = {"pixel_values": patches, "grid": grid}
+            video = grids == "video_grid_thw"
+            if video:
+                tensors["seconds"] = torch.as_tensor(1.0 if seconds is None else seconds[i])
             size = (int(grid[2]) * self.config.patch_size, int(grid[1]) * self.config.patch_size)
-            found.append(PreparedImage(own, self._tiles(grid, size), size, video="seconds" in own))
-        return found
+            prepared.append(PreparedImage(inputs=tensors, tiles=self._tiles(grid, size), size=size, video=video))
+        return prepared
+
+
+def _check_shape(picture: Image.Image) -> None:
+    """Raises ValueError for a picture that is longer than the library accepts; its own message names no remedy."""
+    if max(picture.size) > _LONGEST * min(picture.size):
+        size = f"{picture.width} x {picture.height}"
+        raise ValueError(f"image: {size} is more than {_LONGEST} times as long as wide; cut it")

@@ -1,7 +1,7 @@
-"""Visual saliency (arXiv 2602.05809, eq. 1) read off one block of a tower that keeps its fast attention.
+"""Visual saliency (arXiv 2602.05809, eq. 1), read off one block of a tower while the tower keeps its fast attention.
 
-The block's queries and keys are computed again from its input; only the rows or sums that saliency needs are formed,
-in single precision, and a bounded number of them at a time.
+The block's queries and keys are computed again from its input. Only the rows or sums that saliency needs are formed, in
+single precision, and a bounded number of them at a time.
 """
 
 from __future__ import annotations
@@ -20,22 +20,27 @@ _CHUNK_NUMBERS = 2**25  # attention weights held at a time: 128 MiB in single pr
 
 
 class Recorder:
-    """Input and output of one block during this thread's forward pass. Passes are made one at a time."""
+    """Input and output of one block during a forward pass of this thread. Only one pass runs at a time.
+
+    Attributes:
+        input, output: hidden states before and after the block.
+        options: the block's keyword arguments.
+    """
 
     def __init__(self, block: nn.Module) -> None:
         self._block, self._lock = block, threading.Lock()
-        self.entered: Tensor
-        self.left: Tensor
+        self.input: Tensor
+        self.output: Tensor
         self.options: dict[str, Any] = {}
 
     @contextmanager
     def recording(self) -> Iterator[Recorder]:
-        """Within it, a forward pass of the tower leaves the block's input, keyword arguments and output here."""
+        """Inside this context a forward pass of the tower fills the attributes; afterwards they are cleared."""
 
         def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
-            self.entered = args[0] if args else kwargs["hidden_states"]
+            self.input = args[0] if args else kwargs["hidden_states"]
             self.options = kwargs
-            self.left = output[0] if isinstance(output, tuple) else output
+            self.output = output[0] if isinstance(output, tuple) else output
 
         with self._lock:
             handle = self._block.register_forward_hook(hook, with_kwargs=True)
@@ -43,13 +48,13 @@ class Recorder:
                 yield self
             finally:
                 handle.remove()
-                self.__dict__.pop("entered", None)
-                self.__dict__.pop("left", None)
+                self.__dict__.pop("input", None)
+                self.__dict__.pop("output", None)
                 self.options = {}
 
 
 def _heads(block: Any, hidden: Tensor, rows: slice) -> tuple[Tensor, Tensor, float]:
-    """Queries [B, H, rows, d] and keys [B, H, N, d] of a CLIP or SigLIP block in single precision, and their scale."""
+    """Queries [B, H, rows, d] and keys [B, H, N, d] of a CLIP or SigLIP block in fp32, and the attention's scale."""
     attention, normed = block.self_attn, block.layer_norm1(hidden)
     shape = (attention.num_heads, attention.head_dim)
     query = attention.q_proj(normed[:, rows]).unflatten(2, shape).transpose(1, 2).float()
@@ -58,19 +63,19 @@ def _heads(block: Any, hidden: Tensor, rows: slice) -> tuple[Tensor, Tensor, flo
 
 
 def cls_attention(block: Any, hidden: Tensor) -> Tensor:
-    """Attention that CLS, the first token, pays to each patch, mean over heads: ``[B, 1 + N, D] -> [B, N]`` fp32."""
+    """Attention that CLS, the first token, pays to each patch; mean over heads. ``[B, 1 + N, D] -> [B, N]`` fp32."""
     query, keys, scale = _heads(block, hidden, slice(0, 1))
     return (query @ keys.transpose(2, 3) * scale).softmax(-1).mean(1)[:, 0, 1:]
 
 
 def self_attention_received(block: Any, hidden: Tensor) -> Tensor:
-    """Attention that each token receives in a CLIP or SigLIP block: ``[B, N, D] -> [B, N]`` fp32."""
+    """Attention that each token receives in a CLIP or SigLIP block. ``[B, N, D] -> [B, N]`` fp32."""
     query, keys, scale = _heads(block, hidden, slice(None))
     return torch.stack([attention_received(q, k, scale) for q, k in zip(query, keys, strict=True)])
 
 
 def attention_received(query: Tensor, keys: Tensor, scale: float) -> Tensor:
-    """Attention each of N keys receives, mean over heads and queries: two ``[H, N, d]`` fp32 -> ``[N]`` fp32."""
+    """Attention that each of N keys receives; mean over heads and queries. Two ``[H, N, d]`` fp32 -> ``[N]`` fp32."""
     heads, n, _ = query.shape
     received = query.new_zeros(n)
     for part in query.split(max(1, _CHUNK_NUMBERS // (heads * n)), dim=1):

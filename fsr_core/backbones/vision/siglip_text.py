@@ -1,4 +1,4 @@
-"""The text side of SigLIP's joint image-text space, for towers that come from a SigLIP checkpoint."""
+"""The text side of SigLIP's joint image-text space, for vision towers that come from a SigLIP checkpoint."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ def _rename(stored: str) -> str | None:
 class SiglipText:
     """Text tower of a SigLIP checkpoint, and the pooling head that puts patches into the same space.
 
-    SigLIP pools a picture by attention over its patches. A patch's own place in the joint space is what the head
-    gives for that patch alone.
+    SigLIP pools a picture by attention over its patches. The embedding of one patch is the head's output for that patch
+    alone.
     """
 
     def __init__(self, model: str, place: Placement) -> None:
@@ -55,13 +55,13 @@ class SiglipText:
         self.norm, self.eps = norm, vision.layer_norm_eps
         try:
             self.tokenizer: Any = AutoTokenizer.from_pretrained(checkpoint.folder)
-        except Exception as error:  # the library and its Rust parser raise all kinds on damaged files
+        except Exception as error:  # the library and its Rust parser raise many kinds for damaged files
             raise ValueError(f"clip: the tokenizer of {model} cannot be read ({error})") from error
         self.length: int = text.max_position_embeddings
         self.device = place.device
 
     def patches(self, tower: Any, hidden: Tensor) -> Tensor:
-        """Patches [..., Dv] before the tower's last layer norm in the joint space: [..., P] fp32, of unit length."""
+        """Patches [..., Dv], before the tower's last layer norm, in the joint space: [..., P] fp32, unit length."""
         width = len(self.norm["weight"])
         if hidden.shape[-1] != width:
             raise ValueError(
@@ -69,24 +69,26 @@ class SiglipText:
                 " name the SigLIP that the model is made from"
             )
         normed = F.layer_norm(hidden, (width,), self.norm["weight"], self.norm["bias"], self.eps)
-        alone = self.head(normed.reshape(-1, 1, width))
-        return F.normalize(alone.float(), dim=-1).view(*hidden.shape[:-1], -1)
+        pooled = self.head(normed.reshape(-1, 1, width))
+        return F.normalize(pooled.float(), dim=-1).view(*hidden.shape[:-1], -1)
 
     @torch.inference_mode()
     def embed(self, texts: Sequence[str]) -> list[Tensor]:
-        """One [chunks, P] fp32 tensor a text, rows of unit length; chunks are padded to SigLIP's full length, as it
-        was trained."""
-        words, chunks, counts = self.tokenizer, [], []
+        """One [chunks, P] fp32 tensor per text, rows of unit length.
+
+        Chunks are padded to SigLIP's full length, as in its training.
+        """
+        tokenizer, chunks, counts = self.tokenizer, [], []
         for text in texts:
-            # SigLIP was trained on lower-cased text without punctuation; its tokenizer class sees to that.
-            ids = words(text, add_special_tokens=False, truncation=False)["input_ids"]
+            # SigLIP was trained on lower-cased text without punctuation; its tokenizer class makes it so.
+            ids = tokenizer(text, add_special_tokens=False, truncation=False)["input_ids"]
             if not ids:
                 raise ValueError("instruction: has no words; ask a question")
-            room = self.length - 1  # EOS
-            pieces = [ids[at : at + room] for at in range(0, len(ids), room)]
-            chunks += [[*piece, words.eos_token_id] for piece in pieces]
+            size = self.length - 1  # without EOS
+            pieces = [ids[start : start + size] for start in range(0, len(ids), size)]
+            chunks += [[*piece, tokenizer.eos_token_id] for piece in pieces]
             counts.append(len(pieces))
-        pad = words.pad_token_id if words.pad_token_id is not None else words.eos_token_id
+        pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
         ids = torch.full((len(chunks), self.length), pad, device=self.device)
         for row, chunk in enumerate(chunks):
             ids[row, : len(chunk)] = torch.tensor(chunk, device=self.device)

@@ -27,26 +27,26 @@ class _FinishReason:
 class _FinishReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_FinishReason.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     FINISH_REASON_UNSPECIFIED: _FinishReason.ValueType  # 0
-    """It has not ended."""
+    """The answer has not ended."""
     FINISH_REASON_STOP: _FinishReason.ValueType  # 1
-    """End of sequence or a stop string."""
+    """The model ended the sequence, or the answer reached a stop string."""
     FINISH_REASON_LENGTH: _FinishReason.ValueType  # 2
-    """max_tokens or the context length."""
+    """The answer reached max_tokens or the context length."""
 
 class FinishReason(_FinishReason, metaclass=_FinishReasonEnumTypeWrapper):
     """Why an answer ended."""
 
 FINISH_REASON_UNSPECIFIED: FinishReason.ValueType  # 0
-"""It has not ended."""
+"""The answer has not ended."""
 FINISH_REASON_STOP: FinishReason.ValueType  # 1
-"""End of sequence or a stop string."""
+"""The model ended the sequence, or the answer reached a stop string."""
 FINISH_REASON_LENGTH: FinishReason.ValueType  # 2
-"""max_tokens or the context length."""
+"""The answer reached max_tokens or the context length."""
 Global___FinishReason: _TypeAlias = FinishReason  # noqa: Y015
 
 @_typing.final
 class DecodeRequest(_message.Message):
-    """A conversation with its images as compact tokens."""
+    """A conversation; its images are compressed already."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -58,28 +58,30 @@ class DecodeRequest(_message.Message):
     EMITTED_TOKEN_IDS_FIELD_NUMBER: _builtins.int
     CACHE_SALT_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
-    """Follows the request through the logs of all services."""
+    """Identifies the request in the logs of all services."""
     fingerprint: _builtins.str
-    """Of the encoder that made the images. Without images it may be empty, and where it is not, only that checkpoint answers."""
+    """Fingerprint of the encoder's checkpoint. It may be empty if there are no images. A decoder refuses any other
+    fingerprint than its own.
+    """
     cache_salt: _builtins.str
-    """Prompts share cached KV memory only with prompts of the same salt, so that no tenant learns from timing what
-    another one asked. Empty shares with every other empty one.
+    """Prompts share cached KV memory only with prompts of the same salt. So a tenant cannot learn another tenant's
+    prompts from response times. All prompts with an empty salt share.
     """
     @_builtins.property
     def messages(self) -> _containers.RepeatedCompositeFieldContainer[_types_pb2.Message]:
-        """The conversation, ending with a user's turn."""
+        """The conversation. The last message is the user's."""
 
     @_builtins.property
     def images(self) -> _containers.RepeatedCompositeFieldContainer[_types_pb2.CompressedImage]:
-        """What the messages' image parts refer to."""
+        """The images that the parts of `messages` refer to."""
 
     @_builtins.property
     def sampling(self) -> _types_pb2.Sampling:
-        """How the answer is chosen."""
+        """How the decoder chooses the tokens of the answer."""
 
     @_builtins.property
     def emitted_token_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
-        """Tokens of the answer that another replica already emitted; the stream goes on after them."""
+        """Token ids of the answer that another replica already emitted. The stream continues after them."""
 
     def __init__(
         self,
@@ -102,7 +104,7 @@ Global___DecodeRequest: _TypeAlias = DecodeRequest  # noqa: Y015
 
 @_typing.final
 class DecodeResponse(_message.Message):
-    """A piece of the answer; the last one carries the reason and the figures."""
+    """A piece of the answer. The last one also carries the finish reason and the figures."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -112,21 +114,21 @@ class DecodeResponse(_message.Message):
     STATS_FIELD_NUMBER: _builtins.int
     LOGPROBS_FIELD_NUMBER: _builtins.int
     text: _builtins.str
-    """Whole characters only."""
+    """New text, in whole characters; it may be empty."""
     finish_reason: Global___FinishReason.ValueType
-    """Set in the last message."""
+    """Why the answer ended. Set in the last message."""
     @_builtins.property
     def token_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
-        """Tokens generated since the last message."""
+        """Ids of the tokens generated since the last message."""
 
     @_builtins.property
     def stats(self) -> Global___DecodeStats:
-        """Set in the last message."""
+        """What the answer took. Set in the last message."""
 
     @_builtins.property
     def logprobs(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
-        """For each of token_ids, the natural logarithm of the probability that the model gave it, before temperature,
-        penalty and truncation. Empty unless sampling.logprobs is set.
+        """For each of `token_ids`: the natural logarithm of its probability before temperature, penalty and truncation.
+        Empty unless `sampling.logprobs` is set.
         """
 
     def __init__(
@@ -161,19 +163,19 @@ class DecodeStats(_message.Message):
     CACHED_TOKENS_FIELD_NUMBER: _builtins.int
     LOAD_FIELD_NUMBER: _builtins.int
     prompt_tokens: _builtins.int
-    """Places in the prompt, visual ones included."""
+    """Tokens in the prompt, visual ones included."""
     visual_tokens: _builtins.int
-    """Visual places in the prompt."""
+    """Visual tokens in the prompt."""
     completion_tokens: _builtins.int
-    """Tokens generated, those of earlier replicas included."""
+    """Tokens in the answer, those of earlier replicas included."""
     queue_seconds: _builtins.float
-    """Seconds spent waiting for the engine."""
+    """Seconds that the request waited for the engine."""
     prefill_seconds: _builtins.float
     """Seconds of prefill."""
     decode_seconds: _builtins.float
     """Seconds from the first token to the last."""
     cached_tokens: _builtins.int
-    """Places of the prompt whose KV memory was there already from an earlier prompt."""
+    """Tokens of the prompt whose KV memory an earlier prompt had already filled."""
     @_builtins.property
     def load(self) -> Global___DecoderLoad:
         """The replica's load when the answer ended."""
@@ -210,15 +212,15 @@ class DecoderLoad(_message.Message):
     KV_BYTES_FREE_FIELD_NUMBER: _builtins.int
     MAX_WAITING_FIELD_NUMBER: _builtins.int
     running: _builtins.int
-    """Requests being answered, from the layout of their prompts on."""
+    """Number of requests that run, from the layout of their prompts on."""
     waiting: _builtins.int
-    """Requests waiting for KV memory or a slot."""
+    """Number of requests that wait for KV memory or a slot."""
     kv_bytes_capacity: _builtins.int
     """Bytes of KV memory that running requests may reserve in all."""
     kv_bytes_free: _builtins.int
-    """Of these, bytes that nobody has reserved."""
+    """Bytes of `kv_bytes_capacity` that no request has reserved."""
     max_waiting: _builtins.int
-    """Requests that may wait; one more is refused."""
+    """Number of requests that may wait. Any further request is refused."""
     def __init__(
         self,
         *,
@@ -238,7 +240,7 @@ Global___DecoderLoad: _TypeAlias = DecoderLoad  # noqa: Y015
 
 @_typing.final
 class DescribeDecoderRequest(_message.Message):
-    """Asks what a decoder serves."""
+    """A request for a decoder's description. It has no fields."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -264,15 +266,15 @@ class DescribeDecoderResponse(_message.Message):
     LOAD_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def model(self) -> _types_pb2.ModelDescription:
-        """Its checkpoint."""
+        """The checkpoint and its figures."""
 
     @_builtins.property
     def cost(self) -> _types_pb2.CostModel:
-        """Cost of a prompt by its length."""
+        """What a prompt costs, by its length."""
 
     @_builtins.property
     def load(self) -> Global___DecoderLoad:
-        """Its load now."""
+        """The replica's load now."""
 
     def __init__(
         self,

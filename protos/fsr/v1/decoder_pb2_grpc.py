@@ -26,7 +26,7 @@ if _version_not_supported:
 
 
 class DecoderServiceStub:
-    """Answers from text and visual tokens that were encoded elsewhere.
+    """Answers a conversation of text and of visual tokens that an encoder made.
     """
 
     def __init__(self, channel):
@@ -48,22 +48,23 @@ class DecoderServiceStub:
 
 
 class DecoderServiceServicer:
-    """Answers from text and visual tokens that were encoded elsewhere.
+    """Answers a conversation of text and of visual tokens that an encoder made.
     """
 
     def Decode(self, request, context):
-        """Streams an answer. A client that goes away, or whose deadline passes, frees its slot and KV memory within a step.
-        Errors: INVALID_ARGUMENT (field named; also a request larger than the whole KV budget), FAILED_PRECONDITION
-        (fingerprint of another checkpoint), RESOURCE_EXHAUSTED (no KV memory and too many or too long waiting; the
-        trailing metadata `retry-after-ms` says when to try again), DEADLINE_EXCEEDED, UNAVAILABLE (draining, or the
-        engine died).
+        """Streams an answer. When a client cancels, or its deadline passes, its slot and KV memory are free within one step.
+        Errors: INVALID_ARGUMENT (the message names the field; also for a request that exceeds the whole KV memory),
+        FAILED_PRECONDITION (the images come from another checkpoint), RESOURCE_EXHAUSTED (no KV memory is free, and too
+        many requests wait or this one waited too long; trailing metadata `retry-after-ms`: milliseconds until a retry),
+        DEADLINE_EXCEEDED, UNAVAILABLE (the decoder drains, or its engine died), INTERNAL.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def DescribeDecoder(self, request, context):
-        """Tells which model this replica serves, what a prompt costs it, and how loaded it is. Cheap: made to be polled.
+        """Describes the model that this replica serves, the cost of a prompt, and the replica's load. It is cheap to poll.
+        Errors: UNAVAILABLE (the decoder drains, or its engine died), INTERNAL.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -91,7 +92,7 @@ def add_DecoderServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class DecoderService:
-    """Answers from text and visual tokens that were encoded elsewhere.
+    """Answers a conversation of text and of visual tokens that an encoder made.
     """
 
     @staticmethod

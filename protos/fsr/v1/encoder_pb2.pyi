@@ -21,7 +21,7 @@ DESCRIPTOR: _descriptor.FileDescriptor
 
 @_typing.final
 class EncodeRequest(_message.Message):
-    """Images to encode and the question they are for."""
+    """Images, and the question to compress them for."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -34,26 +34,26 @@ class EncodeRequest(_message.Message):
     EXPLAIN_FIELD_NUMBER: _builtins.int
     TIMEOUT_SECONDS_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
-    """Follows the request through the logs of all services."""
+    """Identifies the request in the logs of all services."""
     instruction: _builtins.str
-    """The question."""
+    """The question; not blank."""
     wire_dtype: _types_pb2.Dtype.ValueType
-    """Format the features travel in; unspecified means that of the encoder's weights."""
+    """Number format of the features in the response. Unspecified means the dtype of the encoder's weights."""
     explain: _builtins.bool
-    """Whether to add explanations."""
+    """Whether each compressed image carries its explanation."""
     timeout_seconds: _builtins.float
-    """Seconds that the caller still waits; work that cannot be in time is left undone. 0 means no limit."""
+    """Seconds that the caller still waits. Work that starts later is not done. 0 means no limit."""
     @_builtins.property
     def images(self) -> _containers.RepeatedCompositeFieldContainer[_types_pb2.Image]:
-        """At least one."""
+        """Pictures and videos, at least one."""
 
     @_builtins.property
     def budget(self) -> _types_pb2.Budget:
-        """Tokens that each image may keep."""
+        """How many visual tokens each image may keep."""
 
     @_builtins.property
     def method(self) -> _types_pb2.Method:
-        """How to choose them."""
+        """The compression method."""
 
     def __init__(
         self,
@@ -77,7 +77,7 @@ Global___EncodeRequest: _TypeAlias = EncodeRequest  # noqa: Y015
 
 @_typing.final
 class EncodeResponse(_message.Message):
-    """The kept tokens, one entry an image."""
+    """The kept visual tokens of each image."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -87,16 +87,16 @@ class EncodeResponse(_message.Message):
     COMPRESS_SECONDS_FIELD_NUMBER: _builtins.int
     CACHE_HITS_FIELD_NUMBER: _builtins.int
     fingerprint: _builtins.str
-    """Of the encoder's checkpoint."""
+    """Fingerprint of the encoder's checkpoint."""
     encode_seconds: _builtins.float
-    """Seconds from image bytes to features."""
+    """Seconds from the image's bytes to its features, with the wait for a batch."""
     compress_seconds: _builtins.float
-    """Seconds of choosing and merging tokens."""
+    """Seconds of compression: choosing tokens and merging the others."""
     cache_hits: _builtins.int
-    """Images whose features were in the cache."""
+    """Number of images whose features came from the cache."""
     @_builtins.property
     def images(self) -> _containers.RepeatedCompositeFieldContainer[_types_pb2.CompressedImage]:
-        """In the order of the request."""
+        """One for each image of the request, in the same order."""
 
     def __init__(
         self,
@@ -117,7 +117,7 @@ Global___EncodeResponse: _TypeAlias = EncodeResponse  # noqa: Y015
 
 @_typing.final
 class DescribeEncoderRequest(_message.Message):
-    """Asks what an encoder serves."""
+    """A request for an encoder's description. It has no fields."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -143,15 +143,15 @@ class DescribeEncoderResponse(_message.Message):
     ADDRESSES_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def model(self) -> _types_pb2.ModelDescription:
-        """Its checkpoint."""
+        """The checkpoint and its figures."""
 
     @_builtins.property
     def methods(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Compression methods by name."""
+        """Names of the compression methods."""
 
     @_builtins.property
     def addresses(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Addresses of all replicas where each has a port of its own (direct ingress); else empty."""
+        """host:port of every replica if each has its own port (direct ingress); empty otherwise."""
 
     def __init__(
         self,

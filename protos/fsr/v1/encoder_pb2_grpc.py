@@ -26,7 +26,7 @@ if _version_not_supported:
 
 
 class EncoderServiceStub:
-    """Turns pictures and a question into the few visual tokens that matter to it.
+    """Turns pictures and a question into the few visual tokens that matter to the question.
     """
 
     def __init__(self, channel):
@@ -48,19 +48,21 @@ class EncoderServiceStub:
 
 
 class EncoderServiceServicer:
-    """Turns pictures and a question into the few visual tokens that matter to it.
+    """Turns pictures and a question into the few visual tokens that matter to the question.
     """
 
     def Encode(self, request, context):
-        """Encodes and compresses images for one instruction.
-        Errors: INVALID_ARGUMENT (field named), RESOURCE_EXHAUSTED (queue full), DEADLINE_EXCEEDED.
+        """Encodes images and compresses them for one instruction.
+        Errors: INVALID_ARGUMENT (the message names the field), RESOURCE_EXHAUSTED (the queue is full), DEADLINE_EXCEEDED,
+        UNAVAILABLE (no replica runs), INTERNAL.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def DescribeEncoder(self, request, context):
-        """Tells which model and methods this replica serves.
+        """Describes the model and the compression methods that this replica serves.
+        Errors: RESOURCE_EXHAUSTED (the queue is full), DEADLINE_EXCEEDED, UNAVAILABLE (no replica runs), INTERNAL.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -88,7 +90,7 @@ def add_EncoderServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class EncoderService:
-    """Turns pictures and a question into the few visual tokens that matter to it.
+    """Turns pictures and a question into the few visual tokens that matter to the question.
     """
 
     @staticmethod

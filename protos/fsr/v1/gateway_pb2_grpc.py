@@ -57,27 +57,29 @@ class GatewayServiceServicer:
     """
 
     def Generate(self, request, context):
-        """Streams an answer; the last message carries what was saved. Replicas that fail meanwhile are replaced: the stream
-        goes on as if nothing had happened. Trailing metadata, of failures too: fsr-request-id, and fsr-encoders and
-        fsr-decoders with the addresses that were asked, in order, separated by commas.
-        Errors: INVALID_ARGUMENT (field named, with a remedy), NOT_FOUND (unknown model), UNAVAILABLE (no replica yet),
-        RESOURCE_EXHAUSTED (too many requests; trailing metadata retry-after-ms), DEADLINE_EXCEEDED, FAILED_PRECONDITION
-        (encoder and decoder disagree), UNAUTHENTICATED and PERMISSION_DENIED (where keys are asked for).
+        """Streams an answer. If a replica fails, another one continues the same stream.
+        Trailing metadata, also of errors: `fsr-request-id`; `fsr-encoders` and `fsr-decoders`, the addresses of the
+        replicas that were called, in order, separated by commas.
+        Errors: INVALID_ARGUMENT (the message names the field and the remedy), NOT_FOUND (unknown model), UNAVAILABLE (no
+        replica answers yet, or the gateway shuts down), RESOURCE_EXHAUSTED (too many requests; trailing metadata
+        `retry-after-ms`: milliseconds until a retry), DEADLINE_EXCEEDED, FAILED_PRECONDITION (encoder and decoder have
+        different checkpoints), UNAUTHENTICATED and PERMISSION_DENIED (if the gateway requires keys), INTERNAL.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Compress(self, request, context):
-        """Returns the kept tokens and why they were kept, for those who bring their own language model.
-        Errors: as Generate.
+        """Returns the kept tokens, and on request why they were kept, for applications that run their own language model.
+        Trailing metadata and errors are those of Generate.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListModels(self, request, context):
-        """Lists the models that can be asked for.
+        """Lists the models that requests may name.
+        Errors: UNAVAILABLE (the gateway shuts down), UNAUTHENTICATED (if the gateway requires keys), INTERNAL.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -11,18 +11,18 @@ from typing import Annotated, Any
 
 import typer
 
-from fsr.client.aio import AsyncClient
+from fsr.client.aio import DEFAULT_ADDRESS, AsyncClient
 from fsr.client.channel import Tls
 from fsr.client.sync import Client
 
 __all__ = ["Connection", "connects"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Connection:
-    """Where the gateway is and how to talk to it."""
+    """The gateway's address, and how to talk to it."""
 
-    gateway: str = "127.0.0.1:50050"
+    gateway: str = DEFAULT_ADDRESS
     api_key: str | None = None
     tls: bool = False
     ca: Path | None = None
@@ -30,25 +30,27 @@ class Connection:
     key: Path | None = None
     server_name: str | None = None
 
-    def _options(self) -> dict[str, Any]:
-        wanted = self.tls or any((self.ca, self.cert, self.key, self.server_name))
-        tls = Tls(self.ca, self.cert, self.key, self.server_name) if wanted else None
-        return {"tls": tls, "api_key": self.api_key}
-
     def open(self) -> Client:
         """Raises ClientError."""
-        return Client(self.gateway, **self._options())
+        return Client(self.gateway, tls=self._tls(), api_key=self.api_key)
 
     def open_async(self) -> AsyncClient:
         """Raises ClientError."""
-        return AsyncClient(self.gateway, **self._options())
+        return AsyncClient(self.gateway, tls=self._tls(), api_key=self.api_key)
+
+    def _tls(self) -> Tls | None:
+        if self.tls or any((self.ca, self.cert, self.key, self.server_name)):
+            return Tls(self.ca, self.cert, self.key, self.server_name)
+        return None
 
 
 # Flag, type, and help of each field of Connection.
 _OPTIONS: dict[str, Any] = {
     "gateway": Annotated[str, typer.Option(help="address of the gateway", envvar="FSR_GATEWAY")],
-    "api_key": Annotated[str | None, typer.Option(help="key to show; better by environment", envvar="FSR_API_KEY")],
-    "tls": Annotated[bool, typer.Option("--tls", help="encrypt; any option below does too", envvar="FSR_TLS")],
+    "api_key": Annotated[
+        str | None, typer.Option(help="API key to send; safer in the environment", envvar="FSR_API_KEY")
+    ],
+    "tls": Annotated[bool, typer.Option("--tls", help="encrypt; implied by the options below", envvar="FSR_TLS")],
     "ca": Annotated[Path | None, typer.Option(help="PEM of the authority to trust", envvar="FSR_TLS_CA")],
     "cert": Annotated[Path | None, typer.Option(help="PEM certificate of this client", envvar="FSR_TLS_CERT")],
     "key": Annotated[Path | None, typer.Option(help="PEM key of that certificate", envvar="FSR_TLS_KEY")],
@@ -62,16 +64,17 @@ def connects(command: Callable[..., None]) -> Callable[..., None]:
     """Gives a command the options of `Connection` in place of its `connection` parameter."""
 
     @functools.wraps(command)
-    def wrapped(**given: Any) -> None:
-        connection = Connection(**{name: given.pop(name) for name in _OPTIONS})
-        command(connection=connection, **given)
+    def wrapped(**arguments: Any) -> None:
+        connection = Connection(**{name: arguments.pop(name) for name in _OPTIONS})
+        command(connection=connection, **arguments)
 
-    own = inspect.signature(command, eval_str=True).parameters
-    added = [
-        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=getattr(Connection, name), annotation=kind)
-        for name, kind in _OPTIONS.items()
+    parameters = inspect.signature(command, eval_str=True).parameters.values()
+    keyword_only = inspect.Parameter.KEYWORD_ONLY
+    of_command = [parameter.replace(kind=keyword_only) for parameter in parameters if parameter.name != "connection"]
+    of_connection = [
+        inspect.Parameter(name, keyword_only, default=getattr(Connection, name), annotation=annotation)
+        for name, annotation in _OPTIONS.items()
     ]
-    kept = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for name, p in own.items() if name != "connection"]
-    wrapped.__signature__ = inspect.Signature([*kept, *added])  # type: ignore[attr-defined]
-    wrapped.__annotations__ = {p.name: p.annotation for p in (*kept, *added)}
+    wrapped.__signature__ = inspect.Signature([*of_command, *of_connection])  # type: ignore[attr-defined]
+    wrapped.__annotations__ = {parameter.name: parameter.annotation for parameter in (*of_command, *of_connection)}
     return wrapped

@@ -1,4 +1,4 @@
-"""`fsr evaluate`: hands over to a tool of the core; the client alone installs neither PyTorch nor matplotlib."""
+"""`fsr evaluate`: starts the core's evaluation. The client alone installs neither PyTorch nor matplotlib."""
 
 from __future__ import annotations
 
@@ -8,16 +8,14 @@ from importlib.util import find_spec
 
 import typer
 
-__all__ = ["add_to"]
+from fsr.cli.terminal import fail
+
+__all__ = ["PASS_THROUGH", "evaluate"]
 
 _NEEDS = ("torch", "transformers", "matplotlib")
 
-
-def add_to(app: typer.Typer) -> None:
-    """Adds the command to the `fsr` command."""
-    # Every option is the tool's own; it prints its help itself.
-    settings = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
-    app.command(context_settings=settings)(evaluate)
+#: The evaluation declares every option and prints its own help.
+PASS_THROUGH = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
 
 
 def evaluate(context: typer.Context) -> None:
@@ -27,9 +25,6 @@ def evaluate(context: typer.Context) -> None:
     """
     missing = [name for name in _NEEDS if find_spec(name) is None]
     if missing:
-        print(
-            f"error: {missing[0]} is missing; install what it needs: pip install 'fsr-gateway[eval]'", file=sys.stderr
-        )
-        raise typer.Exit(1)
-    # The tool takes this process over, so that signals reach it and nothing is left behind when it is ended.
+        fail(f"{missing[0]} is missing; install what evaluate needs: pip install 'fsr-gateway[eval]'")
+    # The evaluation takes over this process, so that signals reach it and no child process can be left behind.
     os.execv(sys.executable, [sys.executable, "-m", "fsr_core.evaluation", *context.args])

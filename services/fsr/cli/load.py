@@ -13,48 +13,47 @@ from rich.console import Console
 from rich.progress import Progress, TaskID, TextColumn, TimeElapsedColumn
 
 from fsr.cli.connection import Connection, connects
-from fsr.cli.load_generator import Outcome, Plan, drive, summarise
+from fsr.cli.load_generator import Outcome, Plan, drive
 from fsr.cli.load_report import Row, as_json, check_plot, markdown, plot
+from fsr.cli.load_summary import summarise
+from fsr.cli.options import MethodName, parse_budget
 from fsr.cli.terminal import fail
 from fsr.client.errors import ClientError, InvalidRequestError
 from fsr.client.media import read_picture
-from fsr.client.requests import parse_budget
+from fsr.client.requests import DEFAULT_METHOD, GenerateOptions
 
-__all__ = ["add_to"]
+__all__ = ["load"]
 
 _STANDARD_OUTPUT = Path("-")
 
 
-def add_to(app: typer.Typer) -> None:
-    """Adds the command to the `fsr` command."""
-    app.command()(connects(load))
-
-
+@connects
 def load(
     connection: Connection,
-    images: Annotated[list[Path], typer.Argument(help="pictures, asked about in turn")],
+    images: Annotated[list[Path], typer.Argument(help="pictures; the requests take them in turn")],
     question: Annotated[str, typer.Option(help="what to ask")] = "What is in the picture?",
-    clients: Annotated[str, typer.Option(help="closed loop: clients at a time, as 1,4,16")] = "",
-    rate: Annotated[str, typer.Option(help="open loop: requests a second, as 2,8")] = "",
+    clients: Annotated[str, typer.Option(help="closed loop: number of clients of each run, as 1,4,16")] = "",
+    rate: Annotated[str, typer.Option(help="open loop: requests a second of each run, as 2,8")] = "",
     budget: Annotated[str, typer.Option(help="budgets to compare, as 16,0.5,auto")] = "auto",
-    method: Annotated[str, typer.Option(help="compression method")] = "fsr",
-    max_tokens: Annotated[int, typer.Option(min=1, help="longest answer")] = 64,
+    method: MethodName = DEFAULT_METHOD,
+    max_tokens: Annotated[int, typer.Option(min=1, help="most tokens of an answer")] = 64,
     ignore_eos: Annotated[bool, typer.Option("--ignore-eos", help="answers of exactly --max-tokens")] = False,
-    seconds: Annotated[float, typer.Option(help="longest time a run")] = 30.0,
-    requests: Annotated[int, typer.Option(min=1, help="most requests a run")] = 100_000,
-    warmup: Annotated[int, typer.Option(min=0, help="first answers of a run, not counted")] = 5,
+    seconds: Annotated[float, typer.Option(help="longest time of a run")] = 30.0,
+    requests: Annotated[int, typer.Option(min=1, help="most requests of a run")] = 100_000,
+    warmup: Annotated[int, typer.Option(min=0, help="first answers of a run, which are not counted")] = 5,
     bound: Annotated[float, typer.Option(help="seconds up to which an answer counts for goodput")] = 1.0,
-    timeout: Annotated[float, typer.Option(help="deadline of a request, seconds")] = 60.0,
-    seed: Annotated[int, typer.Option(help="of the arrivals of an open loop")] = 0,
+    timeout: Annotated[float, typer.Option(help="longest wait for an answer, in seconds")] = 60.0,
+    seed: Annotated[int, typer.Option(help="seed of the arrival times of an open loop")] = 0,
     json_file: Annotated[
-        Path | None, typer.Option("--json", help="file for everything measured; - prints it instead of the table")
+        Path | None,
+        typer.Option("--json", help="file for all figures as JSON; - prints them instead of the table"),
     ] = None,
     markdown_file: Annotated[Path | None, typer.Option("--markdown", help="file for the table")] = None,
     plot_file: Annotated[Path | None, typer.Option("--plot", help="PNG for goodput and latency")] = None,
 ) -> None:
     """Put load on a gateway and measure throughput, latency, time to first token, and goodput.
 
-    A run for each budget and each load, one after the other, bounded in time and count.
+    Each budget and each load is one run; runs follow each other and are bounded in time and number of requests.
 
     example: fsr load scene.png --clients 1,4,16 --budget 16,144 --max-tokens 32 --ignore-eos --bound 2
 
@@ -62,51 +61,52 @@ def load(
     """
     try:
         loads = _loads(clients, rate)
-        _writable({"--json": json_file, "--markdown": markdown_file, "--plot": plot_file})
+        _check_files({"--json": json_file, "--markdown": markdown_file, "--plot": plot_file})
         pictures = [read_picture(path) for path in images]
-        base = {"method": method, "max_tokens": max_tokens, "ignore_eos": ignore_eos}
-        bounds: dict[str, Any] = {"seconds": seconds, "requests": requests, "warmup": warmup, "bound": bound}
-        bounds |= {"timeout": timeout, "seed": seed}
-        plans = [
-            (name, label, Plan(pictures, question, options=tuple((base | {"budget": value}).items()), **size, **bounds))
-            for name, value in ((part.strip(), parse_budget(part.strip())) for part in budget.split(","))
-            for label, size in loads
-        ]
+        options: GenerateOptions = {"method": method, "max_tokens": max_tokens, "ignore_eos": ignore_eos}
+        limits: dict[str, Any] = {"seconds": seconds, "requests": requests, "warmup": warmup, "bound": bound}
+        limits |= {"timeout": timeout, "seed": seed}
+        plans = []
+        for name in (part.strip() for part in budget.split(",")):
+            budgeted: GenerateOptions = {**options, "budget": parse_budget(name)}
+            for label, size in loads:
+                plan = Plan(images=pictures, question=question, options=budgeted, **size, **limits)
+                plans.append((name, label, plan))
         rows = asyncio.run(_run(connection, plans))
-        shown = table = markdown(rows, bound)
+        printed = table = markdown(rows, bound)
         if markdown_file:
             markdown_file.write_text(table)
         if json_file:
-            settings = base | bounds | {"question": question, "images": [str(path) for path in images]}
-            measured = as_json(rows, settings)
+            settings = options | limits | {"question": question, "images": [str(path) for path in images]}
+            figures = as_json(rows, settings)
             if json_file == _STANDARD_OUTPUT:
-                shown = measured
+                printed = figures
             else:
-                json_file.write_text(measured)
+                json_file.write_text(figures)
         if plot_file:
             plot(rows, plot_file, bound)
     except (ClientError, OSError) as error:
         fail(error)
     except KeyboardInterrupt:
         raise typer.Exit(130) from None
-    print(shown)  # last, so that a reader who leaves early (`| head`) costs no file
+    print(printed)  # last: a reader that stops early (`| head`) must not cost a file
     if not any(row.summary.requests_per_second > 0 for row in rows):
         fail(f"no request was answered: {rows[-1].summary.errors or 'raise --seconds or lower --warmup'}")
 
 
-def _writable(files: dict[str, Path | None]) -> None:
-    """Before the load, not after it: raises InvalidRequestError for a file that could not be written."""
+def _check_files(files: dict[str, Path | None]) -> None:
+    """Before the load, not after it. Raises InvalidRequestError for a file that cannot be written."""
     for option, path in files.items():
-        if option == "--json" and path == _STANDARD_OUTPUT:
+        if path is None or (option == "--json" and path == _STANDARD_OUTPUT):
             continue
-        if path is not None and (path.is_dir() or not os.access(path if path.exists() else path.parent, os.W_OK)):
-            raise InvalidRequestError(f"{option}: cannot write {path}; give a file in a folder that is there")
-        if path is not None and option == "--plot":
+        if path.is_dir() or not os.access(path if path.exists() else path.parent, os.W_OK):
+            raise InvalidRequestError(f"{option}: cannot write {path}; name a file in a folder that exists")
+        if option == "--plot":
             check_plot(path)
 
 
 def _loads(clients: str, rate: str) -> list[tuple[str, dict[str, Any]]]:
-    """A label and the plan's size for each load. Raises InvalidRequestError."""
+    """For each load a label, and the plan's size. Raises InvalidRequestError."""
     if bool(clients) == bool(rate):
         raise InvalidRequestError("--clients or --rate: give one of the two, such as --clients 1,4,16")
     option, text = ("clients", clients) if clients else ("rate", rate)
@@ -123,12 +123,11 @@ async def _run(connection: Connection, plans: list[tuple[str, str, Plan]]) -> li
     console = Console(stderr=True)
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
         async with connection.open_async() as client:
-            await client.models()  # raises where nobody answers, before any load
+            await client.models()  # raises if the gateway cannot be reached, before any load
             for budget, label, plan in plans:
-                name = f"budget {budget}, load {label}"
-                task = progress.add_task(name, total=plan.requests)
-                told = partial(_advance, progress, task)
-                rows.append(Row(budget, label, summarise(await drive(client, plan, told), plan)))
+                task = progress.add_task(f"budget {budget}, load {label}", total=plan.requests)
+                outcomes = await drive(client, plan, partial(_advance, progress, task))
+                rows.append(Row(budget, label, summarise(outcomes, plan)))
                 progress.remove_task(task)
     return rows
 

@@ -1,4 +1,4 @@
-"""Load runs side by side: as a table, as JSON, as a plot."""
+"""Compares load runs: as a table, as JSON, as a plot."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from math import isnan
 from pathlib import Path
 from typing import Any
 
-from fsr.cli.load_generator import Summary
+from fsr.cli.load_summary import Summary
 from fsr.client.errors import InvalidRequestError
 
 __all__ = ["Row", "as_json", "check_plot", "markdown", "plot"]
@@ -21,7 +21,7 @@ _HEADINGS = ("budget", "load", *_RATES, *_TIMES, "tokens kept", "errors", "failo
 
 @dataclass(frozen=True)
 class Row:
-    """One run: what was asked, and what came of it. `load` says clients or rate."""
+    """One run. `budget` is as the user wrote it; `load` is the number of clients, or a rate such as `5/s`."""
 
     budget: str
     load: str
@@ -41,7 +41,7 @@ def _milliseconds(seconds: float) -> str:
 
 
 def markdown(rows: Sequence[Row], bound: float) -> str:
-    """A table; goodput is answers within `bound` seconds."""
+    """A Markdown table of all runs. `bound`: seconds up to which an answer counts for goodput."""
     lines = [_HEADINGS, tuple("---" if i < 2 else "--:" for i in range(len(_HEADINGS)))]
     lines += [row.cells() for row in rows]
     table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
@@ -49,7 +49,7 @@ def markdown(rows: Sequence[Row], bound: float) -> str:
 
 
 def as_json(rows: Sequence[Row], settings: dict[str, Any]) -> str:
-    """Everything, for other tools."""
+    """Settings and every figure, for other tools; NaN becomes null."""
 
     def finite(value: Any) -> Any:
         if isinstance(value, dict):
@@ -61,28 +61,28 @@ def as_json(rows: Sequence[Row], settings: dict[str, Any]) -> str:
 
 
 def check_plot(path: Path) -> None:
-    """Raises InvalidRequestError without matplotlib, or where the file's ending is none that it draws."""
+    """Raises InvalidRequestError if matplotlib is missing or cannot write a file of that ending."""
     try:
         from matplotlib.backend_bases import FigureCanvasBase
     except ImportError as error:
-        raise InvalidRequestError("--plot: needs matplotlib; pip install matplotlib, or leave it out") from error
+        raise InvalidRequestError("--plot: needs matplotlib; pip install matplotlib, or leave out --plot") from error
     if path.suffix.lower().removeprefix(".") not in FigureCanvasBase.get_supported_filetypes():
-        raise InvalidRequestError(f"--plot: {path} has no ending that can be drawn; write load.png")
+        raise InvalidRequestError(f"--plot: {path} has no ending that matplotlib can write; use load.png")
 
 
 def plot(rows: Sequence[Row], path: Path, bound: float) -> None:
-    """Goodput and 95th percentile of latency against load, a line a budget. Raises as `check_plot` does."""
+    """Goodput and 95th percentile of latency against load, one line for each budget. Raises as `check_plot` does."""
     check_plot(path)
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(10, 4), layout="constrained")
     left, right = figure.subplots(1, 2)
     for budget in dict.fromkeys(row.budget for row in rows):
-        some = [row for row in rows if row.budget == budget]
-        loads = [row.load for row in some]
-        left.plot(loads, [row.summary.goodput for row in some], "o-", label=f"budget {budget}")
-        right.plot(loads, [row.summary.latency["p95"] * 1000 for row in some], "o-", label=f"budget {budget}")
-    left.set(xlabel="load", ylabel=f"answers within {bound:g} s, a second", title="goodput", ylim=(0, None))
+        line = [row for row in rows if row.budget == budget]
+        loads, style = [row.load for row in line], {"marker": "o", "label": f"budget {budget}"}
+        left.plot(loads, [row.summary.goodput for row in line], **style)
+        right.plot(loads, [row.summary.latency["p95"] * 1000 for row in line], **style)
+    left.set(xlabel="load", ylabel=f"answers a second within {bound:g} s", title="goodput", ylim=(0, None))
     right.set(xlabel="load", ylabel="ms", title="latency, 95th percentile", ylim=(0, None))
     for axes in (left, right):
         axes.grid(alpha=0.3)

@@ -1,4 +1,7 @@
-"""`fsr up`: all services on one machine, each a process of its own, stopped together."""
+"""All services on one machine, each in a process of its own, started and stopped together.
+
+Own code: process managers such as supervisord or honcho cannot tell when a request could be answered.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import FrameType
 
@@ -19,31 +22,15 @@ from fsr.client.sync import Client
 
 __all__ = ["StartFailed", "running"]
 
-_STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+_HOST = "127.0.0.1"
+_POLL_SECONDS = 0.3
+_STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+Processes = dict[str, subprocess.Popen[bytes]]
 
 
 class StartFailed(Exception):
-    """A service did not come up; the message says which, and where its log is."""
-
-
-def _port_is_free(port: int) -> bool:
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        return probe.connect_ex(("127.0.0.1", port)) != 0
-
-
-def _end(processes: dict[str, subprocess.Popen[bytes]], patience: float) -> None:
-    """SIGTERM, gateway first and encoder last; after `patience` seconds what is left is killed with its group."""
-    for process in reversed(processes.values()):
-        if process.poll() is None:
-            process.send_signal(signal.SIGTERM)
-    end = time.monotonic() + patience
-    for process in reversed(processes.values()):
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(max(0.1, end - time.monotonic()))
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+    """A service did not start; the message names it and its log."""
 
 
 @contextlib.contextmanager
@@ -53,90 +40,150 @@ def running(
     port: int,
     logs: Path,
     *,
-    halves: Sequence[str] = (),
-    encoder: Sequence[str] = (),
-    wait: float | None = 180.0,
+    model_flags: Sequence[str] = (),
+    encoder_flags: Sequence[str] = (),
+    start_seconds: float | None = 180.0,
     stop_seconds: float = 30.0,
 ) -> Iterator[dict[str, str]]:
-    """Starts an encoder, `decoders` decoders and a gateway, waits until a request could be answered, yields their
-    addresses, and on leaving stops every process. `halves` and `encoder` are more flags, of encoder and decoders or of
-    the encoder alone. It waits for `wait` seconds; None: as long as the processes live. Raises StartFailed.
+    """Starts an encoder, `decoders` decoders and a gateway; yields their addresses once a request could be answered.
 
-    SIGINT, SIGTERM and SIGHUP are KeyboardInterrupt meanwhile, the first of them; later ones do nothing.
+    On leaving it stops every process and kills those that still run after `stop_seconds`. `model_flags` go to the
+    encoder and the decoders, `encoder_flags` to the encoder alone. With `start_seconds` None it waits as long as the
+    processes live. Raises StartFailed.
+
+    Meanwhile the first SIGINT, SIGTERM or SIGHUP raises KeyboardInterrupt; later ones do nothing.
     """
     try:
         logs.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise StartFailed(f"--logs: cannot make {logs} ({error.strerror}); name a folder") from error
-    ports = {"gateway": port, "encoder": port + 1, **{f"decoder-{i}": port + 11 + i for i in range(decoders)}}
-    ports |= {"metrics": port + 5, "encoder-metrics": port + 6}
-    ports |= {f"decoder-{i}-metrics": port + 21 + i for i in range(decoders)}
+    ports = _ports(port, decoders)
     for name, number in ports.items():
         if not _port_is_free(number):
             raise StartFailed(f"--port: {number} ({name}) is in use; choose another --port")
-    address = {name: f"127.0.0.1:{number}" for name, number in ports.items()}
+    addresses = {name: f"{_HOST}:{number}" for name, number in ports.items()}
+    processes: Processes = {}
+    with _StopSignals() as signals:
+        try:
+            for name, command in _commands(model, decoders, ports, addresses, model_flags, encoder_flags).items():
+                # An exception between the fork and the assignment would leave the process behind.
+                with (logs / f"{name}.log").open("wb") as log, signals.deferred():
+                    processes[name] = subprocess.Popen(
+                        [sys.executable, "-m", *command], stdout=log, stderr=log, start_new_session=True
+                    )
+            _wait_until_ready(processes, addresses["gateway"], decoders, logs, start_seconds)
+            yield addresses
+        finally:
+            signals.ignore()
+            _stop(processes, stop_seconds)
+
+
+def _ports(first: int, decoders: int) -> dict[str, int]:
+    ports = {"gateway": first, "encoder": first + 1, **{f"decoder-{i}": first + 11 + i for i in range(decoders)}}
+    ports |= {"metrics": first + 5, "encoder-metrics": first + 6}
+    return ports | {f"decoder-{i}-metrics": first + 21 + i for i in range(decoders)}
+
+
+def _port_is_free(port: int) -> bool:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        return probe.connect_ex((_HOST, port)) != 0
+
+
+def _commands(
+    model: str,
+    decoders: int,
+    ports: dict[str, int],
+    addresses: dict[str, str],
+    model_flags: Sequence[str],
+    encoder_flags: Sequence[str],
+) -> dict[str, list[str]]:
+    """The module and flags of each service, in the order in which they start."""
+
+    def listen(port: str, metrics: str) -> list[str]:
+        return ["--port", str(ports[port]), "--metrics-port", str(ports[metrics])]
+
+    names = [f"decoder-{i}" for i in range(decoders)]
+    model_options = ["--model", model, "--served-name", Path(model).name, *model_flags]
     commands = {
-        "encoder": ["fsr.encoder", "--model", model, "--served-name", Path(model).name, "--port", str(port + 1)],
+        "encoder": ["fsr.encoder", *listen("encoder", "encoder-metrics"), *model_options, *encoder_flags],
+        **{name: ["fsr.decoder", *listen(name, f"{name}-metrics"), *model_options] for name in names},
+        "gateway": ["fsr.gateway", *listen("gateway", "metrics"), "--discovery-seconds", "0.5"],
     }
-    commands["encoder"] += ["--metrics-port", str(ports["encoder-metrics"]), *halves, *encoder]
-    for i in range(decoders):
-        name = f"decoder-{i}"
-        commands[name] = ["fsr.decoder", "--model", model, "--served-name", Path(model).name]
-        commands[name] += ["--port", str(ports[name]), "--metrics-port", str(ports[f"{name}-metrics"]), *halves]
-    commands["gateway"] = ["fsr.gateway", "--port", str(port), "--metrics-port", str(ports["metrics"])]
-    commands["gateway"] += ["--encoders", address["encoder"], "--discovery-seconds", "0.5"]
-    commands["gateway"] += ["--decoders", ",".join(address[f"decoder-{i}"] for i in range(decoders))]
-    processes: dict[str, subprocess.Popen[bytes]] = {}
-    # What was ignored when this began stays so: under nohup, or in the background of a script.
-    heeded = [number for number in _STOPPING if signal.getsignal(number) != signal.SIG_IGN]
-    told = spawning = False
+    commands["gateway"] += ["--encoders", addresses["encoder"]]
+    commands["gateway"] += ["--decoders", ",".join(addresses[name] for name in names)]
+    return commands
 
-    def interrupted(number: int = 0, frame: FrameType | None = None) -> None:
-        nonlocal told
-        told = True
-        if not spawning:
-            _ignore(heeded)
-            raise KeyboardInterrupt
 
-    before = {number: signal.signal(number, interrupted) for number in heeded}
-    try:
-        for name, command in commands.items():
-            with (logs / f"{name}.log").open("wb") as log:
-                spawning = True  # an exception between the fork and the assignment would leave the process behind
-                processes[name] = subprocess.Popen(
-                    [sys.executable, "-m", *command], stdout=log, stderr=log, start_new_session=True
-                )
-                spawning = False
-            if told:
-                interrupted()
-        _wait_until_ready(processes, address["gateway"], decoders, logs, wait)
-        yield address
-    finally:
-        _ignore(heeded)
-        _end(processes, stop_seconds)
-        for number, handler in before.items():
+class _StopSignals:
+    """Within its block the first stop signal raises KeyboardInterrupt, and later ones do nothing.
+
+    Signals that were ignored before stay ignored, as under nohup or in the background of a script.
+    """
+
+    def __enter__(self) -> _StopSignals:
+        self._received = self._deferring = False
+        self._numbers = [number for number in _STOP_SIGNALS if signal.getsignal(number) != signal.SIG_IGN]
+        self._previous = {number: signal.signal(number, self._handle) for number in self._numbers}
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        for number, handler in self._previous.items():
             signal.signal(number, handler)
 
+    def ignore(self) -> None:
+        """A second Ctrl-C must not interrupt the stop: the services are in sessions of their own and would stay."""
+        for number in self._numbers:
+            signal.signal(number, signal.SIG_IGN)
 
-def _ignore(numbers: Iterable[int]) -> None:
-    """A second Ctrl-C must not cut short the end of the services, which are in sessions of their own and would stay."""
-    for number in numbers:
-        signal.signal(number, signal.SIG_IGN)
+    @contextlib.contextmanager
+    def deferred(self) -> Iterator[None]:
+        """A signal within this block takes effect at the end of the block."""
+        self._deferring = True
+        yield
+        self._deferring = False
+        if self._received:
+            self._interrupt()
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        self._received = True
+        if not self._deferring:
+            self._interrupt()
+
+    def _interrupt(self) -> None:
+        self.ignore()
+        raise KeyboardInterrupt
 
 
 def _wait_until_ready(
-    processes: dict[str, subprocess.Popen[bytes]], gateway: str, decoders: int, logs: Path, wait: float | None
+    processes: Processes, gateway: str, decoders: int, logs: Path, start_seconds: float | None
 ) -> None:
-    end = math.inf if wait is None else time.monotonic() + wait
+    deadline = math.inf if start_seconds is None else time.monotonic() + start_seconds
     with Client(gateway) as client:
-        while time.monotonic() < end:
+        while time.monotonic() < deadline:
             for name, process in processes.items():
                 if process.poll() is not None:
-                    tail = (logs / f"{name}.log").read_text(errors="replace").strip().splitlines()[-1:]
-                    reason = " ".join(tail).removeprefix("error: ")
-                    raise StartFailed(f"{name} stopped: {reason} (log: {logs / f'{name}.log'})")
+                    log = logs / f"{name}.log"
+                    last_lines = log.read_text(errors="replace").strip().splitlines()[-1:]
+                    reason = " ".join(last_lines).removeprefix("error: ")
+                    raise StartFailed(f"{name} stopped: {reason} (log: {log})")
             with contextlib.suppress(ClientError):
                 if any(m.encoders and m.decoders == decoders for m in client.models(timeout=2)):
                     return
-            time.sleep(0.3)
-    raise StartFailed(f"not ready within {wait:g} s; see the logs in {logs}, or wait longer (fsr up --start-seconds)")
+            time.sleep(_POLL_SECONDS)
+    remedy = f"see the logs in {logs}, or wait longer (fsr up --start-seconds)"
+    raise StartFailed(f"not ready within {start_seconds:g} s; {remedy}")
+
+
+def _stop(processes: Processes, seconds: float) -> None:
+    """Sends SIGTERM, to the gateway first and the encoder last; kills the process groups that outlive `seconds`."""
+    for process in reversed(processes.values()):
+        if process.poll() is None:
+            process.send_signal(signal.SIGTERM)
+    deadline = time.monotonic() + seconds
+    for process in reversed(processes.values()):
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(max(0.1, deadline - time.monotonic()))
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()

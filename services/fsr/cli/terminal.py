@@ -1,4 +1,4 @@
-"""How commands speak of failure: one line on standard error, and a status that is not zero."""
+"""How commands report a failure: one line on standard error, and an exit status that is not zero."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ __all__ = ["Commands", "fail"]
 
 
 def fail(message: object, status: int = 1) -> NoReturn:
-    """Ends the command."""
+    """Prints the error and ends the command."""
     print(f"error: {message}", file=sys.stderr)
     raise typer.Exit(status)
 
 
 class Commands(TyperGroup):
-    """Says in one line too what is wrong with arguments and options, where Typer prints a box."""
+    """Reports wrong arguments and options in one line too; Typer itself prints a box."""
 
     def make_context(self, *args: Any, **options: Any) -> Any:
         with _in_one_line():
@@ -36,9 +36,9 @@ def _in_one_line() -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        # Typer brings a Click of its own or takes the one installed, by its version; and help is no error.
+        # Some versions of Typer bundle Click, so its classes cannot be named here. A request for help is no error.
         if not hasattr(error, "format_message") or type(error).__name__ == "NoArgsIsHelpError":
             raise
-        said = " ".join(error.format_message().split()).rstrip(".")
+        message = " ".join(error.format_message().split()).rstrip(".")
         context = getattr(error, "ctx", None)
-        fail(f"{said}; see {context.command_path if context else 'fsr'} --help", getattr(error, "exit_code", 2))
+        fail(f"{message}; see {context.command_path if context else 'fsr'} --help", getattr(error, "exit_code", 2))

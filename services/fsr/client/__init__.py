@@ -1,4 +1,4 @@
-"""The Python SDK: ask a gateway about pictures and videos, or have their visual tokens compressed.
+"""The Python SDK: asks a gateway about pictures and videos, or compresses their visual tokens.
 
 with Client("127.0.0.1:50050") as client:
     answer = client.ask("scene.png", "What colour is the star?", budget=16)
@@ -20,6 +20,7 @@ from fsr.client.errors import (
     UnavailableError,
 )
 from fsr.client.media import Video
+from fsr.client.requests import CompressOptions, GenerateOptions
 from fsr.client.sync import Client
 from fsr.client.types import Answer, Chunk, Compression, Explanation, ImageTokens, Route, Usage
 
@@ -30,11 +31,13 @@ __all__ = [
     "Chunk",
     "Client",
     "ClientError",
+    "CompressOptions",
     "Compression",
     "DeadlineExceeded",
     "Explanation",
     "FailedPreconditionError",
     "ForbiddenError",
+    "GenerateOptions",
     "ImageTokens",
     "InvalidRequestError",
     "NotFoundError",

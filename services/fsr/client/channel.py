@@ -1,4 +1,4 @@
-"""The connection to a gateway: plain or TLS."""
+"""The connection to a gateway, plain or TLS."""
 
 from __future__ import annotations
 
@@ -19,9 +19,11 @@ PathLike = str | os.PathLike[str]
 
 @dataclass(frozen=True)
 class Tls:
-    """Encrypts the connection. `ca`: PEM file of the authority to trust, else those that gRPC ships. `cert` and `key`:
-    PEM files that prove who the client is, where the gateway asks. `server_name`: the name in the gateway's
-    certificate, where it is not that of the address."""
+    """Encrypts the connection; all files are PEM.
+
+    `ca`: the authority to trust; None: those that gRPC ships. `cert` and `key`: the client's own certificate, if the
+    gateway asks for one. `server_name`: the name in the gateway's certificate, if it differs from the address.
+    """
 
     ca: PathLike | None = None
     cert: PathLike | None = None
@@ -33,7 +35,7 @@ class Tls:
             raise InvalidRequestError("tls: cert and key belong together; give both, or neither")
 
     def credentials(self) -> grpc.ChannelCredentials:
-        """Raises InvalidRequestError for a file that cannot be read."""
+        """Raises InvalidRequestError if a file cannot be read."""
         return grpc.ssl_channel_credentials(_read("ca", self.ca), _read("key", self.key), _read("cert", self.cert))
 
 
@@ -47,9 +49,9 @@ def _read(name: str, path: PathLike | None) -> bytes | None:
 
 
 def open_channel(address: str, tls: Tls | None) -> grpc.aio.Channel:
-    """A channel that pings a silent gateway, so that one that has gone is noticed within about 40 s.
+    """A channel that pings a silent gateway, so that a dead connection is noticed within about 40 s.
 
-    Raises InvalidRequestError for a web address, and for none.
+    Raises InvalidRequestError if the address is empty or a URL.
     """
     if not address or address.startswith(("http://", "https://", "grpc://", "grpcs://")):
         raise InvalidRequestError(f"gateway: {address!r} is no address; write host:port, such as 127.0.0.1:50050")

@@ -1,15 +1,15 @@
 """What a call can raise.
 
 ClientError
-├── InvalidRequestError    the message names the field and the remedy
-├── AuthenticationError    no API key, or one that the gateway does not know
-├── ForbiddenError         the key does not allow this
-├── NotFoundError          unknown model
-├── OverloadedError        try again later: `retry_after` says when
-├── UnavailableError       gateway or replica not there
-├── DeadlineExceeded       it took longer than the timeout
+├── InvalidRequestError      the request must change; the message names the field and the remedy
+├── AuthenticationError      no API key, or one that the gateway does not know
+├── ForbiddenError           the API key does not allow this
+├── NotFoundError            no such model
+├── OverloadedError          no room now; try again after `retry_after`
+├── UnavailableError         the gateway or a replica cannot be reached
+├── DeadlineExceeded         no complete answer within the timeout
 ├── FailedPreconditionError  encoder and decoder hold different checkpoints
-└── ServerError            anything else: a fault of the service
+└── ServerError              any other failure: a fault of the service
 """
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ __all__ = [
 class ClientError(Exception):
     """Base of everything that this package raises.
 
-    `retry_after`: seconds after which the service says it is worth trying again, where it does. `route`: which
-    replicas were asked, where the request got that far.
+    `retry_after`: seconds after which the service says to try again, or None. `route`: the replicas that were asked,
+    or None if the request did not reach the gateway.
     """
 
     def __init__(self, message: str, retry_after: float | None = None, route: Route | None = None) -> None:
@@ -69,15 +69,15 @@ class OverloadedError(ClientError):
 
 
 class UnavailableError(ClientError):
-    """Nobody answers at that address, or a replica is missing."""
+    """The gateway or a replica cannot be reached."""
 
 
 class DeadlineExceeded(ClientError):
-    """It took longer than the timeout."""
+    """The answer was not complete within the timeout."""
 
 
 class FailedPreconditionError(ClientError):
-    """Encoder and decoder do not fit together."""
+    """Encoder and decoder hold different checkpoints."""
 
 
 class ServerError(ClientError):
@@ -96,21 +96,30 @@ _KINDS: dict[grpc.StatusCode, type[ClientError]] = {
 }
 
 
+# What an error of gRPC itself means for the caller of a gateway.
+_GRPC_DETAILS = {
+    grpc.StatusCode.RESOURCE_EXHAUSTED: "request: is larger than the gateway takes ({details}); scale the pictures "
+    "down, send fewer, or raise the gateway's --max-message-bytes",
+    grpc.StatusCode.DEADLINE_EXCEEDED: "timeout: no complete answer within {timeout:g} s; allow more time",
+    grpc.StatusCode.UNAVAILABLE: "gateway: no connection ({details}); check that the address is its host:port, that "
+    "it runs, and that both sides use TLS or neither",
+    grpc.StatusCode.UNIMPLEMENTED: "gateway: the service at this address is not a gateway ({details}); check that the "
+    "port is not an encoder's or a decoder's",
+}
+
+
 def from_rpc(error: grpc.aio.AioRpcError, timeout: float) -> ClientError:
-    """The exception that a failed call becomes."""
-    details = error.details() or error.code().name
-    if error.code() == grpc.StatusCode.RESOURCE_EXHAUSTED and "larger than max" in details:
-        remedy = "scale the pictures down, send fewer, or raise the gateway's --max-message-bytes"
-        return InvalidRequestError(f"request: is larger than the gateway takes ({details}); {remedy}")
-    if error.code() == grpc.StatusCode.DEADLINE_EXCEEDED and ":" not in details:
-        details = f"timeout: no complete answer within {timeout:g} s; allow more time"
-    if error.code() == grpc.StatusCode.UNAVAILABLE and "connect" in details:
-        details = f"gateway: no connection ({details}); is it there, and do both sides use TLS or neither?"
-    if error.code() == grpc.StatusCode.UNAVAILABLE and details.startswith("errors resolving"):
-        details = f"gateway: its address leads nowhere ({details}); write host:port, such as 127.0.0.1:50050"
-    if error.code() == grpc.StatusCode.UNIMPLEMENTED:
-        details = f"gateway: what answers at this address is none ({details}); an encoder's or a decoder's port?"
+    """The exception for a failed call. `timeout`: the call's, in seconds.
+
+    The gateway's own errors carry trailing metadata of ours, and their details already name the field and the remedy.
+    Errors without it come from gRPC itself: the code alone decides their kind.
+    """
+    code, details = error.code(), error.details() or error.code().name
     trailing: Any = error.trailing_metadata() or ()
-    hint = dict(trailing).get(RETRY_AFTER, "")
-    kind = _KINDS.get(error.code(), ServerError)
-    return kind(details, int(hint) / 1000 if hint.isdigit() else None, Route.of(trailing))
+    route, hint = Route.of(trailing), dict(trailing).get(RETRY_AFTER, "")
+    kind = _KINDS.get(code, ServerError)
+    if route is None and not hint:
+        if code == grpc.StatusCode.RESOURCE_EXHAUSTED:  # gRPC's bound on the size of a message
+            kind = InvalidRequestError
+        details = _GRPC_DETAILS.get(code, "{details}").format(details=details, timeout=timeout)
+    return kind(details, int(hint) / 1000 if hint.isdigit() else None, route)

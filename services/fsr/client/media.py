@@ -1,4 +1,4 @@
-"""Pictures and videos as a caller has them, and as they travel: the bytes of the files, never re-encoded."""
+"""Reads pictures and videos. Their files are sent as they are, never re-encoded."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ _SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
 
 @dataclass(frozen=True)
 class Video:
-    """A video as its frames in order, all of one size; every frame given is looked at.
+    """A video as its frames in order, all of one size. Every frame is used.
 
-    Raises InvalidRequestError naming the argument: no frames, or `frames_per_second` that is not above 0.
+    Raises InvalidRequestError if there are no frames, or if `frames_per_second` is not above 0.
     """
 
     frames: Sequence[PictureSource]
@@ -40,7 +40,7 @@ class Video:
 
     @classmethod
     def from_folder(cls, folder: str | os.PathLike[str], frames_per_second: float = 2.0) -> Video:
-        """The JPEG, PNG and WebP files of a folder by name, numbers in it by value: `f9.png` before `f10.png`."""
+        """The JPEG, PNG and WebP files of a folder, sorted by name with numbers by value: `f9.png`, then `f10.png`."""
         try:
             files = sorted((p for p in Path(folder).iterdir() if p.suffix.lower() in _SUFFIXES), key=_by_number)
         except OSError as error:
@@ -54,7 +54,7 @@ ImageSource = PictureSource | Video
 
 
 def image_messages(images: ImageSource | Sequence[ImageSource]) -> list[types_pb2.Image]:
-    """One message a picture or video. Raises InvalidRequestError naming what cannot be read."""
+    """One message for each picture or video. Raises InvalidRequestError naming a file that cannot be read."""
     if isinstance(images, str | bytes | os.PathLike | Video) or not isinstance(images, Iterable):
         images = [images]
     return [_message(source) for source in images]
@@ -72,7 +72,7 @@ def read_picture(source: PictureSource, field: str = "image") -> bytes:
     if isinstance(source, bytes):
         return source
     if not isinstance(source, str | os.PathLike):
-        raise InvalidRequestError(f"{field}: {type(source).__name__} is no picture; give a path or a file's bytes")
+        raise InvalidRequestError(f"{field}: {type(source).__name__} is not a picture; give a path or a file's bytes")
     path = Path(source)
     if (mimetypes.guess_type(path.name)[0] or "").startswith("video/"):
         remedy = f"mkdir frames && ffmpeg -i {path} -vf fps=2 frames/%05d.png"

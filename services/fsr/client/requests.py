@@ -1,101 +1,155 @@
-"""From what a caller has to what travels: pictures, budgets, methods, sampling."""
+"""Builds requests from what a caller has: pictures, a budget, a method, sampling."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from numbers import Integral, Real
-from typing import Any, Literal
+from typing import Any, Literal, TypedDict, Unpack, get_args
 
 from fsr.client.errors import InvalidRequestError
 from fsr.client.media import ImageSource, image_messages
 from fsr.common.limits import check_finite
 from fsr.v1 import gateway_pb2, types_pb2
 
-__all__ = ["Budget", "Spread", "WireDtype", "budget_of", "compress_request", "generate_request", "parse_budget"]
+__all__ = [
+    "DEFAULT_METHOD",
+    "Budget",
+    "CompressOptions",
+    "CompressionOptions",
+    "GenerateOptions",
+    "SamplingOptions",
+    "Spread",
+    "WireDtype",
+    "budget_of",
+    "compress_request",
+    "generate_request",
+]
 
 Budget = int | float | Literal["auto"]
 Spread = Literal["even", "free"]
 WireDtype = Literal["fp32", "fp16", "bf16", "int8"]
 
+DEFAULT_METHOD = "fsr"
+
+
+class CompressionOptions(TypedDict, total=False):
+    """How the visual tokens of each picture or video are compressed. Every option may be left out."""
+
+    #: Tokens to keep (int), a share of them (float), or "auto" (default): as many as the evidence asks for.
+    budget: Budget
+    #: How the budget is divided among tiles or frames: "even" (default), or "free", which follows the evidence.
+    spread: Spread
+    #: Name of the compression method; default "fsr".
+    method: str
+    #: Options of the method, such as {"rho": 0.7}.
+    options: Mapping[str, Any] | None
+    #: Name of the model; needed if the gateway serves several.
+    model: str
+    #: Format of the features on the wire; None (default) takes the gateway's own setting.
+    wire_dtype: WireDtype | None
+
+
+class SamplingOptions(TypedDict, total=False):
+    """How the answer is decoded. Every option may be left out."""
+
+    #: Most tokens to generate; 0 (default) takes the decoder's default.
+    max_tokens: int
+    #: 0 (default) is greedy; otherwise logits are divided by it: 1e-6 to 10.
+    temperature: float
+    #: Sample from the likeliest tokens that together reach this probability; 0 (default) means 1.
+    top_p: float
+    #: Sample from this many of the likeliest tokens; 0 (default) means all.
+    top_k: int
+    #: Above 1 discourages repetition: 1e-6 to 10; 0 (default) means 1.
+    repetition_penalty: float
+    #: Makes a sampled answer repeatable.
+    seed: int | None
+    #: The answer ends before the first of these strings.
+    stop: Sequence[str]
+    #: Go on after an end-of-sequence token until `max_tokens`.
+    ignore_eos: bool
+    #: Return the log probability of each token.
+    logprobs: bool
+
+
+class GenerateOptions(CompressionOptions, SamplingOptions, total=False):
+    """Options of a question: `CompressionOptions` and `SamplingOptions`."""
+
+
+class CompressOptions(CompressionOptions, total=False):
+    """Options of a compression: `CompressionOptions` and `explain`."""
+
+    #: Return why each token was kept.
+    explain: bool
+
 
 def generate_request(
-    images: ImageSource | Sequence[ImageSource],
-    question: str,
-    *,
-    budget: Budget = "auto",
-    spread: Spread = "even",
-    method: str = "fsr",
-    options: Mapping[str, Any] | None = None,
-    model: str = "",
-    wire_dtype: WireDtype | None = None,
-    max_tokens: int = 0,
-    temperature: float = 0.0,
-    top_p: float = 0.0,
-    top_k: int = 0,
-    repetition_penalty: float = 0.0,
-    seed: int | None = None,
-    stop: Sequence[str] = (),
-    ignore_eos: bool = False,
-    logprobs: bool = False,
+    images: ImageSource | Sequence[ImageSource], question: str, **options: Unpack[GenerateOptions]
 ) -> gateway_pb2.GenerateRequest:
-    """One question about pictures and videos. Raises InvalidRequestError naming the argument."""
+    """One question about pictures and videos.
+
+    Raises InvalidRequestError naming the argument; TypeError for an option that does not exist.
+    """
+    _check_names(options, GenerateOptions)
     pictures = image_messages(images)
-    parts = [types_pb2.Part(image=i) for i in range(len(pictures))]
-    try:
+    with _named_refusals():
+        parts = [*(types_pb2.Part(image=i) for i in range(len(pictures))), types_pb2.Part(text=question)]
         return gateway_pb2.GenerateRequest(
-            model=model,
             images=pictures,
-            messages=[types_pb2.Message(role=types_pb2.ROLE_USER, parts=[*parts, types_pb2.Part(text=question)])],
-            budget=budget_of(budget, spread),
-            method=_method(method, options),
-            wire_dtype=_wire_dtype(wire_dtype),
-            sampling=_sampling(
-                max_tokens=max_tokens,
-                temperature=temperature,
-                top_p=top_p,
-                top_k=top_k,
-                repetition_penalty=repetition_penalty,
-                seed=seed,
-                stop=list(stop),
-                ignore_eos=ignore_eos,
-                logprobs=logprobs,
-            ),
+            messages=[types_pb2.Message(role=types_pb2.ROLE_USER, parts=parts)],
+            sampling=_sampling(options),
+            **_compression(options),
         )
-    except (TypeError, ValueError) as error:
-        raise _unfit(error) from error
 
 
 def compress_request(
-    images: ImageSource | Sequence[ImageSource],
-    instruction: str,
-    *,
-    budget: Budget = "auto",
-    spread: Spread = "even",
-    method: str = "fsr",
-    options: Mapping[str, Any] | None = None,
-    model: str = "",
-    wire_dtype: WireDtype | None = None,
-    explain: bool = False,
+    images: ImageSource | Sequence[ImageSource], instruction: str, **options: Unpack[CompressOptions]
 ) -> gateway_pb2.CompressRequest:
-    """Pictures and videos to compress for one instruction. Raises InvalidRequestError naming the argument."""
+    """Pictures and videos to compress for one instruction. Raises as `generate_request` does."""
+    _check_names(options, CompressOptions)
     pictures = image_messages(images)
-    try:
+    with _named_refusals():
         return gateway_pb2.CompressRequest(
-            model=model,
             images=pictures,
             instruction=instruction,
-            budget=budget_of(budget, spread),
-            method=_method(method, options),
-            wire_dtype=_wire_dtype(wire_dtype),
-            explain=explain,
+            explain=options.get("explain", False),
+            **_compression(options),
         )
+
+
+def _check_names(options: Mapping[str, object], declared: type) -> None:
+    """Python itself does not check the names behind `**options`."""
+    unknown = sorted(options.keys() - declared.__annotations__.keys())
+    if unknown:
+        raise TypeError(f"{unknown[0]}: unknown option; use {', '.join(declared.__annotations__)}")
+
+
+@contextmanager
+def _named_refusals() -> Iterator[None]:
+    """Turns what protobuf refuses (a number out of range, a wrong type) into InvalidRequestError."""
+    try:
+        yield
     except (TypeError, ValueError) as error:
-        raise _unfit(error) from error
+        raise InvalidRequestError(f"request: {error}; check the arguments' types and ranges") from error
 
 
-def _sampling(**options: Any) -> types_pb2.Sampling:
+def _compression(options: CompressionOptions) -> dict[str, Any]:
+    """The fields that both requests share."""
+    return {
+        "model": options.get("model", ""),
+        "budget": budget_of(options.get("budget", "auto"), options.get("spread", "even")),
+        "method": _method(options.get("method", DEFAULT_METHOD), options.get("options")),
+        "wire_dtype": _wire_dtype(options.get("wire_dtype")),
+    }
+
+
+def _sampling(options: Mapping[str, object]) -> types_pb2.Sampling:
     sampling = types_pb2.Sampling()
-    for name, value in options.items():
+    for name in SamplingOptions.__annotations__:
+        if name not in options:
+            continue
+        value: Any = options[name]
         try:
             sampling.MergeFrom(types_pb2.Sampling(**{name: value}))
         except (TypeError, ValueError) as error:
@@ -103,45 +157,29 @@ def _sampling(**options: Any) -> types_pb2.Sampling:
     return sampling
 
 
-def _unfit(error: Exception) -> InvalidRequestError:
-    """What protobuf itself refuses: a number out of range, a text that is none."""
-    return InvalidRequestError(f"request: {error}; check the arguments' types and ranges")
-
-
 def budget_of(budget: Budget, spread: Spread = "even") -> types_pb2.Budget:
     """An int is a number of tokens, a float a share of them, "auto" as many as the evidence asks for.
 
-    Over the tiles of a picture or the frames of a video it is shared evenly, or goes where the evidence is ("free").
+    `spread` divides it among the tiles of a picture or the frames of a video: evenly, or as the evidence asks ("free").
     Raises InvalidRequestError naming the argument.
     """
-    if spread not in ("even", "free"):
+    if spread not in get_args(Spread):
         raise InvalidRequestError(f"spread: {spread!r} is unknown; use even or free")
-    message = _kind(budget)
+    message = _budget_message(budget)
     message.spread = types_pb2.Spread.Value(f"SPREAD_{spread.upper()}")
     return message
 
 
-def _kind(budget: Budget) -> types_pb2.Budget:
+def _budget_message(budget: Budget) -> types_pb2.Budget:
     if budget == "auto":
         return types_pb2.Budget(auto=types_pb2.AutoBudget())
-    if isinstance(budget, bool) or not isinstance(budget, Real):  # NumPy's numbers too
+    if isinstance(budget, bool) or not isinstance(budget, Real):  # Real and Integral include NumPy's numbers
         raise InvalidRequestError(f"budget: expected tokens (int), a share (float) or 'auto', got {budget!r}")
     if not isinstance(budget, Integral):
         return types_pb2.Budget(keep_ratio=float(budget))
     if not -(2**31) <= budget < 2**31:
-        raise InvalidRequestError(f"budget: {budget} tokens is no sensible number; a budget of all tokens keeps all")
+        raise InvalidRequestError(f"budget: {budget} tokens is out of range; to keep all tokens use 1.0")
     return types_pb2.Budget(tokens=int(budget))
-
-
-def parse_budget(text: str) -> Budget:
-    """A budget as people write it. Raises InvalidRequestError."""
-    if text == "auto":
-        return "auto"
-    try:
-        return float(text) if "." in text or "e" in text.lower() else int(text)
-    except ValueError as error:
-        wanted = "is neither tokens (16) nor a share (0.11) nor auto"
-        raise InvalidRequestError(f"--budget: {text!r} {wanted}") from error
 
 
 def _method(name: str, options: Mapping[str, Any] | None) -> types_pb2.Method:
@@ -160,6 +198,6 @@ def _method(name: str, options: Mapping[str, Any] | None) -> types_pb2.Method:
 def _wire_dtype(name: WireDtype | None) -> types_pb2.Dtype.ValueType:
     if name is None:
         return types_pb2.DTYPE_UNSPECIFIED
-    if name not in ("fp32", "fp16", "bf16", "int8"):
+    if name not in get_args(WireDtype):
         raise InvalidRequestError(f"wire_dtype: {name!r} is unknown; use fp32, fp16, bf16 or int8")
     return types_pb2.Dtype.Value(f"DTYPE_{name.upper()}")

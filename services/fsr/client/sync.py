@@ -1,14 +1,15 @@
-"""The synchronous face of the client."""
+"""The synchronous client."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Iterator, Sequence
-from typing import Any
+from typing import Unpack
 
-from fsr.client.aio import AsyncClient
+from fsr.client.aio import DEFAULT_ADDRESS, DEFAULT_TIMEOUT, MODELS_TIMEOUT, AsyncClient
 from fsr.client.channel import Tls
 from fsr.client.media import ImageSource
+from fsr.client.requests import CompressOptions, GenerateOptions
 from fsr.client.types import Answer, Chunk, Compression
 from fsr.v1 import gateway_pb2
 
@@ -16,12 +17,12 @@ __all__ = ["Client"]
 
 
 class Client:
-    """`AsyncClient`, call by call, for code without an event loop. Not for use from several threads at a time.
+    """`AsyncClient` for code without an event loop. One thread at a time may use it.
 
-    Raises RuntimeError where an event loop runs already, as in a notebook: use `AsyncClient` there.
+    Raises RuntimeError if an event loop already runs, as in a notebook: use `AsyncClient` there.
     """
 
-    def __init__(self, address: str = "127.0.0.1:50050", *, tls: Tls | None = None, api_key: str | None = None) -> None:
+    def __init__(self, address: str = DEFAULT_ADDRESS, *, tls: Tls | None = None, api_key: str | None = None) -> None:
         if _in_a_loop():
             raise RuntimeError(
                 "Client: an event loop runs here, as in notebooks; use AsyncClient: answer = await client.ask(...)"
@@ -48,9 +49,16 @@ class Client:
         self._runner.run(self._client.close())
         self._runner.close()
 
-    def stream(self, images: ImageSource | Sequence[ImageSource], question: str, **options: Any) -> Iterator[Chunk]:
+    def stream(
+        self,
+        images: ImageSource | Sequence[ImageSource],
+        question: str,
+        *,
+        timeout: float = DEFAULT_TIMEOUT,
+        **options: Unpack[GenerateOptions],
+    ) -> Iterator[Chunk]:
         """See `AsyncClient.stream`. Leaving the loop early cancels the request."""
-        chunks = self._client.stream(images, question, **options)
+        chunks = self._client.stream(images, question, timeout=timeout, **options)
         try:
             while True:
                 try:
@@ -60,17 +68,31 @@ class Client:
         finally:
             self._runner.run(chunks.aclose())
 
-    def ask(self, images: ImageSource | Sequence[ImageSource], question: str, **options: Any) -> Answer:
+    def ask(
+        self,
+        images: ImageSource | Sequence[ImageSource],
+        question: str,
+        *,
+        timeout: float = DEFAULT_TIMEOUT,
+        **options: Unpack[GenerateOptions],
+    ) -> Answer:
         """See `AsyncClient.ask`."""
-        return self._runner.run(self._client.ask(images, question, **options))
+        return self._runner.run(self._client.ask(images, question, timeout=timeout, **options))
 
-    def compress(self, images: ImageSource | Sequence[ImageSource], instruction: str, **options: Any) -> Compression:
+    def compress(
+        self,
+        images: ImageSource | Sequence[ImageSource],
+        instruction: str,
+        *,
+        timeout: float = DEFAULT_TIMEOUT,
+        **options: Unpack[CompressOptions],
+    ) -> Compression:
         """See `AsyncClient.compress`."""
-        return self._runner.run(self._client.compress(images, instruction, **options))
+        return self._runner.run(self._client.compress(images, instruction, timeout=timeout, **options))
 
-    def models(self, **options: Any) -> list[gateway_pb2.AvailableModel]:
+    def models(self, *, timeout: float = MODELS_TIMEOUT) -> list[gateway_pb2.AvailableModel]:
         """See `AsyncClient.models`."""
-        return self._runner.run(self._client.models(**options))
+        return self._runner.run(self._client.models(timeout=timeout))
 
 
 def _in_a_loop() -> bool:

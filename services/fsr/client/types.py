@@ -12,8 +12,10 @@ __all__ = ["Answer", "Chunk", "Compression", "Explanation", "ImageTokens", "Rout
 
 @dataclass(frozen=True)
 class Route:
-    """Where a request went: addresses of encoders and decoders in the order they were asked; more than one decoder
-    means that the answer moved, or that some were full."""
+    """The addresses of the encoders and decoders that a request was sent to, in order.
+
+    More than one decoder means that some were full, or that the answer moved to another.
+    """
 
     request_id: str
     encoders: tuple[str, ...]
@@ -21,19 +23,19 @@ class Route:
 
     @classmethod
     def of(cls, trailing: Iterable[tuple[str, str | bytes]]) -> Route | None:
-        """From a call's trailing metadata; None where the gateway did not get that far."""
-        told = {key: value for key, value in trailing if isinstance(value, str)}
-        if "fsr-request-id" not in told:
+        """From the trailing metadata of a call; None if the gateway did not see the request."""
+        metadata = {key: value for key, value in trailing if isinstance(value, str)}
+        if "fsr-request-id" not in metadata:
             return None
         encoders, decoders = (
-            tuple(filter(None, told.get(name, "").split(","))) for name in ("fsr-encoders", "fsr-decoders")
+            tuple(filter(None, metadata.get(name, "").split(","))) for name in ("fsr-encoders", "fsr-decoders")
         )
-        return cls(told["fsr-request-id"], encoders, decoders)
+        return cls(metadata["fsr-request-id"], encoders, decoders)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Usage:
-    """What an answer took and what compression saved. Bytes, FLOPs and seconds; `seconds` by stage."""
+    """What an answer cost and what compression saved, in tokens, bytes, FLOPs and seconds (`seconds` by stage)."""
 
     request_id: str
     prompt_tokens: int
@@ -56,9 +58,9 @@ class Usage:
         return cls(**{name: getattr(message, name) for name in names}, seconds=dict(message.seconds))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Chunk:
-    """A piece of an answer; `usage`, `route` and `finish_reason` ("stop" or "length") come with the last one."""
+    """A piece of an answer. The last piece has `finish_reason` ("stop" or "length"), `usage` and `route`."""
 
     text: str
     token_ids: tuple[int, ...] = ()
@@ -68,7 +70,7 @@ class Chunk:
     route: Route | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Answer:
     """A whole answer."""
 
@@ -80,11 +82,14 @@ class Answer:
     route: Route | None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Explanation:
-    """Why tokens were kept, over a grid of `rows` x `columns` that covers `crop` (pixels) of the picture.
+    """Why tokens were kept.
 
-    `views` are all its grids (index of the first token, rows, columns, crop): tiles, or frames of a video.
+    `stage` is 0 (focus) or 1 (scan) for each kept token. For each source token, `merged_into` is the index of the kept
+    token that absorbed it, or -1, and `priority` its priority. The source tokens form `views`: grids of (index of the
+    first token, rows, columns, crop), one for each tile of a picture or frame of a video. `crop` is the region of the
+    picture that a grid covers: left, top, right, bottom, in pixels. `rows`, `columns` and `crop` are the first grid's.
     """
 
     stage: tuple[int, ...]
@@ -95,18 +100,31 @@ class Explanation:
     crop: tuple[float, float, float, float]
     views: tuple[tuple[int, int, int, tuple[float, float, float, float]], ...]
 
+    @classmethod
+    def of(cls, message: types_pb2.Explanation) -> Explanation:
+        return cls(
+            stage=tuple(message.stage),
+            merged_into=tuple(message.merged_into),
+            priority=tuple(message.priority),
+            rows=message.rows,
+            columns=message.columns,
+            crop=_box(message.crop),
+            views=tuple((view.start, view.rows, view.columns, _box(view.crop)) for view in message.views),
+        )
+
 
 def _box(crop: types_pb2.Crop) -> tuple[float, float, float, float]:
     return (crop.left, crop.top, crop.right, crop.bottom)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class ImageTokens:
-    """Kept tokens of one picture or video: `features` is raw little-endian bytes of `shape` [rows, D] in `dtype`.
+    """The kept tokens of one picture or video.
 
-    Its rows are the kept tokens in the order of `index`, and `newlines` among them: the numbers of rows that are such.
-    For models that place tokens by time, row and column, `positions` has those of each kept token and `grid` the
-    extent of all; for models with DeepStack, `deepstack` has (features, scales) of the kept tokens a layer.
+    `features` holds the raw little-endian bytes of `shape` [rows, D] in `dtype`, with `scales` if that is int8. Its
+    rows are the kept tokens in the order of `index`, and newline embeddings in the rows that `newlines` names.
+    `positions` and `grid` (time, row, column) are set for models that place tokens so; `deepstack` holds (features,
+    scales) of the kept tokens for each layer of models with DeepStack.
     """
 
     features: bytes
@@ -127,41 +145,29 @@ class ImageTokens:
 
     @classmethod
     def of(cls, message: types_pb2.CompressedImage) -> ImageTokens:
-        explanation = None
-        if message.HasField("explanation"):
-            told = message.explanation
-            explanation = Explanation(
-                tuple(told.stage),
-                tuple(told.merged_into),
-                tuple(told.priority),
-                told.rows,
-                told.columns,
-                _box(told.crop),
-                tuple((view.start, view.rows, view.columns, _box(view.crop)) for view in told.views),
-            )
-        grid = message.grid
+        features, grid = message.features, message.grid
         return cls(
-            message.features.data,
-            message.features.scales,
-            tuple(message.features.shape),
-            types_pb2.Dtype.Name(message.features.dtype).removeprefix("DTYPE_").lower(),
-            tuple(message.newlines),
-            tuple(zip(*[iter(message.positions)] * 3, strict=True)),
-            (grid.steps, grid.rows, grid.columns) if message.HasField("grid") else None,
-            tuple((layer.data, layer.scales) for layer in message.deepstack),
-            tuple(message.step_seconds),
-            tuple(message.index),
-            message.source_tokens,
-            message.focus_count,
-            message.focus_wanted,
-            message.merged_count,
-            explanation,
+            features=features.data,
+            scales=features.scales,
+            shape=tuple(features.shape),
+            dtype=types_pb2.Dtype.Name(features.dtype).removeprefix("DTYPE_").lower(),
+            newlines=tuple(message.newlines),
+            positions=tuple(zip(*[iter(message.positions)] * 3, strict=True)),
+            grid=(grid.steps, grid.rows, grid.columns) if message.HasField("grid") else None,
+            deepstack=tuple((layer.data, layer.scales) for layer in message.deepstack),
+            step_seconds=tuple(message.step_seconds),
+            index=tuple(message.index),
+            source_tokens=message.source_tokens,
+            focus_count=message.focus_count,
+            focus_wanted=message.focus_wanted,
+            merged_count=message.merged_count,
+            explanation=Explanation.of(message.explanation) if message.HasField("explanation") else None,
         )
 
 
 @dataclass(frozen=True)
 class Compression:
-    """Compressed images of one request."""
+    """The kept tokens of each picture and video of a request."""
 
     request_id: str
     fingerprint: str

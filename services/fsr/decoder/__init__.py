@@ -1,1 +1,1 @@
-"""The decoder: a language model replica that answers from compressed tokens."""
+"""The decoder: a replica of the language model that answers from compressed tokens."""

@@ -1,8 +1,11 @@
-"""Who is answered now, who waits, and who is told to come again later: decided by KV memory.
+"""Which request runs now, which waits, and which is refused. KV memory decides.
 
-A request reserves (prompt + most answer tokens) x bytes a token and starts when that fits beside what the running
-ones reserved. Those that do not fit wait in line, first come, first served, so that a large one is not starved by
-small ones; how many wait and how long is bounded, and who would exceed that is refused at once.
+A request reserves (prompt tokens + most answer tokens) x bytes per token. It starts when this fits beside what the
+running requests have reserved. Until then it waits in a queue, first come, first served, so that small requests do
+not starve a large one. The length of the queue and the time in it are bounded; a request beyond that is refused.
+
+This is own code because semaphores and queues of the standard library count requests, not bytes, and cannot say when
+to try again.
 """
 
 from __future__ import annotations
@@ -16,33 +19,33 @@ from contextlib import contextmanager
 from fsr.common.errors import InvalidRequest, Overloaded
 from fsr.decoder.metrics import Metrics
 
-__all__ = ["Admission", "Place"]
+__all__ = ["Admission", "Ticket"]
 
-_FIRST_HINT = 1.0  # seconds to try again after, while no request has ended yet
-_SMOOTHING = 0.2  # weight of the latest interval between two ends
+_FIRST_RETRY_AFTER = 1.0  # seconds; the hint while no request has ended yet
+_SMOOTHING = 0.2  # weight of the latest interval between two ends of requests
 
 
-class Place:
-    """One request's place: first in the doorway, then in line, then among the running ones."""
+class Ticket:
+    """One request's way through admission: its prompt is prepared, then it waits, then it runs."""
 
     def __init__(self, admission: Admission) -> None:
         self._admission = admission
-        self.bytes = 0  # reserved; 0 until it runs
-        self.wanted = 0
-        self.turn: asyncio.Future[None] | None = None
+        self.requested_bytes = 0
+        self.reserved_bytes = 0  # 0 until it runs
+        self.turn: asyncio.Future[None] | None = None  # done when it may run; None if it never waited
 
-    async def reserve(self, wanted: int) -> float:
-        """Waits until `wanted` bytes are reserved; returns the seconds that it took.
+    async def reserve(self, requested_bytes: int) -> float:
+        """Waits until `requested_bytes` are reserved; returns the seconds that it took.
 
         Raises:
-            InvalidRequest: more than there is in all.
-            Overloaded: too many wait, or it has waited too long.
+            InvalidRequest: it is more than the whole KV memory.
+            Overloaded: too many requests wait, or this one has waited too long.
         """
-        return await self._admission._reserve(self, wanted)
+        return await self._admission._reserve(self, requested_bytes)
 
 
 class Admission:
-    """The line in front of an engine. All its methods belong to one event loop."""
+    """The waiting queue in front of an engine. All its methods belong to one event loop."""
 
     def __init__(
         self, capacity: int, max_running: int, max_waiting: int, max_wait_seconds: float, metrics: Metrics
@@ -50,104 +53,107 @@ class Admission:
         self.capacity, self.max_running, self.max_waiting = capacity, max_running, max_waiting
         self._max_wait, self._metrics = max_wait_seconds, metrics
         self.reserved = self.running = 0
-        self._doorway = 0
-        self._line: deque[Place] = deque()
+        self._preparing = 0
+        self._queue: deque[Ticket] = deque()
         self._interval, self._last_end = 0.0, 0.0
 
     @property
     def waiting(self) -> int:
-        """Requests in line for KV memory or a slot."""
-        return len(self._line)
+        """Requests in the queue."""
+        return len(self._queue)
 
     @property
     def busy(self) -> int:
-        """Requests that are worked on: those that run, and those whose prompt is being laid out."""
-        return self.running + self._doorway
+        """Requests in work: those that run, and those whose prompt is prepared."""
+        return self.running + self._preparing
 
     @property
-    def _to_start(self) -> int:
-        return self._doorway + len(self._line)
+    def _not_started(self) -> int:
+        return self._preparing + len(self._queue)
 
     @contextmanager
-    def enter(self, least: int) -> Iterator[Place]:
-        """Takes in a request that needs at least `least` bytes; leaving the block frees whatever it holds.
+    def enter(self, least_bytes: int) -> Iterator[Ticket]:
+        """Lets a request in that needs at least `least_bytes`. At the end of the block all that it holds is free.
 
-        This costs nothing, so it comes before the prompt is laid out. Raises as :meth:`Place.reserve` does.
+        This check is cheap, so it comes before the prompt is prepared. Raises as :meth:`Ticket.reserve` does.
         """
-        self._check_size(least)
-        soon = max(0, self.max_running - self.running) if self.reserved + least <= self.capacity else 0
-        if self._to_start >= self.max_waiting + soon:
-            self._refuse("waiting")
-        place = Place(self)
-        self._doorway += 1
+        self._check_size(least_bytes)
+        startable = max(0, self.max_running - self.running) if self.reserved + least_bytes <= self.capacity else 0
+        if self._not_started >= self.max_waiting + startable:
+            self._refuse_full_queue()
+        ticket = Ticket(self)
+        self._preparing += 1
         try:
-            yield place
+            yield ticket
         finally:
-            self._leave(place)
+            self._leave(ticket)
 
-    async def _reserve(self, place: Place, wanted: int) -> float:
-        self._check_size(wanted)
-        began = time.monotonic()
-        place.wanted = wanted
-        if not self._line and self._fits(wanted):
-            self._doorway -= 1
-            self._run(place)
+    async def _reserve(self, ticket: Ticket, requested_bytes: int) -> float:
+        self._check_size(requested_bytes)
+        started = time.monotonic()
+        ticket.requested_bytes = requested_bytes
+        if not self._queue and self._fits(requested_bytes):
+            self._preparing -= 1
+            self._run(ticket)
             return 0.0
-        if len(self._line) >= self.max_waiting:
-            self._refuse("waiting")
-        place.turn = asyncio.get_running_loop().create_future()
-        self._doorway -= 1
-        self._line.append(place)
-        await asyncio.wait({place.turn}, timeout=self._max_wait)
-        if not place.bytes:
-            self._refuse("wait_time")
-        return time.monotonic() - began
+        if len(self._queue) >= self.max_waiting:
+            self._refuse_full_queue()
+        ticket.turn = asyncio.get_running_loop().create_future()
+        self._preparing -= 1
+        self._queue.append(ticket)
+        await asyncio.wait({ticket.turn}, timeout=self._max_wait)
+        if not ticket.reserved_bytes:
+            self._refuse("wait_time", f"no KV memory became free within {self._max_wait:g} s")
+        return time.monotonic() - started
 
-    def _fits(self, wanted: int) -> bool:
-        return self.running < self.max_running and self.reserved + wanted <= self.capacity
+    def _fits(self, requested_bytes: int) -> bool:
+        return self.running < self.max_running and self.reserved + requested_bytes <= self.capacity
 
-    def _run(self, place: Place) -> None:
-        place.bytes = place.wanted
+    def _run(self, ticket: Ticket) -> None:
+        ticket.reserved_bytes = ticket.requested_bytes
         self.running += 1
-        self.reserved += place.bytes
+        self.reserved += ticket.reserved_bytes
 
-    def _leave(self, place: Place) -> None:
-        if place.bytes:
+    def _leave(self, ticket: Ticket) -> None:
+        if ticket.reserved_bytes:
             self.running -= 1
-            self.reserved -= place.bytes
-            now = time.monotonic()
-            if self._last_end:
-                self._interval += _SMOOTHING * (now - self._last_end - self._interval)
-            self._last_end = now if self.running or self._line else 0.0  # an idle time tells nothing
-        elif place.turn is not None:
-            self._line.remove(place)
+            self.reserved -= ticket.reserved_bytes
+            self._observe_end()
+        elif ticket.turn is not None:
+            self._queue.remove(ticket)
         else:
-            self._doorway -= 1
-        while self._line and self._fits(self._line[0].wanted):
-            following = self._line.popleft()
+            self._preparing -= 1
+        while self._queue and self._fits(self._queue[0].requested_bytes):
+            following = self._queue.popleft()
             self._run(following)
             if following.turn is not None and not following.turn.done():
                 following.turn.set_result(None)
 
-    def _check_size(self, wanted: int) -> None:
-        if wanted > self.capacity:
+    def _observe_end(self) -> None:
+        """Updates the mean interval between two ends of requests."""
+        now = time.monotonic()
+        if self._last_end:
+            self._interval += _SMOOTHING * (now - self._last_end - self._interval)
+        self._last_end = now if self.running or self._queue else 0.0  # idle time does not count
+
+    def _check_size(self, requested_bytes: int) -> None:
+        if requested_bytes > self.capacity:
             self._metrics.refused("too_large").inc()
             raise InvalidRequest(
-                f"sampling.max_tokens: prompt and answer together need {wanted} bytes of KV memory, this replica has"
-                f" {self.capacity} in all; lower max_tokens or the budget, or raise the replica's --kv-memory"
+                f"sampling.max_tokens: prompt and answer together need {requested_bytes} bytes of KV memory, this"
+                f" replica has {self.capacity} in all; lower max_tokens or the budget, or raise the replica's"
+                " --kv-memory"
             )
 
-    def _refuse(self, reason: str) -> None:
+    def _refuse_full_queue(self) -> None:
+        self._refuse("waiting", f"{self._not_started} requests wait already")
+
+    def _refuse(self, reason: str, message: str) -> None:
         self._metrics.refused(reason).inc()
-        told = (
-            f"{self._to_start} requests wait already"
-            if reason == "waiting"
-            else f"no KV memory came free within {self._max_wait:g} s"
-        )
-        raise Overloaded(f"decoder: {told}; try again later, or ask another replica", self.retry_after())
+        raise Overloaded(f"decoder: {message}; try again later, or ask another replica", self.retry_after())
 
     def retry_after(self) -> float:
-        """Seconds until those who wait should have started, judged by how fast answers have ended of late."""
+        """Seconds until the requests in the queue should have started, at the rate at which answers end."""
         if not self._interval:
-            return _FIRST_HINT
-        return min(max(self._interval * (self._to_start + 1), 0.05), max(self._max_wait, 0.05))
+            return _FIRST_RETRY_AFTER
+        return min(max(self._interval * (self._not_started + 1), 0.05), max(self._max_wait, 0.05))

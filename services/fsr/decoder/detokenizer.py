@@ -1,4 +1,8 @@
-"""Token ids to text, piece by piece."""
+"""Token ids to text, piece by piece.
+
+This is own code because `tokenizers.DecodeStream` raises "Invalid prefix" when bytes that are no UTF-8 follow text of
+a byte-fallback tokenizer, cannot give out its last bytes, and needs a fast tokenizer.
+"""
 
 from __future__ import annotations
 
@@ -7,59 +11,61 @@ from typing import Any
 
 __all__ = ["TextStream"]
 
-_BROKEN = "\ufffd"
+_REPLACEMENT = "\ufffd"
 
 
 class TextStream:
-    """Gives out whole characters only, and nothing that may still turn out to be the start of a stop string.
+    """Gives out whole characters only, and no text that can still become a stop string.
 
-    What it has given out depends on the tokens alone, so a stream that another replica began goes on exactly where it
-    stopped once the earlier tokens have been pushed. A token costs the decoding of the few tokens around it, however
-    long the answer is.
+    The text depends on the tokens alone. So a stream on another replica continues exactly where the first one stopped
+    once the earlier tokens are pushed. Each token decodes only the few tokens around it, however long the answer is.
+
+    Attributes:
+        stopped: whether a stop string has ended the text.
     """
 
     def __init__(self, tokenizer: Any, stop: Sequence[str] = ()) -> None:
         self._tokenizer = tokenizer
         self._stop = tuple(stop)
         self._ids: list[int] = []
-        self._from = 0  # tokens from here on are decoded: the context that the next ones need
-        self._done = 0  # tokens up to here have become text
-        self._held = ""  # text that may be the start of a stop string
+        self._context = 0  # the tokens from here on are decoded, because new tokens need those before them
+        self._converted = 0  # the tokens before this one have become text
+        self._held = ""  # text that can still become a stop string
         self.stopped = False
 
     def _decode(self, first: int, last: int | None = None) -> str:
         return str(self._tokenizer.decode(self._ids[first:last], skip_special_tokens=True))
 
     def push(self, token: int) -> str:
-        """The text that has become certain with this token."""
+        """Adds a token; returns the text that can change no more."""
         self._ids.append(token)
-        known, text = self._decode(self._from, self._done), self._decode(self._from)
-        # A replacement character at the end is the first half of one that is still coming.
-        if text.endswith(_BROKEN) or len(text) <= len(known):
+        old, text = self._decode(self._context, self._converted), self._decode(self._context)
+        # A replacement character at the end is the first part of a character that is not complete yet.
+        if text.endswith(_REPLACEMENT) or len(text) <= len(old):
             return ""
-        self._from, self._done = self._done, len(self._ids)
-        return self._release(text[len(known) :])
+        self._context, self._converted = self._converted, len(self._ids)
+        return self._release(text[len(old) :])
+
+    def finish(self) -> str:
+        """Ends the text; returns the rest of it."""
+        if self.stopped:
+            return ""
+        old, text = self._decode(self._context, self._converted), self._decode(self._context)
+        self._context = self._converted = len(self._ids)
+        return self._release(text[len(old) :], final=True)
 
     def _release(self, piece: str, final: bool = False) -> str:
         text = self._held + piece
-        at = min((found for stop in self._stop if (found := text.find(stop)) >= 0), default=-1)
-        if at >= 0:
+        end = min((at for stop in self._stop if (at := text.find(stop)) >= 0), default=-1)
+        if end >= 0:
             self.stopped, self._held = True, ""
-            return text[:at]
-        hold = 0 if final else max((_overlap(text, stop) for stop in self._stop), default=0)
-        self._held = text[len(text) - hold :]
-        return text[: len(text) - hold]
-
-    def finish(self) -> str:
-        """What was held back."""
-        if self.stopped:
-            return ""
-        known, text = self._decode(self._from, self._done), self._decode(self._from)
-        self._from = self._done = len(self._ids)
-        return self._release(text[len(known) :], final=True)
+            return text[:end]
+        held = 0 if final else max((_overlap(text, stop) for stop in self._stop), default=0)
+        self._held = text[len(text) - held :]
+        return text[: len(text) - held]
 
 
 def _overlap(text: str, stop: str) -> int:
-    """Characters at the end of the text that a stop string begins with, short of all of it."""
+    """Length of the longest end of `text` that is a beginning of `stop`, but not all of it."""
     longest = min(len(stop) - 1, len(text))
     return next((n for n in range(longest, 0, -1) if text.endswith(stop[:n])), 0)

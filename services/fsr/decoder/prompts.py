@@ -1,4 +1,4 @@
-"""From a request's messages and compact tokens to a laid-out prompt."""
+"""From a request's messages and compressed tokens to a prompt of embeddings."""
 
 from __future__ import annotations
 
@@ -15,24 +15,32 @@ _ROLES = {types_pb2.ROLE_SYSTEM: "system", types_pb2.ROLE_USER: "user", types_pb
 
 
 def visual_rows(request: decoder_pb2.DecodeRequest) -> int:
-    """Places that images take in the prompt, each as often as it is shown; by their stated shapes, nothing checked."""
+    """Visual tokens in the prompt: each image counts as often as it is shown.
+
+    It reads the shapes that the request states, and checks nothing.
+    """
     rows = [image.features.shape[0] if image.features.shape else 0 for image in request.images]
-    shown = (part.image for message in request.messages for part in message.parts if part.HasField("image"))
-    return sum(rows[image] for image in shown if image < len(rows))
+    images = (part.image for message in request.messages for part in message.parts if part.HasField("image"))
+    return sum(rows[image] for image in images if image < len(rows))
 
 
 def prompt_of(request: decoder_pb2.DecodeRequest, model: LanguageDecoder) -> Prompt:
-    """Raises Mismatch where the request belongs to another checkpoint, InvalidRequest naming the field for the rest."""
+    """The prompt of a request.
+
+    Raises:
+        Mismatch: the request belongs to another checkpoint.
+        InvalidRequest: something else is wrong; the message names the field.
+    """
     if request.fingerprint != model.fingerprint and (request.images or request.fingerprint):
         raise Mismatch(
             f"fingerprint: the request belongs to {request.fingerprint[:12] or 'an unnamed checkpoint'}, this replica"
-            f" holds {model.fingerprint[:12]}; serve both halves from the same checkpoint"
+            f" holds {model.fingerprint[:12]}; start encoder and decoder with the same checkpoint"
         )
-    images = [_kept(image, f"images[{i}]") for i, image in enumerate(request.images)]
+    images = [_kept_image(image, f"images[{i}]") for i, image in enumerate(request.images)]
     messages = []
     for turn, message in enumerate(request.messages):
         if message.role not in _ROLES:
-            raise InvalidRequest(f"messages[{turn}].role: is not set; use system, user or assistant")
+            raise InvalidRequest(f"messages[{turn}].role: is not set; choose system, user or assistant")
         parts = [
             ImagePart(part.image) if part.WhichOneof("kind") == "image" else TextPart(part.text)
             for part in message.parts
@@ -44,7 +52,7 @@ def prompt_of(request: decoder_pb2.DecodeRequest, model: LanguageDecoder) -> Pro
         raise InvalidRequest(str(error)) from error
 
 
-def _kept(image: types_pb2.CompressedImage, field: str) -> KeptImage:
+def _kept_image(image: types_pb2.CompressedImage, field: str) -> KeptImage:
     features = codec.decode(image.features, f"{field}.features")
     positions, grid, deepstack = None, None, None
     if image.positions:
@@ -56,6 +64,15 @@ def _kept(image: types_pb2.CompressedImage, field: str) -> KeptImage:
     if image.deepstack:
         layers = [codec.decode(layer, f"{field}.deepstack[{i}]") for i, layer in enumerate(image.deepstack)]
         if any(layer.shape != features.shape for layer in layers):
-            raise InvalidRequest(f"{field}.deepstack: each needs the shape of features, {list(features.shape)}")
+            raise InvalidRequest(
+                f"{field}.deepstack: each layer must have the shape of features, {list(features.shape)}"
+            )
         deepstack = torch.stack(layers)
-    return KeptImage(features, None, positions, grid, deepstack, image.video, tuple(image.step_seconds))
+    return KeptImage(
+        features=features,
+        positions=positions,
+        grid=grid,
+        deepstack=deepstack,
+        video=image.video,
+        frame_seconds=tuple(image.step_seconds),
+    )

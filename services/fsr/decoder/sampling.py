@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from math import isfinite
 from random import Random
 from typing import Any
 
@@ -19,16 +17,15 @@ from transformers import (
     TopPLogitsWarper,
 )
 
-from fsr.common.errors import InvalidRequest
-from fsr.common.limits import MAX_STOP_CHARACTERS, MAX_STOPS, SMALLEST_DIVISOR
+from fsr.common.sampling_limits import check_sampling
 from fsr.v1 import types_pb2
 
 __all__ = ["Sampling", "choose", "uniform"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Sampling:
-    """Checked sampling options. temperature 0 is greedy, top_k 0 keeps all."""
+    """Checked sampling options. Temperature 0 is greedy, top_k 0 keeps all tokens."""
 
     max_tokens: int
     temperature: float = 0.0
@@ -42,24 +39,12 @@ class Sampling:
 
     @classmethod
     def of(cls, message: types_pb2.Sampling, default_max_tokens: int, random_seed: int) -> Sampling:
-        """Raises InvalidRequest naming the field."""
-        if message.max_tokens < 0:
-            raise InvalidRequest(f"sampling.max_tokens: {message.max_tokens} is negative; ask for at least 1")
-        if not isfinite(message.temperature) or not 0 <= message.temperature <= 10:
-            raise InvalidRequest(f"sampling.temperature: {message.temperature} is outside [0, 10]; 0 is greedy")
-        if not isfinite(message.top_p) or not 0 <= message.top_p <= 1:
-            raise InvalidRequest(f"sampling.top_p: {message.top_p} is outside (0, 1]; leave it unset for 1")
-        if message.top_k < 0:
-            raise InvalidRequest(f"sampling.top_k: {message.top_k} is negative; leave it unset to keep all tokens")
-        if not isfinite(message.repetition_penalty) or not 0 <= message.repetition_penalty <= 10:
-            raise InvalidRequest(
-                f"sampling.repetition_penalty: {message.repetition_penalty} is outside (0, 10]; leave it unset for 1"
-            )
-        for name in ("temperature", "repetition_penalty"):
-            if 0 < getattr(message, name) < SMALLEST_DIVISOR:
-                remedy = "0 is greedy" if name == "temperature" else "leave it unset for 1"
-                raise InvalidRequest(f"sampling.{name}: {getattr(message, name):.3g} is below 1e-6; {remedy}")
-        _check_stop(message.stop)
+        """The options of a message, with defaults for those that it leaves unset.
+
+        Raises:
+            InvalidRequest: an option is out of range; the message names the field.
+        """
+        check_sampling(message)
         return cls(
             max_tokens=message.max_tokens or default_max_tokens,
             temperature=message.temperature,
@@ -74,12 +59,12 @@ class Sampling:
 
     @property
     def is_argmax(self) -> bool:
-        """Whether the largest logit is chosen, whatever came before."""
+        """Whether the largest logit is always chosen."""
         return self.temperature == 0 and self.repetition_penalty == 1
 
     @cached_property
     def processors(self) -> LogitsProcessorList:
-        """The library's own, in the order in which `generate` applies them."""
+        """The library's processors, in the order in which its `generate` applies them."""
         steps = LogitsProcessorList()
         if self.repetition_penalty != 1:
             steps.append(RepetitionPenaltyLogitsProcessor(self.repetition_penalty))
@@ -92,40 +77,29 @@ class Sampling:
         return steps
 
 
-def _check_stop(stop: Sequence[str]) -> None:
-    """Raises InvalidRequest."""
-    if len(stop) > MAX_STOPS:
-        raise InvalidRequest(f"sampling.stop: {len(stop)} strings are more than {MAX_STOPS}; send fewer")
-    for at, text in enumerate(stop):
-        if not text:
-            raise InvalidRequest("sampling.stop: holds an empty string; leave it out")
-        if len(text) > MAX_STOP_CHARACTERS:
-            raise InvalidRequest(
-                f"sampling.stop[{at}]: {len(text)} characters are more than {MAX_STOP_CHARACTERS}; send its beginning"
-            )
-
-
 def uniform(seed: int, step: int) -> float:
-    """A number in [0, 1) for the token after `step` generated ones: a function of its arguments alone, so that an
-    answer which moves to another replica goes on as it would have."""
+    """A random number in [0, 1) for the answer token after `step` others.
+
+    It depends on the arguments alone, so an answer continues on another replica with the same draws.
+    """
     return Random(f"{seed}/{step}").random()
 
 
 def choose(logits: Tensor, sampling: Sampling, seen: Tensor, step: int) -> int:
-    """The token after `step` generated ones.
+    """The next token of an answer.
 
     Args:
         logits: [V], any floating dtype and device.
-        seen: [n] int64, tokens of prompt and answer so far, which the repetition penalty looks at.
-        step: tokens of the answer so far, those of earlier replicas included.
+        seen: [n] int64, tokens of the prompt and the answer so far; the repetition penalty looks at them.
+        step: number of answer tokens so far, those of earlier replicas included.
     """
     if sampling.is_argmax:
         return int(logits.argmax())
-    before: Any = seen.unsqueeze(0).to(logits.device)  # the library asks for a LongTensor by name
-    scores = sampling.processors(before, logits.float().unsqueeze(0))[0]
+    input_ids: Any = seen.unsqueeze(0).to(logits.device)  # Any, because the library's type is LongTensor
+    scores = sampling.processors(input_ids, logits.float().unsqueeze(0))[0]
     if sampling.temperature == 0:
         return int(scores.argmax())
-    # In double precision, so that the sum over a large vocabulary does not move the boundaries between tokens.
-    total = scores.cpu().double().softmax(-1).cumsum(0)
-    drawn = torch.searchsorted(total, total[-1] * uniform(sampling.seed, step), right=True)
-    return int(drawn.clamp(max=len(total) - 1))
+    # In double precision, so that rounding in a large vocabulary does not move the boundaries between tokens.
+    cumulative = scores.cpu().double().softmax(-1).cumsum(0)
+    token = torch.searchsorted(cumulative, cumulative[-1] * uniform(sampling.seed, step), right=True)
+    return int(token.clamp(max=len(cumulative) - 1))

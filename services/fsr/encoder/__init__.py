@@ -1,1 +1,1 @@
-"""The encoder: pictures and a question in, the visual tokens that matter out, on Ray Serve."""
+"""The encoder: turns pictures and a question into the visual tokens that matter, on Ray Serve."""

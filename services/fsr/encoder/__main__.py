@@ -1,4 +1,4 @@
-"""`python -m fsr.encoder`"""
+"""`python -m fsr.encoder`: a Ray, local or joined, with the encoder's Serve application on it."""
 
 from __future__ import annotations
 
@@ -16,42 +16,42 @@ from fsr.encoder.settings import EncoderSettings
 
 log = structlog.get_logger()
 
-
 _LOOPBACK = "127.0.0.1"
-
-
-def _held_port() -> socket.socket:
-    """Serve's proxy insists on an HTTP port beside the gRPC one; nobody calls it, so any will do.
-
-    While the socket is open nobody gets the port but Serve, which shares it.
-    """
-    held = socket.socket()
-    held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-    held.bind((_LOOPBACK, 0))
-    return held
+# Defaults for Ray's processes, set before Ray is imported.
+_RAY_ENVIRONMENT = {
+    "RAY_DISABLE_IMPORT_WARNING": "1",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_DISABLE_WORKER_LOG_PREFIX": "1",  # with a prefix, a replica's log lines would not be JSON
+    "RAY_DEDUP_LOGS": "0",  # otherwise Ray folds the lines of several replicas into one
+}
 
 
 def main() -> None:
     settings = EncoderSettings.load()
     configure_logging("encoder", settings.log_level)
-    stop = threading.Event()
-    # A local Ray learns of the end from us, in order; its own handlers would race with ours.
-    os.environ.setdefault("RAY_DISABLE_IMPORT_WARNING", "1")
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    os.environ.setdefault("RAY_DISABLE_WORKER_LOG_PREFIX", "1")  # else a replica's lines are no JSON any more
-    os.environ.setdefault("RAY_DEDUP_LOGS", "0")  # else lines of several replicas are folded into one
-    os.environ.update(environment(settings))
+    os.environ.update(_RAY_ENVIRONMENT | dict(os.environ) | environment(settings))
+    _check_checkpoint(settings)
+    _serve(settings)
+
+
+def _check_checkpoint(settings: EncoderSettings) -> None:
+    """Exits with one line if the checkpoint cannot be used. Otherwise a replica would fail, with Ray's traceback."""
+    from fsr_core.backbones import load_encoder
+
+    try:
+        load_encoder(settings.model, clip=settings.clip, device="meta", options=settings.family_options)
+    except ValueError as error:
+        raise SystemExit(f"error: --{'family-' if str(error).startswith('options') else ''}{error}") from error
+
+
+def _serve(settings: EncoderSettings) -> None:
+    """Runs the application until SIGTERM or SIGINT."""
     import ray
     from ray import serve
     from ray.serve.config import gRPCOptions
 
     from fsr.encoder.app import APPLICATION, build
-    from fsr_core.backbones import load_encoder
 
-    try:  # what is wrong with the checkpoint is told here and now, not from within a replica
-        load_encoder(settings.model, clip=settings.clip, device="meta", options=settings.family_options)
-    except ValueError as error:
-        raise SystemExit(f"error: --{'family-' if str(error).startswith('options') else ''}{error}") from error
     ray.init(
         address=settings.ray_address or "local",
         include_dashboard=False,
@@ -59,9 +59,10 @@ def main() -> None:
         log_to_driver=True,
         _metrics_export_port=settings.metrics_port,
     )
-    for number in (signal.SIGTERM, signal.SIGINT):
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):  # in place of Ray's handlers, which would not shut Serve down first
         signal.signal(number, lambda *_: stop.set())
-    http = _held_port()
+    http = _reserved_port()
     try:
         serve.start(
             proxy_location="HeadOnly",
@@ -80,6 +81,17 @@ def main() -> None:
         serve.shutdown()
         ray.shutdown()
         http.close()
+
+
+def _reserved_port() -> socket.socket:
+    """A socket on a free port. Serve's proxy requires an HTTP port beside the gRPC port, though nobody calls it.
+
+    While the socket is open, only a process that shares ports (SO_REUSEPORT), as Serve does, can bind the same one.
+    """
+    reserved = socket.socket()
+    reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    reserved.bind((_LOOPBACK, 0))
+    return reserved
 
 
 if __name__ == "__main__":

@@ -1,36 +1,49 @@
-"""Features before compression, kept for follow-up questions about the same picture."""
+"""A cache of features before compression, for follow-up questions about the same picture."""
 
 from __future__ import annotations
 
 import hashlib
-from collections import OrderedDict
+from operator import attrgetter
 
+from cachetools import LRUCache
+
+from fsr.v1 import types_pb2
 from fsr_core.backbones import ImageFeatures
 
-__all__ = ["FeatureCache"]
+__all__ = ["FeatureCache", "cache_key"]
+
+
+def cache_key(image: types_pb2.Image, multi_image: bool) -> str:
+    """A hash of everything that an image's features depend on.
+
+    A replica has one model and one preprocessing, so neither is in the key. `multi_image` tells whether the image is
+    prepared as one of several.
+    """
+    content = image.SerializeToString(deterministic=True) if image.frames else image.data
+    if multi_image and not image.frames:
+        content = b"multi-image" + content
+    return hashlib.sha256(content).hexdigest()
 
 
 class FeatureCache:
-    """Least recently used first out, bounded in bytes. Not thread-safe: the event loop owns it."""
+    """Drops the least recently used features when it holds more than `max_bytes`.
+
+    It is not thread-safe: only the event loop uses it.
+    """
 
     def __init__(self, max_bytes: int) -> None:
-        self._max_bytes, self._entries = max_bytes, OrderedDict[str, ImageFeatures]()
-        self.nbytes = 0
+        self._entries: LRUCache[str, ImageFeatures] = LRUCache(max_bytes, getsizeof=attrgetter("nbytes"))
 
-    @staticmethod
-    def key(data: bytes) -> str:
-        """Model and preprocessing are one a replica, so the picture's bytes are the whole key."""
-        return hashlib.sha256(data).hexdigest()
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the features that it holds."""
+        return int(self._entries.currsize)
 
     def get(self, key: str) -> ImageFeatures | None:
-        if key in self._entries:
-            self._entries.move_to_end(key)
+        """The features of `key`, which become the most recently used; None if they are not there."""
         return self._entries.get(key)
 
     def put(self, key: str, features: ImageFeatures) -> None:
-        if key in self._entries or features.nbytes > self._max_bytes:
-            return
-        self._entries[key] = features
-        self.nbytes += features.nbytes
-        while self.nbytes > self._max_bytes:
-            self.nbytes -= self._entries.popitem(last=False)[1].nbytes
+        """Stores features. Does nothing if `key` is there already, or if they alone exceed the cache."""
+        if key not in self._entries and features.nbytes <= self._entries.maxsize:
+            self._entries[key] = features

@@ -1,8 +1,7 @@
-"""The two ways into the encoder: Serve's proxy, or straight to each replica's own gRPC port (direct ingress).
+"""The two ways into the encoder: through Serve's proxy, or straight to each replica's own gRPC port (direct ingress).
 
-Direct ingress is Ray's own, experimental, and switched on by the environment of all its processes, so before Ray
-starts. Each replica then listens on a port of its own, on every interface; the proxy stays beside it. Which ports
-there are only Serve's controller knows: its method for load balancers is asked here, which is not public API.
+Direct ingress is an experimental feature of Ray. The environment of all Ray processes switches it on, so it must be set
+before Ray starts. Each replica then listens on a port of its own, on every interface; the proxy stays beside it.
 """
 
 from __future__ import annotations
@@ -10,21 +9,22 @@ from __future__ import annotations
 import asyncio
 import os
 import time
+from collections.abc import Awaitable, Callable
 
 import structlog
 
 from fsr.encoder.settings import EncoderSettings
 
-__all__ = ["ReplicaPorts", "check_ingress", "environment"]
+__all__ = ["ReplicaAddresses", "check_ingress", "environment"]
 
 log = structlog.get_logger()
-_PORTS = 1000  # Ray takes the next free one of as many
-_DRAINING_SECONDS = 5.0  # a replica that is to go stays as long, so that gateways learn of it
-_PATIENCE = 1.0  # seconds for the controller; gateways wait two for all that a replica says of itself
+_PORTS = 1000  # Ray takes the next free port of a range of this size
+_DRAINING_SECONDS = 5.0  # a stopping replica stays this long, so that gateways learn of it
+_CONTROLLER_TIMEOUT_SECONDS = 1.0  # a gateway gives up on a replica's whole description after two
 
 
 def environment(settings: EncoderSettings) -> dict[str, str]:
-    """What Ray's processes must find in their environment."""
+    """The environment variables that Ray's processes need."""
     if settings.ingress == "proxy":
         return {}
     first = settings.direct_port
@@ -39,41 +39,23 @@ def environment(settings: EncoderSettings) -> dict[str, str]:
 
 
 def check_ingress(settings: EncoderSettings) -> None:
-    """Raises ValueError where the settings want direct ingress of a Ray that was started without it."""
-    if settings.ingress == "direct" and not _is_on():
+    """Raises ValueError if the settings ask for direct ingress and Ray was started without it."""
+    if settings.ingress == "direct" and not _is_direct():
         raise ValueError(
             "ingress: direct needs a Ray whose processes all started with RAY_SERVE_ENABLE_DIRECT_INGRESS=1; "
             "set that for head and workers, or leave the ingress at proxy"
         )
 
 
-def _is_on() -> bool:
+def _is_direct() -> bool:
     return os.environ.get("RAY_SERVE_ENABLE_DIRECT_INGRESS") == "1"
 
 
-class ReplicaPorts:
-    """Addresses of all replicas of an application, as its controller knows them."""
-
-    def __init__(self, application: str, fresh_seconds: float = 1.0) -> None:
-        self._application, self._fresh_seconds = application, fresh_seconds
-        self._known: list[str] = []
-        self._until = 0.0
-
-    async def addresses(self) -> list[str]:
-        """Empty where direct ingress is off; those known last where the controller does not answer in time."""
-        if not _is_on():
-            return []
-        if time.monotonic() >= self._until:
-            try:
-                async with asyncio.timeout(_PATIENCE):
-                    self._known = await _ask_controller(self._application)
-            except Exception as error:  # whatever ails the controller, the replica itself is well
-                log.warning("controller does not tell the ports", reason=repr(error), kept=len(self._known))
-            self._until = time.monotonic() + self._fresh_seconds
-        return self._known
-
-
 async def _ask_controller(application: str) -> list[str]:
+    """The gRPC addresses of an application's replicas, from Serve's controller.
+
+    `_controller` is private, but Ray has no public way to get these ports; so pyproject.toml holds ray below 2.61.
+    """
     from ray.serve.context import _get_global_client
     from ray.serve.schema import RequestProtocol
 
@@ -85,3 +67,36 @@ async def _ask_controller(application: str) -> list[str]:
         if group.protocol == RequestProtocol.GRPC and group.app_name == application
         for target in group.targets
     )
+
+
+class ReplicaAddresses:
+    """The addresses of all replicas of an application, cached for `fresh_seconds`.
+
+    `ask` returns them; it is given the application's name, and `timeout_seconds` to answer.
+    """
+
+    def __init__(
+        self,
+        application: str,
+        *,
+        fresh_seconds: float = 1.0,
+        timeout_seconds: float = _CONTROLLER_TIMEOUT_SECONDS,
+        ask: Callable[[str], Awaitable[list[str]]] = _ask_controller,
+    ) -> None:
+        self._application, self._ask = application, ask
+        self._fresh_seconds, self._timeout_seconds = fresh_seconds, timeout_seconds
+        self._addresses: list[str] = []
+        self._fresh_until = 0.0
+
+    async def get(self) -> list[str]:
+        """The addresses now, or the last known ones if the controller does not answer. Empty without direct ingress."""
+        if not _is_direct():
+            return []
+        if time.monotonic() >= self._fresh_until:
+            try:
+                async with asyncio.timeout(self._timeout_seconds):
+                    self._addresses = await self._ask(self._application)
+            except Exception as error:  # whatever is wrong with the controller, this replica works
+                log.warning("the controller gives no addresses", reason=repr(error), known=len(self._addresses))
+            self._fresh_until = time.monotonic() + self._fresh_seconds
+        return self._addresses

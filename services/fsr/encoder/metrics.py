@@ -1,6 +1,6 @@
-"""The encoder's metrics, through Ray: each node's Ray agent exports them, `ray_` before every name.
+"""The encoder's metrics. Each node's Ray agent exports them, with `ray_` before every name.
 
-Ray adds the labels `application`, `deployment` and `replica`. Labels of ours hold names of ours, never a caller's data.
+Ray adds the labels `application`, `deployment` and `replica`. Our own labels never hold a caller's data.
 """
 
 from __future__ import annotations
@@ -11,19 +11,20 @@ from typing import Any
 
 from ray.serve import metrics
 
-from fsr.v1 import types_pb2
+from fsr.common.token_counts import count_tokens
+from fsr.v1 import encoder_pb2
 
 __all__ = ["METRICS", "EncoderMetrics"]
 
 _SECONDS = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10]
 _SIZES = [1, 2, 4, 8, 12, 16, 24, 32, 48, 64]
 _TOKENS = [1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096]
-_BY = ("model", "method")
+_MODEL_AND_METHOD = ("model", "method")
 
 
 @dataclass(frozen=True)
 class _Declared:
-    kind: Any  # a class of ray.serve.metrics; its signatures are typed for one label only
+    kind: Any  # a class of ray.serve.metrics, whose type hints allow one label only
     help: str
     labels: tuple[str, ...]
     boundaries: Sequence[float] | None = None
@@ -34,31 +35,33 @@ class _Declared:
 
 
 METRICS = {
-    "fsr_encoder_batch_size": _Declared(
-        metrics.Histogram, "Images that the vision tower took at once", ("model",), _SIZES
-    ),
+    "fsr_encoder_batch_size": _Declared(metrics.Histogram, "Images in a batch", ("model",), _SIZES),
     "fsr_encoder_stage_seconds": _Declared(
         metrics.Histogram, "Seconds of a batch by stage: encode, compress", ("model", "stage"), _SECONDS
     ),
-    "fsr_encoder_images": _Declared(metrics.Counter, "Images compressed", _BY),
-    "fsr_encoder_visual_tokens_in": _Declared(metrics.Counter, "Visual tokens before compression", _BY),
+    "fsr_encoder_images": _Declared(metrics.Counter, "Images compressed", _MODEL_AND_METHOD),
+    "fsr_encoder_visual_tokens_in": _Declared(metrics.Counter, "Visual tokens before compression", _MODEL_AND_METHOD),
     "fsr_encoder_visual_tokens_kept": _Declared(
-        metrics.Counter, "Visual tokens kept, by stage: focus, scan", (*_BY, "stage")
+        metrics.Counter, "Visual tokens kept, by stage: focus, scan", (*_MODEL_AND_METHOD, "stage")
     ),
-    "fsr_encoder_visual_tokens_merged": _Declared(metrics.Counter, "Dropped tokens merged into a kept one", _BY),
+    "fsr_encoder_visual_tokens_merged": _Declared(
+        metrics.Counter, "Dropped tokens merged into a kept one", _MODEL_AND_METHOD
+    ),
     "fsr_encoder_focus_wanted": _Declared(
-        metrics.Histogram, "K_F that the evidence asked for, before the budget's clamp", _BY, _TOKENS
+        metrics.Histogram, "K_F of an image before the budget's clamp", _MODEL_AND_METHOD, _TOKENS
     ),
-    "fsr_encoder_focus_kept": _Declared(metrics.Histogram, "K_F after the budget's clamp", _BY, _TOKENS),
+    "fsr_encoder_focus_kept": _Declared(
+        metrics.Histogram, "K_F of an image after the budget's clamp", _MODEL_AND_METHOD, _TOKENS
+    ),
     "fsr_encoder_cache_hits": _Declared(metrics.Counter, "Images whose features were cached", ("model",)),
-    "fsr_encoder_cache_misses": _Declared(metrics.Counter, "Images that the vision tower had to see", ("model",)),
+    "fsr_encoder_cache_misses": _Declared(metrics.Counter, "Images whose features were not cached", ("model",)),
     "fsr_encoder_cache_bytes": _Declared(metrics.Gauge, "Bytes of features in the cache", ("model",)),
 }
-"""What there is, by the name before Ray's prefix; `docs/metrics.md` is written from it."""
+"""The metrics by their names without Ray's prefix. `docs/metrics.md` is generated from this table."""
 
 
 class EncoderMetrics:
-    """Made once a replica, inside it, so that Ray's labels are right."""
+    """Made once a replica, inside its process, so that Ray's labels are right."""
 
     def __init__(self, model: str) -> None:
         self._model = {"model": model}
@@ -70,27 +73,27 @@ class EncoderMetrics:
             metric.observe(value, tags=tags)
         elif isinstance(metric, metrics.Gauge):
             metric.set(value, tags=tags)
-        elif value > 0:  # Ray refuses a counter's increase by nothing
+        elif value > 0:  # Ray refuses to increase a counter by 0
             metric.inc(value, tags=tags)
 
-    def batch(self, size: int, encode_seconds: float, compress_seconds: float) -> None:
-        """One batch that went through towers and compressors."""
+    def count_batch(self, size: int, encode_seconds: float, compress_seconds: float) -> None:
+        """Counts one batch that went through the towers and the compressors."""
         self._add("batch_size", size)
         self._add("stage_seconds", encode_seconds, stage="encode")
         self._add("stage_seconds", compress_seconds, stage="compress")
 
-    def answered(self, method: str, images: Sequence[types_pb2.CompressedImage], hits: int, cache_bytes: int) -> None:
-        """One request's images; `hits` of them came out of the cache, which now holds `cache_bytes`."""
+    def count_response(self, method: str, response: encoder_pb2.EncodeResponse, cache_bytes: int) -> None:
+        """Counts the images of one response; `cache_bytes` are the bytes in the cache after it."""
         by = {"method": method}
-        for image in images:
+        for counts in map(count_tokens, response.images):
             self._add("images", 1, **by)
-            self._add("visual_tokens_in", image.source_tokens, **by)
-            self._add("visual_tokens_kept", image.focus_count, stage="focus", **by)
-            self._add("visual_tokens_kept", len(image.index) - image.focus_count, stage="scan", **by)
-            self._add("visual_tokens_merged", image.merged_count, **by)
-            if image.focus_wanted:  # other methods have no focus set
-                self._add("focus_wanted", image.focus_wanted, **by)
-                self._add("focus_kept", image.focus_count, **by)
-        self._add("cache_hits", hits)
-        self._add("cache_misses", len(images) - hits)
+            self._add("visual_tokens_in", counts.source, **by)
+            for stage, kept in counts.kept_by_stage.items():
+                self._add("visual_tokens_kept", kept, stage=stage, **by)
+            self._add("visual_tokens_merged", counts.merged, **by)
+            if counts.focus_wanted:  # other methods have no focus set
+                self._add("focus_wanted", counts.focus_wanted, **by)
+                self._add("focus_kept", counts.focus_kept, **by)
+        self._add("cache_hits", response.cache_hits)
+        self._add("cache_misses", len(response.images) - response.cache_hits)
         self._add("cache_bytes", cache_bytes)

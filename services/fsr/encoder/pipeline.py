@@ -1,189 +1,215 @@
-"""What an encoder replica does with a request, free of Ray: check, encode, compress."""
+"""What an encoder replica does with a request: check, prepare, encode, compress, answer. It knows nothing of Ray."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from math import inf
 
 import structlog
 import torch
-from google.protobuf.json_format import MessageToDict
 
-from fsr.common import codec
-from fsr.common.errors import InvalidRequest
-from fsr.common.limits import check_finite
-from fsr.encoder.images import decode_image
+from fsr.common.errors import Expired, InvalidRequest
+from fsr.encoder.cache import FeatureCache, cache_key
+from fsr.encoder.compressed_image import compressed_image
+from fsr.encoder.images import check_pixels, decode_image
+from fsr.encoder.request_plan import RequestPlan, plan_of
 from fsr.v1 import encoder_pb2, types_pb2
-from fsr_core import Budget, CompressedTokens, Compressor, VisualTokens, create
-from fsr_core.backbones import ImageFeatures, KeptImage, PreparedImage, Tile, VisualEncoder
-from fsr_core.spread import Spread, compress_images
+from fsr_core import CompressedTokens, VisualTokens
+from fsr_core.backbones import ImageFeatures, PreparedImage, VisualEncoder
+from fsr_core.spread import compress_images
 
-__all__ = ["Job", "are_among", "compress", "compressed_image", "content", "each_alone", "plan_of", "prepare"]
+__all__ = ["EncoderPipeline", "ImageJob", "ImageResult"]
 
 log = structlog.get_logger()
-Work = TypeVar("Work")
-Done = TypeVar("Done")
-_SPREADS: Mapping[int, Spread] = {
-    types_pb2.SPREAD_UNSPECIFIED: "even",
-    types_pb2.SPREAD_EVEN: "even",
-    types_pb2.SPREAD_FREE: "free",
-}
 
 
-@dataclass(frozen=True)
-class Plan:
-    """A request's checked wishes."""
+@dataclass(frozen=True, kw_only=True)
+class ImageJob:
+    """One image of one request, with its pixels, or with its features if the cache held them."""
 
-    compressor: Compressor
-    budget: Budget
-    spread: Spread
-    instruction: str
-
-
-@dataclass(frozen=True)
-class Job:
-    """One image of one request: its pixels, or its features where they are known already."""
-
-    plan: Plan
+    plan: RequestPlan
+    deadline: float  # by time.monotonic
+    cache_key: str
     prepared: PreparedImage | None
     features: ImageFeatures | None
 
 
-def plan_of(request: encoder_pb2.EncodeRequest) -> Plan:
-    """Raises InvalidRequest naming the field that is wrong."""
-    if not request.instruction.strip():
-        raise InvalidRequest("instruction: is blank; ask a question")
-    if request.budget.spread not in _SPREADS:
-        raise InvalidRequest(f"budget.spread: {request.budget.spread} is unknown; use even or free")
-    try:
-        check_finite(request.method.options, "method.options")
-        options = MessageToDict(request.method.options)
-        compressor, budget = create(request.method.name or "fsr", **options), _budget(request.budget)
-        return Plan(compressor, budget, _SPREADS[request.budget.spread], request.instruction)
-    except (ValueError, TypeError) as error:
-        raise InvalidRequest(str(error)) from error
+@dataclass(frozen=True)
+class ImageResult:
+    """What a batch gives for one of its jobs."""
+
+    features: ImageFeatures
+    kept: CompressedTokens
+    compress_seconds: float  # of the whole batch
 
 
-def _budget(message: types_pb2.Budget) -> Budget:
-    kind = message.WhichOneof("kind")
-    if kind == "tokens":
-        return Budget(tokens=message.tokens)
-    if kind == "keep_ratio":
-        return Budget(keep_ratio=message.keep_ratio)
-    if kind == "auto":
-        auto = message.auto
-        low, high = auto.min_tokens or 1, auto.max_tokens or None
-        if not auto.HasField("radius"):
-            return Budget(auto=True, min_tokens=low, max_tokens=high)
-        return Budget(auto=True, min_tokens=low, max_tokens=high, radius=auto.radius)
-    raise ValueError("budget: is not set; give tokens, keep_ratio or auto")
+class EncoderPipeline:
+    """Answers requests with one model. `answer` runs on the event loop, `run_batch` in any thread.
 
+    `on_batch` is called after each batch with its size and its seconds of encoding and of compression.
+    """
 
-def are_among(encoder: VisualEncoder, images: Sequence[types_pb2.Image]) -> bool:
-    """Whether the pictures of a request are prepared as several of one conversation."""
-    return encoder.coarse_among and sum(not image.frames for image in images) > 1
+    def __init__(
+        self,
+        model: VisualEncoder,
+        *,
+        cache_bytes: int,
+        max_image_pixels: int,
+        max_request_pixels: int,
+        on_batch: Callable[[int, float, float], None] | None = None,
+    ) -> None:
+        self._model = model
+        self._cache = FeatureCache(cache_bytes)
+        self._max_image_pixels, self._max_request_pixels = max_image_pixels, max_request_pixels
+        self._on_batch = on_batch
 
+    @property
+    def cache_bytes(self) -> int:
+        """Bytes of features in the cache."""
+        return self._cache.nbytes
 
-def content(image: types_pb2.Image, among: bool) -> bytes:
-    """What tells one picture or video from another: everything that its features depend on but the model."""
-    if image.frames:
-        return image.SerializeToString(deterministic=True)
-    return b"among" + image.data if among else image.data
+    async def answer(
+        self,
+        request: encoder_pb2.EncodeRequest,
+        run_job: Callable[[ImageJob], Awaitable[ImageResult | Exception]],
+    ) -> encoder_pb2.EncodeResponse:
+        """The compressed images of a request. `run_job` puts a job into a batch of `run_batch` and returns its outcome.
 
+        Raises InvalidRequest, naming the field; Expired, if the request's time is over; or what `run_job` returned.
+        """
+        began = time.monotonic()
+        jobs = await self.jobs(request)
+        results = []
+        for outcome in await asyncio.gather(*map(run_job, jobs)):
+            if isinstance(outcome, Exception):
+                raise outcome
+            results.append(outcome)
+        for job, result in zip(jobs, results, strict=True):
+            self._cache.put(job.cache_key, result.features)
+        compress_seconds = max(result.compress_seconds for result in results)
+        images = [self._message(result, request) for result in results]
+        return encoder_pb2.EncodeResponse(
+            fingerprint=self._model.fingerprint,
+            images=images,
+            encode_seconds=time.monotonic() - began - compress_seconds,
+            compress_seconds=compress_seconds,
+            cache_hits=sum(job.features is not None for job in jobs),
+        )
 
-def prepare(
-    encoder: VisualEncoder, image: types_pb2.Image, field: str, max_pixels: int, among: bool = False
-) -> PreparedImage:
-    """Decodes and prepares one video, or picture, which may be `among` others. Raises InvalidRequest naming `field`."""
-    try:
-        if not image.frames:
-            picture = decode_image(image.data, f"{field}.data", max_pixels)
-            return encoder.preprocess_among(picture) if among else encoder.preprocess(picture)
-        frames = [decode_image(f, f"{field}.frames[{i}]", max_pixels) for i, f in enumerate(image.frames)]
-        return encoder.preprocess_video(frames, image.frames_per_second or 2.0)
-    except ValueError as error:
-        raise InvalidRequest(f"{field}: {error}") from error
+    async def jobs(self, request: encoder_pb2.EncodeRequest) -> list[ImageJob]:
+        """A job for each image of a request. Raises InvalidRequest, naming the field that is wrong."""
+        deadline = time.monotonic() + (request.timeout_seconds or inf)
+        plan = plan_of(request)
+        if not request.images:
+            raise InvalidRequest("images: is empty; send at least one JPEG, PNG or WebP file")
+        await asyncio.to_thread(check_pixels, request.images, self._max_image_pixels, self._max_request_pixels)
+        multi_image = self._is_multi_image(request.images)
+        keys = [cache_key(image, multi_image) for image in request.images]
+        cached = [self._cache.get(key) for key in keys]
+        return [
+            ImageJob(
+                plan=plan,
+                deadline=deadline,
+                cache_key=key,
+                prepared=await asyncio.to_thread(self._prepare, image, i, multi_image) if features is None else None,
+                features=features,
+            )
+            for i, (image, key, features) in enumerate(zip(request.images, keys, cached, strict=True))
+        ]
 
+    def run_batch(self, jobs: Sequence[ImageJob]) -> list[ImageResult | Exception]:
+        """The result or the error of each job. A batch may mix requests, methods, budgets and spreads.
 
-def each_alone(run: Callable[[list[Work]], list[Done]], batch: list[Work]) -> list[Done | Exception]:
-    """What `run` makes of a batch; where that fails, of each of it alone, so that only what is wrong gives an error."""
-    try:
-        return list(run(batch))
-    except Exception as error:
-        if len(batch) == 1:
-            return [error]
-        log.warning("a batch failed, each of it is tried alone", size=len(batch), reason=str(error))
-    # Out of the handler, so that the failed batch's tensors are free by now.
-    return [done for one in batch for done in each_alone(run, [one])]
+        A job after its deadline is not run; its error is Expired. One that fails does not fail the others.
+        """
+        now = time.monotonic()
+        in_time = [job for job in jobs if job.deadline > now]
+        outcomes = iter(self._run_apart_if_failing(in_time))
+        return [next(outcomes) if job.deadline > now else _expired() for job in jobs]
+
+    def _run_apart_if_failing(self, jobs: Sequence[ImageJob]) -> list[ImageResult | Exception]:
+        """Runs the jobs as one batch. If that fails, runs each of them alone, so that only the wrong one fails."""
+        if not jobs:
+            return []
+        try:
+            return list(self._run(jobs))
+        except Exception as error:
+            if len(jobs) == 1:
+                return [error]
+            log.warning("a batch failed; its jobs run one by one", size=len(jobs), reason=str(error))
+        # Outside of the handler, so that the tensors of the failed batch are free by now.
+        return [outcome for job in jobs for outcome in self._run_apart_if_failing([job])]
+
+    def _run(self, jobs: Sequence[ImageJob]) -> list[ImageResult]:
+        began = time.monotonic()
+        features, samples = _encode(self._model, jobs)
+        encoded = time.monotonic()
+        kept = _compress(jobs, features, samples)
+        compress_seconds = time.monotonic() - encoded
+        if self._on_batch is not None:
+            self._on_batch(len(jobs), encoded - began, compress_seconds)
+        return [ImageResult(f, k, compress_seconds) for f, k in zip(features, kept, strict=True)]
+
+    def _is_multi_image(self, images: Sequence[types_pb2.Image]) -> bool:
+        """Whether the model prepares the pictures of this request as several of one conversation."""
+        return self._model.coarse_when_multi_image and sum(not image.frames for image in images) > 1
+
+    def _prepare(self, image: types_pb2.Image, number: int, multi_image: bool) -> PreparedImage:
+        """Decodes and preprocesses one picture or video. Raises InvalidRequest, naming the field."""
+        field, model = f"images[{number}]", self._model
+        try:
+            if not image.frames:
+                picture = decode_image(image.data, f"{field}.data", self._max_image_pixels)
+                return model.preprocess_multi_image(picture) if multi_image else model.preprocess(picture)
+            frames = [
+                decode_image(frame, f"{field}.frames[{i}]", self._max_image_pixels)
+                for i, frame in enumerate(image.frames)
+            ]
+            return model.preprocess_video(frames, image.frames_per_second or 2.0)
+        except ValueError as error:
+            raise InvalidRequest(f"{field}: {error}") from error
+
+    def _message(self, result: ImageResult, request: encoder_pb2.EncodeRequest) -> types_pb2.CompressedImage:
+        laid_out = self._model.assemble(result.features, result.kept)
+        return compressed_image(result.features, result.kept, laid_out, request.wire_dtype, request.explain)
 
 
 @torch.inference_mode()
-def encode(encoder: VisualEncoder, jobs: Sequence[Job]) -> list[tuple[ImageFeatures, VisualTokens]]:
-    """Runs the vision tower once over all new images and the text tower once over all instructions.
+def _encode(model: VisualEncoder, jobs: Sequence[ImageJob]) -> tuple[list[ImageFeatures], list[VisualTokens]]:
+    """Runs the vision tower once over all new images, and the text tower once over all instructions.
 
     Raises InvalidRequest for an instruction in which the text tower finds no words.
     """
-    fresh = iter(encoder.encode_images([job.prepared for job in jobs if job.prepared is not None]))
-    features = [next(fresh) if job.features is None else job.features for job in jobs]
+    new = iter(model.encode_images([job.prepared for job in jobs if job.prepared is not None]))
+    features = [next(new) if job.features is None else job.features for job in jobs]
     try:
-        said = encoder.encode_instructions([job.plan.instruction for job in jobs])
+        instructions = model.encode_instructions([job.plan.instruction for job in jobs])
     except ValueError as error:
         raise InvalidRequest(str(error)) from error
-    return [(f, encoder.visual_tokens(f, text)) for f, text in zip(features, said, strict=True)]
+    return features, [model.visual_tokens(f, i) for f, i in zip(features, instructions, strict=True)]
 
 
 @torch.inference_mode()
-def compress(jobs: Sequence[Job], pairs: Sequence[tuple[ImageFeatures, VisualTokens]]) -> list[CompressedTokens]:
-    """Compresses a batch that may mix methods, budgets and spreads; each method runs once a spread."""
+def _compress(
+    jobs: Sequence[ImageJob], features: Sequence[ImageFeatures], samples: Sequence[VisualTokens]
+) -> list[CompressedTokens]:
+    """Compresses a batch: one call for each pair of compressor and spread in it."""
     kept: dict[int, CompressedTokens] = {}
     for compressor, spread in {(job.plan.compressor, job.plan.spread) for job in jobs}:
-        rows = [i for i, job in enumerate(jobs) if (job.plan.compressor, job.plan.spread) == (compressor, spread)]
-        images, samples = zip(*(pairs[i] for i in rows), strict=True)
-        done = compress_images(compressor, images, samples, [jobs[i].plan.budget for i in rows], spread)
-        kept.update(zip(rows, done, strict=True))
+        members = [i for i, job in enumerate(jobs) if (job.plan.compressor, job.plan.spread) == (compressor, spread)]
+        compressed = compress_images(
+            compressor,
+            [features[i] for i in members],
+            [samples[i] for i in members],
+            [jobs[i].plan.budget for i in members],
+            spread,
+        )
+        kept.update(zip(members, compressed, strict=True))
     return [kept[i] for i in range(len(jobs))]
 
 
-def compressed_image(
-    features: ImageFeatures, kept: CompressedTokens, laid_out: KeptImage, wire: types_pb2.Dtype.ValueType, explain: bool
-) -> types_pb2.CompressedImage:
-    """The message of one compressed image."""
-    newlines = [] if laid_out.index is None else (laid_out.index < 0).nonzero().flatten().tolist()
-    message = types_pb2.CompressedImage(
-        features=codec.encode(laid_out.features, wire),
-        index=kept.index.tolist(),
-        source_tokens=len(features.features),
-        focus_count=kept.focus_count,
-        focus_wanted=kept.focus_wanted,
-        merged_count=int((kept.merged_into >= 0).sum()),
-        newlines=newlines,
-        source_newlines=features.newlines,
-        positions=[] if laid_out.positions is None else laid_out.positions.flatten().tolist(),
-        deepstack=[codec.encode(layer, wire) for layer in laid_out.deepstack] if laid_out.deepstack is not None else [],
-        video=laid_out.video,
-        step_seconds=laid_out.frame_seconds,
-    )
-    if laid_out.grid is not None:
-        steps, rows, columns = laid_out.grid
-        message.grid.CopyFrom(types_pb2.Grid(steps=steps, rows=rows, columns=columns))
-    if explain:
-        views = [_view(tile) for tile in features.tiles]
-        message.explanation.CopyFrom(
-            types_pb2.Explanation(
-                stage=kept.stage.tolist(),
-                merged_into=kept.merged_into.tolist(),
-                priority=kept.priority.tolist(),
-                rows=views[0].rows,
-                columns=views[0].columns,
-                crop=views[0].crop,
-                views=views,
-            )
-        )
-    return message
-
-
-def _view(tile: Tile) -> types_pb2.View:
-    left, top, right, bottom = tile.crop
-    crop = types_pb2.Crop(left=left, top=top, right=right, bottom=bottom)
-    return types_pb2.View(start=tile.start, rows=tile.rows, columns=tile.cols, crop=crop)
+def _expired() -> Expired:
+    return Expired("deadline: passed before the encoder came to it; allow more time or add replicas")

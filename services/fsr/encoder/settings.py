@@ -27,37 +27,41 @@ class EncoderSettings(ServiceSettings):
     )
     model: str = Field("fsr-tiny", description="fsr-tiny, a checkpoint folder, or a hub id")
     served_name: str | None = Field(None, description="name that callers ask for; default: --model")
-    clip: str | None = Field(None, description="CLIP checkpoint that gives relevance; 'none' goes without")
+    clip: str | None = Field(None, description="CLIP checkpoint for the relevance scores; 'none' leaves them out")
     family_options: dict[str, str] = Field(
         default_factory=dict, description="options of the model's family as JSON: layout, video_newlines, relevance"
     )
     port: int = Field(50051, ge=1, le=65535, description="gRPC port of Serve's proxy")
     ingress: Literal["proxy", "direct"] = Field(
-        "proxy", description="direct: each replica also has a port of its own, which gateways learn from the proxy"
+        "proxy", description="direct: each replica also has its own port; gateways learn it from the proxy"
     )
     direct_port: int = Field(40000, ge=1024, le=63000, description="first port of replicas with direct ingress")
     metrics_port: int | None = Field(None, ge=1, le=65535, description="port of Ray's metrics; default: a free one")
     device: str = Field("cpu", description="torch device")
     dtype: Literal["fp32", "fp16", "bf16"] = Field("fp32", description="dtype of the weights")
-    threads: int = Field(1, ge=1, description="CPU threads of torch, each replica")
+    threads: int = Field(1, ge=1, description="CPU threads of torch in each replica")
     num_cpus: float = Field(1.0, ge=0, description="CPUs that Ray reserves for a replica")
     num_gpus: float = Field(0.0, ge=0, description="GPUs that Ray reserves for a replica")
     min_replicas: int = Field(1, ge=0, description="fewest replicas")
     max_replicas: int = Field(1, ge=1, description="most replicas")
-    target_ongoing_requests: float = Field(8.0, gt=0, description="requests a replica before Serve adds one")
-    max_ongoing_requests: int = Field(32, ge=1, description="requests that one replica works on at a time")
+    target_ongoing_requests: float = Field(
+        8.0, gt=0, description="requests per replica above which Serve adds a replica"
+    )
+    max_ongoing_requests: int = Field(32, ge=1, description="requests that one replica works on at the same time")
     max_queued_requests: int = Field(128, ge=1, description="requests that may wait; more are refused")
-    max_batch_size: int = Field(16, ge=1, description="images that the vision tower takes at once")
-    batch_wait_seconds: float = Field(0.005, ge=0, description="time that a batch waits for company")
-    cache_mb: float = Field(256.0, ge=0, description="features kept for follow-up questions, a replica")
+    max_batch_size: int = Field(16, ge=1, description="most images in one batch of the vision tower")
+    batch_wait_seconds: float = Field(0.005, ge=0, description="longest time that a batch waits for more images")
+    cache_mb: float = Field(256.0, ge=0, description="MiB of features that each replica caches for follow-up questions")
     max_image_pixels: int = Field(40_000_000, ge=1, description="largest picture or frame, width times height")
     max_request_pixels: int = Field(100_000_000, ge=1, description="pixels of all pictures and frames of a request")
     ray_address: str | None = Field(None, description="cluster to join, or 'auto'; default: start a local Ray")
 
     @field_validator("host")
     @classmethod
-    def _honoured(cls, value: str) -> str:
+    def _check_host(cls, value: str) -> str:
         if value not in (EVERY_INTERFACE, "::"):
             remedy = "leave it out, and close the port by a firewall or a NetworkPolicy"
-            raise ValueError(f"{value!r} cannot be had: Ray Serve's gRPC ingress listens on every interface; {remedy}")
+            raise ValueError(
+                f"{value!r} is not possible: Ray Serve's gRPC ingress listens on every interface; {remedy}"
+            )
         return value

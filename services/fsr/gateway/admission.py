@@ -11,7 +11,8 @@ from contextlib import contextmanager
 import grpc
 import structlog
 
-from fsr.common.errors import NotReady, Overloaded, ServiceError, status_of
+from fsr.common.draining import Draining
+from fsr.common.errors import Overloaded, ServiceError, status_of
 from fsr.common.telemetry import log_end
 from fsr.gateway.deadline import Deadline
 from fsr.gateway.metrics import Metrics
@@ -21,7 +22,6 @@ from fsr.gateway.settings import GatewaySettings
 __all__ = ["Admission"]
 
 _RETRY_AFTER = 0.5  # seconds; a guess at when one of the requests in flight will be done
-_DRAIN_POLL_SECONDS = 0.02
 _SKEW = 0.05  # seconds; a caller hangs up when its deadline has passed by its own clock, which is a little before ours
 
 
@@ -30,14 +30,7 @@ class Admission:
 
     def __init__(self, metrics: Metrics, settings: GatewaySettings) -> None:
         self._metrics, self._settings = metrics, settings
-        self._in_flight = 0
-        self._draining = False
-
-    async def drain(self, seconds: float) -> None:
-        """Takes nothing new from now on; returns once what there is has been answered, or after `seconds`."""
-        self._draining, end = True, time.monotonic() + seconds
-        while self._in_flight and time.monotonic() < end:
-            await asyncio.sleep(_DRAIN_POLL_SECONDS)
+        self.draining = Draining("gateway: is shutting down; ask again, to reach another one", _RETRY_AFTER)
 
     @contextmanager
     def request(self, rpc: str, context: grpc.aio.ServicerContext) -> Iterator[tuple[Trail, Deadline]]:
@@ -56,8 +49,7 @@ class Admission:
         while the gateway drains."""
         code, began, reason = "INTERNAL", time.monotonic(), {}
         try:
-            if self._draining:
-                raise NotReady("gateway: is shutting down; ask again, which leads to another one", _RETRY_AFTER)
+            self.draining.check()
             yield
             code = "OK"
         except ServiceError as error:
@@ -75,13 +67,13 @@ class Admission:
 
     @contextmanager
     def _in_room(self) -> Iterator[None]:
-        if self._in_flight >= self._settings.max_requests:
+        in_flight = self.draining.in_flight
+        if in_flight >= self._settings.max_requests:
             self._metrics.refused.labels("in_flight").inc()
-            raise Overloaded(f"gateway: {self._in_flight} requests are in flight; try again in a moment", _RETRY_AFTER)
-        self._in_flight += 1
-        self._metrics.in_flight.set(self._in_flight)
+            raise Overloaded(f"gateway: {in_flight} requests are in flight; try again in a moment", _RETRY_AFTER)
         try:
-            yield
+            with self.draining.call():
+                self._metrics.in_flight.set(self.draining.in_flight)
+                yield
         finally:
-            self._in_flight -= 1
-            self._metrics.in_flight.set(self._in_flight)
+            self._metrics.in_flight.set(self.draining.in_flight)

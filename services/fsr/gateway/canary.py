@@ -23,6 +23,7 @@ from fsr.gateway.routing.attempts import Retrying
 from fsr.gateway.routing.pools import Pools
 from fsr.gateway.routing.retry_budget import RetryBudget
 from fsr.gateway.settings import GatewaySettings
+from fsr.gateway.usage import DEFAULT_METHOD
 from fsr.v1 import decoder_pb2, encoder_pb2, types_pb2
 
 __all__ = ["Canary", "Share", "bucket", "tokens_agreed"]
@@ -90,7 +91,7 @@ class Canary:
             self._metrics.canary_skipped.labels("busy").inc()
             return
         self._share.take()
-        by = (model, asked.method.name or "fsr", bucket(kept, source))
+        by = (model, asked.method.name or DEFAULT_METHOD, bucket(kept, source))
         self._task = asyncio.create_task(self._run(by, asked, answered))
         self._task.add_done_callback(self._over)
 

@@ -1,18 +1,14 @@
-"""The gateway's process: ports, health, the watch over replicas, and an orderly end."""
+"""The gateway's process: its parts put together, and the watch over keys and replicas."""
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import time
 
 import grpc
-import structlog
-from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_health.v1 import health_pb2_grpc
 from grpc_health.v1._async import HealthServicer
-from prometheus_client import start_http_server
 
-from fsr.common.telemetry import add_health_and_reflection, stop_signal
+from fsr.common.process import MetricsServer, ServiceProcess, open_port, stop_signal
 from fsr.common.transport import server_options
 from fsr.gateway.admission import Admission
 from fsr.gateway.auth import ApiKeys, Authentication
@@ -25,13 +21,11 @@ from fsr.v1 import gateway_pb2, gateway_pb2_grpc
 
 __all__ = ["serve"]
 
-log = structlog.get_logger()
 _SERVICE = gateway_pb2.DESCRIPTOR.services_by_name["GatewayService"]
-_NAME = _SERVICE.full_name
 
 
 def _credentials(settings: GatewaySettings) -> grpc.ServerCredentials | None:
-    """Those of the certificate files, or None where TLS is off."""
+    """What the certificate files hold, or None when TLS is off."""
     if settings.tls_cert is None or settings.tls_key is None:
         return None
     client_ca = settings.tls_client_ca
@@ -42,40 +36,22 @@ def _credentials(settings: GatewaySettings) -> grpc.ServerCredentials | None:
     )
 
 
-def _bind(server: grpc.aio.Server, settings: GatewaySettings) -> int:
-    address, credentials = f"{settings.host}:{settings.port}", _credentials(settings)
-    try:
-        if credentials is None:
-            return server.add_insecure_port(address)
-        return server.add_secure_port(address, credentials)
-    except RuntimeError as error:
-        remedy = "is the port in use, or the certificate unreadable?"
-        raise SystemExit(f"error: --port: cannot listen on {address}; {remedy}") from error
-
-
 def _probe_server(health: HealthServicer, settings: GatewaySettings) -> grpc.aio.Server | None:
-    """Health without TLS: Kubernetes' probes speak plain gRPC alone, and none has a client's certificate."""
+    """A server of health alone, without TLS: Kubernetes' probes speak plain gRPC and have no client certificate."""
     if settings.health_port is None:
         return None
     server = grpc.aio.server(options=server_options())
     health_pb2_grpc.add_HealthServicer_to_server(health, server)
-    address = f"{settings.host}:{settings.health_port}"
-    try:
-        server.add_insecure_port(address)
-    except RuntimeError as error:
-        raise SystemExit(f"error: --health-port: cannot listen on {address}; is the port in use?") from error
+    open_port(server, settings.host, settings.health_port, "--health-port")
     return server
 
 
-async def _watch(pools: Pools, keys: ApiKeys, health: HealthServicer, every: float) -> None:
-    """Healthy once some model has both an encoder and a decoder."""
+async def _watch(pools: Pools, keys: ApiKeys, process: ServiceProcess, every: float) -> None:
+    """Looks at keys and replicas every so many seconds. Healthy once some model has both an encoder and a decoder."""
     while True:
         keys.refresh()
         await pools.look()
-        ready = any(pools.ready(model) for model in pools.models())
-        status = health_pb2.HealthCheckResponse.SERVING if ready else health_pb2.HealthCheckResponse.NOT_SERVING
-        for service in ("", _NAME):
-            await health.set(service, status)
+        await process.set_serving(any(pools.ready(model) for model in pools.models()))
         await asyncio.sleep(every)
 
 
@@ -90,32 +66,23 @@ async def serve(settings: GatewaySettings) -> None:
     admission = Admission(metrics, settings)
     servicer = GatewayServicer(Requests(pools, metrics, settings), admission)
     gateway_pb2_grpc.add_GatewayServiceServicer_to_server(servicer, server)
-    health = add_health_and_reflection(server, [_NAME])
-    port, probes = _bind(server, settings), _probe_server(health, settings)
-    try:
-        exporter, thread = start_http_server(settings.metrics_port, settings.host, metrics.registry)
-    except OSError as error:
-        raise SystemExit(f"error: --metrics-port: {settings.metrics_port} cannot be opened ({error})") from error
-    await server.start()
+    process = ServiceProcess(server, _SERVICE.full_name, admission.draining, settings.drain_seconds)
+    address = open_port(server, settings.host, settings.port, credentials=_credentials(settings))
+    probes = _probe_server(process.health, settings)
+    exporter = MetricsServer(settings.host, settings.metrics_port, metrics.registry)
+    await process.set_serving(False)
     if probes is not None:
         await probes.start()
-    watcher = asyncio.create_task(_watch(pools, keys, health, settings.discovery_seconds))
-    address = f"{settings.host}:{port}"
-    log.info("serving", address=address, metrics_port=exporter.server_port, tls=settings.tls_cert is not None)
-    stopping = asyncio.create_task(stop.wait())
-    await asyncio.wait([stopping, watcher], return_when=asyncio.FIRST_COMPLETED)
-    log.info("draining", seconds=settings.drain_seconds)
-    await health.enter_graceful_shutdown()
-    # By the admission first: gRPC's own stop tells a call that is on its way CANCELLED, which nobody tries again.
-    end = time.monotonic() + settings.drain_seconds
-    await admission.drain(settings.drain_seconds)
-    await server.stop(max(0.0, end - time.monotonic()))
-    if probes is not None:
-        await probes.stop(None)
-    stopping.cancel()
-    watcher.cancel()
-    await pools.close()
-    exporter.shutdown()
-    thread.join()
-    with contextlib.suppress(asyncio.CancelledError):
-        await watcher  # raises what it died of, if it did
+    try:
+        await process.run(
+            stop,
+            _watch(pools, keys, process, settings.discovery_seconds),
+            address=address,
+            metrics=exporter.address,
+            tls=settings.tls_cert is not None,
+        )
+    finally:
+        if probes is not None:
+            await probes.stop(None)
+        await pools.close()
+        exporter.close()

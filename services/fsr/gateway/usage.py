@@ -5,15 +5,16 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
+from fsr.common.token_counts import count_tokens
 from fsr.gateway.metrics import Metrics
 from fsr.gateway.request_record import Trail
 from fsr.gateway.routing.replica import Replica
 from fsr.v1 import decoder_pb2, encoder_pb2, types_pb2
 from fsr.v1 import gateway_pb2 as pb
 
-__all__ = ["Stopwatch", "count_images", "count_usage", "usage_of"]
+__all__ = ["DEFAULT_METHOD", "Stopwatch", "count_images", "count_usage", "usage_of"]
 
-_DEFAULT_METHOD = "fsr"
+DEFAULT_METHOD = "fsr"  # in metrics, for a request that names none
 
 
 def usage_of(
@@ -102,20 +103,19 @@ class Stopwatch:
 
 
 def count_images(metrics: Metrics, model: str, method: str, encoded: encoder_pb2.EncodeResponse) -> None:
-    """Counts tokens in, kept by stage, merged, and the ratio, image by image."""
-    by = (model, method or _DEFAULT_METHOD)
-    for image in encoded.images:
-        kept = len(image.index)
-        metrics.tokens_in.labels(*by).inc(image.source_tokens)
-        metrics.tokens_kept.labels(*by, "focus").inc(image.focus_count)
-        metrics.tokens_kept.labels(*by, "scan").inc(kept - image.focus_count)
-        metrics.tokens_merged.labels(*by).inc(image.merged_count)
-        metrics.tokens_dropped.labels(*by).inc(image.source_tokens - kept - image.merged_count)
-        if image.focus_wanted:  # other methods have no focus set
-            metrics.focus_wanted.labels(*by).observe(image.focus_wanted)
-            metrics.focus_kept.labels(*by).observe(image.focus_count)
-        metrics.ratio.labels(*by).observe(kept / image.source_tokens)
-        metrics.clamped.labels(*by).inc(image.focus_wanted > image.focus_count)
+    """Counts tokens in, kept by stage, merged, dropped, and the share kept, image by image."""
+    by = (model, method or DEFAULT_METHOD)
+    for counts in map(count_tokens, encoded.images):
+        metrics.tokens_in.labels(*by).inc(counts.source)
+        for stage, kept in counts.kept_by_stage.items():
+            metrics.tokens_kept.labels(*by, stage).inc(kept)
+        metrics.tokens_merged.labels(*by).inc(counts.merged)
+        metrics.tokens_dropped.labels(*by).inc(counts.dropped)
+        if counts.focus_wanted:  # other methods have no focus set
+            metrics.focus_wanted.labels(*by).observe(counts.focus_wanted)
+            metrics.focus_kept.labels(*by).observe(counts.focus_kept)
+        metrics.ratio.labels(*by).observe(counts.kept / counts.source)
+        metrics.clamped.labels(*by).inc(counts.focus_wanted > counts.focus_kept)
     metrics.cache_hits.labels(model).inc(encoded.cache_hits)
 
 
@@ -128,7 +128,7 @@ def count_usage(
     seconds: Mapping[str, float],
 ) -> None:
     """Counts what a complete answer took and saved, and its seconds by stage."""
-    by, length = (model, method or _DEFAULT_METHOD), usage.prompt_tokens
+    by, length = (model, method or DEFAULT_METHOD), usage.prompt_tokens
     metrics.kv.labels(*by).inc(cost.kv_bytes_per_token * (length + usage.completion_tokens))
     metrics.flops.labels(*by).inc(cost.flops_constant + cost.flops_linear * length + cost.flops_quadratic * length**2)
     metrics.wire.labels(*by).inc(usage.wire_bytes)

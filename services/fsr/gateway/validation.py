@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from math import isfinite
 
 from fsr.common.errors import InvalidRequest
-from fsr.common.limits import MAX_STOP_CHARACTERS, MAX_STOPS, SMALLEST_DIVISOR
+from fsr.common.sampling_limits import check_sampling
 from fsr.gateway.settings import GatewaySettings
 from fsr.v1 import gateway_pb2, types_pb2
 
@@ -19,7 +19,7 @@ def check_generate(request: gateway_pb2.GenerateRequest, settings: GatewaySettin
     """The instruction: text of the last user turn. Raises InvalidRequest."""
     _check_images(request.images, settings)
     instruction = _check_messages(request.messages, len(request.images), settings)
-    _check_sampling(request.sampling)
+    check_sampling(request.sampling)
     _check_wire_dtype(request.wire_dtype)
     if request.images:
         _check_budget(request.budget)
@@ -126,33 +126,6 @@ def _check_messages(messages: Sequence[types_pb2.Message], images: int, settings
     if not instruction.strip():
         raise InvalidRequest("messages: the last turn asks nothing; add a question")
     return instruction
-
-
-def _check_sampling(sampling: types_pb2.Sampling) -> None:
-    """Raises InvalidRequest."""
-    if sampling.max_tokens < 0:
-        raise InvalidRequest(f"sampling.max_tokens: {sampling.max_tokens} is negative; ask for at least 1")
-    if not isfinite(sampling.temperature) or not 0 <= sampling.temperature <= 10:
-        raise InvalidRequest(f"sampling.temperature: {sampling.temperature} is outside [0, 10]; 0 is greedy")
-    if 0 < sampling.temperature < SMALLEST_DIVISOR:
-        raise InvalidRequest(f"sampling.temperature: {sampling.temperature:.3g} is below 1e-6; 0 is greedy")
-    if not isfinite(sampling.top_p) or not 0 <= sampling.top_p <= 1:
-        raise InvalidRequest(f"sampling.top_p: {sampling.top_p} is outside (0, 1]; leave it unset for 1")
-    if sampling.top_k < 0:
-        raise InvalidRequest(f"sampling.top_k: {sampling.top_k} is negative; leave it unset for all")
-    penalty = sampling.repetition_penalty
-    if not isfinite(penalty) or not 0 <= penalty <= 10:
-        raise InvalidRequest(f"sampling.repetition_penalty: {penalty} is outside (0, 10]; leave it unset for 1")
-    if 0 < penalty < SMALLEST_DIVISOR:
-        raise InvalidRequest(f"sampling.repetition_penalty: {penalty:.3g} is below 1e-6; leave it unset for 1")
-    if len(sampling.stop) > MAX_STOPS:
-        raise InvalidRequest(f"sampling.stop: {len(sampling.stop)} strings are more than {MAX_STOPS}; send fewer")
-    for number, text in enumerate(sampling.stop):
-        if not text:
-            raise InvalidRequest("sampling.stop: holds an empty string; leave it out")
-        if len(text) > MAX_STOP_CHARACTERS:
-            size = f"{len(text)} characters are more than {MAX_STOP_CHARACTERS}"
-            raise InvalidRequest(f"sampling.stop[{number}]: {size}; its beginning will do")
 
 
 def _check_wire_dtype(dtype: int) -> None:

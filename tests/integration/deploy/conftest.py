@@ -4,7 +4,7 @@ import warnings
 
 import pytest
 
-with warnings.catch_warnings():  # Ray 2.60 declares its schemas in a way that pydantic 2 deprecates
+with warnings.catch_warnings():  # pydantic 2 warns of how Ray 2.60 declares its schemas
     warnings.simplefilter("ignore", DeprecationWarning)
     import ray.serve  # noqa: F401
 
@@ -26,10 +26,10 @@ def png():
 
 @pytest.fixture(scope="session")
 def system(tmp_path_factory, free_ports):
-    """Addresses of a running system with two decoders, a gateway that refuses early, decoders with
-    room for a dozen answers, and metrics every second."""
+    """Addresses of a running system: a gateway with room for 24 requests, two decoders with 8 MiB of KV memory each,
+    and metrics of the encoder every second."""
     with contextlib.ExitStack() as stack:
-        with pytest.MonkeyPatch.context() as patch:  # for the services alone, not for the tests that come after
+        with pytest.MonkeyPatch.context() as patch:  # for these services only, not for later tests
             patch.setenv("RAY_metrics_report_interval_ms", "1000")
             patch.setenv("FSR_GATEWAY_MAX_REQUESTS", "24")
             patch.setenv("FSR_DECODER_KV_MEMORY", "8MiB")

@@ -1,4 +1,4 @@
-"""The quality canary of a real gateway, with a decoder of its own that runs one answer at a time."""
+"""The quality canary of a real gateway. Its decoder runs one answer at a time."""
 
 import asyncio
 import signal
@@ -9,7 +9,7 @@ import pytest
 from fsr.client import AsyncClient
 
 QUESTION = "What colour is the star?"
-LONG = {"max_tokens": 900, "ignore_eos": True}  # so that its canary still runs when something happens to it
+LONG = {"max_tokens": 900, "ignore_eos": True}  # so that the test can act while the canary runs
 OUTCOMES = ("busy", "shed", "failed")
 
 
@@ -20,7 +20,7 @@ def decoder(spawn):
 
 @pytest.fixture(scope="module")
 def gateway(system, spawn, decoder):
-    """Every answer has a canary, unless there is anything else to do."""
+    """A gateway that sends a canary after every answer, if it has no other request."""
     options = ("--canary-share", "1", "--canary-max-requests", "0", "--discovery-seconds", "0.3")
     gateway = spawn("gateway", "--encoders", system["encoder"], "--decoders", decoder.address, *options)
     decoder.wait_until_serving()
@@ -35,10 +35,10 @@ async def client(gateway):
 
 
 def outcomes(gateway):
-    """How often each has come so far."""
-    told = Counter({reason: gateway.metric("fsr_canary_skipped_total", reason=reason) for reason in OUTCOMES})
-    told["compared"] = gateway.metric("fsr_canary_answers_total")
-    return told
+    """How often each outcome of a canary has occurred so far."""
+    counts = Counter({reason: gateway.metric("fsr_canary_skipped_total", reason=reason) for reason in OUTCOMES})
+    counts["compared"] = gateway.metric("fsr_canary_answers_total")
+    return counts
 
 
 async def until(condition):
@@ -47,10 +47,10 @@ async def until(condition):
             await asyncio.sleep(0.02)
 
 
-async def caught(client, gateway, decoder, picture):
-    """A caller's whole answer, while the canary that it led to is still being decoded; the outcomes so far.
+async def catch_running_canary(client, gateway, decoder, picture):
+    """Asks a question and returns while the answer's canary is being decoded. Returns the outcomes so far.
 
-    A machine that stands still for the length of a canary makes us miss it: then another is waited for.
+    If the machine pauses for the length of a canary, the test misses it and waits for the next one.
     """
     for _ in range(5):
         before = outcomes(gateway)
@@ -59,25 +59,25 @@ async def caught(client, gateway, decoder, picture):
         await until(lambda was=before: decoder.metric("fsr_decoder_running_requests") == 1 or outcomes(gateway) != was)
         if outcomes(gateway) == before:
             return before
-        assert outcomes(gateway) - before == {"compared": 1}, "given up for nothing"
-    raise AssertionError("no canary was seen while it ran")
+        assert outcomes(gateway) - before == {"compared": 1}, "a canary was stopped without a reason"
+    raise AssertionError("every canary ended before the test saw it run")
 
 
-async def test_it_is_given_up_for_the_next_caller(gateway, decoder, client, png):
-    before = await caught(client, gateway, decoder, png(1))
+async def test_canary_when_a_caller_needs_its_slot_is_shed(gateway, decoder, client, png):
+    before = await catch_running_canary(client, gateway, decoder, png(1))
     codes = ("OK", "CANCELLED")
-    ended = Counter({code: decoder.metric("fsr_decoder_requests_total", code=code) for code in codes})
-    # The decoder has one place: this caller gets the one that the canary has.
+    earlier = Counter({code: decoder.metric("fsr_decoder_requests_total", code=code) for code in codes})
+    # The decoder has one slot, and the canary holds it. This caller gets the slot.
     answer = await client.ask(png(2), QUESTION, budget=16, temperature=1.0, max_tokens=5, ignore_eos=True)
     assert len(answer.token_ids) == 5 and answer.route.decoders == (decoder.address,) and not answer.usage.retries
     assert outcomes(gateway) - before == {"shed": 1}
-    since = Counter({code: decoder.metric("fsr_decoder_requests_total", code=code) for code in codes}) - ended
-    assert since == {"OK": 1, "CANCELLED": 1}, "the canary came first"
+    since = Counter({code: decoder.metric("fsr_decoder_requests_total", code=code) for code in codes}) - earlier
+    assert since == {"OK": 1, "CANCELLED": 1}, "the caller waited for the canary"
 
 
-async def test_its_own_call_is_no_reason_to_give_it_up(system, spawn, png):
+async def test_canary_when_the_decoder_reports_its_own_call_goes_on(system, spawn, png):
     alone = spawn("decoder")
-    # Asked all the time how it is, the decoder also tells so while it takes the canary's request in.
+    # The gateway asks for the decoder's load so often that a report also comes while the canary's request arrives.
     options = ("--canary-share", "1", "--canary-max-requests", "0", "--discovery-seconds", "0.01")
     gateway = spawn("gateway", "--encoders", system["encoder"], "--decoders", alone.address, *options)
     alone.wait_until_serving()
@@ -89,30 +89,30 @@ async def test_its_own_call_is_no_reason_to_give_it_up(system, spawn, png):
     assert outcomes(gateway)["compared"] == 20
 
 
-async def test_calls_of_another_gateway_keep_it_from_running(system, spawn, png):
-    both = spawn("decoder", "--max-running", "8")
+async def test_canary_when_another_gateway_keeps_the_decoder_busy_is_skipped(system, spawn, png):
+    decoder = spawn("decoder", "--max-running", "8")
     options = ("--canary-share", "1", "--canary-max-requests", "1", "--discovery-seconds", "0.3")
-    one = spawn("gateway", "--encoders", system["encoder"], "--decoders", both.address, *options)
-    other = spawn("gateway", "--encoders", system["encoder"], "--decoders", both.address)
-    for service in (both, one, other):
+    one = spawn("gateway", "--encoders", system["encoder"], "--decoders", decoder.address, *options)
+    other = spawn("gateway", "--encoders", system["encoder"], "--decoders", decoder.address)
+    for service in (decoder, one, other):
         service.wait_until_serving()
-    async with AsyncClient(one.address) as ours, AsyncClient(other.address) as theirs, asyncio.timeout(120):
-        busy = [asyncio.create_task(theirs.ask(png(3), QUESTION, budget=4, **LONG)) for _ in range(4)]
-        await until(lambda: both.metric("fsr_decoder_running_requests") == 4)
+    async with AsyncClient(one.address) as client, AsyncClient(other.address) as other_client, asyncio.timeout(120):
+        busy = [asyncio.create_task(other_client.ask(png(3), QUESTION, budget=4, **LONG)) for _ in range(4)]
+        await until(lambda: decoder.metric("fsr_decoder_running_requests") == 4)
         before = outcomes(one)
-        await ours.ask(png(1), QUESTION, budget=4)
+        await client.ask(png(1), QUESTION, budget=4)
         await until(lambda: outcomes(one) != before)
         assert outcomes(one) - before == {"busy": 1}
         await asyncio.gather(*busy)
 
 
-async def test_one_whose_decoder_dies_has_failed_and_the_next_is_compared(gateway, decoder, client, png):
-    before = await caught(client, gateway, decoder, png(1))
+async def test_canary_when_its_decoder_dies_fails_and_the_next_is_compared(gateway, decoder, client, png):
+    before = await catch_running_canary(client, gateway, decoder, png(1))
     decoder.end(signal.SIGKILL)
     await until(lambda: outcomes(gateway) != before)
     assert outcomes(gateway) - before == {"failed": 1}
-    told = [gateway.metric(f"fsr_{name}_total") for name in ("failovers", "retries")]
-    assert told == [0, 0], "no caller's request was touched"
+    moves = [gateway.metric(f"fsr_{name}_total") for name in ("failovers", "retries")]
+    assert moves == [0, 0], "a caller's request was moved"
     decoder.start()
     await asyncio.to_thread(decoder.wait_until_serving)
     await asyncio.to_thread(gateway.wait_until_serving)
@@ -120,27 +120,27 @@ async def test_one_whose_decoder_dies_has_failed_and_the_next_is_compared(gatewa
     await until(lambda: outcomes(gateway) - before == {"failed": 1, "compared": 1})
 
 
-async def test_an_answer_that_differs_lowers_the_agreement(gateway, client, png):
-    async def differs(seed):
+async def test_canary_when_the_answer_differs_lowers_the_agreement(gateway, client, png):
+    async def compare(seed):
         few, whole = [(await client.ask(png(seed), QUESTION, budget=n)).token_ids for n in (4, 144)]
         return few != whole, max(len(few), len(whole)), sum(a == b for a, b in zip(few, whole, strict=False))
 
-    def counted():
+    def counters():
         names = ("answers", "exact", "tokens", "tokens_agreed")
         return [gateway.metric(f"fsr_canary_{name}_total", method="fsr", budget="0.05") for name in names]
 
-    seen = {}
+    examples = {}  # whether the two answers differ -> seed, tokens of the longer one, tokens that agree
     for seed in range(20):
         done = outcomes(gateway).total()
-        kind, *tokens = await differs(seed)
-        seen.setdefault(kind, (seed, *tokens))
+        differs, *tokens = await compare(seed)
+        examples.setdefault(differs, (seed, *tokens))
         await until(lambda n=done + 1: outcomes(gateway).total() == n)  # an answer from all tokens has no canary
-        if len(seen) == 2:
+        if len(examples) == 2:
             break
-    (equal, size, _), (other, longer, agreed) = seen[False], seen[True]
+    (equal, size, _), (other, longer, agreed) = examples[False], examples[True]
     assert agreed < longer
     for seed, added in ((equal, [1, 1, size, size]), (other, [1, 0, longer, agreed])):
-        before, done = counted(), outcomes(gateway).total()
+        before, done = counters(), outcomes(gateway).total()
         await client.ask(png(seed), QUESTION, budget=4)
         await until(lambda n=done + 1: outcomes(gateway).total() == n)
-        assert [now - then for now, then in zip(counted(), before, strict=True)] == added
+        assert [now - then for now, then in zip(counters(), before, strict=True)] == added

@@ -1,4 +1,4 @@
-"""The images and compose.yaml, without a Docker engine: what they would run is run, what they refer to is there."""
+"""The images and compose.yaml without a Docker engine: their commands run, and what they name exists."""
 
 import importlib.metadata
 import json
@@ -20,7 +20,7 @@ from fsr.gateway.settings import GatewaySettings
 from helpers.images import ROOT, constraints, environment, install, install_line, instructions, one, started, unpinned
 
 SETTINGS = {"gateway": GatewaySettings, "encoder": EncoderSettings, "decoder": DecoderSettings}
-# The service of each image, and the extra that it is installed with.
+# image -> its service, and the extra of pyproject.toml that it installs
 IMAGES = {
     "gateway": ("gateway", "gateway"),
     "encoder": ("encoder", "encoder"),
@@ -48,17 +48,19 @@ def test_image(image):
     pins = [rest for word, rest in instructions(image) if word == "ARG" and rest.startswith("PYTHON")]
     assert re.fullmatch(r"PYTHON=3\.\d+\.\d+-slim-\w+", pins[0])
     assert f"'.[{extra}]'" in install_line(image) and extra in EXTRAS
-    assert ("--constraint constraints.txt" in install_line(image)) == (image in SETTINGS), "vLLM pins its own"
+    assert ("--constraint constraints.txt" in install_line(image)) == (image in SETTINGS), "vLLM pins its own versions"
     assert int(one(image, "USER")) > 0
-    fields, told = SETTINGS[service].model_fields, environment(image)
-    metrics = int(told.get("FSR_ENCODER_METRICS_PORT", fields["metrics_port"].default or 0))
-    health = int(told.get("FSR_GATEWAY_HEALTH_PORT", fields["port"].default))
-    assert (health != fields["port"].default) == (service == "gateway"), "where TLS may be, health has its own port"
+    fields, env = SETTINGS[service].model_fields, environment(image)
+    metrics = int(env.get("FSR_ENCODER_METRICS_PORT", fields["metrics_port"].default or 0))
+    health = int(env.get("FSR_GATEWAY_HEALTH_PORT", fields["port"].default))
+    assert (health != fields["port"].default) == (service == "gateway"), (
+        "a service that may use TLS has a separate port for health"
+    )
     assert {int(port) for port in one(image, "EXPOSE").split()} == {fields["port"].default, health, metrics}
-    for name, value in told.items():
+    for name, value in env.items():
         if name.startswith("FSR_"):
             SETTINGS[service](**{name.removeprefix(f"FSR_{service.upper()}_").lower(): value})
-    assert told.get(f"FSR_{service.upper()}_HOST", fields["host"].default) == "0.0.0.0"
+    assert env.get(f"FSR_{service.upper()}_HOST", fields["host"].default) == "0.0.0.0"
     probe = json.loads(one(image, "HEALTHCHECK").split("CMD ", 1)[1])
     assert probe[-1] == f"127.0.0.1:{health}"
     assert json.loads(one(image, "ENTRYPOINT")) == ["python", "-m", f"fsr.{service}"]
@@ -68,42 +70,44 @@ def test_image(image):
             assert all((ROOT / source).exists() and f"!{source}" in allowed for source in rest.split()[:-1])
 
 
-def normal(name):
+def normalised(name):
     return name.lower().replace("_", "-").replace(".", "-")
 
 
 def closure(requirements):
-    """Names of the distributions that requirements bring, extras followed, as far as they are installed here."""
-    found, todo = set(), [Requirement(text) for text in requirements]
+    """Names of the distributions that the requirements install, with those of their extras, as far as they are here."""
+    seen, todo = set(), [Requirement(text) for text in requirements]
     while todo:
-        wanted = todo.pop()
-        name = normal(wanted.name)
+        requirement = todo.pop()
+        name = normalised(requirement.name)
         if name == "fsr-gateway":
-            todo += [Requirement(text) for extra in wanted.extras for text in EXTRAS[extra]]
+            todo += [Requirement(text) for extra in requirement.extras for text in EXTRAS[extra]]
             continue
-        for extra in ("", *wanted.extras):
-            if (name, extra) in found:
+        for extra in ("", *requirement.extras):
+            if (name, extra) in seen:
                 continue
-            found.add((name, extra))
+            seen.add((name, extra))
             try:
                 needs = importlib.metadata.requires(name) or []
             except importlib.metadata.PackageNotFoundError:
                 continue
             parsed = [Requirement(text) for text in needs]
             todo += [r for r in parsed if r.marker is None or r.marker.evaluate({"extra": extra})]
-    return {name for name, _ in found}
+    return {name for name, _ in seen}
 
 
-def test_constraints_are_one_version_each_within_the_ranges_and_complete():
+def test_constraints_pin_every_requirement_within_its_range():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     direct = [*project["dependencies"], *(text for service in SETTINGS for text in EXTRAS[service])]
-    wanted = [Requirement(text) for text in [*direct, *EXTRAS["service"], *EXTRAS["core"]]]
+    requirements = [Requirement(text) for text in [*direct, *EXTRAS["service"], *EXTRAS["core"]]]
     pinned = constraints()
     assert all(re.fullmatch(r"[a-z0-9-]+", name) and Version(version).local is None for name, version in pinned.items())
-    for need in wanted:
-        if need.name != project["name"]:
-            assert need.specifier.contains(pinned[normal(need.name)]), need
-    assert Requirement(f"torch=={pinned['torch']}").specifier.contains(f"{pinned['torch']}+cpu"), "or any other build"
+    for requirement in requirements:
+        if requirement.name != project["name"]:
+            assert requirement.specifier.contains(pinned[normalised(requirement.name)]), requirement
+    assert Requirement(f"torch=={pinned['torch']}").specifier.contains(f"{pinned['torch']}+cpu"), (
+        "a constraint admits every build"
+    )
     assert "nvidia-cublas" in pinned, "torch's CUDA libraries are missing; run make constraints where pip finds those"
 
 
@@ -121,25 +125,27 @@ print(*sys.modules)
 
 
 @pytest.mark.parametrize("service", SETTINGS)
-def test_entry_point_and_probe_start_with_what_the_extra_brings(service):
-    """Both are asked for --help; whatever our modules imported on the way must come with the install line's extra."""
+def test_entry_point_and_probe_need_only_the_extra(service):
+    """Both print their --help. Every package that our modules import for it comes with the install line's extra."""
     extra = re.search(r"'\.\[(\w+)\]'", install_line(service))[1]
     assert extra == service
     base = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
-    brought = closure([*base, *EXTRAS[extra]])
+    installed = closure([*base, *EXTRAS[extra]])
     entry, probe = json.loads(one(service, "ENTRYPOINT")), json.loads(one(service, "HEALTHCHECK").split("CMD ", 1)[1])
     assert entry[:2] == probe[:2] == ["python", "-m"]
     more = "import fsr.encoder.app" if service == "encoder" else ""
     code = START.format(commands=[entry[2:], probe[2:]], more=more)
-    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert told.returncode == 0 and told.stdout.lower().count("usage:") == 2, told.stderr
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0 and done.stdout.lower().count("usage:") == 2, done.stderr
     owners = importlib.metadata.packages_distributions()
-    tops = {module.partition(".")[0] for module in told.stdout.splitlines()[-1].split()}
-    # Some libraries import what happens to be there; what ours need is what our own modules import.
-    used = [{normal(name) for name in owners.get(top, [])} - {"fsr-gateway"} for top in tops & imports(service)]
+    tops = {module.partition(".")[0] for module in done.stdout.splitlines()[-1].split()}
+    # Some libraries import whatever is installed, so only what our own modules import counts.
+    used = [{normalised(name) for name in owners.get(top, [])} - {"fsr-gateway"} for top in tops & imports(service)]
     used = [names for names in used if names]
-    assert len(used) >= 5 and all(names & brought for names in used)  # a namespace, such as google, has many owners
-    assert service != "gateway" or not brought & {"torch", "ray", "transformers"}
+    assert len(used) >= 5 and all(
+        names & installed for names in used
+    )  # a namespace package such as google belongs to many distributions
+    assert service != "gateway" or not installed & {"torch", "ray", "transformers"}
 
 
 def imports(service):
@@ -152,7 +158,7 @@ def imports(service):
 
 
 def test_gateway_image_answers(system, free_ports, png, tmp_path):
-    """The gateway's install line and entry point in a clean environment that holds nothing else."""
+    """The gateway's install line and entry point run in an environment with nothing else installed."""
     clean, site = install("gateway", tmp_path)
     packages = {path.name for path in site.iterdir()}
     assert {"fsr", "grpc"} <= packages and not packages & {"torch", "ray", "fsr_core", "transformers"}
@@ -164,33 +170,33 @@ def test_gateway_image_answers(system, free_ports, png, tmp_path):
         assert (usage.visual_tokens_in, usage.visual_tokens_kept) == (144, 16)
 
 
-def test_compose_passes_on_what_the_page_promises():
+def test_compose_passes_on_the_variables_of_the_page():
     page = (
         (ROOT / "docs/deploy.md").read_text().partition("## One machine, Docker")[2].partition("## One machine, no")[0]
     )
-    promised = {
+    documented = {
         name for row in re.findall(r"^\| (`.*?`) \|", page, re.MULTILINE) for name in re.findall(r"(\w+)=", row)
     }
-    assert {"FSR_MODEL", "FSR_ENCODER_CLIP"} <= promised
+    assert {"FSR_MODEL", "FSR_ENCODER_CLIP"} <= documented
     gpu = yaml.safe_load((ROOT / "deploy/compose.gpu.yaml").read_text())
-    given = {name for service in COMPOSE["services"].values() for name, v in passed(service) if v is None}
-    given |= set(re.findall(r"\$\{(\w+):-", str(COMPOSE)))
-    assert promised <= given
-    for service in gpu["services"].values():  # what it sets for a GPU does not win over the caller
-        assert all(v.startswith(f"${{{name}:-") for name, v in passed(service) if name in promised)
+    accepted = {name for service in COMPOSE["services"].values() for name, v in environment_of(service) if v is None}
+    accepted |= set(re.findall(r"\$\{(\w+):-", str(COMPOSE)))
+    assert documented <= accepted
+    for service in gpu["services"].values():  # the caller's value wins over the GPU file's
+        assert all(v.startswith(f"${{{name}:-") for name, v in environment_of(service) if name in documented)
 
 
-def passed(service):
+def environment_of(service):
     return service.get("environment", {}).items()
 
 
-def test_with_a_gpu_the_decoders_are_what_bounds():
+def test_compose_with_a_gpu_lets_decoders_be_the_limit():
     overlay = yaml.safe_load((ROOT / "deploy/compose.gpu.yaml").read_text())["services"]
-    at_once = int(overlay["decoder"]["environment"]["FSR_DECODER_MAX_RUNNING"])
-    assert at_once > DecoderSettings.model_fields["max_running"].default
-    taken_in = at_once + DecoderSettings.model_fields["max_waiting"].default
-    places = int(overlay["gateway"]["environment"]["FSR_GATEWAY_MAX_REQUESTS"])
-    assert places > overlay["decoder"]["deploy"]["replicas"] * taken_in
+    max_running = int(overlay["decoder"]["environment"]["FSR_DECODER_MAX_RUNNING"])
+    assert max_running > DecoderSettings.model_fields["max_running"].default
+    accepted = max_running + DecoderSettings.model_fields["max_waiting"].default
+    max_requests = int(overlay["gateway"]["environment"]["FSR_GATEWAY_MAX_REQUESTS"])
+    assert max_requests > overlay["decoder"]["deploy"]["replicas"] * accepted
 
 
 def test_compose():
@@ -207,9 +213,9 @@ def test_compose():
                 _, kind, option = pair.lower().split("_", 2)
                 assert option in SETTINGS[kind].model_fields
         for volume in service.get("volumes", []):
-            place, target = volume.split(":")[:2]
-            if place.startswith("./"):
-                assert (ROOT / "deploy" / place).exists(), name
+            folder, target = volume.split(":")[:2]
+            if folder.startswith("./"):
+                assert (ROOT / "deploy" / folder).exists(), name
                 assert target.startswith("/")
     exposed = {name: {int(port) for port in one(name, "EXPOSE").split()} for name in SETTINGS}
     for option in ("FSR_GATEWAY_ENCODERS", "FSR_GATEWAY_DECODERS"):
@@ -217,8 +223,8 @@ def test_compose():
         assert int(port) in exposed[host]
     jobs = yaml.safe_load((ROOT / "deploy/prometheus/prometheus.yml").read_text())["scrape_configs"]
     for job in jobs:
-        found = job["dns_sd_configs"][0]
-        assert found["names"] == [job["job_name"]] and found["port"] in exposed[job["job_name"]]
+        targets = job["dns_sd_configs"][0]
+        assert targets["names"] == [job["job_name"]] and targets["port"] in exposed[job["job_name"]]
     mounts = dict(volume.split(":")[:2][::-1] for volume in services["grafana"]["volumes"])
     provider = yaml.safe_load((ROOT / "deploy/grafana/provisioning/dashboards/fsr.yaml").read_text())["providers"][0]
     assert mounts[provider["options"]["path"]] == "./grafana/dashboards"

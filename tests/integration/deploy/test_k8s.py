@@ -1,4 +1,4 @@
-"""The manifests: every overlay builds, is valid, and what refers to something finds it."""
+"""The manifests: every overlay builds, and every reference in it leads to something."""
 
 import json
 import shutil
@@ -11,7 +11,7 @@ from deploy.catalogue import catalogue, series
 from deploy.grafana.queries import metrics, selectors
 from deploy.k8s.build import TARGET, build
 from fsr.decoder.settings import DecoderSettings
-from fsr.encoder.ingress import environment as environment_of_ray
+from fsr.encoder.ingress import environment as ray_environment
 from fsr.encoder.settings import EncoderSettings
 from helpers.images import environment
 from helpers.manifests import (
@@ -30,7 +30,7 @@ from helpers.manifests import (
     triggers,
 )
 
-# Labels of KubeRay's operator as its Helm chart and as its ray-operator/config/manager/manager.yaml install it.
+# Labels of KubeRay's operator: those of its Helm chart, and those of its ray-operator/config/manager/manager.yaml.
 KUBERAY = (
     {"app.kubernetes.io/name": "kuberay-operator"},
     {"app.kubernetes.io/name": "kuberay", "app.kubernetes.io/component": "kuberay-operator"},
@@ -39,14 +39,14 @@ KUBERAY = (
 
 @pytest.fixture
 def deploy_copy(tmp_path):
-    """A copy of deploy/ that may be edited."""
+    """A copy of deploy/ that a test may edit."""
     for part in ("k8s", "grafana"):
         shutil.copytree(ROOT / "deploy" / part, tmp_path / "deploy" / part)
     return tmp_path / "deploy"
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
-def test_services_and_monitors_and_policies_find_pods_and_ports(overlay):
+def test_selectors_and_ports_match_pods(overlay):
     for one in of(overlay, "Service"):
         pods = matching(overlay, {"matchLabels": one["spec"]["selector"]})
         assert pods, one["metadata"]["name"]
@@ -67,9 +67,11 @@ def test_services_and_monitors_and_policies_find_pods_and_ports(overlay):
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
-def test_one_label_makes_prometheus_select_monitors_and_rules(overlay, deploy_copy):
-    found = of(overlay, "PodMonitor", "PrometheusRule")
-    assert len(found) == 4 and {one["metadata"]["labels"]["release"] for one in found} == {"kube-prometheus-stack"}
+def test_release_label_is_set_by_one_patch(overlay, deploy_copy):
+    manifests = of(overlay, "PodMonitor", "PrometheusRule")
+    assert len(manifests) == 4 and {one["metadata"]["labels"]["release"] for one in manifests} == {
+        "kube-prometheus-stack"
+    }
     file = deploy_copy / "k8s/overlays" / overlay / "kustomization.yaml"
     file.write_text(file.read_text().replace("value: kube-prometheus-stack", "value: mine"))
     changed = of(overlay, "PodMonitor", "PrometheusRule", deploy=deploy_copy)
@@ -77,8 +79,8 @@ def test_one_label_makes_prometheus_select_monitors_and_rules(overlay, deploy_co
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
-def test_every_pod_is_reached_from_where_it_must_be(overlay):
-    """Under deny-by-default: the gateway reaches both tiers, KubeRay the encoder, Prometheus every metrics port."""
+def test_network_policies_admit_the_traffic_that_is_needed(overlay):
+    """With deny-by-default: the gateway reaches both tiers, KubeRay the encoder, Prometheus every metrics port."""
     policies = of(overlay, "NetworkPolicy")
     for component, port in (("encoder", "serve-grpc"), ("decoder", "grpc")):
         assert any(
@@ -129,7 +131,7 @@ def test_ports_probes_and_images_are_those_of_the_services(overlay):
         }
         ports = {port["name"]: port["containerPort"] for port in container["ports"]}
         grpc = ports.get("grpc", ports.get("serve-grpc"))
-        health = int(environment(component).get("FSR_GATEWAY_HEALTH_PORT", grpc))  # grpc itself may have TLS
+        health = int(environment(component).get("FSR_GATEWAY_HEALTH_PORT", grpc))  # the port grpc may have TLS
         assert ports.get("health", grpc) == health
         assert exposed == {grpc, health, ports["metrics"]}
         assert SETTINGS[component].model_fields["port"].default == grpc
@@ -142,13 +144,13 @@ def test_ports_probes_and_images_are_those_of_the_services(overlay):
         if component != "encoder":
             assert container["readinessProbe"]["grpc"]["port"] == health
         assert {"cpu", "memory"} <= set(container["resources"]["requests"])
-        wanted, limit = (container["resources"][kind].get("nvidia.com/gpu") for kind in ("requests", "limits"))
-        assert wanted == limit
+        request, limit = (container["resources"][kind].get("nvidia.com/gpu") for kind in ("requests", "limits"))
+        assert request == limit
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
-def test_models_find_room_for_caches_and_shared_memory(overlay):
-    """Of the containers that run a model: vLLM and Triton write into HOME, processes of one engine into /dev/shm."""
+def test_containers_with_a_model_have_caches_and_shared_memory(overlay):
+    """vLLM and Triton write into HOME, the processes of one engine into /dev/shm."""
     for owner, pod in templates(overlay).items():
         volumes = {volume["name"]: volume for volume in pod["spec"].get("volumes", [])}
         for container in pod["spec"]["containers"]:
@@ -162,25 +164,25 @@ def test_models_find_room_for_caches_and_shared_memory(overlay):
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
-def test_one_entry_an_image_moves_every_container_to_another_registry(overlay, deploy_copy):
-    """Ray's head and workers too, which stand in fields that Kubernetes does not know."""
+def test_images_of_the_overlay_replace_those_of_every_container(overlay, deploy_copy):
+    """Also those of Ray's head and workers, in fields that Kubernetes does not know."""
     file = deploy_copy / "k8s/overlays" / overlay / "kustomization.yaml"
-    told = yaml.safe_load(file.read_text())
-    for entry in told["images"]:
+    kustomization = yaml.safe_load(file.read_text())
+    for entry in kustomization["images"]:
         entry |= {"newName": f"registry.test/{entry['name']}", "newTag": "9"}
-    file.write_text(yaml.safe_dump(told))
+    file.write_text(yaml.safe_dump(kustomization))
     images = [one["image"] for _, one in containers(overlay, deploy=deploy_copy)]
     assert sorted(images) == [f"registry.test/fsr-{name}:9" for name in ("decoder", "encoder", "encoder", "gateway")]
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
-def test_another_model_starts_every_pod_anew(overlay, deploy_copy):
-    """Ray's head and workers too: a change of the ConfigMap alone is none to KubeRay."""
+def test_another_model_restarts_every_pod(overlay, deploy_copy):
+    """Also Ray's head and workers: KubeRay does not notice a change of the ConfigMap's data alone."""
     file = deploy_copy / "k8s/base/model.env"
     file.write_text(file.read_text().replace("_MODEL=fsr-tiny", "_MODEL=/models/other"))
     before, after = (
-        {owner: one["envFrom"][0]["configMapRef"]["name"] for owner, one in containers(overlay, **place)}
-        for place in ({}, {"deploy": deploy_copy})
+        {owner: one["envFrom"][0]["configMapRef"]["name"] for owner, one in containers(overlay, **folder)}
+        for folder in ({}, {"deploy": deploy_copy})
     )
     assert len(before) == 4 and all(before[owner] != after[owner] for owner in before)
     maps = {one["metadata"]["name"]: one["data"] for one in of(overlay, "ConfigMap", deploy=deploy_copy)}
@@ -188,7 +190,7 @@ def test_another_model_starts_every_pod_anew(overlay, deploy_copy):
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
-def test_pods_get_the_time_to_drain(overlay):
+def test_grace_period_is_longer_than_draining(overlay):
     for one in of(overlay, "Deployment"):
         pod = one["spec"]["template"]["spec"]
         drain = SETTINGS[one["metadata"]["name"]].model_fields["drain_seconds"].default
@@ -197,9 +199,9 @@ def test_pods_get_the_time_to_drain(overlay):
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
-def test_every_node_can_be_drained(overlay):
-    """Kubernetes takes only a whole minAvailable for pods whose owner has no scale, such as a RayCluster's."""
-    held = set()
+def test_disruption_budgets_let_every_node_drain(overlay):
+    """For pods of a RayCluster, which has no scale, Kubernetes takes only an integer minAvailable."""
+    covered = set()
     for one in of(overlay, "PodDisruptionBudget"):
         pods, allowed = matching(overlay, one["spec"]["selector"]), dict(one["spec"])
         allowed.pop("selector")
@@ -212,12 +214,12 @@ def test_every_node_can_be_drained(overlay):
             assert 1 <= allowed["minAvailable"] < fewest
         else:
             assert allowed == {"maxUnavailable": 1}
-        held |= set(pods)
-    assert held == set(templates(overlay))
+        covered |= set(pods)
+    assert covered == set(templates(overlay))
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
-def test_scalers_have_targets_and_metrics_that_exist(overlay):
+def test_scalers_name_targets_and_metrics_that_exist(overlay):
     deployments = {one["metadata"]["name"]: one for one in of(overlay, "Deployment")}
     scaled = set()
     per_model = {metric.name for metric in catalogue() if "model" in metric.labels}
@@ -227,13 +229,13 @@ def test_scalers_have_targets_and_metrics_that_exist(overlay):
         scaled.add(name)
         assert 1 <= spec["minReplicaCount"] < spec["maxReplicaCount"]
         for trigger in spec["triggers"]:
-            if trigger["type"] == "cpu":  # a share of what the containers request
+            if trigger["type"] == "cpu":  # a percentage of the CPU that the containers request
                 assert all("cpu" in c["resources"]["requests"] for o, c in containers(overlay) if o == name)
                 continue
             assert float(trigger["metadata"]["threshold"]) > 0
             query = trigger["metadata"]["query"]
             assert metrics(query) and metrics(query) <= series()
-            # Of this model alone, where one Prometheus watches several.
+            # One Prometheus may watch several models, so a query selects this one.
             for selector in selectors(query):
                 model = f', model="{announced(overlay)}"' if metrics(selector) & per_model else ""
                 assert f'{{namespace="fsr"{model}}}' in selector
@@ -243,29 +245,29 @@ def test_scalers_have_targets_and_metrics_that_exist(overlay):
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
-def test_the_decoders_are_what_bounds(overlay):
-    """Gateways that refuse before the decoders' line is full would hide the load from the decoders' scaler."""
+def test_gateways_admit_more_than_the_decoders_hold(overlay):
+    """If gateways refuse before the decoders' queue is full, the decoders' scaler does not see the load."""
     gateway, decoder = options(overlay, "gateway"), options(overlay, "decoder")
     assert decoder.max_running > DecoderSettings.model_fields["max_running"].default, "a GPU has room for more"
-    line = triggers(overlay, "decoder").get("waiting", 0)
-    assert line < decoder.max_waiting
+    waiting = triggers(overlay, "decoder").get("waiting", 0)
+    assert waiting < decoder.max_waiting
     for gateways, decoders in zip(replicas(overlay, "gateway"), replicas(overlay, "decoder"), strict=True):
         assert gateways * gateway.max_requests > decoders * (decoder.max_running + decoder.max_waiting)
     in_flight = triggers(overlay, "gateway")
-    assert all(wanted <= 0.75 * gateway.max_requests for wanted in in_flight.values())
+    assert all(threshold <= 0.75 * gateway.max_requests for threshold in in_flight.values())
     assert list(in_flight) == (["in-flight"] if overlay == "cluster" else [])
-    # What it keeps of a request, measured: picture and 64 tokens, docs/scaling.md.
+    # 2.7 MB is the measured memory of one request: its picture and 64 tokens (docs/scaling.md).
     limit = dict(containers(overlay))["gateway"]["resources"]["limits"]["memory"]
     assert int(limit.removesuffix("Gi")) * 2**30 > 2 * gateway.max_requests * 2.7e6
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
-def test_direct_ingress_reaches_every_replica(overlay, deploy_copy):
-    """With the component, Ray's processes start as the encoder needs it, and gateways reach the replicas' ports."""
+def test_direct_ingress_sets_rays_variables_and_opens_ports(overlay, deploy_copy):
+    """With the component, Ray's processes get the encoder's variables, and gateways reach the replicas' ports."""
     file = deploy_copy / "k8s/overlays" / overlay / "kustomization.yaml"
     file.write_text(f"{file.read_text()}\ncomponents: [../../components/direct-ingress]\n")
     maps = {one["metadata"]["name"]: one["data"] for one in of(overlay, "ConfigMap", deploy=deploy_copy)}
-    needs = environment_of_ray(EncoderSettings(ingress="direct")) | {"FSR_ENCODER_INGRESS": "direct"}
+    needs = ray_environment(EncoderSettings(ingress="direct")) | {"FSR_ENCODER_INGRESS": "direct"}
     ray = [one for owner, one in containers(overlay, deploy=deploy_copy) if owner.startswith("ray-")]
     assert len(ray) == 2
     for container in ray:
@@ -280,14 +282,14 @@ def test_direct_ingress_reaches_every_replica(overlay, deploy_copy):
         kubernetes_validate.validate(one, KUBERNETES, strict=True)
 
 
-def test_prometheus_rule_is_that_of_the_rules():
+def test_prometheus_rule_matches_the_rules():
     assert TARGET.read_text() == build()
 
 
 def test_dashboards_are_in_the_config_map():
-    found = next(one for one in of("cluster", "ConfigMap") if one["metadata"]["name"] == "fsr-dashboards")
-    assert found["metadata"]["labels"]["grafana_dashboard"] == "1"
+    config_map = next(one for one in of("cluster", "ConfigMap") if one["metadata"]["name"] == "fsr-dashboards")
+    assert config_map["metadata"]["labels"]["grafana_dashboard"] == "1"
     folder = ROOT / "deploy/grafana/dashboards"
-    assert {name: json.loads(text) for name, text in found["data"].items()} == {
+    assert {name: json.loads(text) for name, text in config_map["data"].items()} == {
         path.name: json.loads(path.read_text()) for path in folder.glob("*.json")
     }

@@ -22,11 +22,15 @@ def test_schemas(overlay):
     for owner, pod in templates(overlay).items():
         whole = {"apiVersion": "v1", "kind": "Pod", **pod, "metadata": {"name": owner, **pod["metadata"]}}
         kubernetes_validate.validate(whole, KUBERNETES, strict=True)
-    for one in of(overlay, "ScaledObject"):  # KEDA makes a HorizontalPodAutoscaler of it
+    for one in of(overlay, "ScaledObject"):  # KEDA makes a HorizontalPodAutoscaler from it
         spec = {"scaleTargetRef": {"kind": "Deployment", **one["spec"]["scaleTargetRef"]}, "maxReplicas": 1}
-        made = one["spec"]["advanced"]["horizontalPodAutoscalerConfig"]
-        spec |= {"behavior": made["behavior"]}
-        scaler = {"apiVersion": "autoscaling/v2", "kind": "HorizontalPodAutoscaler", "metadata": {"name": made["name"]}}
+        config = one["spec"]["advanced"]["horizontalPodAutoscalerConfig"]
+        spec |= {"behavior": config["behavior"]}
+        scaler = {
+            "apiVersion": "autoscaling/v2",
+            "kind": "HorizontalPodAutoscaler",
+            "metadata": {"name": config["name"]},
+        }
         kubernetes_validate.validate(scaler | {"spec": spec}, KUBERNETES, strict=True)
     names = [(one["kind"], one["metadata"]["name"]) for one in built(overlay)]
     assert len(set(names)) == len(names)
@@ -44,7 +48,7 @@ def test_schemas(overlay):
         ("ScaledObject", "cooldownPeriod", "coolDownPeriod"),
     ],
 )
-def test_a_misspelt_field_of_a_custom_resource_is_found(kind, right, wrong):
+def test_misspelt_field_of_a_custom_resource_is_refused(kind, right, wrong):
     spec = str(of("cluster", kind)[0]["spec"])
     assert right in spec
     with pytest.raises(ValidationError, match="Extra inputs are not permitted"):

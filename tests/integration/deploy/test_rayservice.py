@@ -1,4 +1,4 @@
-"""The RayService: Ray's own schema takes its Serve configuration, and a local Ray runs it."""
+"""The RayService: its Serve configuration is valid by Ray's own schema, and a local Ray runs it."""
 
 import importlib
 import json
@@ -21,7 +21,7 @@ def serve_config(overlay):
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
-def test_ray_service(overlay):
+def test_serve_config_matches_the_schema_and_the_cluster(overlay):
     config = serve_config(overlay)
     schema = ServeDeploySchema.model_validate(config)
     assert set(config) <= set(ServeDeploySchema.model_fields)
@@ -38,9 +38,9 @@ def test_ray_service(overlay):
     scaling = config["applications"][0]["deployments"][0]["autoscaling_config"]
     assert scaling["max_replicas"] == (1 if overlay == "single-gpu" else group["maxReplicas"])
     worker = group["template"]["spec"]["containers"][0]
-    wanted = config["applications"][0]["deployments"][0]["ray_actor_options"]
-    assert wanted["num_gpus"] <= worker["resources"]["limits"]["nvidia.com/gpu"]
-    assert wanted["num_cpus"] <= float(worker["resources"]["requests"]["cpu"])
+    actor = config["applications"][0]["deployments"][0]["ray_actor_options"]
+    assert actor["num_gpus"] <= worker["resources"]["limits"]["nvidia.com/gpu"]
+    assert actor["num_cpus"] <= float(worker["resources"]["requests"]["cpu"])
     for _, container in containers(overlay):
         if container["name"].startswith("ray-"):
             ports = {port["name"]: port["containerPort"] for port in container["ports"]}
@@ -50,7 +50,7 @@ def test_ray_service(overlay):
         assert int(parameters["metrics-export-port"]) == ports["metrics"]
 
 
-def test_direct_ingress_is_refused_of_a_ray_that_lacks_it(monkeypatch):
+def test_direct_ingress_when_ray_lacks_it_is_refused(monkeypatch):
     application = importlib.import_module("fsr.encoder.app").application
     monkeypatch.setenv("FSR_ENCODER_INGRESS", "direct")
     with pytest.raises(ValueError, match=r"ingress: direct needs a Ray .* RAY_SERVE_ENABLE_DIRECT_INGRESS=1"):
@@ -77,18 +77,18 @@ client = api.serve_start(
 client.deploy_apps(config, _blocking=False)
 end = time.monotonic() + 240
 while time.monotonic() < end:
-    told = serve.status().applications["encoder"]
-    if told.status not in ("NOT_STARTED", "DEPLOYING"):
+    state = serve.status().applications["encoder"]
+    if state.status not in ("NOT_STARTED", "DEPLOYING"):
         break
     time.sleep(0.2)
-deployments = {name: one.status for name, one in told.deployments.items()}
-print(json.dumps({"status": told.status, "message": told.message, "deployments": deployments}), flush=True)
+deployments = {name: one.status for name, one in state.deployments.items()}
+print(json.dumps({"status": state.status, "message": state.message, "deployments": deployments}), flush=True)
 time.sleep(600)
 """
 
 
-def test_serve_config_is_deployed_on_a_local_ray(free_ports, png, monkeypatch):
-    """As it is in the manifest but for the ports; Ray is told of a GPU, which the replica, on device cpu, leaves be."""
+def test_serve_config_runs_on_a_local_ray(free_ports, png, monkeypatch):
+    """The manifest's configuration with other ports. Ray counts a GPU that the replica, on device cpu, does not use."""
     config, base = serve_config("cluster"), free_ports(3)
     config["http_options"] |= {"port": base, "host": "127.0.0.1"}
     config["grpc_options"]["port"] = base + 1
@@ -105,8 +105,8 @@ def test_serve_config_is_deployed_on_a_local_ray(free_ports, png, monkeypatch):
         assert check(address, ray_serve=True, timeout=20) is None
         with grpc.insecure_channel(address) as channel:
             stub = encoder_pb2_grpc.EncoderServiceStub(channel)
-            told = stub.DescribeEncoder(encoder_pb2.DescribeEncoderRequest(), timeout=20)
-            assert told.model.model == "from-the-environment"
+            description = stub.DescribeEncoder(encoder_pb2.DescribeEncoderRequest(), timeout=20)
+            assert description.model.model == "from-the-environment"
             encoded = stub.Encode(
                 encoder_pb2.EncodeRequest(
                     images=[types_pb2.Image(data=png(1))],

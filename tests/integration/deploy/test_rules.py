@@ -1,4 +1,4 @@
-"""Prometheus' configuration, rules and their tests, and the dashboards' files, without a running system."""
+"""Prometheus' configuration and rules with their tests, and the dashboards' files, without a running system."""
 
 import re
 import shutil
@@ -9,16 +9,11 @@ import yaml
 
 from deploy.catalogue import catalogue, series
 from deploy.grafana import build
-from deploy.grafana import queries as asked
-from deploy.grafana.render import _written
-from deploy.prometheus.local import HERE, configuration
+from deploy.grafana import queries as grafana
+from deploy.grafana.render import format_value
+from deploy.prometheus.local import HERE, configuration, rules
 
-RULES = [
-    rule
-    for path in sorted((HERE / "rules").glob("*.yml"))
-    for group in yaml.safe_load(path.read_text())["groups"]
-    for rule in group["rules"]
-]
+RULES = rules()
 
 
 def promtool(*arguments):
@@ -27,63 +22,63 @@ def promtool(*arguments):
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_configuration():
+def test_configuration_is_valid():
     promtool("check", "config", "prometheus.yml")
 
 
-def test_rules_do_what_they_say():
+def test_rules_pass_their_own_tests():
     promtool("test", "rules", *sorted((HERE / "tests").glob("*.yml")))
 
 
-def test_every_alert_is_tested_to_fire():
+def test_every_alert_has_a_test_in_which_it_fires():
     cases = yaml.safe_load((HERE / "tests/alerts.yml").read_text())["tests"]
     fired = {check["alertname"] for case in cases for check in case["alert_rule_test"] if check["exp_alerts"]}
     assert fired == {rule["alert"] for rule in RULES if "alert" in rule}
 
 
-def test_every_recording_rule_is_tested_for_its_value():
+def test_every_recording_rule_has_a_test_of_its_value():
     cases = yaml.safe_load((HERE / "tests/recording.yml").read_text())["tests"]
     checks = [check for case in cases for check in case["promql_expr_test"] if check["exp_samples"]]
-    read = {name for check in checks for name in asked.metrics(check["expr"])}
-    assert read == {rule["record"] for rule in RULES if "record" in rule}
+    tested = {name for check in checks for name in grafana.metrics(check["expr"])}
+    assert tested == {rule["record"] for rule in RULES if "record" in rule}
 
 
-def test_every_name_exists():
-    """Also those that one rule or panel reads of another rule."""
+def test_every_metric_in_rules_and_panels_exists():
+    """Also the names of recorded series."""
     known = series() | {rule["record"] for rule in RULES if "record" in rule} | {"up"}
-    for expr in [rule["expr"] for rule in RULES] + [query.expr for query in asked.queries()]:
-        names = asked.metrics(expr)
+    for expr in [rule["expr"] for rule in RULES] + [query.expr for query in grafana.queries()]:
+        names = grafana.metrics(expr)
         assert names and {name for name in names if not name.startswith("ray_serve_")} <= known, expr
 
 
-def test_every_query_is_filtered_by_the_variables_that_it_has_labels_for():
-    """The variable `replica` lists encoders and decoders; a batch of the encoder mixes methods."""
+def test_queries_filter_by_every_variable_that_their_metric_has():
+    """`replica` lists encoders and decoders. A batch of the encoder mixes methods, so no `method` filters it."""
     labels = {metric.name: set(metric.labels) for metric in catalogue()}
     labels["ray_fsr_encoder_images_total"].remove("method")
-    labels |= {name: found | {"replica"} for name, found in labels.items() if name.startswith("fsr_decoder_")}
+    labels |= {name: names | {"replica"} for name, names in labels.items() if name.startswith("fsr_decoder_")}
     labels |= {rule["record"]: set(rule["record"].partition(":")[0].split("_")) for rule in RULES if "record" in rule}
-    for query in asked.queries():
-        for selector in asked.selectors(query.expr):
+    for query in grafana.queries():
+        for selector in grafana.selectors(query.expr):
             name = re.sub("_(bucket|sum|count)$", "", selector.partition("{")[0])
             for label in labels.get(name, set()) & {"model", "method", "replica"}:
                 assert f'{label}=~"${label}"' in selector, f"{query.dashboard}: {query.panel}: {selector}"
 
 
-# Ids of Grafana's valueFormats/categories.ts that we use, and the forms that it makes units of by itself.
+# Ids in Grafana's valueFormats/categories.ts, and the forms of ids that Grafana turns into units.
 UNITS = {"short", "percentunit", "s", "bytes", "Bps", "flops", "reqps"}
-MADE = re.compile(r"(si|prefix|suffix|count|currency|time):.+")
+UNIT_FORM = re.compile(r"(si|prefix|suffix|count|currency|time):.+")
 
 
-def test_every_unit_is_one_that_grafana_has():
-    """Of one that it does not know it writes the bare number and the id."""
-    for board in asked.dashboards().values():
+def test_every_unit_is_known_to_grafana():
+    """If Grafana does not know a unit, it writes the bare number and the id."""
+    for board in grafana.dashboards().values():
         for panel in board["panels"]:
             unit = panel.get("fieldConfig", {"defaults": {"unit": "short"}})["defaults"]["unit"]
-            assert unit in UNITS or MADE.fullmatch(unit), f"{panel['title']}: {unit}"
+            assert unit in UNITS or UNIT_FORM.fullmatch(unit), f"{panel['title']}: {unit}"
 
 
 @pytest.mark.parametrize(
-    ("value", "unit", "written"),
+    ("value", "unit", "text"),
     [
         (2.5e15, "si:FLOP", "2.5 PFLOP"),
         (3e12, "flops", "3 TFLOP/s"),
@@ -91,15 +86,15 @@ def test_every_unit_is_one_that_grafana_has():
         (0.25, "percentunit", "25%"),
     ],
 )
-def test_values_are_written_with_their_units(value, unit, written):
-    assert _written(value, unit) == written
+def test_format_value_writes_the_unit(value, unit, text):
+    assert format_value(value, unit) == text
 
 
-def test_every_metric_of_the_decoder_says_whose_it_is():
+def test_every_decoder_metric_has_the_label_model():
     assert all("model" in metric.labels for metric in catalogue() if metric.service == "decoder")
 
 
-def test_names_follow_the_conventions():
+def test_metric_names_follow_the_conventions():
     for metric in catalogue():
         assert re.fullmatch(r"(ray_)?fsr_[a-z_]+", metric.name)
         assert metric.name.endswith("_total") == (metric.kind == "counter")
@@ -110,26 +105,26 @@ def test_names_follow_the_conventions():
         }  # fmt: skip
 
 
-def test_dashboards_are_what_the_spec_gives():
+def test_dashboards_match_their_source():
     for path, text in build.build().items():
         assert path.read_text() == text, "run python deploy/grafana/build.py"
-    assert {path.stem for path in build.build()} == set(asked.dashboards()) == {"savings", "latency", "capacity"}
+    assert {path.stem for path in build.build()} == set(grafana.dashboards()) == {"savings", "latency", "capacity"}
 
 
-@pytest.mark.parametrize("name", asked.dashboards())
-def test_dashboards_are_whole(name):
-    board = asked.dashboards()[name]
+@pytest.mark.parametrize("name", grafana.dashboards())
+def test_dashboards_have_valid_panels_and_variables(name):
+    board = grafana.dashboards()[name]
     ids = [panel["id"] for panel in board["panels"]]
     assert len(set(ids)) == len(ids)
-    places = [p["gridPos"] for p in board["panels"]]
-    taken = [(x, y) for p in places for x in range(p["x"], p["x"] + p["w"]) for y in range(p["y"], p["y"] + p["h"])]
-    assert len(set(taken)) == len(taken), "panels overlap"
-    assert max(x for x, _ in taken) < 24
+    positions = [p["gridPos"] for p in board["panels"]]
+    cells = [(x, y) for p in positions for x in range(p["x"], p["x"] + p["w"]) for y in range(p["y"], p["y"] + p["h"])]
+    assert len(set(cells)) == len(cells), "panels overlap"
+    assert max(x for x, _ in cells) < 24
     declared = {variable["name"] for variable in board["templating"]["list"]}
     assert set(re.findall(r"\$(model|method|replica)\b", str(board["panels"]))) <= declared
     assert all(panel.get("description") for panel in board["panels"] if panel["type"] != "row")
 
 
-def test_targets_must_fit_the_jobs():
+def test_configuration_when_a_job_lacks_targets_is_refused():
     with pytest.raises(ValueError, match="encoder"):
         configuration({"gateway": ["127.0.0.1:1"]}, "1s")

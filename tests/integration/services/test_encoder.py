@@ -1,4 +1,4 @@
-"""An encoder process that cannot start says why, before Ray does."""
+"""An encoder that cannot start says why in one line, before Ray starts."""
 
 import subprocess
 import sys
@@ -16,14 +16,14 @@ def llava(tmp_path_factory):
 
 
 @pytest.mark.parametrize(
-    ("flags", "says"),
+    ("flags", "reason"),
     [
         ((), "error: --clip: no CLIP text side is known for"),
         (("--family-options", '{"layout": "tiles"}'), "error: --family-options: llava has no option 'layout'"),
     ],
 )
-def test_a_checkpoint_that_does_not_do_is_named_in_one_line(llava, flags, says):
+def test_start_when_the_checkpoint_is_wrong_then_one_line_names_it(llava, flags, reason):
     command = [sys.executable, "-m", "fsr.encoder", "--model", str(llava), *flags]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert done.returncode == 1
-    assert done.stderr.splitlines()[-1].startswith(says) and "Traceback" not in done.stderr
+    assert done.stderr.splitlines()[-1].startswith(reason) and "Traceback" not in done.stderr

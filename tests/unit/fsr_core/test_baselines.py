@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fsr_core import Budget, VisualTokens, create, methods
-from fsr_core.baselines.regions import cells
+from fsr_core.baselines.regions import region_of_tokens
 
 BASELINES = [name for name in methods() if not name.startswith("fsr")]
 
@@ -91,7 +91,7 @@ def vispruner(s, k):
 
 def holov(s, k, crops=16, weight=1.0):
     cosine, attention = cosines(s), s.saliency.double().numpy()
-    crop = cells(len(s), min(crops, len(s)), torch.device("cpu")).tolist()
+    crop = region_of_tokens(len(s), min(crops, len(s)), torch.device("cpu")).tolist()
     members = [[i for i in range(len(s)) if crop[i] == c] for c in range(max(crop) + 1)]
     scores = np.zeros(len(s))
     for tokens in members:
@@ -190,13 +190,13 @@ def test_holov_shares_the_budget_out_over_crops_and_selects_by_diversity_too():
     assert kept.index[kept.stage == 0].tolist() == sorted(holov(s, k, crops=9))
     assert by_attention.index.tolist() == sorted(holov(s, k, crops=9, weight=0))
     # Diversity is scaled to attention, so it moves no quota: it only says which tokens of a crop are kept.
-    crop = cells(36, 9, torch.device("cpu"))
+    crop = region_of_tokens(36, 9, torch.device("cpu"))
     assert torch.equal(crop[kept.index].bincount(minlength=9), crop[by_attention.index].bincount(minlength=9))
     assert not torch.equal(kept.index, by_attention.index)
 
 
 def test_holov_gives_equal_crops_equal_quotas_and_the_rest_to_those_with_room():
-    s, crop = sample(8, 144), cells(144, 16, torch.device("cpu"))
+    s, crop = sample(8, 144), region_of_tokens(144, 16, torch.device("cpu"))
     even = VisualTokens(s.features, torch.full((144,), 0.1), keys=s.keys)
     assert crop[create("holov").compress(even, 48).index].bincount(minlength=16).tolist() == [3] * 16
     one = VisualTokens(s.features, (crop == 5).float(), keys=s.keys)  # more than its nine tokens, and no other weighs
@@ -218,7 +218,7 @@ def test_uniform_is_average_pooling_where_the_budget_is_a_grid():
 @pytest.mark.parametrize("n", [1, 4, 10, 144, 150, 576])
 def test_cells_cut_into_exactly_as_many_regions_of_like_size(n):
     for count in range(1, n + 1, max(1, n // 40)):
-        sizes = cells(n, count, torch.device("cpu")).bincount(minlength=count)
+        sizes = region_of_tokens(n, count, torch.device("cpu")).bincount(minlength=count)
         assert len(sizes) == count and sizes.min() >= 1
         side = math.isqrt(n)
         assert sizes.max() <= (4 * n / count if side * side == n else n / count + 1)

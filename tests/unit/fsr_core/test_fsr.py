@@ -174,9 +174,9 @@ def test_all_ways_of_scanning_pick_the_same_and_a_batch_changes_nothing(shape, m
     method, budgets = FSR(rho=0.3), [n // 2, 5, n - 1, n // 3]
     ahead = method.compress_batch(some, budgets)
     assert all(same(a, method.compress(s, k)) for a, s, k in zip(ahead, some, budgets, strict=True))
-    monkeypatch.setattr(scan.Keys, "_all", lambda keys: None)
+    monkeypatch.setattr(scan, "MATRIX_TOKENS", 0)
     assert all(same(a, b) for a, b in zip(ahead, method.compress_batch(some, budgets), strict=True))
-    monkeypatch.setattr(scan, "_picks", lambda keys, near, left: scan._row_by_row(keys, near, max(left)))
+    monkeypatch.setattr(scan, "greedy_picks", lambda keys, near, steps: scan.row_by_row(keys, near, max(steps)))
     assert all(same(a, b) for a, b in zip(ahead, method.compress_batch(some, budgets), strict=True))
 
 
@@ -191,7 +191,7 @@ def test_what_keeps_everything_is_not_scanned_beside_what_does_not(monkeypatch):
 def test_an_automatic_budget_computes_hardly_more_rows_than_it_keeps(monkeypatch):
     rows = []
     cosine = scan.Keys.cosine
-    monkeypatch.setattr(scan, "_picks", lambda keys, near, left: scan._row_by_row(keys, near, max(left)))
+    monkeypatch.setattr(scan, "greedy_picks", lambda keys, near, steps: scan.row_by_row(keys, near, max(steps)))
     monkeypatch.setattr(scan.Keys, "cosine", lambda keys, index: rows.append(index.shape[1]) or cosine(keys, index))
     kept = SCANNING.compress(sample(0, 400, 3), Budget(auto=True, radius=0.2))
     assert len(kept) <= sum(rows) <= len(kept) + 2 * scan.CHUNK < 200

@@ -43,6 +43,6 @@ def test_a_photograph_is_drawn_upright_as_the_encoder_saw_it(tmp_path, monkeypat
 )
 def test_of_frames_that_share_a_view_the_first_is_shown(frames, views, shown):
     pictures = [Image.new("RGB", (8, 8), (10 * i, 0, 0)) for i in range(frames)]
-    plan = overlay.Plan(1, 1, [0], [0], [-1], (0, 0, 8, 8))
+    plan = overlay.Plan(rows=1, columns=1, index=[0], stage=[0], merged_into=[-1], crop=(0, 0, 8, 8))
     drawn = overlay.sheet(pictures, [plan] * views)
     assert [drawn.getpixel((360 * i + 180, 180))[0] // 10 for i in range(views)] == shown

@@ -51,9 +51,9 @@ def test_a_registered_method_is_made_by_name(registered):
 @pytest.mark.parametrize(
     ("name", "method", "says"),
     [
-        ("fsr", Mine, "'fsr' is there already"),
-        ("mine", type("Other", (Mine,), {}), "'mine' is there already"),
-        ("Not a name", Mine, "no method name"),
+        ("fsr", Mine, "already a method 'fsr'"),
+        ("mine", type("Other", (Mine,), {}), "already a method 'mine'"),
+        ("Not a name", Mine, "not a method name"),
         ("theirs", object, "extends Compressor"),
         ("theirs", Mine(), "extends Compressor"),
     ],

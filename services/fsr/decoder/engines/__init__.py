@@ -1,1 +1,1 @@
-"""Engines that turn a prompt of embeddings into a stream of tokens."""
+"""Engines: they turn prompts of embeddings into streams of tokens."""

@@ -1,8 +1,8 @@
-"""What an engine is: prompts of embeddings in, a stream of tokens each out, several at a time.
+"""What an engine is: it turns prompts of embeddings into streams of tokens, several at a time.
 
-An engine generates for whatever it is given at once: how many requests run at a time, and which wait, is decided
-before it is asked (:mod:`fsr.decoder.admission`). It never sees text: detokenisation, stop strings and the wire
-are the servicer's.
+An engine generates all requests that it is given at once. Admission (:mod:`fsr.decoder.admission`) decides before
+that which requests run and which wait. An engine never sees text: the pipeline (:mod:`fsr.decoder.pipeline`)
+detokenizes, looks for stop strings, and writes the messages.
 """
 
 from __future__ import annotations
@@ -16,22 +16,24 @@ import torch
 from prometheus_client import CollectorRegistry
 
 from fsr.common.errors import InvalidRequest
+from fsr.decoder.metrics import Metrics
 from fsr.decoder.sampling import Sampling
+from fsr.decoder.settings import DecoderSettings
 from fsr_core.backbones import LanguageDecoder, Prompt
 
 __all__ = ["Engine", "Generation", "Token", "check_prompt"]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Generation:
     """One answer to generate.
 
     Attributes:
-        request_id: for logs. Attempts at one request, and callers who choose no ids, share theirs.
+        request_id: for logs; not unique: a retry has the id of its request, and a caller may use one id twice.
         prompt: checked with :func:`check_prompt`.
         sampling: how tokens are chosen, and how many at most.
-        emitted: tokens of the answer that another replica generated; the stream goes on after them.
-        cache_salt: prompts of different salts share no cached prefix.
+        emitted: tokens of the answer that another replica generated; the stream continues after them.
+        cache_salt: prompts with different salts share no cached prefix.
     """
 
     request_id: str
@@ -41,17 +43,17 @@ class Generation:
     cache_salt: str = ""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Token:
     """One generated token.
 
     Attributes:
-        id: into the vocabulary.
+        id: in the vocabulary.
         last: whether the answer ends with it.
-        by_length: whether it ended because there was no more room, not because the model said so.
-        logprob: its log probability where the sampling asks for it, else None.
+        by_length: whether the answer ends because of its length limit, and not because the model ended it.
+        logprob: its log probability if the sampling asks for it, else None.
         prefill_seconds: from the engine's first work on the request to its first token.
-        cached_tokens: places of the prompt whose KV memory was there already.
+        cached_tokens: prompt tokens whose keys and values were cached.
     """
 
     id: int
@@ -67,10 +69,10 @@ class Engine(ABC):
 
     Attributes:
         name: as in the settings.
-        kv_capacity: bytes of KV memory that it may use for running requests.
-        kv_granularity: tokens that are reserved at a time.
-        dead: set once the engine can generate no more; the replica is then not healthy.
-        registry: metrics of the engine's own, passed through on the replica's metrics port; None where it has none.
+        kv_capacity: bytes of KV memory for running requests.
+        kv_granularity: the engine reserves KV memory in steps of so many tokens.
+        dead: set when the engine can generate no more; the replica then reports NOT_SERVING.
+        registry: the engine's own metrics, shown on the replica's metrics port; None if it has none.
     """
 
     name: str
@@ -79,9 +81,23 @@ class Engine(ABC):
     dead: asyncio.Event
     registry: CollectorRegistry | None = None
 
+    @classmethod
+    @abstractmethod
+    async def start(cls, settings: DecoderSettings, metrics: Metrics) -> tuple[LanguageDecoder, Engine]:
+        """Checks the engine's own options, loads the checkpoint, and starts the engine.
+
+        Returns:
+            What lays out prompts (template, tokenizer, embeddings), and the engine.
+
+        Raises:
+            ValueError: an option, the checkpoint or the KV memory does not fit. The message begins with the name of
+                the option, without its dashes.
+        """
+
     @abstractmethod
     def generate(self, generation: Generation) -> AsyncGenerator[Token, None]:
-        """Streams the tokens after the emitted ones. Closing the generator early frees its KV memory within a step.
+        """Streams the tokens after the emitted ones. If the caller closes the generator early, its KV memory is free
+        within one step.
 
         Raises:
             NotReady: the engine is shutting down or has died.
@@ -93,15 +109,15 @@ class Engine(ABC):
 
     @abstractmethod
     def kv_cached(self) -> int:
-        """Bytes of KV memory that hold prefixes which no running request uses; they are given up when needed."""
+        """Bytes of KV memory that hold prefixes of no running request; the engine frees them when it needs them."""
 
     @abstractmethod
     async def close(self) -> None:
-        """Ends the engine; requests that still run are told that the replica goes away."""
+        """Ends the engine. Requests that still run fail with NotReady."""
 
 
 def check_prompt(prompt: Prompt, model: LanguageDecoder) -> None:
-    """Refuses what would harm an engine, or other requests through shared KV memory.
+    """Refuses a prompt that can harm an engine, or other requests through shared KV memory.
 
     Raises:
         InvalidRequest: wrong rank, width, dtype or length; NaN or infinity, for example features that overflow fp16.
@@ -114,12 +130,12 @@ def check_prompt(prompt: Prompt, model: LanguageDecoder) -> None:
     if not 0 < len(embeds) < model.info.context_length:
         raise InvalidRequest(
             f"messages: the prompt takes {len(embeds)} tokens of the model's {model.info.context_length};"
-            " ask shorter, or lower the budget"
+            " send a shorter one, or lower the budget"
         )
     if embeds.dtype != model.dtype:
         raise InvalidRequest(f"images: features are {embeds.dtype}, the model is {model.dtype}")
-    visual = [embeds] if prompt.deepstack is None else [embeds, prompt.deepstack]
-    if not all(bool(torch.isfinite(one).all()) for one in visual):
+    tensors = [embeds] if prompt.deepstack is None else [embeds, prompt.deepstack]
+    if not all(bool(torch.isfinite(tensor).all()) for tensor in tensors):
         raise InvalidRequest(
             f"images: features hold NaN or infinity as {model.info.dtype}; serve the model in bf16 or fp32"
         )

@@ -15,7 +15,7 @@ from fsr_core.backbones.vision.frames import evenly
 from fsr_core.backbones.vision.image_processors import video_settings
 from fsr_core.spread import compress_images
 from helpers import checkpoints, layout
-from helpers.benches import ALL, QUESTION, SIZES, chat, continue_greedily, picture, shown
+from helpers.benches import ALL, QUESTION, SIZES, chat, continue_greedily, picture, prefill, shown
 
 NAMES = tuple(checkpoints.FAMILIES)
 FRAMES = [picture((48, 32), i) for i in range(3)]
@@ -41,10 +41,11 @@ CHATS = {
 def prompt_as_the_class(own, messages, laid, inputs):
     """The prompt, after its ids and logits were held to the library's own."""
     prompt = own.decoder.prompt(messages, laid)
+    batch = prefill(own.decoder, prompt)
     assert prompt.token_ids.tolist() == inputs["input_ids"][0].tolist()
     with torch.inference_mode():
         want = own.whole(**inputs).logits[0]
-        got = own.decoder.model(**prompt.model_inputs()).logits[0]
+        got = own.decoder.model(**batch.inputs({"inputs_embeds": batch.embeds})).logits[0]
     assert torch.allclose(got, want, atol=1e-4)
     return prompt
 

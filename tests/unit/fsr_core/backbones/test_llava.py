@@ -68,7 +68,7 @@ def test_all_tokens_equal_the_class_itself(name, folder, encoder, decoder, whole
     ours, theirs = chat(*CHATS[name])
     pictures = [draw(make_scene(seed)) for seed in range(sum(isinstance(p, int) for _, *t in CHATS[name] for p in t))]
     seen = encoder.encode_images([encoder.preprocess(p) for p in pictures])
-    prompt = decoder.prompt(ours, [KeptImage(s.features) for s in seen])
+    prompt = decoder.prompt(ours, [KeptImage(features=s.features) for s in seen])
     processor = AutoProcessor.from_pretrained(folder)
     text = processor.apply_chat_template(theirs, add_generation_prompt=True)
     inputs = processor(images=pictures or None, text=text, return_tensors="pt")
@@ -264,8 +264,8 @@ def test_fingerprint_tells_checkpoints_apart(tmp_path, encoder):
         ((Message("robot", (TextPart("hi"),)),), (), "role"),
         ((Message("user", (ImagePart(0),)),), (), "image 0 is not among"),
         ((Message("user", (TextPart("a <image> b"),)),), (), "stands for an image"),
-        ((Message("user", (TextPart("hi"),)),), (KeptImage(torch.ones(2, 160)),), "no message refers"),
-        ((Message("user", (ImagePart(0),)),), (KeptImage(torch.ones(2, 7)),), "expected \\[K, 160\\]"),
+        ((Message("user", (TextPart("hi"),)),), (KeptImage(features=torch.ones(2, 160)),), "no message refers"),
+        ((Message("user", (ImagePart(0),)),), (KeptImage(features=torch.ones(2, 7)),), "expected \\[K, 160\\]"),
         ((Message("user", (TextPart("star " * 2000),)),), (), "takes 2"),
     ],
 )
@@ -279,7 +279,7 @@ def test_bad_conversations_are_named(decoder, messages, images, says):
     [(ImagePart(0), lambda half: (half.chat, "tokenise")), (TextPart("star " * 20), lambda half: (half, "embed"))],
 )
 def test_what_is_too_long_is_refused_before_it_is_laid_out(decoder, monkeypatch, more, step):
-    image, room = KeptImage(torch.ones(16, 160)), decoder.info.context_length
+    image, room = KeptImage(features=torch.ones(16, 160)), decoder.info.context_length
     parts = (*[ImagePart(0)] * (room // 16 - 1), TextPart("Where?"))
     assert decoder.prompt([Message("user", parts)], [image]).visual_tokens == room - 16
     monkeypatch.setattr(*step(decoder), None)  # is not come to

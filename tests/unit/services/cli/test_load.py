@@ -1,34 +1,40 @@
-"""What the load tool counts."""
+"""What `fsr load` sends and counts."""
 
+import asyncio
 import json
 from math import isnan
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from fsr.cli.load_generator import Outcome, Plan, drive, percentile, summarise
+from fsr.cli.load_generator import Outcome, Plan, drive
 from fsr.cli.load_report import Row, as_json, markdown, plot
+from fsr.cli.load_summary import percentiles, summarise
 from fsr.cli.main import app
 from fsr.client import InvalidRequestError, NotFoundError, OverloadedError
 
 
-@pytest.mark.parametrize(
-    ("values", "share", "value"),
-    [([1, 2, 3, 4], 0.5, 2.5), ([4, 1, 3, 2], 0.25, 1.75), ([7], 0.99, 7), ([1, 2], 1.0, 2)],
-)
-def test_percentiles_interpolate(values, share, value):
-    assert percentile(values, share) == value
+@pytest.mark.parametrize("values", [[1, 2, 3, 4], [4, 1, 3, 2], [0.5, 7, 0.25], [7], [1, 2]])
+def test_percentiles_interpolate_linearly(values):
+    expected = dict(zip(("p50", "p90", "p95", "p99", "max"), np.percentile(values, [50, 90, 95, 99, 100]), strict=True))
+    assert percentiles(values) == pytest.approx(expected)
+
+
+def test_percentiles_of_nothing_are_nan():
+    assert all(map(isnan, percentiles([]).values()))
 
 
 def plan(**more):
-    return Plan([b"x"], "?", **({"clients": 2, "bound": 1.0} | more))
+    return Plan(**({"images": [b"x"], "question": "?", "clients": 2, "bound": 1.0} | more))
 
 
-def test_goodput_counts_answers_within_the_bound_and_nothing_of_the_warmup():
-    outcomes = [Outcome(float(i), 0.1, 0.5 if i % 2 else 1.5, tokens=11) for i in range(12)]
-    outcomes[4] = Outcome(4.0, None, 0.1, error="OverloadedError")
+def test_goodput_counts_answers_within_the_bound_after_the_warmup():
+    outcomes = [Outcome(due=float(i), ttft=0.1, total=0.5 if i % 2 else 1.5, tokens=11) for i in range(12)]
+    outcomes[4] = Outcome(due=4.0, ttft=None, total=0.1, error="OverloadedError")
     summary = summarise(outcomes, plan(warmup=2))
-    seconds = 11.5 - 2  # from the first that counts, due at 2, to the end of the last
+    seconds = 11.5 - 2  # from the first counted request, due at 2, to the end of the last
     assert summary.requests == 10 and summary.errors == {"OverloadedError": 1}
     assert summary.seconds == pytest.approx(seconds)
     assert summary.requests_per_second == pytest.approx(9 / seconds)
@@ -38,26 +44,27 @@ def test_goodput_counts_answers_within_the_bound_and_nothing_of_the_warmup():
     assert summary.time_per_output_token == pytest.approx(0.04)
 
 
-def test_nothing_answered_is_no_crash_and_valid_json():
+def test_run_without_answers_is_valid_json():
     row = Row("16", "4", summarise([], plan()))
     assert isnan(row.summary.goodput)
     assert json.loads(as_json([row], {}))["runs"][0]["goodput"] is None
     assert "| 16 | 4 |" in markdown([row], 1.0) and " | - | 0 | 0 |" in markdown([row], 1.0)
 
 
-def test_a_plot_is_drawn(tmp_path):
-    rows = [Row(budget, load, summarise([Outcome(0, 0.1, 0.2, 3)] * 3, plan())) for budget in "ab" for load in "12"]
+def test_plot_is_drawn(tmp_path):
+    summary = summarise([Outcome(due=0, ttft=0.1, total=0.2, tokens=3)] * 3, plan())
+    rows = [Row(budget, load, summary) for budget in "ab" for load in "12"]
     plot(rows, tmp_path / "load.png", 1.0)
     assert (tmp_path / "load.png").read_bytes().startswith(b"\x89PNG")
 
 
 @pytest.mark.parametrize("wrong", [{"rate": 2.0}, {"clients": None}, {"clients": 0}, {"seconds": 0}, {"bound": -1}])
-def test_plans_are_checked(wrong):
+def test_wrong_plan_is_refused(wrong):
     with pytest.raises(InvalidRequestError, match="load: "):
         plan(**wrong)
 
 
-def test_an_endless_rate_is_refused_before_it_takes_all_memory():
+def test_infinite_rate_is_refused():
     with pytest.raises(InvalidRequestError, match="load: rate must be finite"):
         plan(clients=None, rate=float("inf"))
 
@@ -67,18 +74,18 @@ def test_an_endless_rate_is_refused_before_it_takes_all_memory():
     [
         (["--json", "no/such/folder.json"], "--json: cannot write no/such/folder.json"),
         (["--markdown", "/"], "--markdown: cannot write /"),
-        (["--plot", "load.xyz"], "--plot: load.xyz has no ending that can be drawn"),
+        (["--plot", "load.xyz"], "--plot: load.xyz has no ending that matplotlib can write"),
     ],
 )
-def test_files_that_cannot_be_written_are_named_before_the_load(more, says, tmp_path, monkeypatch):
+def test_file_that_cannot_be_written_is_refused_before_the_load(more, says, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "scene.png").write_bytes(b"x")
-    nobody = ["--gateway", "127.0.0.1:1"]  # it would be asked first of all, and refuse
-    done = CliRunner().invoke(app, ["load", "scene.png", "--clients", "1", *nobody, *more])
+    closed_port = ["--gateway", "127.0.0.1:1"]  # the load would fail there, if it began
+    done = CliRunner().invoke(app, ["load", "scene.png", "--clients", "1", *closed_port, *more])
     assert done.exit_code == 1 and done.stderr.startswith(f"error: {says}") and done.stderr.count("\n") == 1
 
 
-async def test_an_answer_that_ends_before_it_began_is_an_outcome_too():
+async def test_answer_without_end_is_an_outcome():
     class Mute:
         async def stream(self, images, question, **options):
             return
@@ -89,19 +96,16 @@ async def test_an_answer_that_ends_before_it_began_is_an_outcome_too():
 
 
 class Server:
-    """Stands for a client whose every answer takes `seconds`; counts how many are under way."""
+    """A client whose answers take `seconds` each; counts the requests in flight."""
 
     def __init__(self, seconds):
-        self.seconds, self.now, self.most = seconds, 0, 0
+        self.seconds, self.in_flight, self.peak = seconds, 0, 0
 
     async def stream(self, image, question, **options):
-        import asyncio
-        from types import SimpleNamespace
-
-        self.now += 1
-        self.most = max(self.most, self.now)
+        self.in_flight += 1
+        self.peak = max(self.peak, self.in_flight)
         await asyncio.sleep(self.seconds)
-        self.now -= 1
+        self.in_flight -= 1
         usage = SimpleNamespace(
             completion_tokens=1, visual_tokens_kept=1, prompt_tokens=1, cached_images=0, failovers=0, retries=0
         )
@@ -109,37 +113,37 @@ class Server:
 
 
 class Refusing:
-    """Stands for a client whose every request fails."""
+    """A client whose requests all fail."""
 
     def __init__(self, error):
-        self.error, self.asked = error, 0
+        self.error, self.calls = error, 0
 
     async def stream(self, image, question, **options):
-        self.asked += 1
+        self.calls += 1
         raise self.error
         yield
 
 
 @pytest.mark.parametrize("size", [{"clients": 2}, {"clients": None, "rate": 500.0}])
-async def test_a_wrong_request_ends_the_load_with_its_reason_and_a_full_service_does_not(size):
+async def test_wrong_request_ends_the_load_and_full_service_does_not(size):
     for wrong in (InvalidRequestError("method.name: 'x' is unknown"), NotFoundError("model: 'x' is unknown")):
         client = Refusing(wrong)
         with pytest.raises(type(wrong), match="is unknown"):
             await drive(client, plan(**size, requests=40))
-        assert client.asked < 40
+        assert client.calls < 40
     outcomes = await drive(Refusing(OverloadedError("full")), plan(**size, requests=3))
     assert [outcome.error for outcome in outcomes] == ["OverloadedError"] * 3
 
 
-async def test_a_closed_loop_never_has_more_under_way_than_clients():
+async def test_closed_loop_has_no_more_requests_in_flight_than_clients():
     server = Server(0.01)
     outcomes = await drive(server, plan(clients=3, requests=10))
-    assert len(outcomes) == 10 and server.most == 3
+    assert len(outcomes) == 10 and server.peak == 3
 
 
-async def test_an_open_loop_does_not_wait_for_answers_and_keeps_its_bounds():
+async def test_open_loop_does_not_wait_for_answers_and_keeps_its_limits():
     server = Server(0.2)
     outcomes = await drive(server, plan(clients=None, rate=200.0, requests=20))
-    assert len(outcomes) == 20 and server.most > 3
+    assert len(outcomes) == 20 and server.peak > 3
     few = await drive(Server(0), plan(clients=None, rate=1000.0, seconds=0.05))
     assert len(few) < 200

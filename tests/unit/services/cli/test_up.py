@@ -1,4 +1,4 @@
-"""`fsr up` over processes that stand for its services."""
+"""`fsr up` with stand-ins for its services."""
 
 import json
 import os
@@ -6,17 +6,13 @@ import signal
 import subprocess
 import sys
 from contextlib import nullcontext
-from types import SimpleNamespace
 
 import pytest
 from typer.testing import CliRunner
 
-from fsr.cli import main as cli
 from fsr.cli.local_stack import StartFailed, running
 from fsr.cli.main import app
-from fsr.client.types import Usage
 from fsr.encoder.settings import EncoderSettings
-from fsr.v1 import gateway_pb2
 
 SLEEPS, FAILS = "import time; time.sleep(60)", "raise SystemExit('error: no such model')"
 
@@ -28,7 +24,7 @@ def port(free_ports):
 
 @pytest.fixture
 def stand_ins(monkeypatch):
-    """Has `running` start what is given instead of each service, and call `then` before it learns of the process."""
+    """Makes `running` start the given code instead of each service, and call `then` before it holds the process."""
     started, popen = {}, subprocess.Popen
 
     def use(code, then=lambda: None):
@@ -47,7 +43,7 @@ def stand_ins(monkeypatch):
         process.wait()
 
 
-def test_what_is_not_ready_in_time_is_stopped_and_told_with_its_logs(stand_ins, port, tmp_path):
+def test_services_not_ready_in_time_are_stopped_and_their_logs_named(stand_ins, port, tmp_path):
     started = stand_ins({})
     done = CliRunner().invoke(app, ["up", "--start-seconds", "1", "--port", port, "--logs", str(tmp_path)])
     assert done.exit_code == 1
@@ -55,17 +51,17 @@ def test_what_is_not_ready_in_time_is_stopped_and_told_with_its_logs(stand_ins, 
     assert len(started) == 3 and all(process.poll() is not None for _, process in started.values())
 
 
-def test_without_a_bound_a_service_that_dies_ends_the_wait(stand_ins, port, tmp_path):
+def test_service_that_dies_ends_a_wait_without_limit(stand_ins, port, tmp_path):
     stand_ins({"decoder": FAILS})
     with (
         pytest.raises(StartFailed, match="decoder-0 stopped: no such model"),
-        running("fsr-tiny", 1, int(port), tmp_path, wait=None),
+        running("fsr-tiny", 1, int(port), tmp_path, start_seconds=None),
     ):
         pass
 
 
-def test_a_signal_while_a_service_is_spawned_leaves_none_behind(stand_ins, port, tmp_path):
-    """It comes after the fork, and before anybody holds the process."""
+def test_signal_while_a_service_is_spawned_leaves_none_behind(stand_ins, port, tmp_path):
+    """The signal comes after the fork, and before the process is held."""
     started = stand_ins({}, then=lambda: os.kill(os.getpid(), signal.SIGTERM))
     with pytest.raises(KeyboardInterrupt), running("fsr-tiny", 1, int(port), tmp_path):
         pass
@@ -73,7 +69,7 @@ def test_a_signal_while_a_service_is_spawned_leaves_none_behind(stand_ins, port,
     assert started["encoder"][1].poll() == -signal.SIGTERM
 
 
-def test_options_of_the_family_reach_the_encoder(stand_ins, port, tmp_path):
+def test_family_options_reach_the_encoder_alone(stand_ins, port, tmp_path):
     given = {"video_newlines": "row"}
     started = stand_ins({"decoder": FAILS})
     flags = ["--port", port, "--logs", str(tmp_path), "--family-options", json.dumps(given)]
@@ -85,7 +81,7 @@ def test_options_of_the_family_reach_the_encoder(stand_ins, port, tmp_path):
 @pytest.mark.parametrize(
     ("given", "says"), [("video_newlines=row", "is no JSON"), ('["row"]', "is no object"), ('{"a": 1}', "is no object")]
 )
-def test_options_of_the_family_that_are_none_are_named(given, says):
+def test_wrong_family_options_are_refused_in_one_line(given, says):
     done = CliRunner().invoke(app, ["up", "--family-options", given])
     assert done.exit_code == 1 and says in done.stderr
     assert done.stderr.startswith("error: --family-options: ") and done.stderr.count("\n") == 1
@@ -94,11 +90,11 @@ def test_options_of_the_family_that_are_none_are_named(given, says):
 @pytest.fixture
 def served(monkeypatch):
     addresses = {"gateway": "127.0.0.1:1"}
-    monkeypatch.setattr(cli, "running", lambda *_, **__: nullcontext(addresses))
+    monkeypatch.setattr("fsr.cli.up.running", lambda *_, **__: nullcontext(addresses))
     return addresses
 
 
-def test_up_tells_its_addresses_as_json(served, monkeypatch):
+def test_up_prints_its_addresses_as_json(served, monkeypatch):
     def interrupted():
         raise KeyboardInterrupt
 
@@ -107,15 +103,6 @@ def test_up_tells_its_addresses_as_json(served, monkeypatch):
     assert done.exit_code == 0 and json.loads(done.stdout) == served
 
 
-def test_the_demo_tells_answers_and_savings_as_json(served, monkeypatch):
-    usage = Usage.of(gateway_pb2.Usage(visual_tokens_in=144, visual_tokens_kept=16))
-
-    def ask(self, picture, question, budget):
-        return SimpleNamespace(text=f" {budget}\n", usage=usage)
-
-    monkeypatch.setattr(cli.Client, "ask", ask)
-    done = CliRunner().invoke(app, ["demo", "--budget", "16", "--json"])
-    told = json.loads(done.stdout)
-    assert {(row["all_tokens"], row["budget"]) for row in told["answers"]} == {("1.0", "16")}
-    assert all(row["question"] and row["true_answer"] for row in told["answers"])
-    assert told["budget"] == "16" and told["usage"]["visual_tokens_kept"] == 16
+def test_logs_folder_that_is_a_file_is_refused(frames):
+    done = CliRunner().invoke(app, ["up", "--logs", str(frames / "f1.PNG")])
+    assert done.exit_code == 1 and "error: --logs: cannot make" in done.stderr

@@ -76,7 +76,10 @@ def test_lists_from_every_source(load, arguments):
         ({"flags": ["--port", "70000"]}, "--port: Input should be less than"),
         ({"flags": ["--encoders", "nowhere"]}, "--encoders: 'nowhere' is no address"),
         ({"flags": ["--decoders", "dns:///name:http"]}, "--decoders: .* is no address"),
-        ({"kind": EncoderSettings, "flags": ["--host", "127.0.0.1"]}, "--host: '127.0.0.1' cannot be had: .* firewall"),
+        (
+            {"kind": EncoderSettings, "flags": ["--host", "127.0.0.1"]},
+            "--host: '127.0.0.1' is not possible: .* firewall",
+        ),
         ({"flags": ["--tls-cert", "/no/cert"]}, "--tls-cert: no file /no/cert"),
         ({"flags": ["--tls-key", __file__]}, "tls_cert and tls_key: give both"),
         ({"flags": ["--wire-dtype", "fp8"]}, "--wire-dtype: Input should be"),

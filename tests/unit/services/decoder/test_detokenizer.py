@@ -1,4 +1,6 @@
 import pytest
+from tokenizers import Tokenizer, decoders, models
+from transformers import PreTrainedTokenizerFast
 
 from fsr.decoder.detokenizer import TextStream
 from fsr_core.tiny.model import language_tokenizer
@@ -19,7 +21,7 @@ def tokenizer():
 
 
 def stream(tokenizer, tokens, stop=(), skip=0):
-    """Pieces from a stream that another one began: the first `skip` tokens have been said already."""
+    """Pieces of a stream that continues another one: `skip` tokens were given out before."""
     text = TextStream(tokenizer, stop)
     for token in tokens[:skip]:
         text.push(token)
@@ -36,7 +38,7 @@ def encode(tokenizer, text):
 
 
 @pytest.mark.parametrize("text", TEXTS)
-def test_no_half_characters_and_nothing_lost(tokenizer, text):
+def test_text_comes_in_whole_characters_and_complete(tokenizer, text):
     tokens = encode(tokenizer, text)
     pieces = stream(tokenizer, tokens)
     assert "".join(pieces) == tokenizer.decode(tokens) == text
@@ -45,18 +47,28 @@ def test_no_half_characters_and_nothing_lost(tokenizer, text):
 
 @pytest.mark.parametrize("text", TEXTS)
 @pytest.mark.parametrize("stop", [(), ("xyz", "star?"), ("na\u00efve",)])
-def test_a_stream_goes_on_elsewhere_without_a_character_lost_or_doubled(tokenizer, text, stop):
-    """Cut after every token, so through the middle of every character of several bytes."""
+def test_a_stream_continues_elsewhere_with_the_same_text(tokenizer, text, stop):
+    """Cut after every token, so also in the middle of every character of several bytes."""
     tokens = encode(tokenizer, text)
     whole = stream(tokenizer, tokens, stop)
     for cut in range(len(whole) - 1):
         assert "".join([*whole[:cut], *stream(tokenizer, tokens, stop, cut)]) == "".join(whole)
 
 
-def test_bytes_that_never_become_a_character_come_out_in_the_end(tokenizer):
+def test_bytes_of_no_character_come_out_at_the_end(tokenizer):
     tokens = encode(tokenizer, "star \U0001f600")[:-2]
     pieces = stream(tokenizer, tokens)
     assert "".join(pieces) == tokenizer.decode(tokens) and "\ufffd" not in "".join(pieces[:-1])
+
+
+def test_bytes_that_are_no_utf8_after_text_raise_nothing():
+    """A byte-fallback tokenizer decodes "4" and then a byte of no character to other text than "4" alone."""
+    vocabulary = {f"<0x{byte:02X}>": byte for byte in range(256)} | {"s": 256}
+    byte_fallback = Tokenizer(models.BPE(vocabulary, [], byte_fallback=True))
+    byte_fallback.decoder = decoders.Sequence([decoders.ByteFallback(), decoders.Fuse()])
+    tokens = [ord("4"), 0x87, 0x8A, 256]
+    text = "".join(stream(PreTrainedTokenizerFast(tokenizer_object=byte_fallback), tokens))
+    assert text.startswith("4") and text.endswith("s")
 
 
 def test_special_tokens_are_not_shown(tokenizer):
@@ -79,8 +91,8 @@ def test_stop_strings_are_never_shown(tokenizer, text, stop, shown):
     assert "".join(stream(tokenizer, encode(tokenizer, text), stop)) == shown
 
 
-def test_a_token_costs_the_same_however_long_the_answer_is(tokenizer):
-    """Counts what is decoded, not seconds."""
+def test_the_cost_of_a_token_does_not_grow_with_the_answer(tokenizer):
+    """Counts decoded tokens, not seconds."""
 
     class Counting:
         decoded = 0
@@ -95,8 +107,8 @@ def test_a_token_costs_the_same_however_long_the_answer_is(tokenizer):
     assert counting.decoded < 8 * len(tokens)
 
 
-def test_a_token_costs_the_same_however_long_a_stop_string_is(tokenizer):
-    """Counts the beginnings of stop strings that the text's end is compared with, not seconds."""
+def test_the_cost_of_a_token_does_not_grow_with_a_stop_string(tokenizer):
+    """Counts the beginnings of the stop string that are compared with the text, not seconds."""
 
     class Counting(str):
         cut = 0

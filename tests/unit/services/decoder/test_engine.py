@@ -1,4 +1,4 @@
-"""The transformers engine in this process: families with three-axis positions, failures, leaving early."""
+"""The transformers engine in this process: positions with three axes, failures, callers that leave early."""
 
 import asyncio
 import threading
@@ -70,7 +70,7 @@ def model():
 
 
 def prompt(model, visual, words, seed, before=4):
-    """Text, an image of which a few tokens of a grid were kept, text that starts after the whole grid."""
+    """Text, a few kept tokens of an image grid, and text that starts after the whole grid."""
     draw = torch.Generator().manual_seed(seed)
     ids = torch.randint(0, VOCABULARY, (before + visual + words,), generator=draw)
     mask = torch.zeros(len(ids), dtype=torch.bool)
@@ -84,37 +84,47 @@ def prompt(model, visual, words, seed, before=4):
         [torch.arange(before).expand(3, -1), image, torch.arange(start, start + words).expand(3, -1)], 1
     )
     if not visual:
-        return Prompt(embeds, ids, mask, None)
-    return Prompt(embeds, ids, mask, positions, torch.randn(DEEP, visual, WIDTH, generator=draw))
+        return Prompt(inputs_embeds=embeds, token_ids=ids, visual_mask=mask, position_ids=None)
+    return Prompt(
+        inputs_embeds=embeds,
+        token_ids=ids,
+        visual_mask=mask,
+        position_ids=positions,
+        deepstack=torch.randn(DEEP, visual, WIDTH, generator=draw),
+    )
 
 
 @torch.inference_mode()
 def recomputed(model, prompt, count):
-    """Greedy ids, the whole sequence anew for each token: no cache, no batch, no padding."""
-    said = []
+    """Greedy ids. Each token is computed from the whole sequence: no cache, no batch, no padding."""
+    answer = []
     for _ in range(count):
-        embeds = torch.cat([prompt.inputs_embeds, model.embed(torch.tensor(said, dtype=torch.long))])
+        embeds = torch.cat([prompt.inputs_embeds, model.embed(torch.tensor(answer, dtype=torch.long))])
         positions = torch.arange(len(embeds)).expand(3, -1)
         if prompt.position_ids is not None:
-            after = prompt.position_ids.max() + 1 + torch.arange(len(said))
+            after = prompt.position_ids.max() + 1 + torch.arange(len(answer))
             positions = torch.cat([prompt.position_ids, after.expand(3, -1)], 1)
         extra = {}
         if prompt.deepstack is not None:
-            mask = torch.cat([prompt.visual_mask, torch.zeros(len(said), dtype=torch.bool)])
+            mask = torch.cat([prompt.visual_mask, torch.zeros(len(answer), dtype=torch.bool)])
             extra = {"visual_pos_masks": mask[None], "deepstack_visual_embeds": list(prompt.deepstack)}
         out = model.model(inputs_embeds=embeds[None], position_ids=positions[:, None], logits_to_keep=1, **extra)
-        said.append(int(out.logits[0, -1].argmax()))
-    return said
+        answer.append(int(out.logits[0, -1].argmax()))
+    return answer
+
+
+def generation(prompt, count, emitted=(), **options):
+    sampling = Sampling(max_tokens=count, **options)
+    return Generation(request_id="test", prompt=prompt, sampling=sampling, emitted=tuple(emitted))
 
 
 async def answer(engine, prompt, count, emitted=(), **options):
-    generation = Generation("test", prompt, Sampling(count, **options), tuple(emitted))
-    return [token.id async for token in engine.generate(generation)]
+    return [token.id async for token in engine.generate(generation(prompt, count, emitted=emitted, **options))]
 
 
 @pytest.fixture
 def passes(model):
-    """How many forward passes there have been."""
+    """A function that tells the number of forward passes so far."""
     counted = []
     hook = model.model.register_forward_hook(lambda *_: counted.append(1))
     yield lambda: len(counted)
@@ -128,36 +138,36 @@ async def engine(model):
     await engine.close()
 
 
-async def test_kept_positions_and_deepstack_survive_batches_chunks_and_failover(model, engine):
-    """Prompts of several lengths, longer than a prefill chunk too, alone, together, and resumed."""
+async def test_answers_are_the_same_in_batches_chunks_and_after_failover(model, engine):
+    """Kept positions and DeepStack; prompts shorter and longer than a prefill chunk; alone, together, and resumed."""
     prompts = [prompt(model, *shape, seed) for seed, shape in enumerate([(9, 5), (30, 12), (0, 7), (3, 40), (50, 3)])]
-    wanted = [recomputed(model, one, 10) for one in prompts]
-    assert len({tuple(one) for one in wanted}) == 5
-    assert [await answer(engine, one, 10) for one in prompts] == wanted
-    assert await asyncio.gather(*(answer(engine, one, 10) for one in prompts * 2)) == wanted * 2
+    expected = [recomputed(model, one, 10) for one in prompts]
+    assert len({tuple(one) for one in expected}) == 5
+    assert [await answer(engine, one, 10) for one in prompts] == expected
+    assert await asyncio.gather(*(answer(engine, one, 10) for one in prompts * 2)) == expected * 2
     for cut in (1, 4, 9):
         rest = await asyncio.gather(
-            *(answer(engine, one, 10, ids[:cut]) for one, ids in zip(prompts, wanted, strict=True))
+            *(answer(engine, one, 10, ids[:cut]) for one, ids in zip(prompts, expected, strict=True))
         )
-        assert rest == [ids[cut:] for ids in wanted]
+        assert rest == [ids[cut:] for ids in expected]
 
 
 @pytest.mark.parametrize("words", [3, 4, 5, 8])
-async def test_a_question_without_images_can_be_repeated(model, engine, words):
-    """Whole blocks or not: what is left to prefill gives the first token."""
+async def test_a_repeated_text_prompt_has_the_same_answer(model, engine, words):
+    """Prompts of whole blocks and of broken ones: at least one token is left to prefill."""
     one = prompt(model, 0, words, 7)
     assert [await answer(engine, one, 5) for _ in range(4)] == [recomputed(model, one, 5)] * 4
 
 
 async def test_a_long_prompt_does_not_stall_a_running_answer(model, engine):
-    """Between any two pieces of it there is a token for the answer that runs."""
+    """Between any two of its chunks the running answer gets a token."""
     passes, short, long = [], prompt(model, 9, 5, 0), prompt(model, 30, 166, 1)
 
     def note(module, args, inputs):
         shape = inputs["inputs_embeds"].shape
         passes.append("decode" if shape[1] == 1 else shape[1])
 
-    running = engine.generate(Generation("running", short, Sampling(230)))
+    running = engine.generate(generation(short, 230))
     await anext(running)
     hook = model.model.register_forward_pre_hook(note, with_kwargs=True)
     try:
@@ -175,7 +185,7 @@ async def test_an_answer_ends_at_the_context_length(model, engine):
     assert len(await answer(engine, long, 100)) == 256 - 244
 
 
-async def test_leaving_early_frees_everything_within_a_step(model, engine, passes):
+async def test_leaving_early_frees_kv_memory_within_a_step(model, engine, passes):
     one = prompt(model, 9, 5, 0)
 
     async def settled():
@@ -183,7 +193,7 @@ async def test_leaving_early_frees_everything_within_a_step(model, engine, passe
             await asyncio.sleep(0.001)
 
     for _ in range(3):
-        stream = engine.generate(Generation("test", one, Sampling(200)))
+        stream = engine.generate(generation(one, 200))
         await anext(stream)
         assert engine.kv_used() > 0
         await stream.aclose()
@@ -203,7 +213,7 @@ async def test_leaving_early_frees_everything_within_a_step(model, engine, passe
 
 
 async def test_a_request_that_cannot_start_fails_alone(model, engine):
-    """Of two that arrive together the first has no room in the pool, which admission would have seen."""
+    """Two requests arrive together. The first is larger than the pool; admission would have refused it."""
     small = TransformersEngine(model, Metrics("tiny"), 40 * 3 * 2 * 2 * 8 * 4)
     good = prompt(model, 9, 5, 0)
     async with asyncio.timeout(20):
@@ -218,43 +228,41 @@ async def test_a_request_that_cannot_start_fails_alone(model, engine):
     await small.close()
 
 
-async def test_room_of_a_request_that_leaves_is_there_for_the_one_let_in_for_it(model):
-    """The pool holds one request; the engine is held up where it looks who came and who left while both happen."""
+class Gate(threading.Condition):
+    """Holds the engine's thread in front of its lock, from `close` until `open`."""
+
+    closed, reached, opened = threading.Event(), threading.Event(), threading.Event()
+
+    def __enter__(self):
+        if self.closed.is_set() and threading.current_thread().name == "engine":
+            self.reached.set()
+            self.opened.wait()
+        return super().__enter__()
+
+
+async def test_slots_of_a_finished_request_are_free_for_its_successor(model, monkeypatch):
+    """The pool holds one request. One leaves and the next arrives while the engine is about to look at both."""
     one = prompt(model, 9, 5, 0)
+    monkeypatch.setattr(threading, "Condition", Gate)
     small = TransformersEngine(model, Metrics("tiny"), 150 * 3 * 2 * 2 * 8 * 4)
-    held, let_go, lock = threading.Event(), threading.Event(), small._wake
-
-    class Door:
-        def __enter__(self):
-            if threading.current_thread() is small._thread and wanted.is_set():
-                held.set()
-                let_go.wait()
-            return lock.__enter__()
-
-        def __exit__(self, *error):
-            return lock.__exit__(*error)
-
-        def __getattr__(self, name):
-            return getattr(lock, name)
-
-    wanted, small._wake = threading.Event(), Door()
+    monkeypatch.undo()
     async with asyncio.timeout(20):
-        leaving = small.generate(Generation("leaving", one, Sampling(130)))
+        leaving = small.generate(generation(one, 130))
         await anext(leaving)
-        wanted.set()
-        await asyncio.to_thread(held.wait)
+        Gate.closed.set()
+        await asyncio.to_thread(Gate.reached.wait)
         await leaving.aclose()
         following = asyncio.create_task(answer(small, one, 130))
         await asyncio.sleep(0)
-        wanted.clear()
-        let_go.set()
+        Gate.closed.clear()
+        Gate.opened.set()
         assert len(await following) == 130
     await small.close()
 
 
-async def test_a_failing_step_fails_its_requests_alone(model, engine):
+async def test_a_failing_step_fails_only_its_requests(model, engine):
     good, bad = prompt(model, 9, 5, 0), prompt(model, 9, 5, 1)
-    bad.inputs_embeds.resize_(0)  # what check_prompt would have refused
+    bad.inputs_embeds.resize_(0)  # check_prompt refuses this
     with pytest.raises(NotReady, match="another replica"), capture_logs():
         await answer(engine, bad, 5)
     assert await answer(engine, good, 5) == recomputed(model, good, 5)
@@ -276,9 +284,9 @@ async def test_an_engine_that_keeps_failing_is_dead(model):
     await engine.close()
 
 
-async def test_closing_tells_those_who_run(model):
+async def test_close_fails_running_requests_with_not_ready(model):
     engine = TransformersEngine(model, Metrics("tiny"), 1 << 20)
-    stream = engine.generate(Generation("test", prompt(model, 9, 5, 0), Sampling(240)))
+    stream = engine.generate(generation(prompt(model, 9, 5, 0), 240))
     await anext(stream)
     await engine.close()
     with pytest.raises(NotReady, match="shutting down"):
@@ -287,7 +295,7 @@ async def test_closing_tells_those_who_run(model):
 
 
 @pytest.mark.parametrize(
-    ("change", "says"),
+    ("change", "message"),
     [
         ({"inputs_embeds": torch.zeros(18, WIDTH + 1)}, r"\[18, 33\]"),
         ({"inputs_embeds": torch.zeros(17, WIDTH)}, r"\[17, 32\]"),
@@ -296,9 +304,9 @@ async def test_closing_tells_those_who_run(model):
         ({"inputs_embeds": torch.zeros(256, WIDTH), "token_ids": torch.zeros(256)}, "256 tokens"),
     ],
 )
-def test_prompts_that_would_harm_an_engine_are_refused(model, change, says):
+def test_a_prompt_that_can_harm_an_engine_is_refused(model, change, message):
     good = prompt(model, 9, 5, 0)
     check_prompt(good, model)
     fields = {name: getattr(good, name) for name in ("inputs_embeds", "token_ids", "visual_mask", "position_ids")}
-    with pytest.raises(InvalidRequest, match=says):
+    with pytest.raises(InvalidRequest, match=message):
         check_prompt(Prompt(**fields | change), model)

@@ -10,13 +10,13 @@ NOTHING = torch.tensor([], dtype=torch.long)
 
 
 def drawn(seen=NOTHING, **options):
-    sampling = Sampling(5, **({"temperature": 1.0, "seed": 4} | options))
+    sampling = Sampling(max_tokens=5, **({"temperature": 1.0, "seed": 4} | options))
     return [choose(LOGITS, sampling, seen, step) for step in range(300)]
 
 
-def test_greedy_takes_the_largest_and_the_first_of_equals():
-    assert choose(LOGITS, Sampling(5), NOTHING, 0) == 1
-    assert choose(torch.tensor([1.0, 2.0, 2.0]), Sampling(5), NOTHING, 0) == 1
+def test_greedy_takes_the_first_largest_logit():
+    assert choose(LOGITS, Sampling(max_tokens=5), NOTHING, 0) == 1
+    assert choose(torch.tensor([1.0, 2.0, 2.0]), Sampling(max_tokens=5), NOTHING, 0) == 1
 
 
 @pytest.mark.parametrize(
@@ -31,11 +31,11 @@ def test_greedy_takes_the_largest_and_the_first_of_equals():
         ({"temperature": 0.05}, {1, 2}),
     ],
 )
-def test_only_what_the_options_leave_is_drawn(options, can):
+def test_top_k_and_top_p_bound_what_is_drawn(options, can):
     assert set(drawn(**options)) == can
 
 
-def test_the_share_of_each_token_is_its_probability():
+def test_draws_follow_the_probabilities():
     share = torch.bincount(torch.tensor(drawn() + drawn(seed=5) + drawn(seed=6)), minlength=5) / 900
     assert torch.allclose(share, LOGITS.softmax(-1), atol=0.05)
 
@@ -49,21 +49,21 @@ def test_draws_depend_on_seed_and_position_alone():
 
 
 @pytest.mark.parametrize("penalty", [1.3, 0.5])
-def test_repetition_penalty_weighs_what_was_seen(penalty):
-    greedy = Sampling(5, repetition_penalty=penalty)
+def test_repetition_penalty_weighs_seen_tokens(penalty):
+    greedy = Sampling(max_tokens=5, repetition_penalty=penalty)
     assert choose(LOGITS, greedy, torch.tensor([1]), 1) == (2 if penalty > 1 else 1)
     assert choose(LOGITS, greedy, torch.tensor([2]), 1) == (1 if penalty > 1 else 2)
 
 
 @pytest.mark.parametrize("options", [{"temperature": 1e-6}, {"repetition_penalty": 1e-6}])
-def test_the_smallest_options_still_choose_by_the_logits(options):
+def test_the_smallest_options_do_not_overflow(options):
     sampling = Sampling.of(types_pb2.Sampling(seed=3, stop=["a" * 256] * 16, **options), 64, 0)
     assert {choose(LOGITS * 1000, sampling, torch.tensor([1]), step) for step in range(20)} == {1}
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_half_precision_logits_draw_too(dtype):
-    sampling = Sampling(5, temperature=1.0, top_p=0.9, seed=1)
+def test_half_precision_logits_can_be_drawn_from(dtype):
+    sampling = Sampling(max_tokens=5, temperature=1.0, top_p=0.9, seed=1)
     assert {choose(LOGITS.to(dtype), sampling, NOTHING, step) for step in range(100)} == {1, 2}
 
 
@@ -71,8 +71,17 @@ def test_options_come_from_the_message():
     message = types_pb2.Sampling(
         max_tokens=7, temperature=0.5, top_p=0.25, seed=0, stop=["a"], top_k=3, repetition_penalty=2, ignore_eos=True
     )
-    assert Sampling.of(message, 64, 99) == Sampling(7, 0.5, 0.25, 0, ("a",), 3, 2.0, True)
-    assert Sampling.of(types_pb2.Sampling(), 64, 99) == Sampling(64, seed=99)
+    assert Sampling.of(message, 64, 99) == Sampling(
+        max_tokens=7,
+        temperature=0.5,
+        top_p=0.25,
+        seed=0,
+        stop=("a",),
+        top_k=3,
+        repetition_penalty=2.0,
+        ignore_eos=True,
+    )
+    assert Sampling.of(types_pb2.Sampling(), 64, 99) == Sampling(max_tokens=64, seed=99)
 
 
 @pytest.mark.parametrize(
@@ -94,6 +103,6 @@ def test_options_come_from_the_message():
         {"stop": ["a"] * 17},
     ],
 )
-def test_bad_options_are_named(wrong):
+def test_a_bad_option_is_refused_by_name(wrong):
     with pytest.raises(InvalidRequest, match=rf"sampling\.{next(iter(wrong))}"):
         Sampling.of(types_pb2.Sampling(**wrong), 64, 0)

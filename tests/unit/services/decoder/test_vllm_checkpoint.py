@@ -11,18 +11,18 @@ from fsr_core.backbones import Message, TextPart, load_decoder
 QUESTION = (Message("user", (TextPart("Where is the red star?"),)),)
 
 
-def test_the_language_model_alone_is_written_once_and_prompts_stay_the_same(tmp_path):
+def test_export_writes_the_language_model_once_and_keeps_prompts(tmp_path):
     model = load_decoder("fsr-tiny")
     before = model.prompt(QUESTION)
     with torch.inference_mode():
-        want = model.model(inputs_embeds=before.inputs_embeds[None]).logits
+        expected = model.model(inputs_embeds=before.inputs_embeds[None]).logits
     folder = export(model, tmp_path / "engines")
     alone = AutoModelForCausalLM.from_pretrained(folder).eval()
     with torch.inference_mode():
-        assert torch.equal(alone(input_ids=before.token_ids[None]).logits, want)
+        assert torch.equal(alone(input_ids=before.token_ids[None]).logits, expected)
     assert torch.equal(model.prompt(QUESTION).inputs_embeds, before.inputs_embeds)
-    left = sum(parameter.numel() for parameter in model.model.parameters())
-    assert left < 2 * model.model.get_input_embeddings().weight.numel()
+    remaining = sum(parameter.numel() for parameter in model.model.parameters())
+    assert remaining < 2 * model.model.get_input_embeddings().weight.numel()
     written = (folder / "config.json").stat().st_mtime_ns
     assert export(load_decoder("fsr-tiny"), tmp_path / "engines") == folder
     assert (folder / "config.json").stat().st_mtime_ns == written
@@ -30,7 +30,7 @@ def test_the_language_model_alone_is_written_once_and_prompts_stay_the_same(tmp_
 
 
 @pytest.mark.parametrize(("config", "fits"), [(LlamaConfig(), True), (Qwen2_5_VLTextConfig(), False)])
-def test_three_axis_positions_are_refused_with_the_way_out(config, fits):
+def test_multi_axis_positions_are_refused_with_a_remedy(config, fits):
     if not fits:
         config.rope_parameters = {"rope_type": "default", "rope_theta": 1e6, "mrope_section": [16, 24, 24]}
     model = SimpleNamespace(model=SimpleNamespace(config=config), info=SimpleNamespace(family="qwen2_5_vl"))

@@ -11,7 +11,7 @@ import pytest
 import structlog
 
 from fsr.common.errors import Forbidden, InvalidRequest, NotReady, Unauthenticated
-from fsr.encoder.pipeline import plan_of
+from fsr.encoder.request_plan import plan_of
 from fsr.gateway.admission import Admission
 from fsr.gateway.auth import ApiKeys
 from fsr.gateway.deadline import Deadline

@@ -1,1 +1,1 @@
-"""The embedded engine: batched decoding on the transformers library, on CPU or GPU."""
+"""The embedded engine: batched decoding with the transformers library, on CPU or GPU."""

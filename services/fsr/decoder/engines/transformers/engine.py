@@ -1,249 +1,192 @@
 """The embedded engine: transformers, continuous batching over embeddings.
 
-A single thread owns the model. Each step of it lets requests leave and join, prefills a bounded number of prompt
-tokens, and gives every running request one more token in one batched forward pass.
+One thread runs the model. In each step it removes finished requests and adds new ones, prefills a bounded number of
+prompt tokens, and generates one more token for every running request in one batched forward pass.
+
+This is own code because the library's continuous batching takes token ids alone, and no embeddings.
 """
 
 from __future__ import annotations
 
 import asyncio
 import threading
-import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass, field
 
 import structlog
-import torch
-from torch import Tensor
 
 from fsr.common.errors import NotReady, ServiceError
 from fsr.decoder.engines.base import Engine, Generation, Token
-from fsr.decoder.engines.transformers.batch import Inputs, Row, decode_inputs, prefill_inputs
-from fsr.decoder.engines.transformers.kv_cache import PooledCache
-from fsr.decoder.engines.transformers.kv_slots import Places
+from fsr.decoder.engines.kv_budget import kv_budget
+from fsr.decoder.engines.transformers.batch import RunningSequence
+from fsr.decoder.engines.transformers.runner import BatchRunner
 from fsr.decoder.metrics import Metrics
-from fsr.decoder.sampling import choose
-from fsr_core.backbones import LanguageDecoder
+from fsr.decoder.settings import DecoderSettings
+from fsr_core.backbones import LanguageDecoder, dtype_of, load_decoder
 
 __all__ = ["TransformersEngine"]
 
 log = structlog.get_logger()
-_GOING_AWAY = "decoder: is shutting down; ask another replica"
+_SHUTTING_DOWN = "decoder: is shutting down; ask another replica"
 _FAILED = "decoder: failed while generating; ask another replica"
-_FAILURES = 3  # steps in a row that may fail before the engine counts as dead
+_MAX_FAILURES = 3  # after so many failed steps in a row the engine counts as dead
 
 
 @dataclass(eq=False)
-class _Job:
+class _Request:
     generation: Generation
-    out: asyncio.Queue[Token | ServiceError] = field(default_factory=asyncio.Queue)
-    row: Row | None = None
-    began: float = 0.0
-    prefill_seconds: float = 0.0
-    over: bool = False
+    output: asyncio.Queue[Token | ServiceError] = field(default_factory=asyncio.Queue)
+    finished: bool = False
 
-    @property
-    def decodes(self) -> bool:
-        """Whether its next token comes from a decode step."""
-        return self.row is not None and self.row.prefilled and not self.over
+
+_Outputs = list[tuple[_Request, Token | ServiceError]]
 
 
 class TransformersEngine(Engine):
-    """Generates for all that it is given at once; its KV pool holds `kv_bytes`."""
+    """Generates all answers that it is given at once; its KV pool has `kv_bytes` bytes."""
 
     name = "transformers"
 
     def __init__(
         self, model: LanguageDecoder, metrics: Metrics, kv_bytes: int, prefill_tokens: int = 512, prefix_block: int = 16
     ) -> None:
-        geometry = model.info.geometry
-        self._bytes_per_token = geometry.cost_model().kv_bytes_per_token
-        if kv_bytes < self._bytes_per_token:
-            raise ValueError(f"kv-memory: {kv_bytes} bytes hold no token; one takes {self._bytes_per_token}")
-        self._places = Places(kv_bytes // self._bytes_per_token, prefix_block)
-        self.kv_capacity = self._places.count * self._bytes_per_token
-        self._cache = PooledCache(geometry.layers, self._places.count)
-        self._model, self._metrics, self._prefill_tokens = model, metrics, prefill_tokens
+        self._runner, self._metrics = BatchRunner(model, kv_bytes, prefill_tokens, prefix_block), metrics
+        self.kv_capacity = self._runner.kv_capacity
         self._loop, self.dead = asyncio.get_running_loop(), asyncio.Event()
-        self._arrived: list[_Job] = []
-        self._running: list[_Job] = []
-        self._wake = threading.Condition()
+        self._arrived: list[_Request] = []
+        self._running: dict[_Request, RunningSequence] = {}
+        self._changed = threading.Condition()
         self._closed, self._failures = False, 0
-        self._thread = threading.Thread(target=self._work, name="engine", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
         self._thread.start()
 
+    @classmethod
+    async def start(cls, settings: DecoderSettings, metrics: Metrics) -> tuple[LanguageDecoder, TransformersEngine]:
+        if settings.engine_options or settings.engine_folder:
+            raise ValueError("engine: transformers takes no --engine-options and no --engine-folder; leave them out")
+        dtype = dtype_of(settings.dtype)
+        model = await asyncio.to_thread(load_decoder, settings.model, device=settings.device, dtype=dtype)
+        return model, cls(model, metrics, kv_budget(settings), settings.prefill_tokens, settings.prefix_block)
+
     def kv_used(self) -> int:
-        return self._bytes_per_token * sum(job.row.filled for job in list(self._running) if job.row is not None)
+        return self._runner.kv_used(list(self._running.values()))
 
     def kv_cached(self) -> int:
-        return self._bytes_per_token * self._places.cached
+        return self._runner.kv_cached
 
     async def generate(self, generation: Generation) -> AsyncGenerator[Token, None]:
-        job = _Job(generation)
-        with self._wake:
+        request = _Request(generation)
+        with self._changed:
             if self._closed or self.dead.is_set():
-                raise NotReady(_GOING_AWAY)
-            self._arrived.append(job)
-            self._wake.notify()
+                raise NotReady(_SHUTTING_DOWN)
+            self._arrived.append(request)
+            self._changed.notify()
         try:
             while True:
-                item = await job.out.get()
+                item = await request.output.get()
                 if isinstance(item, ServiceError):
                     raise item
                 yield item
                 if item.last:
                     return
         finally:
-            with self._wake:
-                job.over = True
-                self._wake.notify()
+            with self._changed:
+                request.finished = True
+                self._changed.notify()
 
     async def close(self) -> None:
-        with self._wake:
+        with self._changed:
             self._closed = True
-            self._wake.notify()
+            self._changed.notify()
         await asyncio.to_thread(self._thread.join)
 
-    def _work(self) -> None:
+    def _run(self) -> None:
+        """The engine's thread."""
         try:
-            while self._let_leave_and_join():
-                sent: list[tuple[_Job, Token | ServiceError]] = []
-                self._step(self._to_prefill(), sent, self._prefill)
-                self._step([job for job in self._running if job.decodes], sent, self._decode)
-                self._deliver(sent)
+            while self._schedule():
+                outputs = self._step(self._next_to_prefill(), self._runner.prefill)
+                outputs += self._step(self._next_to_decode(), self._decode)
+                self._deliver(outputs)
         finally:
-            with self._wake:
-                left = [*self._running, *self._arrived]
+            with self._changed:
+                unanswered = [*self._running, *self._arrived]
                 died, self._closed = not self._closed, True
-            self._deliver([(job, NotReady(_GOING_AWAY)) for job in left])
+            self._deliver([(request, NotReady(_SHUTTING_DOWN)) for request in unanswered])
             if died:
                 log.error("the engine is dead")
                 self._loop.call_soon_threadsafe(self.dead.set)
 
-    def _let_leave_and_join(self) -> bool:
-        """Frees what ended, takes what arrived, sleeps while there is nothing; False when the engine is to end."""
+    def _schedule(self) -> bool:
+        """Removes finished requests, adds new ones, sleeps while there are none; False when the engine must end."""
         while True:
-            with self._wake:
-                if self._closed or self._failures >= _FAILURES:
+            with self._changed:
+                if self._closed or self._failures >= _MAX_FAILURES:
                     return False
-                # Seen at once with what arrived: admission lets a request in because another one has left.
-                gone = [job for job in self._running if job.over]
+                # Both under one lock: admission lets a request in because another one has finished.
+                finished = [request for request in self._running if request.finished]
                 if not (self._arrived or self._running):
-                    self._wake.wait()
+                    self._changed.wait()
                     continue
-                arrived = [job for job in self._arrived if not job.over]
+                arrived = [request for request in self._arrived if not request.finished]
                 self._arrived.clear()
-            for job in gone:
-                self._running.remove(job)
-                if job.row is not None:
-                    self._places.give_back(job.row.lease)
-            for job in arrived:
-                self._start(job)
+            for request in finished:
+                self._runner.release(self._running.pop(request))
+            for request in arrived:
+                self._add(request)
             if self._running:
                 return True
 
-    def _start(self, job: _Job) -> None:
-        """If it fails, so does this request, and no other."""
+    def _add(self, request: _Request) -> None:
+        """Adds a request to the batch. If that fails, this request alone fails."""
         try:
-            job.row, job.began = self._row(job.generation), time.monotonic()
-            self._running.append(job)
+            self._running[request] = self._runner.start(request.generation)
         except Exception:
-            log.exception("a request cannot start", request_id=job.generation.request_id)
-            self._deliver([(job, NotReady(_FAILED))])
+            log.exception("a request cannot start", request_id=request.generation.request_id)
+            self._deliver([(request, NotReady(_FAILED))])
 
-    def _row(self, generation: Generation) -> Row:
-        prompt, length = generation.prompt, len(generation.prompt.token_ids)
-        room = min(generation.sampling.max_tokens, self._model.info.context_length - length)
-        seen = prompt.visual_mask.nonzero()
-        # Short of the prompt's last token: there must be one left to compute the answer's first from.
-        head = prompt.token_ids[: int(seen[0]) if len(seen) else length - 1].tolist()
-        lease = self._places.take(length + room, head, generation.cache_salt)
-        try:
-            return Row(generation, lease, room, list(generation.emitted))
-        except Exception:
-            self._places.give_back(lease)
-            raise
+    def _next_to_prefill(self) -> list[_Request]:
+        """Requests to prefill together, in order of arrival."""
+        waiting = [
+            request for request, sequence in self._running.items() if not (sequence.prefilled or request.finished)
+        ]
+        return waiting[: self._runner.fit_in_one_prefill([self._running[request] for request in waiting])]
 
-    def _step(self, jobs: list[_Job], sent, work) -> None:  # type: ignore[no-untyped-def]
-        """One forward pass. If it fails, so do the requests in it, and no others."""
-        if not jobs:
-            return
+    def _next_to_decode(self) -> list[_Request]:
+        return [request for request, sequence in self._running.items() if sequence.prefilled and not request.finished]
+
+    def _decode(self, sequences: Sequence[RunningSequence]) -> list[Token]:
+        self._metrics.batch_size.observe(len(sequences))
+        return self._runner.decode(sequences)
+
+    def _step(
+        self,
+        requests: list[_Request],
+        forward: Callable[[Sequence[RunningSequence]], Sequence[Token | None]],
+    ) -> _Outputs:
+        """One forward pass. If it fails, the requests in it fail, and no others."""
+        if not requests:
+            return []
         try:
-            with torch.inference_mode():
-                work(jobs, sent)
+            tokens = forward([self._running[request] for request in requests])
             self._failures = 0
         except Exception:
-            log.exception("a step failed", request_ids=[job.generation.request_id for job in jobs])
+            log.exception("a step failed", request_ids=[request.generation.request_id for request in requests])
             self._failures += 1
-            for job in jobs:
-                job.over = True
-                sent.append((job, NotReady(_FAILED)))
+            for request in requests:
+                request.finished = True
+            return [(request, NotReady(_FAILED)) for request in requests]
+        outputs: _Outputs = []
+        for request, token in zip(requests, tokens, strict=True):
+            if token is not None:
+                if token.last:  # never set to False here: the caller may have left during this step
+                    request.finished = True
+                outputs.append((request, token))
+        return outputs
 
-    def _to_prefill(self) -> list[_Job]:
-        """Jobs to prefill together in this step: the first come, and as many as fit the bound, padding included."""
-        chosen: list[_Job] = []
-        longest = 0
-        for job in self._running:
-            if job.row is None or job.row.prefilled or job.over:
-                continue
-            longest = max(longest, job.row.pending - job.row.filled)
-            if chosen and longest * (len(chosen) + 1) > self._prefill_tokens:
-                break
-            chosen.append(job)
-        return chosen
-
-    def _prefill(self, jobs: list[_Job], sent: list[tuple[_Job, Token | ServiceError]]) -> None:
-        rows = [job.row for job in jobs if job.row is not None]
-        counts = [min(row.pending - row.filled, self._prefill_tokens) for row in rows]
-        logits = self._forward(prefill_inputs(rows, counts, self._model))
-        done: list[int] = []
-        for at, (job, row, count) in enumerate(zip(jobs, rows, counts, strict=True)):
-            row.filled += count
-            if row.prefilled:
-                self._places.share(row.lease)
-                job.prefill_seconds = time.monotonic() - job.began
-                done.append(at)
-        if done:
-            self._append([jobs[at] for at in done], logits[done], sent)
-
-    def _decode(self, jobs: list[_Job], sent: list[tuple[_Job, Token | ServiceError]]) -> None:
-        rows = [job.row for job in jobs if job.row is not None]
-        self._metrics.batch_size.observe(len(rows))
-        logits = self._forward(decode_inputs(rows, self._model))
-        for row in rows:
-            row.filled += 1
-        self._append(jobs, logits, sent)
-
-    def _forward(self, inputs: Inputs) -> Tensor:
-        """Logits [B, V] after the last token of each row."""
-        self._cache.layout = inputs.layout
-        out = self._model.model(**inputs.arguments, past_key_values=self._cache, use_cache=True, logits_to_keep=1)
-        logits: Tensor = out.logits[:, -1]
-        return logits
-
-    def _append(self, jobs: list[_Job], logits: Tensor, sent: list[tuple[_Job, Token | ServiceError]]) -> None:
-        """Chooses each row's next token."""
-        best = logits.argmax(-1).tolist()
-        for job, likeliest, own in zip(jobs, best, logits, strict=True):
-            row, sampling = job.row, job.generation.sampling
-            assert row is not None
-            token = likeliest
-            if not sampling.is_argmax:
-                seen = torch.cat([job.generation.prompt.token_ids, torch.tensor(row.tokens, dtype=torch.long)])
-                token = choose(own, sampling, seen, len(row.tokens))
-            logprob = float(own.float().log_softmax(-1)[token]) if sampling.logprobs else None
-            row.tokens.append(token)
-            ended = token in self._model.eos_token_ids and not sampling.ignore_eos
-            full = len(row.tokens) >= row.room
-            last = ended or full
-            if last:  # and never back to False: the caller may have left during this step
-                job.over = True
-            sent.append((job, Token(token, last, full and not ended, logprob, job.prefill_seconds, row.lease.cached)))
-
-    def _deliver(self, sent: list[tuple[_Job, Token | ServiceError]]) -> None:
+    def _deliver(self, outputs: _Outputs) -> None:
         def put() -> None:
-            for job, item in sent:
-                job.out.put_nowait(item)
+            for request, item in outputs:
+                request.output.put_nowait(item)
 
-        if sent:
+        if outputs:
             self._loop.call_soon_threadsafe(put)

@@ -1,1 +1,1 @@
-"""The engine that hands prompts to vLLM."""
+"""The production engine: it hands prompts to vLLM."""

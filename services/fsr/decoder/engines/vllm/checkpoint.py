@@ -1,4 +1,4 @@
-"""What vLLM is given of a checkpoint: the language model alone, in a folder of its own."""
+"""The part of a checkpoint that vLLM gets: the language model alone, in a folder of its own."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["export", "refuse_multi_axis"]
 
 
 def refuse_multi_axis(model: LanguageDecoder) -> None:
-    """Raises ValueError for a language model whose positions vLLM cannot take beside embeddings."""
+    """Raises ValueError if vLLM cannot take the model's positions together with embeddings."""
     rope = getattr(model.model.config, "rope_parameters", None) or {}
     if "mrope_section" in rope:
         raise ValueError(
@@ -24,9 +24,9 @@ def refuse_multi_axis(model: LanguageDecoder) -> None:
 
 
 def export(model: LanguageDecoder, parent: Path) -> Path:
-    """Writes the language model alone to a folder of `parent`, unless it is there, and drops its blocks here.
+    """Writes the language model to a folder in `parent`, unless the folder exists, and returns the folder.
 
-    The embeddings stay, for prompts.
+    The model in this process then loses its blocks and its head. Its embeddings stay, because prompts need them.
     """
     folder = parent / f"{model.fingerprint[:16]}-{model.info.dtype}"
     if not folder.is_dir():
@@ -35,7 +35,7 @@ def export(model: LanguageDecoder, parent: Path) -> Path:
         model.model.save_pretrained(unfinished)
         try:
             unfinished.rename(folder)
-        except OSError:  # another replica was faster
+        except OSError:  # another replica has written it meanwhile
             shutil.rmtree(unfinished)
     model.model.model.layers = nn.ModuleList()
     model.model.lm_head = nn.Identity()

@@ -1,14 +1,13 @@
+"""Image files to pixels: what is decoded how, and what is refused."""
+
 import io
 
 import pytest
-import torch
 from PIL import Image
 
 from fsr.common.errors import InvalidRequest
-from fsr.encoder.cache import FeatureCache
 from fsr.encoder.images import check_pixels, decode_image
 from fsr.v1 import types_pb2
-from fsr_core.backbones import ImageFeatures, Tile
 
 
 def encoded(kind, size=(8, 6), **options):
@@ -18,27 +17,31 @@ def encoded(kind, size=(8, 6), **options):
 
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP"])
-def test_formats(kind):
+def test_decode_image_of_each_format(kind):
     image = decode_image(encoded(kind), "images[0].data", 100)
     assert (image.mode, image.size) == ("RGB", (8, 6))
 
 
-def test_of_two_pictures_in_one_jpeg_the_first_is_meant():
+def test_decode_image_when_a_jpeg_holds_two_then_the_first():
     data = encoded("MPO", save_all=True, append_images=[Image.new("RGB", (4, 4), "blue")])
     image = decode_image(data, "images[0].data", 100)
     assert data.startswith(b"\xff\xd8") and image.size == (8, 6)
     assert image.getpixel((0, 0))[0] > 200 > image.getpixel((0, 0))[2]
 
 
-def test_a_photograph_is_upright_and_what_is_transparent_is_white():
-    """As the library's own `load_image` and processors have it."""
-    out, turned = io.BytesIO(), Image.Exif()
-    turned[0x0112] = 6  # to be turned clockwise
+def test_decode_image_when_it_has_an_orientation_then_it_is_turned():
+    """As `load_image` of transformers does."""
+    out, exif = io.BytesIO(), Image.Exif()
+    exif[0x0112] = 6  # to be turned clockwise
     left_half = Image.new("RGB", (8, 6), "white")
     left_half.paste("black", (0, 0, 4, 6))
-    left_half.save(out, "PNG", exif=turned)
+    left_half.save(out, "PNG", exif=exif)
     image = decode_image(out.getvalue(), "images[0].data", 100)
     assert image.size == (6, 8) and [image.getpixel((3, y)) for y in (0, 7)] == [(0, 0, 0), (255, 255, 255)]
+
+
+def test_decode_image_when_it_is_transparent_then_white():
+    """As the image processors of transformers do."""
     drawn = Image.new("RGBA", (8, 6), (0, 0, 0, 0))
     drawn.putpixel((3, 3), (0, 0, 0, 255))
     drawn.putpixel((4, 3), (0, 0, 0, 51))
@@ -53,7 +56,7 @@ def test_a_photograph_is_upright_and_what_is_transparent_is_white():
 
 
 @pytest.mark.parametrize(
-    ("data", "says"),
+    ("data", "reason"),
     [
         (b"", "is empty"),
         (b"hello", "no readable"),
@@ -64,13 +67,13 @@ def test_a_photograph_is_upright_and_what_is_transparent_is_white():
         (encoded("WEBP", save_all=True, append_images=[Image.new("RGB", (8, 6), "blue")]), "animated"),
     ],
 )
-def test_bad_pictures_are_named(data, says):
-    with pytest.raises(InvalidRequest, match=r"images\[0\]\.data: .*" + says):
-        decode_image(data, "images[0].data", 100 if "pixels" in says else 10**6)
+def test_decode_image_when_wrong_then_the_field_is_named(data, reason):
+    with pytest.raises(InvalidRequest, match=r"images\[0\]\.data: .*" + reason):
+        decode_image(data, "images[0].data", 100 if "pixels" in reason else 10**6)
 
 
 @pytest.mark.parametrize(
-    ("images", "says"),
+    ("images", "reason"),
     [
         ([{"data": encoded("PNG")}] * 3, "images: 144 pixels together exceed 100"),
         ([{"data": encoded("PNG")}, {"frames": [encoded("PNG")] * 2}], "images: 144 pixels together exceed 100"),
@@ -79,26 +82,9 @@ def test_bad_pictures_are_named(data, says):
         ([{}], r"images\[0\]\.data: is empty"),
     ],
 )
-def test_a_request_s_pixels_are_counted_before_any_is_decoded(images, says, monkeypatch):
+def test_check_pixels_when_too_many_then_refused_before_decoding(images, reason, monkeypatch):
     monkeypatch.setattr("PIL.ImageFile.ImageFile.load", lambda self: pytest.fail("decoded"))
     messages = [types_pb2.Image(**image) for image in images]
-    with pytest.raises(InvalidRequest, match=says):
+    with pytest.raises(InvalidRequest, match=reason):
         check_pixels(messages, 60, 100)
     check_pixels([types_pb2.Image(frames=[encoded("PNG")] * 2)], 60, 100)
-
-
-def features():
-    tile = Tile(0, 2, 2, (0, 0, 1, 1))
-    return ImageFeatures(torch.ones(4, 8), torch.ones(4), None, None, None, (tile,), (1, 1))
-
-
-def test_cache_is_bounded_in_bytes_and_drops_the_oldest():
-    size = features().nbytes
-    cache = FeatureCache(2 * size)
-    for key in "ab":
-        cache.put(key, features())
-    assert cache.get("a") is not None
-    cache.put("c", features())
-    assert (cache.get("b"), cache.nbytes) == (None, 2 * size)
-    assert cache.get("a") is not None and cache.get("c") is not None
-    FeatureCache(1).put("x", features())

@@ -1,0 +1,65 @@
+"""`fsr explain`"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from fsr.cli import options
+from fsr.cli.connection import Connection, connects
+from fsr.cli.core_tools import run_core
+from fsr.cli.terminal import fail
+from fsr.client.errors import ClientError
+from fsr.client.media import Video
+from fsr.client.requests import DEFAULT_METHOD
+
+__all__ = ["explain"]
+
+
+@connects
+def explain(
+    connection: Connection,
+    image: Annotated[Path, typer.Argument(help="a picture; a folder is a video, its files are the frames")],
+    question: Annotated[str, typer.Argument(help="question that the tokens are chosen for")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="PNG to write")],
+    budget: options.BudgetText = "auto",
+    spread: options.SpreadName = "even",
+    fps: options.Fps = None,
+    model: options.ModelName = "",
+    method: options.MethodName = DEFAULT_METHOD,
+    timeout: options.Timeout = 60.0,
+    as_json: options.AsJson = False,
+) -> None:
+    """Draw which patches were kept, merged and dropped for a question, on the picture or on each frame.
+
+    example: fsr explain scene.png "What colour is the star?" --budget 16 -o why.png
+    """
+    try:
+        source = options.media_sources([image], fps)[0]
+        choice = options.compression_choice(budget, spread, model, method)
+        with connection.open() as client:
+            tokens = client.compress(source, question, explain=True, timeout=timeout, **choice).images[0]
+    except ClientError as error:
+        fail(error)
+    explanation = tokens.explanation
+    if explanation is None:
+        fail("the gateway sent no explanation; check that gateway and client have the same version")
+    plan = {
+        "views": explanation.views,
+        "index": tokens.index,
+        "stage": explanation.stage,
+        "merged_into": explanation.merged_into,
+        "question": question,
+    }
+    pictures = [str(frame) for frame in source.frames] if isinstance(source, Video) else [str(image)]
+    run_core(["fsr_core.overlay", *pictures, "--plan", "-", "-o", str(output)], json.dumps(plan))
+    kept = len(tokens.index)
+    if as_json:
+        counts = {"tokens": tokens.source_tokens, "kept": kept, "focus": tokens.focus_count}
+        counts |= {"scan": kept - tokens.focus_count, "merged": tokens.merged_count}
+        print(json.dumps({"output": str(output)} | counts))
+    else:
+        print(f"{output}: kept {kept} of {tokens.source_tokens} tokens")

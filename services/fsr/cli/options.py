@@ -1,0 +1,79 @@
+"""Arguments and options that several commands share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, TypedDict
+
+import typer
+
+from fsr.client.errors import InvalidRequestError
+from fsr.client.media import ImageSource, Video
+from fsr.client.requests import Budget, Spread
+
+__all__ = [
+    "SCENE",
+    "AsJson",
+    "BudgetText",
+    "CompressionChoice",
+    "Fps",
+    "GatewayPort",
+    "MethodName",
+    "ModelName",
+    "SceneSeed",
+    "SpreadName",
+    "Timeout",
+    "compression_choice",
+    "media_sources",
+    "parse_budget",
+]
+
+SCENE = 1_100_051  # seed of a scene with a red star, which the examples ask about
+
+AsJson = Annotated[bool, typer.Option("--json", help="print one JSON object")]
+BudgetText = Annotated[str, typer.Option(help="budget of each picture or video: tokens (16), a share (0.11) or auto")]
+Fps = Annotated[float | None, typer.Option(help="frames per second of the video; default 2")]
+GatewayPort = Annotated[
+    int, typer.Option(min=1024, max=65000, help="gateway port; the other services use the ports after it")
+]
+MethodName = Annotated[str, typer.Option(help="compression method")]
+ModelName = Annotated[str, typer.Option(help="model to ask; needed if the gateway serves several")]
+SceneSeed = Annotated[int, typer.Option(min=0, help="number of the scene; the default has a red star")]
+SpreadName = Annotated[
+    Spread,
+    typer.Option(help="divide the budget evenly among tiles or frames, or freely, as the evidence asks"),
+]
+Timeout = Annotated[float, typer.Option(help="longest wait for the answer, in seconds")]
+
+
+class CompressionChoice(TypedDict):
+    """Those of the SDK's `CompressionOptions` that commands offer."""
+
+    budget: Budget
+    spread: Spread
+    model: str
+    method: str
+
+
+def compression_choice(budget: str, spread: Spread, model: str, method: str) -> CompressionChoice:
+    """The choice with its budget parsed. Raises InvalidRequestError."""
+    return {"budget": parse_budget(budget), "spread": spread, "model": model, "method": method}
+
+
+def parse_budget(text: str) -> Budget:
+    """A budget as people write it. Raises InvalidRequestError."""
+    if text == "auto":
+        return "auto"
+    try:
+        return float(text) if "." in text or "e" in text.lower() else int(text)
+    except ValueError as error:
+        raise InvalidRequestError(f"--budget: {text!r} is not tokens (16), a share (0.11) or auto") from error
+
+
+def media_sources(paths: list[Path], fps: float | None) -> list[ImageSource]:
+    """Files as pictures, folders as videos. Raises InvalidRequestError."""
+    rate = 2.0 if fps is None else fps
+    sources: list[ImageSource] = [Video.from_folder(path, rate) if path.is_dir() else path for path in paths]
+    if fps is not None and not any(isinstance(source, Video) for source in sources):
+        raise InvalidRequestError("--fps: there is no video; give a folder of frames, or leave out --fps")
+    return sources

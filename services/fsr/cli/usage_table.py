@@ -1,0 +1,29 @@
+"""The table of what an answer cost and what compression saved."""
+
+from __future__ import annotations
+
+from rich.table import Table
+
+from fsr.client.types import Usage
+
+__all__ = ["usage_table"]
+
+
+def usage_table(usage: Usage) -> Table:
+    """One row for each figure."""
+    share = usage.visual_tokens_kept / usage.visual_tokens_in if usage.visual_tokens_in else 1
+    table = Table(show_header=False, box=None, pad_edge=False)
+    table.add_row("visual tokens", f"{usage.visual_tokens_in} -> {usage.visual_tokens_kept}  ({share:.1%} kept)")
+    table.add_row("time to first token", f"{usage.seconds['ttft'] * 1000:.0f} ms")
+    table.add_row("KV cache saved", _size(usage.kv_bytes_saved))
+    table.add_row("on the wire", f"{_size(usage.wire_bytes)} sent, {_size(usage.wire_bytes_saved)} saved")
+    table.add_row("prefill saved", f"{usage.prefill_flops_saved / 1e9:.2f} GFLOP")
+    return table
+
+
+def _size(count: float) -> str:
+    for unit in ("B", "KiB", "MiB"):
+        if count < 1024:
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1024
+    return f"{count:.1f} GiB"

@@ -1,0 +1,131 @@
+"""What every gRPC service of ours does as a process: it opens its ports, reports its health, drains and stops."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import socket
+import time
+from collections.abc import Coroutine
+from typing import Any
+
+import grpc
+import structlog
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_health.v1._async import HealthServicer
+from grpc_reflection.v1alpha import reflection
+from prometheus_client import CollectorRegistry, start_http_server
+
+from fsr.common.draining import Draining
+
+__all__ = ["MetricsServer", "ServiceProcess", "check_port", "open_port", "stop_signal"]
+
+log = structlog.get_logger()
+_HEALTH = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
+
+
+def stop_signal() -> asyncio.Event:
+    """An event that the first SIGTERM or SIGINT sets."""
+    event, loop = asyncio.Event(), asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, event.set)
+    return event
+
+
+def check_port(host: str, port: int) -> None:
+    """Exits with one line if --port is taken. For a service that loads a model before it opens the port.
+
+    The port is not kept open: a client that connects early must learn at once that nobody serves.
+    """
+    try:
+        socket.create_server((host, port)).close()
+    except OSError as error:
+        raise _cannot_listen("--port", f"{host}:{port}", error.strerror) from error
+
+
+def open_port(
+    server: grpc.aio.Server,
+    host: str,
+    port: int,
+    option: str = "--port",
+    credentials: grpc.ServerCredentials | None = None,
+) -> str:
+    """Opens a gRPC port, 0 for a free one; returns host:port. Exits with one line that names `option` if it fails."""
+    address = f"{host}:{port}"
+    try:
+        if credentials is None:
+            opened = server.add_insecure_port(address)
+        else:
+            opened = server.add_secure_port(address, credentials)
+    except RuntimeError as error:
+        # gRPC does not give the reason.
+        reason = (
+            "perhaps it is in use" if credentials is None else "perhaps it is in use, or the certificate cannot be read"
+        )
+        raise _cannot_listen(option, address, reason) from error
+    return f"{host}:{opened}"
+
+
+class MetricsServer:
+    """The Prometheus metrics of a registry over HTTP, on a thread of their own."""
+
+    def __init__(self, host: str, port: int, registry: CollectorRegistry) -> None:
+        """Opens the port, 0 for a free one. Exits with one line if it is taken."""
+        try:
+            self._server, self._thread = start_http_server(port, host, registry)
+        except OSError as error:
+            raise _cannot_listen("--metrics-port", f"{host}:{port}", error.strerror) from error
+        self.address = f"{host}:{self._server.server_port}"
+
+    def close(self) -> None:
+        """Ends the thread."""
+        self._server.shutdown()
+        self._thread.join()
+
+
+def _cannot_listen(option: str, address: str, reason: str | None) -> SystemExit:
+    return SystemExit(f"error: {option}: cannot listen on {address} ({reason}); choose another port")
+
+
+class ServiceProcess:
+    """One gRPC service from the start of its server to its end, with standard health and reflection.
+
+    Its health is that of the service and of the whole server alike: set it with `set_serving`, before `run` too.
+    """
+
+    def __init__(self, server: grpc.aio.Server, service: str, draining: Draining, drain_seconds: float) -> None:
+        """`service` is the full name of the service; its calls are counted by `draining`."""
+        self._server, self._service = server, service
+        self._draining, self._drain_seconds = draining, drain_seconds
+        self.health = HealthServicer()
+        health_pb2_grpc.add_HealthServicer_to_server(self.health, server)
+        reflection.enable_server_reflection([service, _HEALTH, reflection.SERVICE_NAME], server)
+
+    async def set_serving(self, serving: bool) -> None:
+        """Reports SERVING or NOT_SERVING; it has no effect once the service drains."""
+        status = health_pb2.HealthCheckResponse.SERVING if serving else health_pb2.HealthCheckResponse.NOT_SERVING
+        for service in ("", self._service):
+            await self.health.set(service, status)
+
+    async def run(self, stop: asyncio.Event, background: Coroutine[Any, Any, None], **facts: object) -> None:
+        """Serves until `stop` is set, then drains and stops the server.
+
+        `background` runs until the server has stopped. If it fails, the service drains and stops too, and its error
+        is raised in the end. `facts` go into the log line "serving".
+        """
+        await self._server.start()
+        log.info("serving", **facts)
+        task = asyncio.create_task(background)
+        task.add_done_callback(lambda done: None if done.cancelled() or not done.exception() else stop.set())
+        await stop.wait()
+        log.info("draining", seconds=self._drain_seconds)
+        await self.health.enter_graceful_shutdown()
+        # The draining comes before gRPC's own stop. That one ends a call which has just arrived with CANCELLED, as if
+        # its caller had left, and nobody tries such a call again.
+        end = time.monotonic() + self._drain_seconds
+        await self._draining.drain(self._drain_seconds)
+        await self._server.stop(max(0.0, end - time.monotonic()))
+        task.cancel()
+        await asyncio.wait([task])
+        if not task.cancelled():
+            task.result()

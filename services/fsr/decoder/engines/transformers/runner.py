@@ -1,0 +1,137 @@
+"""The model, its KV pool, and the two kinds of forward pass over running sequences: prefill and decode."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from fsr.decoder.engines.base import Generation, Token
+from fsr.decoder.engines.transformers.batch import ForwardInputs, RunningSequence, decode_inputs, prefill_inputs
+from fsr.decoder.engines.transformers.kv_cache import PooledCache
+from fsr.decoder.engines.transformers.kv_slots import KVSlots
+from fsr.decoder.sampling import choose
+from fsr_core.backbones import LanguageDecoder
+
+__all__ = ["BatchRunner"]
+
+
+class BatchRunner:
+    """Runs the model on several sequences at a time. One thread alone may call its methods.
+
+    Args:
+        kv_bytes: size of the KV pool.
+        prefill_tokens: largest number of prompt tokens in one pass, unless a single sequence is prefilled.
+        prefix_block: number of tokens in a block of a cached prefix.
+    """
+
+    def __init__(self, model: LanguageDecoder, kv_bytes: int, prefill_tokens: int, prefix_block: int) -> None:
+        geometry = model.info.geometry
+        self._bytes_per_token = geometry.cost_model().kv_bytes_per_token
+        if kv_bytes < self._bytes_per_token:
+            raise ValueError(f"kv-memory: {kv_bytes} bytes hold no token; one token takes {self._bytes_per_token}")
+        self._slots = KVSlots(kv_bytes // self._bytes_per_token, prefix_block)
+        self._cache = PooledCache(geometry.layers, self._slots.count)
+        self._model, self._prefill_tokens = model, prefill_tokens
+
+    @property
+    def kv_capacity(self) -> int:
+        """Bytes of the KV pool."""
+        return self._slots.count * self._bytes_per_token
+
+    @property
+    def kv_cached(self) -> int:
+        """Bytes of prefixes that no running sequence uses."""
+        return self._slots.cached * self._bytes_per_token
+
+    def kv_used(self, sequences: Sequence[RunningSequence]) -> int:
+        """Bytes of the keys and values of these sequences."""
+        return sum(sequence.filled for sequence in sequences) * self._bytes_per_token
+
+    def start(self, generation: Generation) -> RunningSequence:
+        """Leases slots for prompt and answer. Raises MemoryError if too few are free."""
+        prompt, length = generation.prompt, len(generation.prompt.token_ids)
+        max_answer = min(generation.sampling.max_tokens, self._model.info.context_length - length)
+        visual = prompt.visual_mask.nonzero()
+        # Without the prompt's last token, because the first answer token is computed from it.
+        head = prompt.token_ids[: int(visual[0]) if len(visual) else length - 1].tolist()
+        lease = self._slots.lease(length + max_answer, head, generation.cache_salt)
+        try:
+            return RunningSequence(
+                generation=generation, lease=lease, max_answer=max_answer, tokens=list(generation.emitted)
+            )
+        except Exception:
+            self._slots.release(lease)
+            raise
+
+    def release(self, sequence: RunningSequence) -> None:
+        """Frees the slots of a sequence that has ended."""
+        self._slots.release(sequence.lease)
+
+    def fit_in_one_prefill(self, sequences: Sequence[RunningSequence]) -> int:
+        """How many of the sequences, the first ones, one pass may prefill, padding included; at least 1."""
+        longest = 0
+        for count, sequence in enumerate(sequences):
+            longest = max(longest, sequence.to_prefill - sequence.filled)
+            if count and longest * (count + 1) > self._prefill_tokens:
+                return count
+        return len(sequences)
+
+    @torch.inference_mode()
+    def prefill(self, sequences: Sequence[RunningSequence]) -> list[Token | None]:
+        """The first token of each sequence; None while tokens to prefill remain."""
+        counts = [min(sequence.to_prefill - sequence.filled, self._prefill_tokens) for sequence in sequences]
+        logits = self._forward(prefill_inputs(sequences, counts, self._model))
+        complete: list[int] = []
+        for row, (sequence, count) in enumerate(zip(sequences, counts, strict=True)):
+            sequence.filled += count
+            if sequence.prefilled:
+                self._slots.share(sequence.lease)
+                sequence.prefill_seconds = time.monotonic() - sequence.started
+                complete.append(row)
+        tokens: list[Token | None] = [None] * len(sequences)
+        if complete:
+            chosen = self._next_tokens([sequences[row] for row in complete], logits[complete])
+            for row, token in zip(complete, chosen, strict=True):
+                tokens[row] = token
+        return tokens
+
+    @torch.inference_mode()
+    def decode(self, sequences: Sequence[RunningSequence]) -> list[Token]:
+        """The next token of each sequence."""
+        logits = self._forward(decode_inputs(sequences, self._model))
+        for sequence in sequences:
+            sequence.filled += 1
+        return self._next_tokens(sequences, logits)
+
+    def _forward(self, inputs: ForwardInputs) -> Tensor:
+        """Logits [B, V] after the last token of each sequence."""
+        self._cache.layout = inputs.layout
+        output = self._model.model(**inputs.arguments, past_key_values=self._cache, use_cache=True, logits_to_keep=1)
+        logits: Tensor = output.logits[:, -1]
+        return logits
+
+    def _next_tokens(self, sequences: Sequence[RunningSequence], logits: Tensor) -> list[Token]:
+        """Chooses the next token of each sequence from logits [B, V]."""
+        likeliest = logits.argmax(-1).tolist()
+        return [self._next_token(*row) for row in zip(sequences, likeliest, logits, strict=True)]
+
+    def _next_token(self, sequence: RunningSequence, likeliest: int, logits: Tensor) -> Token:
+        sampling, token = sequence.generation.sampling, likeliest
+        if not sampling.is_argmax:
+            answer = torch.tensor(sequence.tokens, dtype=torch.long)
+            seen = torch.cat([sequence.generation.prompt.token_ids, answer])
+            token = choose(logits, sampling, seen, len(sequence.tokens))
+        sequence.tokens.append(token)
+        ended = token in self._model.eos_token_ids and not sampling.ignore_eos
+        full = len(sequence.tokens) >= sequence.max_answer
+        return Token(
+            id=token,
+            last=ended or full,
+            by_length=full and not ended,
+            logprob=float(logits.float().log_softmax(-1)[token]) if sampling.logprobs else None,
+            prefill_seconds=sequence.prefill_seconds,
+            cached_tokens=sequence.lease.cached,
+        )

@@ -1,0 +1,154 @@
+"""The life of a request: check, reserve KV memory, lay out the prompt, generate, write the answer."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import time
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+
+import structlog
+
+from fsr.common.draining import Draining
+from fsr.common.errors import InvalidRequest, NotReady, ServiceError, status_of
+from fsr.common.telemetry import log_end
+from fsr.decoder.admission import Admission
+from fsr.decoder.answer import AnswerWriter
+from fsr.decoder.engines.base import Engine, Generation, check_prompt
+from fsr.decoder.metrics import Metrics
+from fsr.decoder.prompts import prompt_of, visual_rows
+from fsr.decoder.sampling import Sampling
+from fsr.decoder.settings import DecoderSettings
+from fsr.v1 import decoder_pb2 as pb
+from fsr.v1 import types_pb2
+from fsr_core.backbones import LanguageDecoder, Prompt
+
+__all__ = ["DecodePipeline"]
+
+
+class DecodePipeline:
+    """Answers requests with one model and one engine."""
+
+    def __init__(
+        self,
+        model: LanguageDecoder,
+        engine: Engine,
+        admission: Admission,
+        draining: Draining,
+        metrics: Metrics,
+        settings: DecoderSettings,
+    ) -> None:
+        self._model, self._engine, self._admission, self._draining = model, engine, admission, draining
+        self._metrics, self._settings = metrics, settings
+        self._cost = model.info.geometry.cost_model()
+
+    def describe(self) -> pb.DescribeDecoderResponse:
+        """The model, what a token costs, and the load. Raises NotReady if the replica drains or its engine is dead."""
+        self._draining.check()
+        if self._engine.dead.is_set():
+            raise NotReady("decoder: its engine has died; ask another replica")
+        info, cost = self._model.info, self._cost
+        return pb.DescribeDecoderResponse(
+            model=types_pb2.ModelDescription(
+                model=self._settings.announced_name,
+                fingerprint=self._model.fingerprint,
+                feature_dim=info.feature_dim,
+                context_length=info.context_length,
+            ),
+            cost=types_pb2.CostModel(
+                flops_constant=cost.flops_constant,
+                flops_linear=cost.flops_linear,
+                flops_quadratic=cost.flops_quadratic,
+                kv_bytes_per_token=cost.kv_bytes_per_token,
+            ),
+            load=self._load(),
+        )
+
+    async def decode(self, request: pb.DecodeRequest) -> AsyncGenerator[pb.DecodeResponse, None]:
+        """Streams the answer; counts the request and logs its end. Raises ServiceError."""
+        structlog.contextvars.bind_contextvars(request_id=request.request_id)
+        code, started, reason = "CANCELLED", time.monotonic(), {}
+        prompt_tokens, completion_tokens = 0, len(request.emitted_token_ids)
+        try:
+            with self._draining.call():
+                async with aclosing(self._answer(request)) as messages:
+                    async for message in messages:
+                        completion_tokens += len(message.token_ids)
+                        if message.finish_reason:
+                            code = "OK"  # set before the yield: the caller may leave when it has the last message
+                            prompt_tokens = message.stats.prompt_tokens
+                            message.stats.load.CopyFrom(self._load())
+                        yield message
+        except ServiceError as error:
+            code, reason = status_of(error).name, {"reason": str(error)}
+            raise
+        except Exception:
+            code = "INTERNAL"
+            raise
+        finally:
+            self._metrics.requests(code).inc()
+            tokens = {"prompt_tokens": prompt_tokens, "completion_tokens": completion_tokens}
+            log_end("Decode", code, started, **tokens, **reason)
+
+    async def _answer(self, request: pb.DecodeRequest) -> AsyncGenerator[pb.DecodeResponse, None]:
+        arrived = time.monotonic()
+        sampling = Sampling.of(request.sampling, self._settings.default_max_tokens, secrets.randbits(62))
+        emitted = tuple(request.emitted_token_ids)
+        self._check_emitted(emitted, sampling)
+        with self._admission.enter(self._kv_bytes(visual_rows(request) + 1, sampling)) as ticket:
+            prompt = await asyncio.to_thread(self._prompt, request)
+            await ticket.reserve(self._kv_bytes(len(prompt.token_ids), sampling))
+            queue_seconds = time.monotonic() - arrived
+            self._metrics.queue.observe(queue_seconds)
+            generation = Generation(
+                request_id=request.request_id,
+                prompt=prompt,
+                sampling=sampling,
+                emitted=emitted,
+                cache_salt=request.cache_salt,
+            )
+            writer = AnswerWriter(generation, self._model, self._metrics, queue_seconds)
+            complete = writer.complete_before()
+            if complete is not None:
+                yield complete
+                return
+            async with aclosing(self._engine.generate(generation)) as tokens:
+                async for token in tokens:
+                    message = writer.write(token)
+                    yield message
+                    if message.finish_reason:
+                        return
+
+    def _check_emitted(self, emitted: tuple[int, ...], sampling: Sampling) -> None:
+        vocabulary = self._model.info.geometry.vocab
+        for at, token in enumerate(emitted):
+            if token >= vocabulary:
+                raise InvalidRequest(
+                    f"emitted_token_ids[{at}]: {token} is not in the model's vocabulary of {vocabulary} tokens; send"
+                    " the ids that a decoder of this model emitted"
+                )
+        if len(emitted) > sampling.max_tokens:
+            raise InvalidRequest(
+                f"emitted_token_ids: {len(emitted)} are more than sampling.max_tokens = {sampling.max_tokens}; raise it"
+            )
+
+    def _prompt(self, request: pb.DecodeRequest) -> Prompt:
+        prompt = prompt_of(request, self._model)
+        check_prompt(prompt, self._model)
+        return prompt
+
+    def _kv_bytes(self, prompt_tokens: int, sampling: Sampling) -> int:
+        """The most KV memory that prompt and answer can take, in whole steps of the engine."""
+        tokens = min(prompt_tokens + sampling.max_tokens, self._model.info.context_length)
+        step = self._engine.kv_granularity
+        return -(-tokens // step) * step * self._cost.kv_bytes_per_token
+
+    def _load(self) -> pb.DecoderLoad:
+        return pb.DecoderLoad(
+            running=self._admission.busy,
+            waiting=self._admission.waiting,
+            kv_bytes_capacity=self._admission.capacity,
+            kv_bytes_free=self._admission.capacity - self._admission.reserved,
+            max_waiting=self._admission.max_waiting,
+        )

@@ -1,0 +1,62 @@
+"""How one request wants its images compressed, read from its message and checked."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from google.protobuf.json_format import MessageToDict
+
+from fsr.common.errors import InvalidRequest
+from fsr.common.limits import check_finite
+from fsr.v1 import encoder_pb2, types_pb2
+from fsr_core import DEFAULT_METHOD, Budget, Compressor, create
+from fsr_core.spread import Spread
+
+__all__ = ["RequestPlan", "plan_of"]
+
+_SPREADS: Mapping[int, Spread] = {
+    types_pb2.SPREAD_UNSPECIFIED: "even",
+    types_pb2.SPREAD_EVEN: "even",
+    types_pb2.SPREAD_FREE: "free",
+}
+
+
+@dataclass(frozen=True)
+class RequestPlan:
+    """What applies to every image of a request. Requests with equal compressors and spreads share a batch."""
+
+    compressor: Compressor
+    budget: Budget
+    spread: Spread
+    instruction: str
+
+
+def plan_of(request: encoder_pb2.EncodeRequest) -> RequestPlan:
+    """The plan of a request. Raises InvalidRequest, naming the field that is wrong."""
+    if not request.instruction.strip():
+        raise InvalidRequest("instruction: is blank; ask a question")
+    if request.budget.spread not in _SPREADS:
+        raise InvalidRequest(f"budget.spread: {request.budget.spread} is unknown; use even or free")
+    try:
+        check_finite(request.method.options, "method.options")
+        options = MessageToDict(request.method.options)
+        compressor, budget = create(request.method.name or DEFAULT_METHOD, **options), _budget_of(request.budget)
+    except (ValueError, TypeError) as error:
+        raise InvalidRequest(str(error)) from error
+    return RequestPlan(compressor, budget, _SPREADS[request.budget.spread], request.instruction)
+
+
+def _budget_of(message: types_pb2.Budget) -> Budget:
+    kind = message.WhichOneof("kind")
+    if kind == "tokens":
+        return Budget(tokens=message.tokens)
+    if kind == "keep_ratio":
+        return Budget(keep_ratio=message.keep_ratio)
+    if kind == "auto":
+        auto = message.auto
+        low, high = auto.min_tokens or 1, auto.max_tokens or None
+        if not auto.HasField("radius"):
+            return Budget(auto=True, min_tokens=low, max_tokens=high)
+        return Budget(auto=True, min_tokens=low, max_tokens=high, radius=auto.radius)
+    raise ValueError("budget: is not set; give tokens, keep_ratio or auto")

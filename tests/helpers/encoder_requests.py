@@ -1,0 +1,56 @@
+"""Requests to an encoder, and its pipeline without Ray."""
+
+import asyncio
+import io
+
+from fsr.encoder.pipeline import EncoderPipeline
+from fsr.v1 import encoder_pb2, types_pb2
+from helpers.benches import QUESTION, picture
+
+FRAMES = [picture((48, 32), i) for i in range(4)]
+
+
+def png(image):
+    out = io.BytesIO()
+    image.save(out, "PNG")
+    return out.getvalue()
+
+
+def image_of(size):
+    return types_pb2.Image(data=png(picture(size)))
+
+
+def video_of(frames=FRAMES, fps=0.0):
+    return types_pb2.Image(frames=[png(frame) for frame in frames], frames_per_second=fps)
+
+
+def request_of(*images, budget=9, spread=types_pb2.SPREAD_UNSPECIFIED, **fields):
+    return encoder_pb2.EncodeRequest(
+        images=images,
+        budget=types_pb2.Budget(tokens=budget, spread=spread),
+        **{"instruction": QUESTION, **fields},
+    )
+
+
+def pipeline_of(encoder, **options):
+    limits = {"cache_bytes": 0, "max_image_pixels": 10**6, "max_request_pixels": 10**7}
+    return EncoderPipeline(encoder, **limits | options)
+
+
+def answer(pipeline, request):
+    """The response of a pipeline; all images of the request are one batch."""
+    jobs, outcomes = [], []
+
+    async def run_job(job):
+        number = len(jobs)
+        jobs.append(job)
+        await asyncio.sleep(0)  # until all jobs are here
+        if not outcomes:
+            outcomes.extend(pipeline.run_batch(jobs))
+        return outcomes[number]
+
+    return asyncio.run(pipeline.answer(request, run_job))
+
+
+def compressed_images(encoder, request):
+    return answer(pipeline_of(encoder), request).images
