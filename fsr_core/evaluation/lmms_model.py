@@ -2,9 +2,9 @@
 
     python -m lmms_eval --model fsr --model_args pretrained=llava-hf/llava-1.5-7b-hf,budget=64 --tasks pope,gqa
 
-lmms-eval finds it by the entry point `lmms_eval.models`, once both are installed in one environment; its dependencies
-clash with those of the services, so that environment holds `fsr_core` alone (see docs/results.md). Only tasks that
-generate are answered: a likelihood of given answers is not what a compressed prompt is for.
+lmms-eval finds it by the entry point `lmms_eval.models` when both are installed in one environment. lmms-eval's
+dependencies conflict with those of the services, so that environment holds `fsr_core` alone (see docs/results.md).
+Only tasks that generate answers are supported, not those that ask for the likelihood of given answers.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ from fsr_core.plug.compressed_model import CompressedModel, compressed
 from fsr_core.spread import Spread
 from fsr_core.tiny import WEIGHTS
 
-__all__ = ["CompressedVLM", "budget_of"]
+__all__ = ["CompressedVLM", "parse_budget"]
 
-_LONGEST_ANSWER = 1024  # tokens, where a task does not say
-_OF_FAMILIES = frozenset(name for family in FAMILIES.values() for name in family.options)
+_LONGEST_ANSWER = 1024  # tokens, unless the task says otherwise
+_FAMILY_OPTIONS = frozenset(name for family in FAMILIES.values() for name in family.options)
 
 
-def budget_of(value: object) -> Budget | None:
-    """`all` keeps every token, `auto` goes by the evidence, 64 are tokens and 0.11 is a share.
+def parse_budget(value: object) -> Budget | None:
+    """The budget of an argument: 64 is tokens, 0.11 is a keep ratio, `auto` goes by the evidence, `all` gives None.
 
     Raises ValueError for anything else.
     """
@@ -45,7 +45,7 @@ def budget_of(value: object) -> Budget | None:
     try:
         number = float(str(value))
     except ValueError:
-        raise ValueError(f"budget: {value!r} is neither tokens (64) nor a share (0.11) nor auto nor all") from None
+        raise ValueError(f"budget: {value!r} is neither tokens (64) nor a keep ratio (0.11) nor auto nor all") from None
     return Budget(tokens=int(number)) if number.is_integer() and "." not in str(value) else Budget(keep_ratio=number)
 
 
@@ -53,13 +53,14 @@ class CompressedVLM(lmms):
     """A checkpoint whose `generate` compresses.
 
     pretrained   hub id or folder; `fsr-tiny` is the embedded model
-    budget       tokens (64), a share (0.11), auto, or all
+    budget       tokens (64), a keep ratio (0.11), auto, or all
     method       one of `fsr_core.methods()`
     clip         folder or hub id of the CLIP (or SigLIP) checkpoint that gives relevance, or none
     spread       even or free, over the tiles of a picture
 
-    Every further argument is an option of the checkpoint's family (`relevance=instruction`) where a family has one of
-    that name, else of the method. Raises ValueError, naming the argument, for one that is unknown or missing.
+    Any other argument is an option: of the checkpoint's family if any family has an option of that name
+    (`relevance=instruction`), else of the method. Raises ValueError, naming the argument, for one that is unknown or
+    missing.
     """
 
     is_simple = True
@@ -78,33 +79,39 @@ class CompressedVLM(lmms):
         **options: Any,
     ) -> None:
         super().__init__()
-        allowed = budget_of(budget)
-        of_family = {name: options.pop(name) for name in _OF_FAMILIES & options.keys()}
+        parsed_budget = parse_budget(budget)
+        family_options = {name: options.pop(name) for name in _FAMILY_OPTIONS & options.keys()}
         compressor = create(method, **options)
         source = str(WEIGHTS) if pretrained == "fsr-tiny" else pretrained
         self.batch_size = int(batch_size) if str(batch_size).isdigit() else 1
-        place = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        target = device or ("cuda" if torch.cuda.is_available() else "cpu")
         self.processor = AutoProcessor.from_pretrained(source)
         self.processor.tokenizer.padding_side = "left"
         model: Any = AutoModelForImageTextToText.from_pretrained(source, dtype=dtype)
-        self.model = model.to(place).eval()
+        self.model = model.to(target).eval()
         self.vlm: CompressedModel | None = None  # None keeps every token
-        self._entered = ExitStack()
-        if allowed is not None:
-            # Entered once and left in `clean`: entering reads CLIP's text tower from disk.
-            plug = compressed(
-                self.model, self.processor, allowed, method=compressor, spread=spread, clip=clip, options=of_family
+        self._contexts = ExitStack()
+        if parsed_budget is not None:
+            # Entered once, because that reads CLIP's text tower from disk; `clean` leaves it.
+            context = compressed(
+                self.model,
+                self.processor,
+                parsed_budget,
+                method=compressor,
+                spread=spread,
+                clip=clip,
+                options=family_options,
             )
-            self.vlm = self._entered.enter_context(plug)
+            self.vlm = self._contexts.enter_context(context)
 
     def clean(self) -> None:
-        """lmms-eval is done with the model: nothing may hold it any longer."""
-        self._entered.close()
+        """Releases the model; lmms-eval calls this when it no longer needs it."""
+        self._contexts.close()
         self.vlm = None
         super().clean()
 
     def generate_until(self, requests: Sequence[Instance]) -> list[str]:
-        """Greedy or sampled answers, as each task's generation options say, in the order of the requests."""
+        """Answers in the order of the requests, greedy or sampled as each task's generation options say."""
 
         def longest_first(arguments: Sequence[Any]) -> tuple[int, str]:
             return -len(arguments[0]), arguments[0]
@@ -116,15 +123,15 @@ class CompressedVLM(lmms):
             for chunk in ordered.get_batched(n=self.batch_size, batch_fn=None):
                 answers += self._answers(list(chunk))
                 bar.update(len(chunk))
-        found: list[str] = ordered.get_original(answers)
-        return found
+        in_order: list[str] = ordered.get_original(answers)
+        return in_order
 
     def _answers(self, chunk: list[tuple[Any, ...]]) -> list[str]:
         texts, pictures, questions = [], [], []
         for context, _, visuals_of, doc_id, task, split in chunk:
             visuals = visuals_of(self.task_dict[task][split][doc_id]) or []
             if any(not isinstance(visual, Image.Image) for visual in visuals):
-                raise ValueError(f"task {task!r}: shows something else than pictures; only pictures are supported")
+                raise ValueError(f"task {task!r}: has visuals other than pictures; only pictures are supported")
             pictures.append([visual.convert("RGB") for visual in visuals])
             questions.append(context.replace("<image>", "").strip())
             parts = [*({"type": "image"} for _ in visuals), {"type": "text", "text": questions[-1]}]
@@ -133,36 +140,39 @@ class CompressedVLM(lmms):
         shown = pictures if any(pictures) else None
         inputs = self.processor(images=shown, text=texts, padding=True, return_tensors="pt")
         inputs = inputs.to(self.model.device, self.model.dtype)
-        wanted = dict(chunk[0][1])
-        stops = wanted.pop("until", None) or []
-        generation = _generation(wanted)
+        task_options = dict(chunk[0][1])
+        stops = task_options.pop("until", None) or []
+        generation = _generation_options(task_options)
         with torch.inference_mode():
             if self.vlm is None:
                 ids = self.model.generate(**inputs, **generation)
             else:
                 ids = self.vlm.generate(**inputs, instruction=questions, **generation)
-        said = self.processor.batch_decode(ids[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
-        return [_cut(text, [stops] if isinstance(stops, str) else stops) for text in said]
+        answers = self.processor.batch_decode(ids[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
+        return [_cut(text, [stops] if isinstance(stops, str) else stops) for text in answers]
 
     def loglikelihood(self, requests: Sequence[Instance]) -> list[tuple[float, bool]]:
         raise NotImplementedError("this task asks for likelihoods; choose one that generates, such as its *_gen form")
 
     def generate_until_multi_round(self, requests: Sequence[Instance]) -> list[str]:
-        raise NotImplementedError("this task asks in several rounds, which the adapter does not do")
+        raise NotImplementedError("this task asks in several rounds, which is not supported; choose one that asks once")
 
 
-def _generation(wanted: dict[str, Any]) -> dict[str, Any]:
-    """A task's options as `generate` takes them; temperature 0 is greedy."""
-    sample = float(wanted.get("temperature") or 0) > 0
+def _generation_options(task_options: dict[str, Any]) -> dict[str, Any]:
+    """A task's options as arguments of `generate`. Temperature 0 is greedy."""
+    sample = float(task_options.get("temperature") or 0) > 0
     options: dict[str, Any] = {
-        "max_new_tokens": wanted.get("max_new_tokens", _LONGEST_ANSWER),
-        "num_beams": wanted.get("num_beams", 1),
+        "max_new_tokens": task_options.get("max_new_tokens", _LONGEST_ANSWER),
+        "num_beams": task_options.get("num_beams", 1),
         "do_sample": sample,
     }
-    return options | ({key: wanted[key] for key in ("temperature", "top_p") if wanted.get(key)} if sample else {})
+    if sample:
+        options |= {key: task_options[key] for key in ("temperature", "top_p") if task_options.get(key)}
+    return options
 
 
 def _cut(text: str, stops: Sequence[str]) -> str:
+    """The text before the first stop string, without outer white space."""
     for stop in stops:
         text = text.split(stop)[0] if stop else text
     return text.strip()

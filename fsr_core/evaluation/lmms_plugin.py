@@ -1,4 +1,7 @@
-"""What lmms-eval is told of the plugin; a file of its own, because lmms-eval reads it while it is being imported."""
+"""Registers the model plugin with lmms-eval.
+
+This is a file of its own because lmms-eval reads it during its own import, when `lmms_model` cannot be imported yet.
+"""
 
 from lmms_eval.models.registry_v2 import ModelManifest
 
