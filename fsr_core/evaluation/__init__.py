@@ -1,13 +1,15 @@
-"""Compares all methods on the same questions. Run it with `fsr evaluate` or `python -m fsr_core.evaluation`.
+"""Compares all methods on the same questions: `fsr evaluate`, or `python -m fsr_core.evaluation`.
 
-question_sets.py   the questions of each set; pictures are drawn and encoded once and cached on disk
-method_configs.py  the methods, options and budgets that are compared
-answers.py         the answers under one config; they are cached on disk, so that a stopped run can go on
-runner.py          runs all configs on all sets and computes the figures
-statistics.py      accuracies, intervals, and differences from the reference
-timing.py          how long each method takes to select tokens
-report.py          writes the figures as Markdown tables
-plots.py           draws the plots
-overlays.py        draws the page that shows which patches each method keeps
+method_configs.py  which methods are compared, with which options and budgets
+question_sets.py   the questions of each set, with their pictures encoded once and stored
+answers.py         a model's answers under one configuration, stored so that a stopped run goes on
+code_digests.py    digests of the code that answers depend on: stored answers of other code are not used
+runner.py          runs a plan
+figures.py         the figures of one set: accuracies, ablations, automatic budgets
+statistics.py      intervals, and differences from the reference
+timing.py          the time that selection takes
+report.py          tables in Markdown
+plots.py           plots of accuracy
+overlays.py        a page of pictures that show what each method keeps
 lmms_model.py      the model plugin for lmms-eval; lmms_plugin.py registers it
 """

@@ -1,7 +1,7 @@
-"""`fsr evaluate` measures every method at every budget on the frozen sets, with intervals, ablations, tables and plots.
+"""Compares every method at every budget on the frozen sets, with intervals, ablations, tables and plots.
 
-It writes results.json, results.md and the plots into --out. It caches encoded pictures and answers under --out/cache:
-run the same command again after a stop, and it goes on from there.
+Writes results.json, results.md and plots into --out. Encoded pictures and answers are stored under --out/cache: after a
+stop, run the same command again, and it goes on.
 """
 
 from __future__ import annotations
@@ -28,19 +28,19 @@ BUDGETS = [48, 32, 16, 8]
 QUICK = {"test": 96, "crowded": 24, "distractors": 24, "tiny": 24, "shifted": 24}
 
 
-def _list(text: str) -> list[str]:
+def _names(text: str) -> list[str]:
     return [part.strip() for part in text.split(",") if part.strip()]
 
 
-def _whole(text: str) -> list[int]:
+def _whole_numbers(text: str) -> list[int]:
     try:
-        return [int(part) for part in _list(text)]
+        return [int(part) for part in _names(text)]
     except ValueError:
         raise argparse.ArgumentTypeError(f"{text!r} is not a list of whole numbers; write 48,32,16,8") from None
 
 
 class _Parser(argparse.ArgumentParser):
-    """Reports a wrong option in one line, as the other `fsr` commands do."""
+    """Reports an error in one line, as the other `fsr` commands do."""
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"error: {message}; see {self.prog} --help\n")
@@ -48,19 +48,15 @@ class _Parser(argparse.ArgumentParser):
 
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(prog="fsr evaluate", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "--quick", action="store_true", help="ask a few questions of each set: this is a check, not a result"
-    )
-    parser.add_argument("--out", type=Path, default=Path("runs/evaluate"), help="folder for the results and the cache")
-    parser.add_argument("--model", default="fsr-tiny", help="fsr-tiny or a checkpoint folder")
-    parser.add_argument("--methods", type=_list, default=list(methods()), help="methods, comma-separated; default: all")
-    parser.add_argument("--budgets", type=_whole, default=BUDGETS, help="numbers of kept tokens, comma-separated")
-    parser.add_argument("--seeds", type=int, help="number of seeds of the random method (default 3; 1 with --quick)")
-    parser.add_argument(
-        "--sets", type=_list, default=list(QUICK), help=f"sets, comma-separated: {', '.join(SET_NAMES)}"
-    )
-    parser.add_argument("--limit", type=int, help="ask only the first LIMIT questions of each set")
-    parser.add_argument("--no-ablations", action="store_true", help="leave the ablations of FSR out")
+    parser.add_argument("--quick", action="store_true", help="a few questions of each set, to check that all works")
+    parser.add_argument("--out", type=Path, default=Path("runs/evaluate"), help="folder for results and cache")
+    parser.add_argument("--model", default="fsr-tiny", help="fsr-tiny, or the folder of another checkpoint")
+    parser.add_argument("--methods", type=_names, default=list(methods()), help="comma-separated; default: all")
+    parser.add_argument("--budgets", type=_whole_numbers, default=BUDGETS, help="kept tokens, comma-separated")
+    parser.add_argument("--seeds", type=int, help="seeds of random selection (default 3; 1 with --quick)")
+    parser.add_argument("--sets", type=_names, default=list(QUICK), help=f"comma-separated, of {', '.join(SET_NAMES)}")
+    parser.add_argument("--limit", type=int, help="how many questions of each set to ask, from the first")
+    parser.add_argument("--no-ablations", action="store_true", help="compare methods only")
     parser.add_argument("--threads", type=int, help="CPU threads; default: PyTorch's own choice")
     parser.add_argument("--json", action="store_true", help="print results.json instead of results.md")
     return parser
@@ -74,14 +70,20 @@ def _plan(options: argparse.Namespace) -> Plan:
         raise ValueError("--sets, --methods: name at least one of each")
     sizes = {name: QUICK.get(name, 96) if options.quick else set_size(name) for name in options.sets}
     limits = sizes if options.limit is None else dict.fromkeys(options.sets, options.limit)
-    # FSR comes first, because all others are compared with it.
+    # FSR comes first: all others are compared with it.
     compared = [REFERENCE, *(name for name in dict.fromkeys(options.methods) if name not in (REFERENCE, FULL))]
     seeds = options.seeds if options.seeds is not None else 1 if options.quick else 3
-    return Plan(limits, compared, list(dict.fromkeys(options.budgets)), seeds, not options.no_ablations)
+    return Plan(
+        sets=limits,
+        methods=compared,
+        budgets=list(dict.fromkeys(options.budgets)),
+        seeds=seeds,
+        ablate=not options.no_ablations,
+    )
 
 
 def _commit() -> str:
-    """The commit of this code, or "unknown" if there is no git or no repository."""
+    """The commit of the code that runs; `unknown` outside a git checkout."""
     command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=12"]
     try:
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
@@ -107,17 +109,18 @@ def _run(options: argparse.Namespace, command: str) -> dict[str, Any]:
     results = {"about": about, "sets": sets}
     (options.out / "results.json").write_text(json.dumps(results, indent=1) + "\n")
     (options.out / "results.md").write_text(report.markdown(results))
-    pictures = plots.write(results, options.out)
+    paths = plots.write(results, options.out)
     name, limit = next(iter(plan.sets.items()))
     encoded = runner.encoded(name, limit)
-    number = next((i for i, (_, q) in enumerate(encoded.items) if q.kind == "where"), 0)
+    number = next((i for i, (_, question) in enumerate(encoded.items) if question.kind == "where"), 0)
     budget = 16 if 16 in plan.budgets else plan.budgets[-1]
-    pictures.append(overlays.write(encoded, number, plan.methods, budget, options.out / "overlays.png"))
-    print("\n".join(f"wrote {path}" for path in [options.out / "results.json", *pictures]), file=sys.stderr)
+    paths.append(overlays.write(encoded, number, plan.methods, budget, options.out / "overlays.png"))
+    print("\n".join(f"wrote {path}" for path in [options.out / "results.json", *paths]), file=sys.stderr)
     return results
 
 
 def main(arguments: list[str] | None = None) -> None:
+    """Runs `fsr evaluate` with these arguments."""
     arguments = sys.argv[1:] if arguments is None else arguments
     options = _parser().parse_args(arguments)
     if options.threads is not None and options.threads < 1:

@@ -1,4 +1,4 @@
-"""Answers under one config: compress every sample, ask every question greedily, store the answers."""
+"""Answers under one configuration: compress every sample, answer every question greedily, store the answers."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from torch import Tensor
 
 from fsr_core.backbones import ImagePart, KeptImage, Message, TextPart
 from fsr_core.backbones.base import LanguageDecoder, VisualEncoder
-from fsr_core.evaluation.method_configs import MethodConfig, code_digest
+from fsr_core.evaluation.code_digests import method_digest
+from fsr_core.evaluation.method_configs import MethodConfig
 from fsr_core.evaluation.question_sets import EncodedSet
 
 __all__ = ["Outcome", "answer_questions", "cached_answers"]
@@ -24,7 +25,7 @@ BATCH = 128
 
 @dataclass(frozen=True)
 class Outcome:
-    """The answer to each question of a set, how many tokens were kept for it, and K_F of Focus before the clamp."""
+    """Per question of a set: the answer, how many tokens were kept, and how many Focus asked for (K_F unclamped)."""
 
     answers: list[str]
     kept: list[int]
@@ -37,9 +38,9 @@ def answer_questions(
     decoder: LanguageDecoder,
     encoded: EncodedSet,
     config: MethodConfig,
-    report: Callable[[int], object],
+    progress: Callable[[int], object],
 ) -> Outcome:
-    """Answers every question of the set under one config. Calls `report` with the number of questions of each batch."""
+    """Answers every question of a set under one configuration. `progress` is called with the size of each batch."""
     compressor, outcome = config.compressor(), Outcome([], [], [])
     for start in range(0, len(encoded.items), BATCH):
         part = slice(start, start + BATCH)
@@ -47,15 +48,15 @@ def answer_questions(
         kept = compressor.compress_batch(samples, [config.budget or len(sample) for sample in samples])
         images = [encoder.assemble(image, tokens) for image, tokens in zip(encoded.images[part], kept, strict=True)]
         texts = [question.text for _, question in encoded.items[part]]
-        outcome.answers.extend(greedy(decoder, texts, images))
+        outcome.answers.extend(greedy_answers(decoder, texts, images))
         outcome.kept.extend(len(tokens) for tokens in kept)
         outcome.focus_wanted.extend(tokens.focus_wanted for tokens in kept)
-        report(len(samples))
+        progress(len(samples))
     return outcome
 
 
-def greedy(decoder: LanguageDecoder, questions: Sequence[str], images: Sequence[KeptImage]) -> list[str]:
-    """Greedy answers to one question about each image. Shorter prompts are padded on the left."""
+def greedy_answers(decoder: LanguageDecoder, questions: Sequence[str], images: Sequence[KeptImage]) -> list[str]:
+    """Greedy answers to one question about each image. Prompts are padded on the left to one length."""
     rows = [
         decoder.prompt([Message("user", (ImagePart(0), TextPart(text)))], [image]).inputs_embeds
         for text, image in zip(questions, images, strict=True)
@@ -79,15 +80,15 @@ def greedy(decoder: LanguageDecoder, questions: Sequence[str], images: Sequence[
 
 
 def cached_answers(folder: Path, config: MethodConfig, run: Callable[[], Outcome]) -> Outcome:
-    """The answers in `folder` for a config and its method's code. If there are none, calls `run` and stores them."""
-    path = folder / f"{config.key}-{code_digest(type(config.compressor()))}.json"
+    """The stored answers of a configuration, if its method's code is the same; else those of `run`, which it stores."""
+    path = folder / f"{config.key}-{method_digest(type(config.compressor()))}.json"
     if path.exists():
         return Outcome(**json.loads(path.read_text())["outcome"])
     outcome = run()
     folder.mkdir(parents=True, exist_ok=True)
     part = path.with_suffix(".part")
     budget = None if config.budget is None else asdict(config.budget)
-    record = {"method": config.method, "options": dict(config.options), "budget": budget, "outcome": asdict(outcome)}
-    part.write_text(json.dumps(record))
+    entry = {"method": config.method, "options": dict(config.options), "budget": budget, "outcome": asdict(outcome)}
+    part.write_text(json.dumps(entry))
     part.rename(path)
     return outcome

@@ -2,9 +2,9 @@
 
     python -m lmms_eval --model fsr --model_args pretrained=llava-hf/llava-1.5-7b-hf,budget=64 --tasks pope,gqa
 
-lmms-eval finds the plugin by the entry point `lmms_eval.models` if both are installed in one environment. The
-dependencies of lmms-eval clash with those of the services, so that environment holds `fsr_core` alone (see
-docs/results.md). Only tasks that generate text are supported; tasks that ask for likelihoods are refused.
+lmms-eval finds it by the entry point `lmms_eval.models` when both are installed in one environment. lmms-eval's
+dependencies conflict with those of the services, so that environment holds `fsr_core` alone (see docs/results.md).
+Only tasks that generate answers are supported, not those that ask for the likelihood of given answers.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ from fsr_core.plug.compressed_model import CompressedModel, compressed
 from fsr_core.spread import Spread
 from fsr_core.tiny import WEIGHTS
 
-__all__ = ["CompressedVLM", "budget_of"]
+__all__ = ["CompressedVLM", "parse_budget"]
 
-_LONGEST_ANSWER = 1024  # tokens, if the task sets no limit
+_LONGEST_ANSWER = 1024  # tokens, unless the task says otherwise
 _FAMILY_OPTIONS = frozenset(name for family in FAMILIES.values() for name in family.options)
 
 
-def budget_of(value: object) -> Budget | None:
-    """`all` keeps every token, `auto` chooses by the evidence, 64 is a number of tokens and 0.11 is a keep ratio.
+def parse_budget(value: object) -> Budget | None:
+    """The budget of an argument: 64 is tokens, 0.11 is a keep ratio, `auto` goes by the evidence, `all` gives None.
 
     Raises:
         ValueError: the value is none of these.
@@ -46,7 +46,7 @@ def budget_of(value: object) -> Budget | None:
     try:
         number = float(str(value))
     except ValueError:
-        raise ValueError(f"budget: {value!r} is unknown; give tokens (64), a keep ratio (0.11), auto or all") from None
+        raise ValueError(f"budget: {value!r} is neither tokens (64) nor a keep ratio (0.11) nor auto nor all") from None
     return Budget(tokens=int(number)) if number.is_integer() and "." not in str(value) else Budget(keep_ratio=number)
 
 
@@ -59,11 +59,9 @@ class CompressedVLM(lmms):
     clip         folder or hub id of the CLIP (or SigLIP) checkpoint that computes relevance, or none
     spread       even or free: how the budget spreads over the tiles of a picture
 
-    Every further argument is an option of the checkpoint's family (`relevance=instruction`) if a family has an option
-    of that name. Otherwise it is an option of the method.
-
-    Raises:
-        ValueError: an argument is unknown or missing; the message names it.
+    Any other argument is an option: of the checkpoint's family if any family has an option of that name
+    (`relevance=instruction`), else of the method. Raises ValueError, naming the argument, for one that is unknown or
+    missing.
     """
 
     is_simple = True
@@ -82,7 +80,7 @@ class CompressedVLM(lmms):
         **options: Any,
     ) -> None:
         super().__init__()
-        token_budget = budget_of(budget)
+        parsed_budget = parse_budget(budget)
         family_options = {name: options.pop(name) for name in _FAMILY_OPTIONS & options.keys()}
         compressor = create(method, **options)
         source = str(WEIGHTS) if pretrained == "fsr-tiny" else pretrained
@@ -94,27 +92,27 @@ class CompressedVLM(lmms):
         self.model = model.to(target).eval()
         self.vlm: CompressedModel | None = None  # None keeps every token
         self._contexts = ExitStack()
-        if token_budget is not None:
-            # The context is entered once and left in `clean`, because entering reads CLIP's text tower from disk.
-            plug = compressed(
+        if parsed_budget is not None:
+            # Entered once, because that reads CLIP's text tower from disk; `clean` leaves it.
+            context = compressed(
                 self.model,
                 self.processor,
-                token_budget,
+                parsed_budget,
                 method=compressor,
                 spread=spread,
                 clip=clip,
                 options=family_options,
             )
-            self.vlm = self._contexts.enter_context(plug)
+            self.vlm = self._contexts.enter_context(context)
 
     def clean(self) -> None:
-        """Releases the model: lmms-eval calls this when it no longer needs it."""
+        """Releases the model; lmms-eval calls this when it no longer needs it."""
         self._contexts.close()
         self.vlm = None
         super().clean()
 
     def generate_until(self, requests: Sequence[Instance]) -> list[str]:
-        """The answers in the order of the requests, greedy or sampled according to each task's generation options."""
+        """Answers in the order of the requests, greedy or sampled as each task's generation options say."""
 
         def longest_first(arguments: Sequence[Any]) -> tuple[int, str]:
             return -len(arguments[0]), arguments[0]
@@ -134,7 +132,7 @@ class CompressedVLM(lmms):
         for context, _, visuals_of, doc_id, task, split in chunk:
             visuals = visuals_of(self.task_dict[task][split][doc_id]) or []
             if any(not isinstance(visual, Image.Image) for visual in visuals):
-                raise ValueError(f"task {task!r}: has inputs that are not pictures; choose a task with pictures only")
+                raise ValueError(f"task {task!r}: has visuals other than pictures; only pictures are supported")
             pictures.append([visual.convert("RGB") for visual in visuals])
             questions.append(context.replace("<image>", "").strip())
             parts = [*({"type": "image"} for _ in visuals), {"type": "text", "text": questions[-1]}]
@@ -145,7 +143,7 @@ class CompressedVLM(lmms):
         inputs = inputs.to(self.model.device, self.model.dtype)
         task_options = dict(chunk[0][1])
         stops = task_options.pop("until", None) or []
-        generation = _generation(task_options)
+        generation = _generation_options(task_options)
         with torch.inference_mode():
             if self.vlm is None:
                 ids = self.model.generate(**inputs, **generation)
@@ -158,24 +156,24 @@ class CompressedVLM(lmms):
         raise NotImplementedError("this task asks for likelihoods; choose one that generates, such as its *_gen form")
 
     def generate_until_multi_round(self, requests: Sequence[Instance]) -> list[str]:
-        raise NotImplementedError("this task asks in several rounds; choose one that asks once")
+        raise NotImplementedError("this task asks in several rounds, which is not supported; choose one that asks once")
 
 
-def _generation(task_options: dict[str, Any]) -> dict[str, Any]:
-    """A task's generation options as arguments of `generate`; temperature 0 is greedy."""
+def _generation_options(task_options: dict[str, Any]) -> dict[str, Any]:
+    """A task's options as arguments of `generate`. Temperature 0 is greedy."""
     sample = float(task_options.get("temperature") or 0) > 0
     options: dict[str, Any] = {
         "max_new_tokens": task_options.get("max_new_tokens", _LONGEST_ANSWER),
         "num_beams": task_options.get("num_beams", 1),
         "do_sample": sample,
     }
-    return options | (
-        {key: task_options[key] for key in ("temperature", "top_p") if task_options.get(key)} if sample else {}
-    )
+    if sample:
+        options |= {key: task_options[key] for key in ("temperature", "top_p") if task_options.get(key)}
+    return options
 
 
 def _cut(text: str, stops: Sequence[str]) -> str:
-    """The text before the first stop string."""
+    """The text before the first stop string, without outer white space."""
     for stop in stops:
         text = text.split(stop)[0] if stop else text
     return text.strip()

@@ -1,4 +1,7 @@
-"""Registers the plugin with lmms-eval. It is a file of its own because lmms-eval reads it during its own import."""
+"""Registers the model plugin with lmms-eval.
+
+This is a file of its own because lmms-eval reads it during its own import, when `lmms_model` cannot be imported yet.
+"""
 
 from lmms_eval.models.registry_v2 import ModelManifest
 

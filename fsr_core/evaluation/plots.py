@@ -1,4 +1,4 @@
-"""Draws the plots of a run as PNG files. No display is needed."""
+"""Plots of a run, written as PNG files. No display is needed."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _MARKERS = "os^vD<>pP*Xhd"
 
 
 def _styles(methods: list[str]) -> dict[str, dict[str, Any]]:
-    """Line styles by method: FSR is thick and black, the others differ in colour and marker."""
+    """FSR is thick and black; the others differ in colour and mark."""
     colours = colormaps["tab20"].colors  # type: ignore[attr-defined]
     styles = {}
     for i, method in enumerate(methods):
@@ -32,17 +32,17 @@ def _styles(methods: list[str]) -> dict[str, dict[str, Any]]:
     return styles
 
 
-def _against_budget(axes: Any, set_result: dict[str, Any]) -> None:
-    methods = by_method(set_result)
+def _against_budget(axes: Any, set_results: dict[str, Any]) -> None:
+    methods = by_method(set_results)
     for i, (method, style) in enumerate(_styles(list(methods)).items()):
         budgets = sorted(methods[method])
         estimates = [methods[method][k]["accuracy"] for k in budgets]
         means = [100 * e["mean"] for e in estimates]
-        reach = [[100 * (e["mean"] - e["low"]) for e in estimates], [100 * (e["high"] - e["mean"]) for e in estimates]]
-        # Methods are shifted a little sideways, so that their intervals do not cover each other.
-        positions = [k * 2 ** ((i - len(methods) / 2) / 60) for k in budgets]
-        axes.errorbar(positions, means, yerr=reach, label=method, elinewidth=0.8, **style)
-    axes.axhline(100 * set_result["full"]["accuracy"]["mean"], color="grey", ls="--", lw=1, label="all tokens")
+        errors = [[100 * (e["mean"] - e["low"]) for e in estimates], [100 * (e["high"] - e["mean"]) for e in estimates]]
+        # Slightly apart, so that intervals do not cover each other.
+        places = [k * 2 ** ((i - len(methods) / 2) / 60) for k in budgets]
+        axes.errorbar(places, means, yerr=errors, label=method, elinewidth=0.8, **style)
+    axes.axhline(100 * set_results["full"]["accuracy"]["mean"], color="grey", ls="--", lw=1, label="all tokens")
     axes.set_xscale("log", base=2)
     axes.set_xticks(budgets, [str(k) for k in budgets])
     axes.set_xlabel("tokens kept")
@@ -56,11 +56,11 @@ def _save(figure: Figure, path: Path) -> Path:
 
 
 def _budget_plot(results: dict[str, Any], folder: Path) -> Path:
-    name, set_result = next(iter(results["sets"].items()))
+    name, set_results = next(iter(results["sets"].items()))
     figure = Figure(figsize=(8, 5))
     axes = figure.subplots()
-    _against_budget(axes, set_result)
-    axes.set_title(f"Accuracy against budget, {name} set, {set_result['questions']} questions, 95 % intervals")
+    _against_budget(axes, set_results)
+    axes.set_title(f"Accuracy against budget, {name} set, {set_results['questions']} questions, 95 % intervals")
     axes.legend(fontsize=8, loc="center left", bbox_to_anchor=(1.01, 0.5))
     return _save(figure, folder / "accuracy-budget.png")
 
@@ -71,23 +71,23 @@ def _sets_plot(results: dict[str, Any], folder: Path) -> Path | None:
         return None
     figure = Figure(figsize=(4.2 * len(others), 4))
     grid = figure.subplots(1, len(others), squeeze=False)
-    for axes, (name, set_result) in zip(grid[0], others, strict=True):
-        _against_budget(axes, set_result)
+    for axes, (name, set_results) in zip(grid[0], others, strict=True):
+        _against_budget(axes, set_results)
         axes.set_title(name)
     grid[0][-1].legend(fontsize=7, loc="center left", bbox_to_anchor=(1.02, 0.5))
     return _save(figure, folder / "accuracy-harder.png")
 
 
 def _kinds_plot(results: dict[str, Any], folder: Path) -> Path:
-    set_result = next(iter(results["sets"].values()))
-    methods, kinds = by_method(set_result), list(set_result["full"]["kinds"])
+    set_results = next(iter(results["sets"].values()))
+    methods, kinds = by_method(set_results), list(set_results["full"]["kinds"])
     figure = Figure(figsize=(14, 6.5))
     grid = figure.subplots(2, -(-len(kinds) // 2), sharex=True, squeeze=False)
     for axes, kind in zip(grid.flat, kinds, strict=False):
         for method, style in _styles(list(methods)).items():
             budgets = sorted(methods[method])
             axes.plot(budgets, [100 * methods[method][k]["kinds"][kind] for k in budgets], label=method, **style)
-        axes.axhline(100 * set_result["full"]["kinds"][kind], color="grey", ls="--", lw=1)
+        axes.axhline(100 * set_results["full"]["kinds"][kind], color="grey", ls="--", lw=1)
         axes.set_xscale("log", base=2)
         axes.set_xticks(budgets, [str(k) for k in budgets])
         axes.set_title(kind)
@@ -101,18 +101,18 @@ def _kinds_plot(results: dict[str, Any], folder: Path) -> Path:
 
 
 def _time_plot(results: dict[str, Any], folder: Path) -> Path | None:
-    set_result = next(iter(results["sets"].values()))
-    if "milliseconds" not in set_result:
+    set_results = next(iter(results["sets"].values()))
+    if "milliseconds" not in set_results:
         return None
-    methods = by_method(set_result)
+    methods = by_method(set_results)
     figure = Figure(figsize=(8, 5))
     axes = figure.subplots()
     for method, style in _styles(list(methods)).items():
         budgets = sorted(methods[method])
-        times = [set_result["milliseconds"][method][k] for k in budgets]
+        times = [set_results["milliseconds"][method][k] for k in budgets]
         axes.plot(times, [100 * methods[method][k]["accuracy"]["mean"] for k in budgets], label=method, **style)
     axes.set_xscale("log")
-    axes.set_xlabel("milliseconds of selection a picture (this machine, batches of 32)")
+    axes.set_xlabel("milliseconds of selection per picture (this machine, batches of 32)")
     axes.set_ylabel("percent right")
     axes.set_title(f"Accuracy against selection time, budgets {', '.join(map(str, budgets))}")
     axes.grid(alpha=0.3)
@@ -121,6 +121,6 @@ def _time_plot(results: dict[str, Any], folder: Path) -> Path | None:
 
 
 def write(results: dict[str, Any], folder: Path) -> list[Path]:
-    """Draws every plot for which there are results, and returns the paths of the files."""
+    """Writes every plot that the results allow, and returns the files."""
     paths = [plot(results, folder) for plot in (_budget_plot, _sets_plot, _kinds_plot, _time_plot)]
     return [path for path in paths if path is not None]

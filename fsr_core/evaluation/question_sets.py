@@ -1,4 +1,4 @@
-"""The questions of a set, with their pictures encoded once. Features are cached on disk for the next run."""
+"""The questions of each set. Their pictures are encoded once; the features are stored for the next run."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _TENSORS = ("features", "saliency", "joint", "keys")
 
 @dataclass(frozen=True)
 class EncodedSet:
-    """A set ready for compression: `items[i]` asks about `images[i]`, and `samples[i]` holds that image's tokens."""
+    """A set, ready for compression: `items[i]` asks about `images[i]`, and `samples[i]` has that image's tokens."""
 
     items: Sequence[tuple[Scene, Question]]
     images: Sequence[ImageFeatures]
@@ -37,15 +37,15 @@ class EncodedSet:
 
 
 def set_size(name: str) -> int:
-    """Number of questions in a whole set. Validation is as long as the test set."""
+    """The number of questions of a whole set. Validation counts as long as the test set; it could be longer."""
     return hard_sets.HARD_SETS[name].questions if name in hard_sets.HARD_SETS else SIZE
 
 
 def questions(name: str, limit: int) -> list[tuple[Scene, Question]]:
-    """The first `limit` questions of a set. A whole frozen set is checked against its recorded hash.
+    """The first `limit` questions of a set. A whole frozen set is checked against its record.
 
     Raises:
-        ValueError: the set is unknown, has fewer questions, or differs from the recorded one.
+        ValueError: there is no such set, it has fewer questions, or it differs from its record.
     """
     if name == "validation":
         return frozen_questions(name, limit)
@@ -64,48 +64,50 @@ def questions(name: str, limit: int) -> list[tuple[Scene, Question]]:
 def encode_set(
     encoder: VisualEncoder,
     items: Sequence[tuple[Scene, Question]],
-    cache_file: Path,
-    report: Callable[[int], object] = lambda done: None,
+    features_file: Path,
+    progress: Callable[[int], object] = lambda done: None,
 ) -> EncodedSet:
-    """Draws and encodes every picture, or reads its features from the file `cache_file` if there is one.
+    """A set with its pictures and questions encoded. The pictures' features are read from `features_file`.
 
-    Questions are embedded each time. Calls `report` with the number of pictures of each batch.
+    If there is no such file, the pictures are drawn and encoded, and the file is written. `progress` is called with
+    numbers of encoded pictures. Raises ValueError for a model whose layout of tokens cannot be stored.
     """
-    # All pictures have one size, so they share the layout of the first.
+    # All pictures have one size, so all have the layout of the first.
     first = encoder.preprocess(hard_sets.draw(items[0][0]))
-    if cache_file.exists():
-        with safe_open(cache_file, framework="pt") as stored:
+    if features_file.exists():
+        with safe_open(features_file, framework="pt") as stored:
             columns = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118
-        report(len(items))
+        progress(len(items))
     else:
-        columns = _encode(encoder, items, report)
-        cache_file.parent.mkdir(parents=True, exist_ok=True)
-        part = cache_file.with_suffix(".part")
+        columns = _encode_pictures(encoder, items, progress)
+        features_file.parent.mkdir(parents=True, exist_ok=True)
+        part = features_file.with_suffix(".part")
         save_file(columns, part)
-        part.rename(cache_file)
+        part.rename(features_file)
     images = []
     for i in range(len(items)):
         row: dict[str, Any] = {name: columns[name][i] if name in columns else None for name in _TENSORS}
         images.append(ImageFeatures(**row, tiles=first.tiles, size=first.size))
-    embeddings: list[Tensor | None] = []
+    instructions: list[Tensor | None] = []
     for start in range(0, len(items), BATCH):
-        embeddings += encoder.encode_instructions([question.text for _, question in items[start : start + BATCH]])
-    samples = [encoder.visual_tokens(image, text) for image, text in zip(images, embeddings, strict=True)]
+        instructions += encoder.encode_instructions([question.text for _, question in items[start : start + BATCH]])
+    samples = [encoder.visual_tokens(image, text) for image, text in zip(images, instructions, strict=True)]
     return EncodedSet(items, images, samples)
 
 
-def _encode(
-    encoder: VisualEncoder, items: Sequence[tuple[Scene, Question]], report: Callable[[int], object]
+def _encode_pictures(
+    encoder: VisualEncoder, items: Sequence[tuple[Scene, Question]], progress: Callable[[int], object]
 ) -> dict[str, Tensor]:
+    """The tensors of all pictures, each [pictures, ...], by name."""
     columns: dict[str, list[Tensor]] = {}
     for start in range(0, len(items), BATCH):
         batch = items[start : start + BATCH]
         for image in encoder.encode_images([encoder.preprocess(hard_sets.draw(scene)) for scene, _ in batch]):
             if any(getattr(image, name) is not None for name in ("positions", "groups", "lines", "deepstack")):
-                raise ValueError("model: has a token layout that is not supported here; evaluate it with lmms-eval")
+                raise ValueError("model: its layout of tokens is not supported here; evaluate it through lmms-eval")
             for name in _TENSORS:
                 value = getattr(image, name)
                 if value is not None:
                     columns.setdefault(name, []).append(value.cpu())
-        report(len(batch))
+        progress(len(batch))
     return {name: torch.stack(rows) for name, rows in columns.items()}

@@ -1,4 +1,4 @@
-"""How long methods take to select tokens: all in one run, medians over rounds, without the first round."""
+"""The time that selection takes: all methods in one run, medians over rounds without the first."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ __all__ = ["selection_times"]
 def selection_times(
     samples: Sequence[VisualTokens], methods: Sequence[str], budgets: Sequence[int], rounds: int = 3, batch: int = 32
 ) -> dict[str, dict[int, float]]:
-    """Milliseconds for each picture in a batch of `batch` pictures, by method and budget."""
+    """Milliseconds per picture in batches of `batch`, by method and budget."""
     batches = [samples[start : start + batch] for start in range(0, min(len(samples), batch * (rounds + 1)), batch)]
-    timings: dict[tuple[str, int], list[float]] = {(m, k): [] for m in methods for k in budgets}
-    for pictures in batches:
-        # All methods get the same pictures within the same minute, so that a busy machine slows them alike.
-        for method, k in timings:
+    times: dict[tuple[str, int], list[float]] = {(m, k): [] for m in methods for k in budgets}
+    for batch_samples in batches:
+        # All methods get the same pictures at nearly the same time, so a busy machine slows all of them equally.
+        for method, k in times:
             compressor = create(method)
             start = time.perf_counter()
-            compressor.compress_batch(pictures, [k] * len(pictures))
-            timings[method, k].append(1000 * (time.perf_counter() - start) / len(pictures))
+            compressor.compress_batch(batch_samples, [k] * len(batch_samples))
+            times[method, k].append(1000 * (time.perf_counter() - start) / len(batch_samples))
     medians: dict[str, dict[int, float]] = {method: {} for method in methods}
-    for (method, k), times in timings.items():
-        medians[method][k] = median(times[1:] or times)
+    for (method, k), round_times in times.items():
+        medians[method][k] = median(round_times[1:] or round_times)
     return medians
