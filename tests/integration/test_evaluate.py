@@ -9,7 +9,6 @@ import pytest
 from PIL import Image
 
 from fsr_core import methods
-from fsr_core.evaluation import __main__ as evaluation
 
 
 def evaluate(*arguments: str) -> subprocess.CompletedProcess[str]:
