@@ -1,9 +1,10 @@
-"""What fewer visual tokens give under load, with the same KV memory: requests at a time, and goodput.
+"""Measures concurrent requests and goodput of one decoder replica with few and with all visual tokens.
 
-Closed loop: each client asks its next question when the last one is answered; one that is refused comes again after
-the replica's hint, and its clock goes on. Both prompt lengths take turns in one run against one replica, medians over
-the rounds; the first seconds of each round are not counted. Goodput is answers a second within a latency bound: ten
-and twenty times what one client alone waits for an answer with all tokens.
+The KV memory is the same for both. The load is a closed loop: each client sends its next request when it has the answer
+to the last one. A refused client tries again after the time that the replica hints, and its clock runs on. Both prompt
+lengths take turns in one run against one replica. The figures are medians over the rounds, and the first seconds of
+each round do not count. Goodput is the number of answers per second within a latency bound. The bounds are ten and
+twenty times the median latency of a lone client with all tokens.
 
     python benchmarks/admission.py
     python benchmarks/admission.py --clients 8,32 --kv-memory 20MiB --out admission
@@ -31,7 +32,7 @@ BOUNDS = (10, 20)  # times the latency of a lone client with all tokens
 
 @dataclass
 class Round:
-    """What was seen in one round of one prompt length at one number of clients."""
+    """The samples of one round: one prompt length, one number of clients."""
 
     seconds: float
     latencies: list[float] = field(default_factory=list)
@@ -40,65 +41,65 @@ class Round:
     refused: int = 0
 
     def figures(self, bounds: list[float]) -> dict[str, float]:
-        ordered = quantiles(self.latencies, n=20) if len(self.latencies) > 1 else self.latencies * 19
+        percentiles = quantiles(self.latencies, n=20) if len(self.latencies) > 1 else self.latencies * 19
         figures = {"running": median(self.running), "answers_per_second": len(self.latencies) / self.seconds}
         for bound in bounds:
-            figures[goodput(bound)] = sum(one <= bound for one in self.latencies) / self.seconds
-        figures |= {"latency_p50": median(self.latencies), "latency_p95": ordered[18]}
+            figures[goodput(bound)] = sum(latency <= bound for latency in self.latencies) / self.seconds
+        figures |= {"latency_p50": median(self.latencies), "latency_p95": percentiles[18]}
         return figures | {"ttft_p50": median(self.first), "refused": self.refused}
 
 
 def goodput(bound: float) -> str:
-    """Name of a figure."""
+    """Name of the figure for a latency bound in seconds."""
     return f"goodput_per_second_within_{bound:.2f}_s"
 
 
-async def client(stub: Any, ask: Any, seen: Round, start: float, end: float) -> None:
+async def client(stub: Any, decode_request: Any, samples: Round, start: float, end: float) -> None:
     while perf_counter() < end:
         began, first = perf_counter(), 0.0
         while True:
             try:
-                async for _ in stub.Decode(ask, timeout=120):
+                async for _ in stub.Decode(decode_request, timeout=120):
                     first = first or perf_counter()
                 break
             except grpc.aio.AioRpcError as error:
                 if error.code() != grpc.StatusCode.RESOURCE_EXHAUSTED:
                     raise
-                seen.refused += 1
+                samples.refused += 1
                 hint = dict(error.trailing_metadata() or ()).get("retry-after-ms", "100")
                 await asyncio.sleep(int(hint) / 1000)
         if start <= (done := perf_counter()) <= end:
-            seen.latencies.append(done - began)
-            seen.first.append(first - began)
+            samples.latencies.append(done - began)
+            samples.first.append(first - began)
 
 
-async def one_round(stub: Any, ask: Any, clients: int, warm: float, seconds: float) -> Round:
-    seen = Round(seconds)
+async def one_round(stub: Any, decode_request: Any, clients: int, warm: float, seconds: float) -> Round:
+    samples = Round(seconds)
     start = perf_counter() + warm
-    work = [asyncio.create_task(client(stub, ask, seen, start, start + seconds)) for _ in range(clients)]
+    work = [asyncio.create_task(client(stub, decode_request, samples, start, start + seconds)) for _ in range(clients)]
     while perf_counter() < start + seconds:
         await asyncio.sleep(0.1)
-        told = await stub.DescribeDecoder(decoder_pb2.DescribeDecoderRequest())
+        description = await stub.DescribeDecoder(decoder_pb2.DescribeDecoderRequest())
         if perf_counter() >= start:
-            seen.running.append(told.load.running)
+            samples.running.append(description.load.running)
     await asyncio.gather(*work)
-    return seen
+    return samples
 
 
 async def measure(address: str, options: argparse.Namespace) -> dict[str, Any]:
     async with grpc.aio.insecure_channel(address) as channel:
         stub = decoder_pb2_grpc.DecoderServiceStub(channel)
-        told = await stub.DescribeDecoder(decoder_pb2.DescribeDecoderRequest())
-        asks = {visual: request(told, visual, options.answer) for visual in options.visual}
-        alone = await one_round(stub, asks[max(asks)], 1, options.warm, options.seconds)
+        description = await stub.DescribeDecoder(decoder_pb2.DescribeDecoderRequest())
+        requests = {visual: request(description, visual, options.answer) for visual in options.visual}
+        alone = await one_round(stub, requests[max(requests)], 1, options.warm, options.seconds)
         bounds = options.bounds or [times * median(alone.latencies) for times in BOUNDS]
         rows = []
         for clients in options.clients:
-            rounds: dict[int, list[dict[str, float]]] = {visual: [] for visual in asks}
+            rounds: dict[int, list[dict[str, float]]] = {visual: [] for visual in requests}
             for _ in range(options.rounds):
-                for visual, ask in asks.items():
-                    seen = await one_round(stub, ask, clients, options.warm, options.seconds)
-                    rounds[visual].append(seen.figures(bounds))
+                for visual, decode_request in requests.items():
+                    samples = await one_round(stub, decode_request, clients, options.warm, options.seconds)
+                    rounds[visual].append(samples.figures(bounds))
             for visual, figures in rounds.items():
                 rows.append(
                     {"clients": clients, "visual_tokens": visual}
@@ -106,8 +107,8 @@ async def measure(address: str, options: argparse.Namespace) -> dict[str, Any]:
                 )
                 print(json.dumps(rows[-1]), flush=True)
     return {
-        "kv_bytes": told.load.kv_bytes_capacity,
-        "kv_bytes_per_token": told.cost.kv_bytes_per_token,
+        "kv_bytes": description.load.kv_bytes_capacity,
+        "kv_bytes_per_token": description.cost.kv_bytes_per_token,
         "answer_tokens": options.answer,
         "bounds_seconds": bounds,
         "cores": os.cpu_count(),
@@ -145,17 +146,19 @@ def main() -> None:
     parser.add_argument("--engine", default="transformers", choices=["transformers", "vllm"])
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--dtype", default="fp32")
-    parser.add_argument("--kv-memory", default="10MiB", help="of the replica, the same for both")
-    parser.add_argument("--visual", type=numbers, default=[144, 16], help="visual tokens of the prompts compared")
+    parser.add_argument("--kv-memory", default="10MiB", help="KV memory of the replica")
+    parser.add_argument(
+        "--visual", type=numbers, default=[144, 16], help="visual tokens of the prompts that are compared"
+    )
     parser.add_argument("--answer", type=int, default=64, help="tokens of each answer")
     parser.add_argument("--clients", type=numbers, default=[1, 4, 16, 32, 64])
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--seconds", type=float, default=8.0, help="counted in each round")
-    parser.add_argument("--warm", type=float, default=2.0, help="seconds before, not counted")
+    parser.add_argument("--seconds", type=float, default=8.0, help="seconds of each round that count")
+    parser.add_argument("--warm", type=float, default=2.0, help="seconds before them that do not count")
     parser.add_argument(
         "--bounds", type=lambda text: [float(part) for part in text.split(",")], help="latency bounds in seconds"
     )
-    parser.add_argument("--out", type=Path, help="writes OUT.json and OUT.md")
+    parser.add_argument("--out", type=Path, help="write OUT.json and OUT.md")
     options = parser.parse_args()
     replica = ["--model", options.model, "--engine", options.engine, "--device", options.device]
     replica += ["--dtype", options.dtype, "--kv-memory", options.kv_memory, "--max-waiting", str(max(options.clients))]

@@ -1,9 +1,10 @@
-"""The encoder application on a Ray of several nodes: load rises, replicas follow; load falls, they go; a node dies.
+"""Measures how the encoder scales on a Ray cluster: load rises, load falls, load rises again, and a node is killed.
 
-python -m benchmarks.autoscaling --plot docs/img/autoscaling.png      # two to five minutes, on this machine alone
+    python -m benchmarks.autoscaling --plot docs/img/autoscaling.png      # two to five minutes, on one machine
 
-Several raylets on one machine stand for nodes. The application is deployed from the manifest's own Serve configuration
-(deploy/k8s), with shorter delays; requests go through a real gateway. Prints one JSON object.
+Several raylets on one machine stand for nodes. The encoder application is deployed with the Serve configuration of its
+manifest (deploy/k8s), but with shorter delays. Requests go through a real gateway. It prints one JSON object: whether
+each change of replicas came in time, how many requests failed, and the slowest request after the kill.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ from fsr_core.tiny.scenes import draw, make_scene
 
 ROOT = Path(__file__).parents[1]
 HIGH, LOW, MOST = 12, 1, 3
-# One replica a node; the delays of the manifest (10 s up, 120 s down) shortened so that a run takes minutes.
+# One replica per node. The delays are shorter than in the manifest (10 s up, 120 s down), so that a run takes minutes.
 SCALING = {
     "min_replicas": 1,
     "max_replicas": MOST,
@@ -55,7 +56,13 @@ SCALING = {
 
 @dataclass
 class Record:
-    """What happened, in seconds since `began`."""
+    """What happened in a run; all times are seconds since `began`.
+
+    done      (time of the answer, latency)
+    failed    (time of the error, message)
+    samples   (time, target number of replicas, running replicas)
+    marks     (start of a phase, its name)
+    """
 
     began: float = field(default_factory=time.monotonic)
     clients: int = 0
@@ -80,27 +87,27 @@ def free_port() -> int:
 
 
 def pictures(count: int) -> list[bytes]:
-    """Distinct scenes, so that the feature cache does not do the work."""
-    made = []
+    """PNG pictures of different scenes, so that the feature cache does not save any work."""
+    encoded = []
     for seed in range(count):
         out = io.BytesIO()
         draw(make_scene(seed)).save(out, "PNG")
-        made.append(out.getvalue())
-    return made
+        encoded.append(out.getvalue())
+    return encoded
 
 
 def deploy(grpc_port: int) -> None:
-    """The manifest's Serve configuration on the cluster that Ray is connected to, until it runs."""
+    """Deploys the manifest's Serve configuration on the connected Ray cluster and waits until it runs."""
     manifest = next(yaml.safe_load_all((ROOT / "deploy/k8s/base/encoder.yaml").read_text()))
-    wanted = yaml.safe_load(manifest["spec"]["serveConfigV2"])
-    wanted["proxy_location"] = "HeadOnly"  # the nodes share this machine's ports
-    wanted["http_options"] = {"host": "127.0.0.1", "port": free_port()}
-    wanted["grpc_options"]["port"] = grpc_port
-    wanted["applications"][0]["args"] = {"cache_mb": 0}
-    deployment = wanted["applications"][0]["deployments"][0]
+    serve_config = yaml.safe_load(manifest["spec"]["serveConfigV2"])
+    serve_config["proxy_location"] = "HeadOnly"  # the nodes share this machine's ports
+    serve_config["http_options"] = {"host": "127.0.0.1", "port": free_port()}
+    serve_config["grpc_options"]["port"] = grpc_port
+    serve_config["applications"][0]["args"] = {"cache_mb": 0}
+    deployment = serve_config["applications"][0]["deployments"][0]
     deployment["autoscaling_config"] = SCALING
     deployment["ray_actor_options"] = {"num_cpus": 1, "num_gpus": 0}
-    config = ServeDeploySchema.model_validate(wanted)
+    config = ServeDeploySchema.model_validate(serve_config)
     client = api.serve_start(
         http_options=config.http_options.model_dump(),
         proxy_location=config.proxy_location,
@@ -109,18 +116,18 @@ def deploy(grpc_port: int) -> None:
     client.deploy_apps(config, _blocking=False)
     end = time.monotonic() + 300
     while time.monotonic() < end:
-        told = serve.status().applications["encoder"]
-        if told.status == "RUNNING":
+        status = serve.status().applications["encoder"]
+        if status.status == "RUNNING":
             return
-        if told.status == "DEPLOY_FAILED":
-            raise RuntimeError(told.message)
+        if status.status == "DEPLOY_FAILED":
+            raise RuntimeError(status.message)
         time.sleep(0.5)
-    raise RuntimeError(f"not running within 300 s: {told.status} {told.message}")
+    raise RuntimeError(f"the encoder does not run after 300 s: {status.status} {status.message}")
 
 
 @contextlib.contextmanager
 def gateway(grpc_port: int) -> Iterator[str]:
-    """A gateway process in front of the encoder; its address."""
+    """Runs a gateway process in front of the encoder and yields its address."""
     port = free_port()
     command = [sys.executable, "-m", "fsr.gateway", "--port", str(port), "--metrics-port", str(free_port())]
     command += ["--encoders", f"127.0.0.1:{grpc_port}", "--log-level", "warning", "--probe-timeout-seconds", "10"]
@@ -133,7 +140,7 @@ def gateway(grpc_port: int) -> Iterator[str]:
 
 
 async def client(number: int, address: str, record: Record, images: list[bytes], stop: asyncio.Event) -> None:
-    """Asks again and again while its number is among those that shall."""
+    """Sends requests one after the other while its number is below `record.clients`."""
     async with AsyncClient(address) as caller:
         turn = number * 7
         while not stop.is_set():
@@ -142,15 +149,17 @@ async def client(number: int, address: str, record: Record, images: list[bytes],
                 continue
             began, turn = record.now, turn + 1
             try:
-                told = await caller.compress(images[turn % len(images)], "Is there a red star?", budget=16, timeout=60)
-                assert len(told.images[0].index) == 16
+                response = await caller.compress(
+                    images[turn % len(images)], "Is there a red star?", budget=16, timeout=60
+                )
+                assert len(response.images[0].index) == 16
                 record.done.append((record.now, record.now - began))
             except ClientError as error:
                 record.failed.append((record.now, str(error)))
 
 
 def load(address: str, record: Record, stop: threading.Event) -> None:
-    """Runs the clients until told to stop."""
+    """Runs the clients until `stop` is set."""
 
     async def run() -> None:
         over, images = asyncio.Event(), pictures(64)
@@ -163,26 +172,26 @@ def load(address: str, record: Record, stop: threading.Event) -> None:
 
 
 def deployment() -> dict[str, Any]:
-    """What Serve's controller says of the encoder."""
-    told: dict[str, Any] = _get_global_client().get_serve_details()
-    return dict(told["applications"]["encoder"]["deployments"]["Encoder"])
+    """Details of the encoder deployment from Serve's controller."""
+    details: dict[str, Any] = _get_global_client().get_serve_details()
+    return dict(details["applications"]["encoder"]["deployments"]["Encoder"])
 
 
 def running_nodes() -> list[str]:
     """The node of each running replica."""
-    return [one["node_id"] for one in deployment()["replicas"] if one["state"] == "RUNNING"]
+    return [replica["node_id"] for replica in deployment()["replicas"] if replica["state"] == "RUNNING"]
 
 
 def watch(record: Record, stop: threading.Event) -> None:
-    """Samples how many replicas there shall be, and how many run."""
+    """Samples the target number of replicas and the number of running ones."""
     while not stop.wait(0.5):
-        told = deployment()
-        running = sum(one["state"] == "RUNNING" for one in told["replicas"])
-        record.samples.append((record.now, told["target_num_replicas"], running))
+        details = deployment()
+        running = sum(replica["state"] == "RUNNING" for replica in details["replicas"])
+        record.samples.append((record.now, details["target_num_replicas"], running))
 
 
 def until(record: Record, replicas: int, seconds: float) -> bool:
-    """Waits for a number of running replicas; whether it came in time."""
+    """Waits for a number of running replicas. Returns whether it was reached within `seconds`."""
     end = record.now + seconds
     while record.now < end:
         if record.replicas == replicas:
@@ -192,7 +201,7 @@ def until(record: Record, replicas: int, seconds: float) -> bool:
 
 
 def run(patience: float) -> tuple[Record, dict[str, Any]]:
-    """The whole story."""
+    """Starts cluster, encoder and gateway, runs all phases, and returns the record and its summary."""
     cluster = Cluster(
         initialize_head=True,
         head_node_args={
@@ -208,7 +217,7 @@ def run(patience: float) -> tuple[Record, dict[str, Any]]:
         grpc_port = free_port()
         deploy(grpc_port)
         with gateway(grpc_port) as address:
-            return _story(cluster, address, patience)
+            return _phases(cluster, address, patience)
     finally:
         with contextlib.suppress(Exception):
             serve.shutdown()
@@ -216,15 +225,15 @@ def run(patience: float) -> tuple[Record, dict[str, Any]]:
         cluster.shutdown()
 
 
-def _story(cluster: Cluster, address: str, patience: float) -> tuple[Record, dict[str, Any]]:
+def _phases(cluster: Cluster, address: str, patience: float) -> tuple[Record, dict[str, Any]]:
     record, stop = Record(), threading.Event()
-    time.sleep(3)  # the gateway finds the encoder
+    time.sleep(3)  # until the gateway has found the encoder
     threads = [
         threading.Thread(target=target) for target in (lambda: load(address, record, stop), lambda: watch(record, stop))
     ]
     for thread in threads:
         thread.start()
-    told: dict[str, Any] = {}
+    summary: dict[str, Any] = {}
 
     def phase(name: str, clients: int) -> None:
         record.clients = clients
@@ -234,26 +243,26 @@ def _story(cluster: Cluster, address: str, patience: float) -> tuple[Record, dic
         phase(f"{LOW} client", LOW)
         time.sleep(10)
         phase(f"{HIGH} clients", HIGH)
-        told["rose_to_3"] = until(record, MOST, patience)
+        summary["rose_to_3"] = until(record, MOST, patience)
         time.sleep(10)
         phase(f"{LOW} client", LOW)
-        told["fell_to_1"] = until(record, 1, patience)
+        summary["fell_to_1"] = until(record, 1, patience)
         time.sleep(5)
         phase(f"{HIGH} clients", HIGH)
-        told["rose_again"] = until(record, MOST, patience)
+        summary["rose_again"] = until(record, MOST, patience)
         time.sleep(5)
-        homes = running_nodes()
-        cluster.remove_node(next(n for n in cluster.worker_nodes if n.node_id in homes), allow_graceful=False)
+        nodes = running_nodes()
+        cluster.remove_node(next(n for n in cluster.worker_nodes if n.node_id in nodes), allow_graceful=False)
         phase("node killed", HIGH)
-        told["noticed"] = until(record, MOST - 1, patience)
-        told["replaced"] = until(record, MOST, patience)
+        summary["noticed"] = until(record, MOST - 1, patience)
+        summary["replaced"] = until(record, MOST, patience)
         time.sleep(10)
     finally:
         stop.set()
         for thread in threads:
             thread.join(90)
     killed = record.marks[-1][0]
-    told |= {
+    summary |= {
         "requests": len(record.done),
         "failed": len(record.failed),
         "errors": sorted({text for _, text in record.failed})[:5],
@@ -261,11 +270,11 @@ def _story(cluster: Cluster, address: str, patience: float) -> tuple[Record, dic
         "slowest_after_kill_seconds": round(max((s for t, s in record.done if t > killed), default=0.0), 2),
         "most_replicas": max(running for *_, running in record.samples),
     }
-    return record, told
+    return record, summary
 
 
 def plot(record: Record, path: Path) -> None:
-    """Load, replicas and latency over time."""
+    """Plots answers per second, replicas and latency over time."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -277,7 +286,7 @@ def plot(record: Record, path: Path) -> None:
     top.plot(seconds, [sum(s <= t < s + 1 for t, _ in record.done) for s in seconds], linewidth=1)
     top.plot([t for t, _ in record.failed], [0] * len(record.failed), "rx", label="failed")
     top.set_ylabel("answers/s")
-    middle.step([t for t, *_ in record.samples], [w for _, w, _ in record.samples], where="post", label="wanted")
+    middle.step([t for t, *_ in record.samples], [w for _, w, _ in record.samples], where="post", label="target")
     middle.step([t for t, *_ in record.samples], [r for *_, r in record.samples], where="post", label="running")
     middle.set_ylabel("replicas")
     middle.legend(fontsize=7, frameon=False, loc="upper left")
@@ -296,13 +305,13 @@ def plot(record: Record, path: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--plot", type=Path, help="PNG to write")
-    parser.add_argument("--patience", type=float, default=120, help="seconds that each change may take")
+    parser.add_argument("--plot", type=Path, help="PNG file to write")
+    parser.add_argument("--patience", type=float, default=120, help="seconds within which each change has to come")
     options = parser.parse_args()
-    record, told = run(options.patience)
+    record, summary = run(options.patience)
     if options.plot:
         plot(record, options.plot)
-    print(json.dumps(told), flush=True)
+    print(json.dumps(summary), flush=True)
 
 
 if __name__ == "__main__":

@@ -1,8 +1,9 @@
-"""CPU seconds that each process of a running system spends on a request, and the bytes that travel.
+"""Measures the CPU time that each process of a running system spends on a request, and the bytes on the wire.
 
-python -m benchmarks.costs --requests 300 --clients 8
+    python -m benchmarks.costs --requests 300 --clients 8
 
-What docs/scaling.md reckons with for gateway and ingress; encoder and decoder costs are those of the embedded model.
+It starts a system with the embedded model and prints one JSON object for each budget, with CPU milliseconds by process.
+docs/scaling.md uses the figures of gateway and ingress; those of encoder and decoder are for the embedded model only.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ PARTS = {
 
 
 def free_ports(count: int) -> int:
-    """The first of `count` free ports in a row."""
+    """The first of `count` consecutive free ports."""
     for base in range(46000, 60000, count):
         taken = False
         for port in range(base, base + count):
@@ -41,11 +42,11 @@ def free_ports(count: int) -> int:
                 taken = taken or probe.connect_ex(("127.0.0.1", port)) == 0
         if not taken:
             return base
-    raise RuntimeError("not enough free ports in a row")
+    raise RuntimeError(f"there are no {count} consecutive free ports from 46000 to 60000; close other programs")
 
 
 def cpu_seconds() -> dict[str, float]:
-    """CPU seconds so far of each part that this process has started."""
+    """CPU seconds spent so far by each part of the system, among the children of this process."""
     spent = dict.fromkeys(PARTS.values(), 0.0)
     for process in psutil.Process(os.getpid()).children(recursive=True):
         try:
@@ -60,39 +61,39 @@ def cpu_seconds() -> dict[str, float]:
 
 
 async def ask(address: str, budget: int, requests: int, clients: int, pictures: list[bytes]) -> list[Usage]:
-    """Asks in a closed loop; the answers' usage."""
-    left = iter(range(requests))
+    """Sends requests in a closed loop and returns the usage of each answer."""
+    numbers = iter(range(requests))
 
     async def one(client: AsyncClient) -> list[Usage]:
         return [
             (await client.ask(pictures[i % len(pictures)], "Where is the star?", budget=budget, max_tokens=8)).usage
-            for i in left
+            for i in numbers
         ]
 
     async with AsyncClient(address) as client:
-        return [usage for told in await asyncio.gather(*(one(client) for _ in range(clients))) for usage in told]
+        return [usage for usages in await asyncio.gather(*(one(client) for _ in range(clients))) for usage in usages]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--requests", type=int, default=300, help="requests a budget")
-    parser.add_argument("--clients", type=int, default=8, help="at a time")
+    parser.add_argument("--requests", type=int, default=300, help="requests for each budget")
+    parser.add_argument("--clients", type=int, default=8, help="concurrent clients")
     options = parser.parse_args()
     pictures = []
     for seed in range(options.requests):
         out = io.BytesIO()
         draw(make_scene(seed)).save(out, "PNG")
         pictures.append(out.getvalue())
-    with tempfile.TemporaryDirectory() as logs, running("fsr-tiny", 1, free_ports(40), Path(logs)) as at:
+    with tempfile.TemporaryDirectory() as logs, running("fsr-tiny", 1, free_ports(40), Path(logs)) as addresses:
         for budget in (16, 144, 16, 144):
             before, began = cpu_seconds(), time.monotonic()
-            told = asyncio.run(ask(at["gateway"], budget, options.requests, options.clients, pictures))
+            usages = asyncio.run(ask(addresses["gateway"], budget, options.requests, options.clients, pictures))
             seconds, after = time.monotonic() - began, cpu_seconds()
-            row = {part: round((after[part] - before[part]) / len(told) * 1e3, 2) for part in before}
-            wire = told[0].wire_bytes
+            row = {part: round((after[part] - before[part]) / len(usages) * 1e3, 2) for part in before}
+            wire = usages[0].wire_bytes
             print(
                 json.dumps(
-                    {"budget": budget, "per_second": round(len(told) / seconds, 1), "cpu_ms": row, "wire": wire}
+                    {"budget": budget, "per_second": round(len(usages) / seconds, 1), "cpu_ms": row, "wire": wire}
                 ),
                 flush=True,
             )

@@ -1,9 +1,9 @@
-"""CPU time that relaying compact tokens costs a gateway: one call receives them, one call sends them on.
+"""Measures the CPU time that a gateway spends on relaying visual tokens: one call receives them, another sends them.
 
-python -m benchmarks.relay
+    python -m benchmarks.relay
 
-A real grpc.aio server in a process of its own stands for encoder and decoder; CPU time is this process's alone, so that
-other load on the machine hardly matters. Medians of several rounds, the first one dropped.
+A real grpc.aio server in its own process stands for encoder and decoder. Only the CPU time of the measuring process
+counts, so other load on the machine hardly matters. It prints the median of several rounds, without the first one.
 """
 
 from __future__ import annotations
@@ -42,22 +42,25 @@ async def measure(port: int) -> None:
     async with grpc.aio.insecure_channel(f"127.0.0.1:{port}", options=channel_options()) as channel:
         call = channel.unary_unary("/relay/Call")
         for name, size in SIZES.items():
-            spent = []
+            seconds_per_call = []
             for _ in range(ROUNDS):
                 began = time.process_time()
                 for _ in range(CALLS):
                     payload = await call(str(size).encode())
                     await call(payload)
-                spent.append((time.process_time() - began) / CALLS)
-            print(f"{name:16} {size / 1e6:5.2f} MB   {statistics.median(spent[1:]) * 1e3:6.2f} ms CPU", flush=True)
+                seconds_per_call.append((time.process_time() - began) / CALLS)
+            print(
+                f"{name:16} {size / 1e6:5.2f} MB   {statistics.median(seconds_per_call[1:]) * 1e3:6.2f} ms CPU",
+                flush=True,
+            )
 
 
 def main() -> None:
-    ours, theirs = multiprocessing.Pipe()
-    process = multiprocessing.get_context("spawn").Process(target=serve, args=(theirs,), daemon=True)
+    parent_pipe, child_pipe = multiprocessing.Pipe()
+    process = multiprocessing.get_context("spawn").Process(target=serve, args=(child_pipe,), daemon=True)
     process.start()
     try:
-        asyncio.run(measure(ours.recv()))
+        asyncio.run(measure(parent_pipe.recv()))
     finally:
         process.terminate()
 

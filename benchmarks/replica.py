@@ -1,4 +1,4 @@
-"""A decoder replica of the benchmark's own, and requests for it."""
+"""Starts a decoder replica for a benchmark and builds requests for it. It is imported, not run."""
 
 from __future__ import annotations
 
@@ -25,7 +25,10 @@ def free_port() -> int:
 
 @contextmanager
 def decoder(options: list[str], patience: float = 300.0) -> Iterator[str]:
-    """The address of a replica with these options; it is stopped in the end."""
+    """Runs a replica with these options and yields its address; stops it at the end.
+
+    `patience` is the number of seconds that the start may take.
+    """
     address = f"127.0.0.1:{free_port()}"
     command = [sys.executable, "-m", "fsr.decoder", "--port", address.rpartition(":")[2], "--metrics-port", "0"]
     process = subprocess.Popen([*command, "--log-level", "warning", *options], env=os.environ)
@@ -39,7 +42,7 @@ def decoder(options: list[str], patience: float = 300.0) -> Iterator[str]:
                     break
                 except grpc.RpcError:
                     if process.poll() is not None or time.monotonic() > end:
-                        raise SystemExit("error: the decoder did not come up; its log is above") from None
+                        raise SystemExit("error: the decoder did not start; read its log above") from None
                     time.sleep(0.2)
         yield address
     finally:
@@ -48,14 +51,16 @@ def decoder(options: list[str], patience: float = 300.0) -> Iterator[str]:
 
 
 def request(described: decoder_pb2.DescribeDecoderResponse, visual: int, answer: int, system: str = "", salt: str = ""):
-    """A question about an image of which `visual` tokens are left, answered in exactly `answer` tokens."""
-    said = [types_pb2.Message(role=types_pb2.ROLE_SYSTEM, parts=[types_pb2.Part(text=system)])] if system else []
+    """A request about an image with `visual` kept tokens. The answer has exactly `answer` tokens."""
+    system_messages = (
+        [types_pb2.Message(role=types_pb2.ROLE_SYSTEM, parts=[types_pb2.Part(text=system)])] if system else []
+    )
     parts = [types_pb2.Part(image=0), types_pb2.Part(text="What colour is the star left of the circle?")]
     features = torch.randn(visual, described.model.feature_dim, generator=torch.Generator().manual_seed(0))
     return decoder_pb2.DecodeRequest(
         request_id="benchmark",
         fingerprint=described.model.fingerprint,
-        messages=[*said, types_pb2.Message(role=types_pb2.ROLE_USER, parts=parts)],
+        messages=[*system_messages, types_pb2.Message(role=types_pb2.ROLE_USER, parts=parts)],
         images=[types_pb2.CompressedImage(features=codec.encode(features), source_tokens=visual)],
         sampling=types_pb2.Sampling(max_tokens=answer, ignore_eos=True),
         cache_salt=salt,

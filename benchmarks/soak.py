@@ -1,10 +1,11 @@
-"""A system under moderate load for a while: does anything grow?
+"""Looks for leaks: runs a system under moderate load and checks that no process grows.
 
-Starts a system of its own, asks it questions from several clients (some of which go away in mid-answer), and looks at
-every process every few seconds. At the end: memory, threads and open files of each process in the first and in the
-last quarter of the time, and KV memory that was not given back. Exits 1 where something grew.
+    python benchmarks/soak.py --minutes 10
 
-example: python benchmarks/soak.py --minutes 10
+It starts its own system. Several clients ask questions, and some of them stop in the middle of an answer. Every few
+seconds it samples memory, threads and open files of each process. At the end it prints their medians in the first and
+in the last quarter of the time, and the KV memory that was not freed. It exits with 1 if something grew, if KV memory
+was not freed, or if a request failed.
 """
 
 from __future__ import annotations
@@ -30,20 +31,24 @@ from fsr.v1 import decoder_pb2, decoder_pb2_grpc
 from fsr_core.tiny.scenes import draw, make_scene
 
 EVERY_SECONDS = 5.0
-ALLOWED = {"MiB": (1.05, 10.0), "threads": (1.0, 4.0), "files": (1.0, 8.0)}  # growth: factor, or addition
+ALLOWED = {
+    "MiB": (1.05, 10.0),
+    "threads": (1.0, 4.0),
+    "files": (1.0, 8.0),
+}  # allowed growth: the larger of factor and addition
 QUESTION = "What colour is the star?"
 
 
 @dataclass
 class Watched:
-    """One process: a sample of each quantity every few seconds."""
+    """The samples of one process, by quantity."""
 
     name: str
     samples: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
 
 
 def role(process: psutil.Process) -> str:
-    """A readable name; Ray's own processes go by that of their program."""
+    """A readable name of a process. A process of Ray is named after its program."""
     words = process.cmdline()
     line = " ".join(words)
     for mark, name in (("ServeReplica", "encoder replica"), ("ProxyActor", "encoder proxy")):
@@ -56,7 +61,8 @@ def role(process: psutil.Process) -> str:
     return f"Ray: {script.removeprefix('ray::')}"
 
 
-def look(watched: dict[int, Watched]) -> None:
+def take_samples(watched: dict[int, Watched]) -> None:
+    """Adds a sample of each child process."""
     for process in psutil.Process().children(recursive=True):
         try:
             with process.oneshot():
@@ -69,7 +75,7 @@ def look(watched: dict[int, Watched]) -> None:
 
 
 async def load(address: str, clients: int, until: float) -> tuple[int, int, int]:
-    """Answers, answers left early, and errors."""
+    """Runs the clients until the time `until`. Returns the numbers of answers, cancelled answers and errors."""
     pictures = []
     for seed in range(910_000, 910_032):
         out = io.BytesIO()
@@ -98,16 +104,16 @@ async def load(address: str, clients: int, until: float) -> tuple[int, int, int]
     return counts[0], counts[1], counts[2]
 
 
-def kv_left(address: str) -> int:
-    """Bytes of KV memory that nobody gave back."""
+def unfreed_kv_bytes(address: str) -> int:
+    """Bytes of KV memory that are still in use."""
     with grpc.insecure_channel(address) as channel:
         stub = decoder_pb2_grpc.DecoderServiceStub(channel)
-        told = stub.DescribeDecoder(decoder_pb2.DescribeDecoderRequest(), timeout=10).load
-    return int(told.kv_bytes_capacity - told.kv_bytes_free)
+        load = stub.DescribeDecoder(decoder_pb2.DescribeDecoderRequest(), timeout=10).load
+    return int(load.kv_bytes_capacity - load.kv_bytes_free)
 
 
 def report(watched: dict[int, Watched]) -> bool:
-    """Prints the table; whether everything that lived for most of the time stayed flat."""
+    """Prints the table. Returns whether no process grew; processes that lived only for a short time do not count."""
     print("| process | " + " | ".join(f"{q}, first quarter | last quarter" for q in ALLOWED) + " | flat |")
     print("| --- | " + "--: | --: | " * len(ALLOWED) + "--- |")
     flat = True
@@ -135,25 +141,25 @@ async def soak(addresses: dict[str, str], clients: int, minutes: float) -> bool:
 
     async def watch() -> None:
         while True:
-            await asyncio.to_thread(look, watched)
+            await asyncio.to_thread(take_samples, watched)
             await asyncio.sleep(EVERY_SECONDS)
 
     watching = asyncio.create_task(watch())
-    answers, left, errors = await load(addresses["gateway"], clients, until + warm)
+    answers, cancelled, errors = await load(addresses["gateway"], clients, until + warm)
     watching.cancel()
     await asyncio.sleep(1.0)
     decoders = [address for name, address in addresses.items() if name.startswith("decoder") and "metrics" not in name]
-    kept = {address: kv_left(address) for address in decoders}
+    unfreed = {address: unfreed_kv_bytes(address) for address in decoders}
     flat = report(watched)
-    print(f"\n{answers} answers, {left} left early, {errors} errors; KV bytes not given back: {sum(kept.values())}")
-    return flat and not errors and not any(kept.values())
+    print(f"\n{answers} answers, {cancelled} cancelled, {errors} errors; KV bytes not freed: {sum(unfreed.values())}")
+    return flat and not errors and not any(unfreed.values())
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--minutes", type=float, default=10.0)
-    parser.add_argument("--clients", type=int, default=4)
-    parser.add_argument("--decoders", type=int, default=2)
+    parser.add_argument("--minutes", type=float, default=10.0, help="length of the run after warming up")
+    parser.add_argument("--clients", type=int, default=4, help="concurrent clients")
+    parser.add_argument("--decoders", type=int, default=2, help="decoder replicas of the system")
     parser.add_argument("--port", type=int, default=50050, help="first port of the system that is started")
     options = parser.parse_args()
     logs = Path(tempfile.mkdtemp(prefix="fsr-logs-"))

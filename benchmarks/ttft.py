@@ -1,8 +1,8 @@
-"""Time to first token at the client: few visual tokens against all of them, and a first question against a second.
+"""Measures time to first token at the client: few visual tokens against all, first question against second question.
 
-Starts the whole system, then asks in turn with each budget, so that whatever else the machine does hits both alike.
-Every question is about a new picture, and then asked once more ("second"), when the encoder has its features.
-Medians; the first rounds are dropped.
+It starts the whole system and asks with each budget in turn, so that other load on the machine affects all alike. It asks
+about a new picture each time ("first"), and asks again when the encoder has cached its features ("second"). It prints
+medians without the first rounds.
 
     python benchmarks/ttft.py
     python benchmarks/random_llava.py runs/llava-135m
@@ -37,7 +37,7 @@ def picture(seed: int) -> bytes:
 
 
 def first_token(client: Client, image: bytes, budget: int) -> tuple[float, int]:
-    """Milliseconds from the call to the first piece of the answer, and the visual tokens before compression."""
+    """Milliseconds from the call to the first chunk of the answer, and the visual tokens before compression."""
     began, first, before = perf_counter(), 0.0, 0
     for chunk in client.stream(image, QUESTION, budget=budget, max_tokens=4):
         first = first or 1000 * (perf_counter() - began)
@@ -49,12 +49,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="fsr-tiny", help="fsr-tiny or a checkpoint folder")
     parser.add_argument("--budgets", default="16,144", help="visual tokens to keep, comma-separated")
-    parser.add_argument("--repeats", type=int, default=30)
-    parser.add_argument("--port", type=int, default=47000, help="first of twenty free ports")
+    parser.add_argument("--repeats", type=int, default=30, help="rounds that count")
+    parser.add_argument("--port", type=int, default=47000, help="first of twenty free ports in a row")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     options = parser.parse_args()
     budgets = [int(part) for part in options.budgets.split(",")]
-    taken: dict[tuple[int, str], list[float]] = {(b, turn): [] for b in budgets for turn in ("first", "second")}
+    timings: dict[tuple[int, str], list[float]] = {(b, turn): [] for b in budgets for turn in ("first", "second")}
     seed, before = SEEDS["validation"][0], 0
     logs = Path(tempfile.mkdtemp(prefix="fsr-logs-"))
     with running(options.model, 1, options.port, logs) as addresses, Client(addresses["gateway"]) as client:
@@ -64,8 +64,8 @@ def main() -> None:
                 image = picture(seed)
                 for turn in ("first", "second"):
                     milliseconds, before = first_token(client, image, budget)
-                    taken[budget, turn].append(milliseconds)
-    medians = {key: median(values[WARM_UP:]) for key, values in taken.items()}
+                    timings[budget, turn].append(milliseconds)
+    medians = {key: median(values[WARM_UP:]) for key, values in timings.items()}
     if options.json:
         rows = [{"budget": b, "turn": t, "of": before, "ttft_ms": value} for (b, t), value in medians.items()]
         print(json.dumps({"model": options.model, "rows": rows}))
@@ -74,9 +74,9 @@ def main() -> None:
     print(f"| visual tokens of {before} | first question, ms | second question, ms | all / these, first | second |")
     print("| --: | --: | --: | --: | --: |")
     for budget in budgets:
-        one, two = medians[budget, "first"], medians[budget, "second"]
+        first, second = medians[budget, "first"], medians[budget, "second"]
         ratios = [medians[most, turn] / medians[budget, turn] for turn in ("first", "second")]
-        print(f"| {budget} | {one:.0f} | {two:.0f} | {ratios[0]:.2f} | {ratios[1]:.2f} |")
+        print(f"| {budget} | {first:.0f} | {second:.0f} | {ratios[0]:.2f} | {ratios[1]:.2f} |")
 
 
 if __name__ == "__main__":

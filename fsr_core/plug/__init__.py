@@ -1,4 +1,4 @@
-"""Compression on a live model of the transformers library, without the services."""
+"""Compresses visual tokens inside a live model of the transformers library. No service is needed."""
 
 from fsr_core.plug.compressed_model import compressed
 

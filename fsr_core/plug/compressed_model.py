@@ -1,8 +1,8 @@
 """Compression inside your own script: `with compressed(model, processor, budget=64) as vlm: vlm.generate(...)`.
 
-Within the context the model's own `generate` keeps only the budget's visual tokens of each picture or video. The
-prompt that it gets is the shorter one, so its cache, beams and sampling work as ever; a hook on the language model
-puts in the embeddings, positions and DeepStack features that belong to it. Leaving the context undoes both.
+Within the context, the model's own `generate` keeps only as many visual tokens of each picture or video as the budget
+allows. `generate` gets the shorter prompt, so its cache, beams and sampling work as usual. A hook on the language model
+inserts the embeddings, positions and DeepStack features of that prompt. Leaving the context undoes both.
 """
 
 from __future__ import annotations
@@ -38,11 +38,11 @@ _VISUAL_INPUTS = (
 
 
 class CompressedModel:
-    """A model whose `generate` compresses.
+    """A model that generates from compressed visual tokens.
 
     Attributes:
         model: the model itself.
-        last: of the latest call, what was kept and saved in each prompt of its batch.
+        last: what the latest call kept and saved, one entry for each prompt of its batch.
     """
 
     def __init__(self, model: Any, shorten: PromptShortener) -> None:
@@ -58,42 +58,44 @@ class CompressedModel:
     def generate(
         self, inputs: Tensor | None = None, *, instruction: str | Sequence[str] | None = None, **options: Any
     ) -> Any:
-        """As the model's own `generate`, with what its processor returned; the sequences start with your `input_ids`.
+        """The model's own `generate` on compressed prompts. The sequences start with the caller's `input_ids`.
 
         Args:
-            instruction: what compression goes by, one for all prompts or one each; by default the last user turn.
+            inputs, options: what the processor returned, and the options of the model's own `generate`.
+            instruction: the question that guides compression, one for all prompts or one for each; by default the last
+                user turn.
 
         Raises:
-            ValueError: naming the argument: no `input_ids`; a cache to go on from; placeholders that do not fit the
-                pictures; an instruction that cannot be found.
+            ValueError: `input_ids` are missing, a cache is given, the placeholders do not fit the pictures, or no
+                instruction can be found. The message names the argument.
             RuntimeError: the context has been left.
         """
         if not self._open:
             raise RuntimeError("generate: the context of compressed() has been left; enter it again")
         ids = options.pop("input_ids", None) if inputs is None else inputs
         if not any(options.get(name) is not None for name in ("pixel_values", "pixel_values_videos")):
-            with self._lock:  # else its passes get the embeddings of another thread's prompt
+            with self._lock:  # without it, this call would get the embeddings of another thread's prompt
                 self.last = ()
                 return self._original(input_ids=ids, **options) if ids is not None else self._original(**options)
         if ids is None:
             raise ValueError("input_ids: are missing; pass on all that the processor returned")
         if options.get("past_key_values") is not None:
-            raise ValueError("past_key_values: a compressed prompt starts afresh; leave the cache out")
+            raise ValueError("past_key_values: a compressed prompt cannot continue a cache; leave it out")
         visual = {name: options.pop(name) for name in _VISUAL_INPUTS if name in options}
         mask = options.pop("attention_mask", None)
         with self._lock:
             prefill, self.last = self._shorten(ids, mask, visual, instruction)
-            if options.get("max_length") is not None:  # counts the prompt, which is shorter now
+            if options.get("max_length") is not None:  # it includes the prompt, which is shorter now
                 options["max_length"] -= ids.shape[1] - prefill.length
             deltas = getattr(self.model.model, "rope_deltas", None)
             self._prefill = prefill
             try:
-                out = self._original(input_ids=prefill.input_ids, attention_mask=prefill.attention_mask, **options)
+                output = self._original(input_ids=prefill.input_ids, attention_mask=prefill.attention_mask, **options)
             finally:
                 self._prefill = None
                 if hasattr(self.model.model, "rope_deltas"):
                     self.model.model.rope_deltas = deltas
-        return _with_prompt(out, ids, prefill.length)
+        return _with_prompt(output, ids, prefill.length)
 
     def _hook(
         self, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -101,15 +103,15 @@ class CompressedModel:
         return args, kwargs if self._prefill is None else self._prefill.inputs(kwargs)
 
 
-def _with_prompt(out: Any, ids: Tensor, length: int) -> Any:
-    """The answer after the prompt as the caller knows it."""
-    sequences = out if isinstance(out, Tensor) else out.sequences
+def _with_prompt(output: Any, ids: Tensor, length: int) -> Any:
+    """The output with the caller's prompt in place of the shorter one, before the answer."""
+    sequences = output if isinstance(output, Tensor) else output.sequences
     prompts = ids.to(sequences.device).repeat_interleave(len(sequences) // len(ids), dim=0)
     whole = torch.cat([prompts, sequences[:, length:]], dim=1)
-    if isinstance(out, Tensor):
+    if isinstance(output, Tensor):
         return whole
-    out.sequences = whole
-    return out
+    output.sequences = whole
+    return output
 
 
 @contextmanager
@@ -126,34 +128,34 @@ def compressed(
     clip: str | None = None,
     options: Mapping[str, Any] | None = None,
 ) -> Iterator[CompressedModel]:
-    """Compress the visual tokens of a live model of the transformers library; it is as before once the context ends.
+    """Compresses the visual tokens of a live model of the transformers library until the context ends.
 
     Args:
         model: a model of one of the supported families, on any device.
         processor: the checkpoint's own, as `AutoProcessor` gives it.
-        budget: tokens that each picture or video may keep, or a `Budget`; `Budget(auto=True)` goes by the evidence.
-        keep_ratio: the same as a share in (0, 1]; give one of the two.
-        method, method_options: name of a method and its options, or a compressor of your own.
-        instruction: what compression goes by in every prompt; by default the last user turn of each.
-        spread: "even" shares the budget over tiles or frames, "free" lets it go where the evidence is.
+        budget: tokens to keep of each picture or video, or a `Budget`; `Budget(auto=True)` chooses by the evidence.
+        keep_ratio: share of the tokens to keep, in (0, 1]. Give either `budget` or `keep_ratio`.
+        method, method_options: name of a method and its options; or your own compressor as `method`.
+        instruction: the question that guides compression in every prompt; by default the last user turn of each.
+        spread: "even" gives every tile or frame an equal part of the budget; "free" follows the evidence.
         clip, options: as in `fsr_core.backbones.load_encoder`.
 
     Raises:
-        ValueError: naming the argument, before anything is changed.
+        ValueError: an argument is wrong. The message names it, and nothing has been changed.
     """
     if (budget is None) == (keep_ratio is None):
         raise ValueError("budget: give either budget or keep_ratio")
-    wanted = Budget(keep_ratio=keep_ratio) if budget is None else Budget.of(budget)
+    token_budget = Budget(keep_ratio=keep_ratio) if budget is None else Budget.of(budget)
     if spread not in SPREADS:
         raise ValueError(f"spread: {spread!r} is unknown; use {' or '.join(SPREADS)}")
     compressor = create(method, **(method_options or {})) if isinstance(method, str) else method
     if "generate" in getattr(model, "__dict__", {}):
-        raise ValueError("model: its generate is replaced already; leave the other context first")
+        raise ValueError("model: its generate is already replaced; leave the other context first")
     if not (hasattr(processor, "tokenizer") and hasattr(processor, "image_processor")):
         name = type(processor).__name__
         raise ValueError(f"processor: {name} is not a model's whole processor; pass what AutoProcessor gives for it")
     encoder = wrap_encoder(model, processor, clip=clip, options=options)
-    shorten = PromptShortener(model, processor, encoder, compressor, wanted, spread, instruction)
+    shorten = PromptShortener(model, processor, encoder, compressor, token_budget, spread, instruction)
     vlm = CompressedModel(model, shorten)
     handle = model.model.language_model.register_forward_pre_hook(vlm._hook, with_kwargs=True)
     model.generate = vlm.generate

@@ -1,4 +1,4 @@
-"""From a processor's batch to shorter prompts, and what was kept of each."""
+"""Turns the batch of a processor into shorter prompts, and reports what was kept of each."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ __all__ = ["KeptPrompt", "PromptShortener"]
 class KeptPrompt:
     """What was kept of one prompt.
 
-    images   one entry a picture or video, in the order of their placeholders
-    views    their grids of tokens, over the pixels that the model was given
+    images   kept tokens of each picture or video, in the order of the placeholders
+    views    token grids of each picture or video, in pixels of the model's input
     saved    tokens, KV cache, FLOPs and bytes with all visual tokens and with the kept ones
     """
 
@@ -42,7 +42,7 @@ class KeptPrompt:
     _shown: Callable[[int, Box, tuple[int, int]], Box] = field(repr=False)
 
     def picture(self, image: Image.Image | Sequence[Image.Image], number: int = 0) -> Image.Image:
-        """The source picture (or the frames of the video) with what was kept marked on it; see `fsr_core.overlay`."""
+        """The source picture, or the frames of the video, with the kept tokens marked; see `fsr_core.overlay`."""
         kept = self.images[number]
         pictures = [image] if isinstance(image, Image.Image) else list(image)
         size = pictures[0].size
@@ -54,7 +54,7 @@ class KeptPrompt:
 
 
 class PromptShortener:
-    """Encodes and compresses the pictures of a batch and lays its prompts out again without the dropped tokens."""
+    """Encodes and compresses the pictures of a batch and rebuilds its prompts without the dropped tokens."""
 
     def __init__(
         self,
@@ -68,72 +68,86 @@ class PromptShortener:
     ) -> None:
         self._model, self._encoder, self._compressor = model, encoder, compressor
         self._budget, self._spread, self._instruction = budget, spread, instruction
-        config, words = model.config, processor.tokenizer
+        config, tokenizer = model.config, processor.tokenizer
         self._image_id: int = config.image_token_id
         self._video_id: int | None = getattr(config, "video_token_id", None)
         self._visual = tuple(i for i in (self._image_id, self._video_id) if i is not None)
-        self._pad: int = words.pad_token_id if words.pad_token_id is not None else words.eos_token_id
+        self._pad: int = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
         self._multi_axis = hasattr(model.model, "rope_deltas")
-        # A checkpoint for pictures may name a token for videos that its tokenizer lacks.
-        known = [text for i in self._visual if (text := words.convert_ids_to_tokens(i)) is not None]
-        self._finder = QuestionFinder(processor, known)
+        # A checkpoint for pictures only may name a video token that its tokenizer does not have.
+        visual_tokens = [text for i in self._visual if (text := tokenizer.convert_ids_to_tokens(i)) is not None]
+        self._finder = QuestionFinder(processor, visual_tokens)
 
     def __call__(
         self, ids: Tensor, mask: Tensor | None, visual: Mapping[str, Any], instruction: str | Sequence[str] | None
     ) -> tuple[Prefill, tuple[KeptPrompt, ...]]:
-        """The shorter prompts of a batch, and what was kept of each. Raises ValueError."""
+        """The shorter prompts of a batch, and what was kept of each.
+
+        Raises:
+            ValueError: the placeholders do not fit the pictures, or an instruction is missing.
+        """
         rows = [row[mask[i].bool()] if mask is not None else row for i, row in enumerate(ids)]
         rows = [row.cpu() for row in rows]
         images, videos = self._encoder.unbatch(visual)
         features = self._encoder.encode_images([*images, *videos])
-        owned = self._by_row(rows, features[: len(images)], features[len(images) :])
+        images_of_rows = self._by_row(rows, features[: len(images)], features[len(images) :])
         questions = self._questions(rows, instruction)
-        said: list[Tensor | None] = [None] * len(rows)
+        embeddings: list[Tensor | None] = [None] * len(rows)
         if self._encoder.wants_instruction:
-            said = self._encoder.encode_instructions([question or "" for question in questions])
-        flat = [(image, text) for own, text in zip(owned, said, strict=True) for image in own]
+            embeddings = self._encoder.encode_instructions([question or "" for question in questions])
+        flat = [
+            (image, text) for row_images, text in zip(images_of_rows, embeddings, strict=True) for image in row_images
+        ]
         samples = [self._encoder.visual_tokens(image, text) for image, text in flat]
         budgets = [self._budget] * len(flat)
         kept = iter(compress_images(self._compressor, [i for i, _ in flat], samples, budgets, self._spread))
-        prompts, told = [], []
-        for row, own, question in zip(rows, owned, questions, strict=True):
-            chosen = [next(kept) for _ in own]
-            prompts.append(self._prompt(row, own, chosen))
-            told.append(self._told(question, own, chosen, prompts[-1]))
-        return Prefill.of(prompts, self._pad, self._multi_axis), tuple(told)
+        prompts, kept_prompts = [], []
+        for row, row_images, question in zip(rows, images_of_rows, questions, strict=True):
+            row_kept = [next(kept) for _ in row_images]
+            prompts.append(self._prompt(row, row_images, row_kept))
+            kept_prompts.append(self._kept_prompt(question, row_images, row_kept, prompts[-1]))
+        return Prefill.of(prompts, self._pad, self._multi_axis), tuple(kept_prompts)
 
     def _by_row(
         self, rows: Sequence[Tensor], images: Sequence[ImageFeatures], videos: Sequence[ImageFeatures]
     ) -> list[list[ImageFeatures]]:
-        """The pictures and videos of each prompt, in the order of their placeholders."""
-        left = {self._image_id: list(images), self._video_id: list(videos)}
-        found = []
+        """The pictures and videos of each prompt, in the order of the placeholders."""
+        queues = {self._image_id: list(images), self._video_id: list(videos)}
+        images_of_rows = []
         for number, row in enumerate(rows):
-            own, at, places = [], 0, row[torch.isin(row, torch.tensor(self._visual))].tolist()
-            while at < len(places):
-                queue = left[places[at]]
+            row_images, at, placeholders = [], 0, row[torch.isin(row, torch.tensor(self._visual))].tolist()
+            while at < len(placeholders):
+                queue = queues[placeholders[at]]
                 if not queue:
-                    raise ValueError(f"input_ids[{number}]: has placeholders for which there is no picture or video")
-                own.append(queue.pop(0))
-                stop = at + self._places(own[-1])
-                if len(set(places[at:stop])) != 1 or stop > len(places):
                     raise ValueError(
-                        f"input_ids[{number}]: its placeholders do not fit the pictures; pass on what the processor"
-                        " returned, unchanged"
+                        f"input_ids[{number}]: has placeholders for which there is no picture or video; pass all that"
+                        " the processor returned"
+                    )
+                row_images.append(queue.pop(0))
+                stop = at + self._placeholders(row_images[-1])
+                if len(set(placeholders[at:stop])) != 1 or stop > len(placeholders):
+                    raise ValueError(
+                        f"input_ids[{number}]: its placeholders do not fit the pictures; pass unchanged what the"
+                        " processor returned"
                     )
                 at = stop
-            found.append(own)
-        if any(left.values()):
-            raise ValueError("input_ids: have fewer placeholders than there are pictures or videos")
-        return found
+            images_of_rows.append(row_images)
+        if any(queues.values()):
+            raise ValueError(
+                "input_ids: have fewer placeholders than there are pictures or videos; pass unchanged what the"
+                " processor returned"
+            )
+        return images_of_rows
 
-    def _whole(self, image: ImageFeatures) -> list[int]:
-        """Placeholders that the processor wrote for each block of an image: the layout of all its tokens, counted on
-        rows without content."""
+    def _block_sizes(self, image: ImageFeatures) -> list[int]:
+        """Number of placeholders that the processor wrote for each block of an image.
+
+        It is counted on the layout of all the image's tokens, with feature rows of width 0.
+        """
         newline = None if image.newline is None else image.newline[:0]
         empty = replace(image, features=image.features[:, :0], newline=newline, deepstack=None)
         index = torch.arange(len(image.features), device=image.features.device)
-        every = CompressedTokens(
+        all_tokens = CompressedTokens(
             features=empty.features,
             index=index,
             stage=index,
@@ -142,10 +156,10 @@ class PromptShortener:
             focus_count=0,
             focus_wanted=0,
         )
-        return [len(block.features) for block in self._encoder.blocks(self._encoder.assemble(empty, every))]
+        return [len(block.features) for block in self._encoder.blocks(self._encoder.assemble(empty, all_tokens))]
 
-    def _places(self, image: ImageFeatures) -> int:
-        return sum(self._whole(image))
+    def _placeholders(self, image: ImageFeatures) -> int:
+        return sum(self._block_sizes(image))
 
     def _questions(self, rows: Sequence[Tensor], given: str | Sequence[str] | None) -> list[str | None]:
         given = self._instruction if given is None else given
@@ -153,20 +167,22 @@ class PromptShortener:
             given = [given] * len(rows)
         if given is not None:
             if len(given) != len(rows):
-                raise ValueError(f"instruction: {len(given)} given for {len(rows)} prompts; pass one, or one each")
+                raise ValueError(
+                    f"instruction: {len(given)} given for {len(rows)} prompts; pass one for all, or one for each"
+                )
             return list(given)
         if not self._encoder.wants_instruction:
             return [None] * len(rows)
         return [self._finder.find(row.tolist()) for row in rows]
 
-    def _prompt(self, row: Tensor, images: Sequence[ImageFeatures], chosen: Sequence[CompressedTokens]) -> Prompt:
+    def _prompt(self, row: Tensor, images: Sequence[ImageFeatures], row_kept: Sequence[CompressedTokens]) -> Prompt:
         keep = torch.ones(len(row), dtype=torch.bool)
-        places = torch.isin(row, torch.tensor(self._visual)).nonzero().flatten().tolist()
+        placeholders = torch.isin(row, torch.tensor(self._visual)).nonzero().flatten().tolist()
         blocks, at = [], 0
-        for image, kept in zip(images, chosen, strict=True):
-            laid = self._encoder.blocks(self._encoder.assemble(image, kept))
-            for count, block in zip(self._whole(image), laid, strict=True):
-                keep[places[at] + 1 : places[at] + count] = False  # one placeholder is left for each block
+        for image, kept in zip(images, row_kept, strict=True):
+            image_blocks = self._encoder.blocks(self._encoder.assemble(image, kept))
+            for count, block in zip(self._block_sizes(image), image_blocks, strict=True):
+                keep[placeholders[at] + 1 : placeholders[at] + count] = False  # each block keeps one placeholder
                 at += count
                 blocks.append(block)
         table = self._model.get_input_embeddings()
@@ -175,15 +191,15 @@ class PromptShortener:
         blocks = [replace(block, features=block.features.to(device, dtype)) for block in blocks]
         return splice(row[keep], blocks, self._visual, lambda ids: table(ids.to(device)), self._multi_axis)
 
-    def _told(
+    def _kept_prompt(
         self,
         question: str | None,
         images: Sequence[ImageFeatures],
-        chosen: Sequence[CompressedTokens],
+        row_kept: Sequence[CompressedTokens],
         prompt: Prompt,
     ) -> KeptPrompt:
         info = self._encoder.info
-        before = sum(self._places(image) for image in images)
+        before = sum(self._placeholders(image) for image in images)
         deep = max((len(image.deepstack) for image in images if image.deepstack is not None), default=0)
         saved = savings(
             info.geometry,
@@ -196,8 +212,9 @@ class PromptShortener:
         sizes = [image.size for image in images]
 
         def shown(number: int, box: Box, size: tuple[int, int]) -> Box:
+            """A box of the model's input in pixels of a source picture of this size."""
             left, top, right, bottom = self._encoder.shown(size)
             across, down = (right - left) / sizes[number][0], (bottom - top) / sizes[number][1]
             return (left + box[0] * across, top + box[1] * down, left + box[2] * across, top + box[3] * down)
 
-        return KeptPrompt(question, tuple(chosen), tuple(image.tiles for image in images), saved, shown)
+        return KeptPrompt(question, tuple(row_kept), tuple(image.tiles for image in images), saved, shown)

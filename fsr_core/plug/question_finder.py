@@ -1,4 +1,4 @@
-"""The user's question, found in a prompt that a chat template has written."""
+"""Finds the user's question in a prompt that a chat template has written."""
 
 from __future__ import annotations
 
@@ -12,14 +12,15 @@ _FIRST, _REPLY, _SECOND = "Aardvark one?", "Badger two.", "Capybara three?"
 
 
 def _common_end(one: str, other: str) -> str:
+    """The longest text with which both end."""
     same = takewhile(lambda pair: pair[0] == pair[1], zip(reversed(one), reversed(other), strict=False))
     return "".join(letter for letter, _ in same)[::-1]
 
 
 class QuestionFinder:
-    """Knows what a processor's chat template writes before and after the last user turn's text.
+    """Finds the text of the last user turn between the texts that the chat template writes around it.
 
-    It learns that by having the template write a conversation whose texts it knows.
+    It learns these texts from a short conversation that it renders with the template.
     """
 
     def __init__(self, processor: Any, visual_tokens: Sequence[str]) -> None:
@@ -35,17 +36,21 @@ class QuestionFinder:
             self._before, self._after = opening.strip(), two.partition(_SECOND)[2].strip()
 
     def find(self, token_ids: Sequence[int]) -> str:
-        """The text of the last user turn. Raises ValueError where the prompt is not what the template writes."""
+        """The text of the last user turn.
+
+        Raises:
+            ValueError: the chat template did not write this prompt.
+        """
         text = str(self._tokenizer.decode(token_ids, skip_special_tokens=False))
-        _, found, rest = text.rpartition(self._before) if self._before else ("", "", "")
+        _, opening, rest = text.rpartition(self._before) if self._before else ("", "", "")
         end = rest.rfind(self._after) if self._after else len(rest)
-        question = rest[:end] if found and end >= 0 else ""
+        question = rest[:end] if opening and end >= 0 else ""
         for token in self._noise:
             question = question.replace(token, " ")
         question = " ".join(question.split())
         if not question:
             raise ValueError(
-                "instruction: cannot be found in the prompt; write it with the processor's chat template, or pass"
-                " instruction="
+                "instruction: cannot be found in the prompt; write the prompt with the processor's chat template, or"
+                " pass instruction="
             )
         return question
