@@ -284,7 +284,10 @@ SHOWN_AGAIN = types_pb2.Message(role=types_pb2.ROLE_USER, parts=[types_pb2.Part(
         ({"sampling": types_pb2.Sampling(repetition_penalty=-1)}, "sampling.repetition_penalty"),
         ({"sampling": types_pb2.Sampling(stop=["a", ""])}, "sampling.stop: holds an empty"),
         ({"sampling": types_pb2.Sampling(stop=["a"] * 17)}, "sampling.stop: 17 strings"),
-        ({"sampling": types_pb2.Sampling(stop=["a", "b" * 257])}, r"sampling.stop\[1\]: 257 characters .*; its begin"),
+        (
+            {"sampling": types_pb2.Sampling(stop=["a", "b" * 257])},
+            r"sampling.stop\[1\]: 257 characters .*; send its begin",
+        ),
         ({"sampling": types_pb2.Sampling(temperature=9e-7)}, "sampling.temperature: 9e-07 is below 1e-6; 0 is greedy"),
         ({"sampling": types_pb2.Sampling(repetition_penalty=1e-40)}, "sampling.repetition_penalty: 1e-40 is below"),
     ],
