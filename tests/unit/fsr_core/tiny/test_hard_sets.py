@@ -1,4 +1,4 @@
-"""The harder sets are what their names say, and the ones on which the published figures were measured."""
+"""The hard sets are as their names say, and are the sets on which the published figures were measured."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from fsr_core.tiny.scenes import CELL, SEEDS
 
 
 @pytest.mark.parametrize("name", HARD_SETS)
-def test_the_whole_set_is_the_recorded_one(name: str) -> None:
+def test_verify_accepts_the_set_and_refuses_a_changed_one(name: str) -> None:
     items = frozen_hard_set(name)
     verify(name, items)
     kinds = Counter(question.kind for _, question in items)
@@ -26,8 +26,10 @@ def test_the_whole_set_is_the_recorded_one(name: str) -> None:
         verify(name, items)
 
 
-def test_no_set_shares_seeds_with_another() -> None:
-    ranges = sorted([(one.seeds.start, one.seeds.stop) for one in HARD_SETS.values()] + list(SEEDS.values()))
+def test_sets_share_no_seeds() -> None:
+    ranges = sorted(
+        [(hard_set.seeds.start, hard_set.seeds.stop) for hard_set in HARD_SETS.values()] + list(SEEDS.values())
+    )
     assert all(before[1] <= after[0] for before, after in itertools.pairwise(ranges))
 
 
@@ -40,7 +42,7 @@ def test_things_lie_in_their_cells(name: str) -> None:
             assert thing.row * CELL <= y - thing.radius < y + thing.radius <= (thing.row + 1) * CELL
 
 
-def test_what_makes_each_set_hard() -> None:
+def test_each_set_has_what_makes_it_hard() -> None:
     assert all(len(scene.things) == 9 for scene, _ in frozen_hard_set("crowded", 40))
     assert all(thing.radius <= 26 for scene, _ in frozen_hard_set("tiny", 40) for thing in scene.things)
     for scene, _ in frozen_hard_set("distractors", 40):
@@ -62,6 +64,6 @@ def test_only_the_shifted_set_has_other_backgrounds() -> None:
 
 
 @pytest.mark.parametrize(("name", "limit"), [("harder", 1), ("tiny", 0), ("tiny", 5000)])
-def test_what_is_not_there_is_refused(name: str, limit: int) -> None:
+def test_unknown_set_or_limit_is_refused(name: str, limit: int) -> None:
     with pytest.raises(ValueError, match="set"):
         frozen_hard_set(name, limit)

@@ -1,4 +1,4 @@
-"""Questions: each has exactly one right answer, found here again from the scene by other means."""
+"""Each question has exactly one right answer; these tests find it in the scene by other means."""
 
 from __future__ import annotations
 
@@ -9,54 +9,54 @@ from collections import Counter
 import pytest
 
 from fsr_core.tiny.questions import KINDS, NUMBERS, Question, frozen_questions, is_correct, random_question
-from fsr_core.tiny.scenes import Scene, make_scene
+from fsr_core.tiny.scenes import SEEDS, Scene, make_scene
 
 
 def solve(scene: Scene, text: str) -> list[str]:
-    """Every answer that the scene supports, from the question's words alone."""
+    """Every answer that fits the scene, match from the question's words alone."""
     things = scene.things
-    if found := re.fullmatch(r"What colour is the (\w+)\?", text):
-        return [t.colour for t in things if t.shape == found[1]]
-    if found := re.fullmatch(r"What shape is (\w+)\?", text):
-        return [t.shape for t in things if t.colour == found[1]]
-    if found := re.fullmatch(r"Is there a (\w+ \w+)\?", text):
-        return ["yes" if any(f"{t.colour} {t.shape}" == found[1] for t in things) else "no"]
-    if found := re.fullmatch(r"How many (\w+) shapes are there\?", text):
-        return [NUMBERS[sum(t.colour == found[1] for t in things)]]
-    if found := re.fullmatch(r"How many (\w+)s are there\?", text):
-        return [NUMBERS[sum(t.shape == found[1] for t in things)]]
-    if found := re.fullmatch(r"Where is the (\w+) (\w+)\?", text):
+    if match := re.fullmatch(r"What colour is the (\w+)\?", text):
+        return [t.colour for t in things if t.shape == match[1]]
+    if match := re.fullmatch(r"What shape is (\w+)\?", text):
+        return [t.shape for t in things if t.colour == match[1]]
+    if match := re.fullmatch(r"Is there a (\w+ \w+)\?", text):
+        return ["yes" if any(f"{t.colour} {t.shape}" == match[1] for t in things) else "no"]
+    if match := re.fullmatch(r"How many (\w+) shapes are there\?", text):
+        return [NUMBERS[sum(t.colour == match[1] for t in things)]]
+    if match := re.fullmatch(r"How many (\w+)s are there\?", text):
+        return [NUMBERS[sum(t.shape == match[1] for t in things)]]
+    if match := re.fullmatch(r"Where is the (\w+) (\w+)\?", text):
         rows, columns = ("top", "middle", "bottom"), ("left", "centre", "right")
         return [
             f"{rows[int(t.centre[1] // 144)]} {columns[int(t.centre[0] // 144)]}"
             for t in things
-            if (t.colour, t.shape) == found.groups()
+            if (t.colour, t.shape) == match.groups()
         ]
-    if found := re.fullmatch(r"Which digit is on the (\w+) (\w+)\?", text):
-        return [NUMBERS[t.digit] for t in things if (t.colour, t.shape) == found.groups() and t.digit is not None]
-    found = re.fullmatch(r"What is (left|right) of the (\w+) (\w+)\?", text)
-    assert found, text
-    (me,) = (t for t in things if (t.colour, t.shape) == (found[2], found[3]))
-    sign = -1 if found[1] == "left" else 1
-    beside = [t for t in things if t.row == me.row and sign * (t.centre[0] - me.centre[0]) > 0]
-    nearest = min(beside, key=lambda t: abs(t.centre[0] - me.centre[0]))
+    if match := re.fullmatch(r"Which digit is on the (\w+) (\w+)\?", text):
+        return [NUMBERS[t.digit] for t in things if (t.colour, t.shape) == match.groups() and t.digit is not None]
+    match = re.fullmatch(r"What is (left|right) of the (\w+) (\w+)\?", text)
+    assert match, text
+    (named,) = (t for t in things if (t.colour, t.shape) == (match[2], match[3]))
+    sign = -1 if match[1] == "left" else 1
+    beside = [t for t in things if t.row == named.row and sign * (t.centre[0] - named.centre[0]) > 0]
+    nearest = min(beside, key=lambda t: abs(t.centre[0] - named.centre[0]))
     return [f"{nearest.colour} {nearest.shape}"]
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_only_right_answer(kind: str) -> None:
-    rng, seen = random.Random(kind), 0
+def test_answer_is_the_only_one_that_fits(kind: str) -> None:
+    rng, count = random.Random(kind), 0
     for seed in range(150):
         question = KINDS[kind](make_scene(seed), rng)
         if question is None:
             continue
-        seen += 1
+        count += 1
         assert question.kind == kind
         assert solve(make_scene(seed), question.text) == [question.answer]
-    assert seen > 30
+    assert count > 30
 
 
-def test_existence_is_balanced_and_counts_vary() -> None:
+def test_answers_about_existence_are_balanced_and_counts_vary() -> None:
     rng = random.Random(1)
     scenes = [make_scene(seed) for seed in range(1500)]
     yes = sum(random_question(scene, rng, ("existence",)).answer == "yes" for scene in scenes) / len(scenes)
@@ -66,7 +66,7 @@ def test_existence_is_balanced_and_counts_vary() -> None:
     assert max(counts.values()) < 0.45 * len(scenes)
 
 
-def test_things_are_the_evidence() -> None:
+def test_things_are_those_that_the_question_names() -> None:
     rng = random.Random(2)
     for seed in range(100):
         scene = make_scene(seed)
@@ -76,21 +76,21 @@ def test_things_are_the_evidence() -> None:
 
 
 @pytest.mark.parametrize("split", ["validation", "test"])
-def test_frozen_asks_every_kind_equally_often(split: str) -> None:
+def test_frozen_questions_ask_every_kind_equally_often(split: str) -> None:
     items = frozen_questions(split, 80)
     assert Counter(question.kind for _, question in items) == dict.fromkeys(KINDS, 10)
     assert items == frozen_questions(split, 80)
 
 
-def test_frozen_refuses_more_than_there_is(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(__import__("fsr_core.tiny.questions", fromlist=["SEEDS"]).SEEDS, "validation", (0, 5))
+def test_frozen_questions_refuse_more_than_the_split_has(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(SEEDS, "validation", (0, 5))
     with pytest.raises(ValueError, match="count"):
         frozen_questions("validation", 50)
 
 
 @pytest.mark.parametrize(
-    ("said", "right"),
+    ("answer", "right"),
     [("red", True), (" Red.", True), ("red\n", True), ("reddish", False), ("", False), ("red circle", False)],
 )
-def test_is_correct(said: str, right: bool) -> None:
-    assert is_correct(Question("colour", "What colour is the star?", "red", (0,)), said) is right
+def test_is_correct_ignores_only_case_space_and_full_stop(answer: str, right: bool) -> None:
+    assert is_correct(Question("colour", "What colour is the star?", "red", (0,)), answer) is right

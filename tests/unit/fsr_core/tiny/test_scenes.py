@@ -1,7 +1,8 @@
-"""Scenes: one seed, one picture; what is drawn is what the description says."""
+"""A seed gives one scene and one picture, and the picture shows what the scene describes."""
 
 from __future__ import annotations
 
+import io
 import json
 import subprocess
 import sys
@@ -12,9 +13,9 @@ import pytest
 from PIL import Image
 
 from fsr_core.tiny import __main__ as command
-from fsr_core.tiny.scenes import CANVAS, CELL, COLOURS, SEEDS, draw, make_scene, patch_owner
+from fsr_core.tiny.scenes import CANVAS, CELL, COLOURS, SEEDS, draw, make_scene, patch_owner, scene_png
 
-SOME = range(40)
+SOME_SEEDS = range(40)
 
 
 def test_splits_share_no_seed() -> None:
@@ -24,13 +25,18 @@ def test_splits_share_no_seed() -> None:
     assert all(before[1] <= after[0] for before, after in pairwise(ranges))
 
 
-def test_a_seed_is_one_picture() -> None:
+def test_same_seed_gives_the_same_picture() -> None:
     assert make_scene(7) == make_scene(7)
     assert draw(make_scene(7)).tobytes() == draw(make_scene(7)).tobytes()
     assert draw(make_scene(7)).tobytes() != draw(make_scene(8)).tobytes()
 
 
-@pytest.mark.parametrize("seed", SOME)
+def test_scene_png_is_the_drawn_picture() -> None:
+    with Image.open(io.BytesIO(scene_png(7))) as image:
+        assert image.format == "PNG" and image.tobytes() == draw(make_scene(7)).tobytes()
+
+
+@pytest.mark.parametrize("seed", SOME_SEEDS)
 def test_things_lie_in_their_cells(seed: int) -> None:
     things = make_scene(seed).things
     assert 3 <= len(things) <= 6
@@ -41,22 +47,22 @@ def test_things_lie_in_their_cells(seed: int) -> None:
         assert thing.row * CELL <= y - thing.radius < y + thing.radius <= (thing.row + 1) * CELL
 
 
-@pytest.mark.parametrize("seed", SOME)
-def test_a_thing_has_its_colour_on_the_canvas(seed: int) -> None:
+@pytest.mark.parametrize("seed", SOME_SEEDS)
+def test_picture_has_each_things_colour_at_its_place(seed: int) -> None:
     scene = make_scene(seed)
     pixels = np.asarray(draw(scene)).astype(int)
     assert pixels.shape == (CANVAS, CANVAS, 3)
     palette = np.array(list(COLOURS.values()))
     for thing in scene.things:
-        # Half a radius beside the middle is inside every shape, and mostly beside the digit.
+        # These spots are inside every shape, and most of them are beside the digit.
         x, y = thing.centre
         spots = [pixels[int(y + dy), int(x + dx)] for dx in (-15, 15) for dy in (-6, 0, 6)]
         nearest = [list(COLOURS)[int(((palette - spot) ** 2).sum(1).argmin())] for spot in spots]
         assert nearest.count(thing.colour) >= 2
 
 
-@pytest.mark.parametrize("seed", SOME)
-def test_patch_owner_points_at_things(seed: int) -> None:
+@pytest.mark.parametrize("seed", SOME_SEEDS)
+def test_patch_owner_gives_every_thing_patches_in_its_cell(seed: int) -> None:
     scene = make_scene(seed)
     owner = patch_owner(scene)
     assert owner.shape == (12, 12)
@@ -67,23 +73,23 @@ def test_patch_owner_points_at_things(seed: int) -> None:
         assert set(columns // 4) == {thing.column}
 
 
-def test_module_loads_no_torch() -> None:
+def test_command_imports_no_torch() -> None:
     code = "import sys, fsr_core.tiny.__main__; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
-def test_command_writes_the_scene(tmp_path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_command_writes_picture_and_questions(tmp_path, capsys: pytest.CaptureFixture[str]) -> None:
     target = tmp_path / "scene.png"
     command.main(["-o", str(target), "--seed", "1100003", "--json"])
-    told = json.loads(capsys.readouterr().out)
+    output = json.loads(capsys.readouterr().out)
     with Image.open(target) as image:
         assert image.tobytes() == draw(make_scene(1_100_003)).tobytes()
-    assert told["seed"] == 1_100_003
-    assert {"kind", "question", "answer"} == set(told["questions"][0])
+    assert output["seed"] == 1_100_003
+    assert {"kind", "question", "answer"} == set(output["questions"][0])
 
 
 @pytest.mark.parametrize("wrong", [["-o", "x.png", "--seed", "-1"], ["-o", "/no/such/folder/x.png"], []])
-def test_command_refuses(wrong: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+def test_command_with_a_wrong_option_reports_an_error(wrong: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stop:
         command.main(wrong)
     assert stop.value.code != 0

@@ -15,11 +15,11 @@ from fsr_core.tiny.test_set import RECORD, SIZE, digest, frozen_test_set, record
 STORED = json.loads(RECORD.read_text())
 
 
-def test_first_questions_are_the_stored_ones() -> None:
+def test_first_questions_have_the_recorded_digest() -> None:
     assert digest(frozen_test_set(64)) == STORED["sha256_first_64"]
 
 
-def test_whole_set_verifies() -> None:
+def test_whole_set_is_the_recorded_one() -> None:
     items = frozen_test_set()
     verify(items)
     assert len(items) == SIZE == STORED["questions"] >= 2000
@@ -28,7 +28,7 @@ def test_whole_set_verifies() -> None:
     assert all(start <= scene.seed < stop for scene, _ in items)
 
 
-def test_a_changed_question_is_found() -> None:
+def test_verify_refuses_a_changed_question() -> None:
     items = frozen_test_set()
     scene, question = items[100]
     items[100] = (scene, replace(question, answer="mauve"))
@@ -36,7 +36,7 @@ def test_a_changed_question_is_found() -> None:
         verify(items)
 
 
-def test_a_changed_drawing_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_verify_refuses_a_changed_drawing(monkeypatch: pytest.MonkeyPatch) -> None:
     turned = partial(record, draw=lambda scene: draw(scene).rotate(90))
     monkeypatch.setattr(module, "record", turned)
     with pytest.raises(ValueError, match="thumbnails"):
@@ -44,6 +44,6 @@ def test_a_changed_drawing_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("limit", [0, -3, SIZE + 1])
-def test_limit_out_of_range(limit: int) -> None:
+def test_limit_out_of_range_is_refused(limit: int) -> None:
     with pytest.raises(ValueError, match="limit"):
         frozen_test_set(limit)
