@@ -1,4 +1,4 @@
-"""`fsr evaluate --quick`, as a user runs it: everything is written, and a second run takes up what the first found."""
+"""`fsr evaluate --quick` as a user runs it: it writes all files, and a second run uses the cache of the first."""
 
 import json
 import subprocess
@@ -17,16 +17,16 @@ def evaluate(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.timeout(1800)
-def test_quick_writes_every_result_and_goes_on_where_it_was(tmp_path: Path) -> None:
+def test_quick_writes_every_result_and_reuses_answers(tmp_path: Path) -> None:
     done = evaluate("--quick", "--out", str(tmp_path))
     assert done.returncode == 0, done.stderr[-2000:]
     results = json.loads((tmp_path / "results.json").read_text())
     assert list(results["sets"]) == ["test", "crowded", "distractors", "tiny", "shifted"]
-    for found in results["sets"].values():
-        assert [(row["method"], row["budget"]) for row in found["rows"]] == [
+    for set_result in results["sets"].values():
+        assert [(row["method"], row["budget"]) for row in set_result["rows"]] == [
             (method, k) for method in methods() for k in (48, 32, 16, 8)
         ]
-        for row in found["rows"]:
+        for row in set_result["rows"]:
             assert row["accuracy"]["low"] <= row["accuracy"]["mean"] <= row["accuracy"]["high"]
             assert row["method"] != "fsr" or row["difference"]["mean"] == 0
     test = results["sets"]["test"]
@@ -49,7 +49,9 @@ def test_quick_writes_every_result_and_goes_on_where_it_was(tmp_path: Path) -> N
     assert again.returncode == 0, again.stderr[-2000:]
     assert {path: path.stat().st_mtime_ns for path in tmp_path.glob("cache/*/*/*.json")} == answers
     second = json.loads(again.stdout)["sets"]
-    assert [found["rows"] for found in second.values()] == [found["rows"] for found in results["sets"].values()]
+    assert [set_result["rows"] for set_result in second.values()] == [
+        set_result["rows"] for set_result in results["sets"].values()
+    ]
 
 
 @pytest.mark.parametrize(
@@ -59,11 +61,11 @@ def test_quick_writes_every_result_and_goes_on_where_it_was(tmp_path: Path) -> N
         (["--methods", "magic"], "method: 'magic' is unknown"),
         (["--limit", "99999"], "limit: 99999 is outside the set 'test'"),
         (["--threads", "0"], "--threads: 0 is below 1"),
-        (["--budgets", "few"], "no list of whole numbers"),
+        (["--budgets", "few"], "not a list of whole numbers"),
         (["--model", "/no/such/folder"], "/no/such/folder"),
     ],
 )
-def test_what_cannot_be_evaluated_is_named(tmp_path: Path, arguments: list[str], says: str) -> None:
+def test_wrong_option_is_named(tmp_path: Path, arguments: list[str], says: str) -> None:
     done = evaluate("--out", str(tmp_path), *arguments)
     assert done.returncode != 0
     assert says in done.stderr and "Traceback" not in done.stderr

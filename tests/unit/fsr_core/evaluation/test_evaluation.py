@@ -1,4 +1,4 @@
-"""Statistics, the plan, and the answers of the harness against the checkpoint's own generation."""
+"""Statistics and plan of the evaluation, and its answers against those of the checkpoint's own `generate`."""
 
 import importlib
 from math import sqrt
@@ -21,19 +21,19 @@ from fsr_core.tiny import WEIGHTS
 from fsr_core.tiny.hard_sets import draw
 
 
-def test_intervals_are_those_of_a_share():
+def test_estimate_of_a_share_has_its_normal_interval():
     right = np.array([1.0, 0.0] * 400)
-    found = Resampler(800).estimate(right)
+    estimate = Resampler(800).estimate(right)
     reach = 1.96 * sqrt(0.25 / 800)
-    assert found.mean == 0.5
-    assert found.low == pytest.approx(0.5 - reach, abs=0.005)
-    assert found.high == pytest.approx(0.5 + reach, abs=0.005)
+    assert estimate.mean == 0.5
+    assert estimate.low == pytest.approx(0.5 - reach, abs=0.005)
+    assert estimate.high == pytest.approx(0.5 + reach, abs=0.005)
 
 
-def test_differences_are_paired():
-    """Two methods that err on the same questions differ by little more than where they part."""
-    dice = np.random.default_rng(0)
-    one = (dice.random(600) < 0.5).astype(float)
+def test_difference_of_two_methods_is_paired():
+    """If two methods err on the same questions, the interval of their difference is narrow."""
+    generator = np.random.default_rng(0)
+    one = (generator.random(600) < 0.5).astype(float)
     other = one.copy()
     other[:12] = 0
     one[:12] = 1
@@ -47,11 +47,11 @@ def test_differences_are_paired():
 
 
 @pytest.mark.parametrize(("low", "high", "says"), [(0.1, 0.2, "wins"), (-0.2, -0.1, "loses"), (-0.1, 0.1, "ties")])
-def test_verdict(low, high, says):
+def test_verdict_follows_the_interval(low, high, says):
     assert verdict(Estimate((low + high) / 2, low, high)) == says
 
 
-def test_every_arm_runs_once():
+def test_plan_names_every_config_once():
     plan = Plan({"test": 8, "tiny": 8}, methods(), [16, 8])
     configs = plan.configs("test")
     assert len({config.key for config in configs}) == len(configs)
@@ -63,7 +63,7 @@ def test_every_arm_runs_once():
     ).key  # fmt: skip
 
 
-def test_ablations_name_options_that_there_are():
+def test_ablations_name_known_options():
     for group in ABLATIONS.values():
         assert sum(not options for options in group.values()) <= 1
         for options in group.values():
@@ -81,12 +81,12 @@ def test_ablations_name_options_that_there_are():
         ({"seeds": 0}, "seeds"),
     ],
 )
-def test_bad_plans_are_named(change, says):
+def test_plan_when_wrong_names_the_field(change, says):
     with pytest.raises(ValueError, match=says):
         Plan(**({"sets": {"test": 8}, "methods": ["fsr"], "budgets": [8]} | change))
 
 
-def test_answers_are_kept_and_read_back(tmp_path):
+def test_answers_are_cached_and_read_back(tmp_path):
     config, calls = MethodConfig("fsr", Budget(tokens=8)), []
 
     def run():
@@ -100,7 +100,7 @@ def test_answers_are_kept_and_read_back(tmp_path):
 
 
 @pytest.mark.parametrize("name", SET_NAMES)
-def test_sets_are_what_they_are_called(name):
+def test_set_is_stable_and_apart_from_the_test_set(name):
     items = questions(name, 16)
     assert len(items) == 16 <= set_size(name)
     assert items == questions(name, 16)
@@ -114,8 +114,8 @@ def halves():
 
 
 @torch.inference_mode()
-def test_all_tokens_give_the_checkpoints_own_answers(halves, tmp_path):
-    """The whole path (cache, layout, padding of a batch) against the class's own `generate`, one question at a time."""
+def test_answers_with_all_tokens_equal_those_of_the_checkpoint(halves, tmp_path):
+    """The whole path (cache, layout, padding of a batch) equals the class's own `generate` on single questions."""
     encoder, decoder = halves
     items = questions("test", 9)  # questions of different lengths, so that rows are padded
     fresh = encode_set(encoder, items, tmp_path / "some.safetensors")
@@ -123,20 +123,21 @@ def test_all_tokens_give_the_checkpoints_own_answers(halves, tmp_path):
     outcome = answer_questions(encoder, decoder, again, MethodConfig(FULL, None), lambda done: None)
     processor = AutoProcessor.from_pretrained(WEIGHTS)
     model = LlavaForConditionalGeneration.from_pretrained(WEIGHTS, dtype=torch.float32)
-    for (scene, question), said in zip(items, outcome.answers, strict=True):
+    for (scene, question), answer in zip(items, outcome.answers, strict=True):
         part = [{"type": "image"}, {"type": "text", "text": question.text}]
         text = processor.apply_chat_template([{"role": "user", "content": part}], add_generation_prompt=True)
         inputs = processor(images=draw(scene), text=text, return_tensors="pt")
         ids = model.generate(**inputs, do_sample=False, max_new_tokens=5)
         assert (
-            processor.tokenizer.decode(ids[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True).strip() == said
+            processor.tokenizer.decode(ids[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True).strip()
+            == answer
         )
     assert outcome.kept == [144] * 9
     assert all(torch.equal(a.features, b.features) for a, b in zip(fresh.samples, again.samples, strict=True))
 
 
 @torch.inference_mode()
-def test_fewer_tokens_are_really_fewer(halves, tmp_path):
+def test_answers_with_a_budget_keep_no_more_tokens(halves, tmp_path):
     encoder, decoder = halves
     encoded = encode_set(encoder, questions("crowded", 8), tmp_path / "some.safetensors")
     config = MethodConfig("fsr", Budget(auto=True, max_tokens=20, radius=0.5))
@@ -145,12 +146,12 @@ def test_fewer_tokens_are_really_fewer(halves, tmp_path):
     assert all(k >= min(20, wanted) for k, wanted in zip(outcome.kept, outcome.focus_wanted, strict=True))
 
 
-def test_the_digest_follows_a_methods_own_code():
+def test_code_digest_differs_for_every_method():
     digests = {name: code_digest(type(MethodConfig(name, None).compressor())) for name in methods()}
     assert len(set(digests.values())) == len(methods())
 
 
-def test_the_digest_of_a_third_partys_method_follows_its_package_and_ours(tmp_path, monkeypatch):
+def test_code_digest_of_a_foreign_method_when_its_package_changes_differs(tmp_path, monkeypatch):
     package = tmp_path / "their_package"
     package.mkdir()
     (package / "__init__.py").touch()
@@ -164,7 +165,7 @@ def test_the_digest_of_a_third_partys_method_follows_its_package_and_ours(tmp_pa
     assert code_digest(kind) != before
 
 
-def test_the_digest_of_a_method_in_a_bare_folder_follows_its_file(tmp_path, monkeypatch):
+def test_code_digest_of_a_foreign_file_when_it_changes_differs(tmp_path, monkeypatch):
     file = tmp_path / "bare_folder" / "method.py"
     file.parent.mkdir()
     file.write_text("from fsr_core import FSR\n\n\nclass Theirs(FSR):\n    name = 'theirs'\n")
@@ -177,7 +178,7 @@ def test_the_digest_of_a_method_in_a_bare_folder_follows_its_file(tmp_path, monk
 
 
 @pytest.mark.parametrize("part", ["tiny/scenes.py", "backbones/llava.py", "evaluation/answers.py"])
-def test_the_cache_follows_what_lies_between_question_and_answer(part, monkeypatch):
+def test_path_digest_when_code_changes_differs(part, monkeypatch):
     read = Path.read_bytes
     before = path_digest()
     monkeypatch.setattr(Path, "read_bytes", lambda file: read(file) + (b"#" if str(file).endswith(part) else b""))
@@ -187,10 +188,14 @@ def test_the_cache_follows_what_lies_between_question_and_answer(part, monkeypat
     assert changed != before
 
 
-@pytest.mark.parametrize("given", [["--bogus"], ["--budgets", "many"]])
-def test_wrong_options_are_one_line(given, capsys):
+@pytest.mark.parametrize("arguments", [["--bogus"], ["--budgets", "many"]])
+def test_wrong_options_give_one_error_line(arguments, capsys):
     with pytest.raises(SystemExit) as ended:
-        main(given)
-    said = capsys.readouterr().err
-    assert ended.value.code == 2 and said.startswith("error: ") and said.endswith("; see fsr evaluate --help\n")
-    assert said.count("\n") == 1
+        main(arguments)
+    error_text = capsys.readouterr().err
+    assert (
+        ended.value.code == 2
+        and error_text.startswith("error: ")
+        and error_text.endswith("; see fsr evaluate --help\n")
+    )
+    assert error_text.count("\n") == 1
