@@ -1,8 +1,8 @@
 """Measures time to first token at the client: few visual tokens against all, first question against second question.
 
-It starts the whole system and asks with each budget in turn, so that other load on the machine affects all alike. It asks
-about a new picture each time ("first"), and asks again when the encoder has cached its features ("second"). It prints
-medians without the first rounds.
+It starts the whole system and asks with each budget in turn, so that other load on the machine affects all alike.
+It asks about a new picture each time ("first"), and asks again when the encoder has cached its features ("second").
+It prints medians without the first rounds.
 
     python benchmarks/ttft.py
     python benchmarks/random_llava.py runs/llava-135m

@@ -1,4 +1,4 @@
-"""The lmms-eval plugin, run by lmms-eval itself on a small local task. `make lmms-eval` makes its environment."""
+"""Runs the plugin inside lmms-eval on a small local task. `make lmms-eval` creates its environment."""
 
 import json
 import os
@@ -48,7 +48,7 @@ def visual(doc):
 def text(doc, lmms_eval_specific_kwargs=None):
     return doc["question"]
 """
-# What the plugin does with a LLaVA-NeXT whose CLIP lies elsewhere: folder, CLIP, picture -> JSON.
+# Runs the plugin on a LLaVA-NeXT that needs a separate CLIP. Arguments: folder, CLIP, picture. Prints JSON.
 SCRIPT = """
 import json, sys, weakref
 from types import SimpleNamespace
@@ -63,12 +63,12 @@ ClipText.__init__ = lambda self, *given: towers.append(given) or load(self, *giv
 def made(arguments):
     return CompressedVLM.create_from_arg_string(f"pretrained={folder},{arguments}", {"batch_size": 1, "device": "cpu"})
 
-def asked(vlm, question):
+def answer(vlm, question):
     vlm.task_dict = {"t": {"test": [Image.open(picture)]}}
     arguments = (question, {"max_new_tokens": 2, "until": []}, lambda doc: [doc], 0, "t", "test")
     vlm.generate_until([SimpleNamespace(args=arguments)])
-    told = vlm.vlm.last[0]
-    return told.instruction, told.images[0].index.tolist()
+    kept_prompt = vlm.vlm.last[0]
+    return kept_prompt.instruction, kept_prompt.images[0].index.tolist()
 
 def refusal(arguments):
     try:
@@ -78,10 +78,10 @@ def refusal(arguments):
 
 def kept(arguments, questions=("what is the star?",)):
     vlm = made(arguments)
-    return [asked(vlm, question) for question in questions]
+    return [answer(vlm, question) for question in questions]
 
 even = made(f"budget=9,clip={clip},spread=even,layout=stock,alpha=2")
-out = {"even": [asked(even, question) for question in ("what is the star?", "seconds")], "towers": len(towers)}
+out = {"even": [answer(even, question) for question in ("what is the star?", "seconds")], "towers": len(towers)}
 out["free"] = kept(f"budget=9,clip={clip},spread=free,alpha=2")
 out["blind"] = kept("budget=9,clip=none,alpha=2")
 module = weakref.ref(even.model)
@@ -110,7 +110,7 @@ def task(tmp_path):
 
 
 def run(task: Path, out: Path, budget: str, batch: int) -> tuple[float, list[str]]:
-    """Accuracy as lmms-eval has it, and the answers."""
+    """The accuracy that lmms-eval computes, and the answers."""
     env = os.environ | {"HF_HUB_OFFLINE": "1", "HF_HOME": str(out / "hub"), "PYTHONPATH": str(ROOT)}
     command = [PYTHON, "-m", "lmms_eval", "--model", "fsr", "--tasks", "fsr_scenes", "--include_path", task]
     command += ["--model_args", f"pretrained=fsr-tiny,budget={budget}", "--batch_size", str(batch)]
@@ -143,7 +143,7 @@ def test_lmms_eval_scores_a_local_task_at_two_budgets(task, tmp_path):
 
 
 @pytest.mark.timeout(300)
-def test_a_checkpoint_whose_clip_lies_elsewhere(tmp_path):
+def test_plugin_with_a_separate_clip_follows_the_question(tmp_path):
     torch.manual_seed(7)
     folder = tmp_path / "llava"
     folder.mkdir()
@@ -159,8 +159,8 @@ def test_a_checkpoint_whose_clip_lies_elsewhere(tmp_path):
     (star, by_star), (seconds, by_seconds) = out["even"]
     assert (star, seconds) == ("what is the star?", "seconds")
     assert len({tuple(index) for index in (by_star, by_seconds, out["free"][0][1], out["blind"][0][1])}) == 4
-    assert out["towers"] == 1, "CLIP is read once, not once a batch"
-    assert out["freed"], "clean() leaves the model's memory in use"
+    assert out["towers"] == 1, "CLIP must be read once, not once per batch"
+    assert out["freed"], "clean() must free the model's memory"
     says = ["clip: no CLIP text side is known", "fsr has no option 'colour'", "fsr has no option 'colour'"]
     says += ["spread: 'wide'", "options.layout: ", "llava_next has no option 'relevance'"]
     for (arguments, refusal), start in zip(out["refusals"].items(), says, strict=True):

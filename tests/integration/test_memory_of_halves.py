@@ -1,4 +1,4 @@
-"""What memory each half of a checkpoint takes at its peak while it loads, in a process of its own."""
+"""Peak memory of each half of a checkpoint while it loads in its own process."""
 
 import json
 import subprocess
@@ -9,12 +9,12 @@ import torch
 
 from helpers import checkpoints
 
-SHARD = 8 * 2**20  # one shard is mapped while its tensors are converted; a tensor of more is a shard by itself
-# Twenty to thirty MB come on top of the weights, whatever their size and depending on the machine: the weights are made
-# large enough for that to be little. A second copy, even in the checkpoint's fp16, would be 1.5 times the weights.
+SHARD = 8 * 2**20  # one shard is mapped while its tensors are converted; a larger tensor is its own shard
+# Loading takes 20 to 30 MB more than the weights, depending on the machine but not on their size. The weights are large
+# enough that this is little. A second copy, even in the checkpoint's fp16, would be 1.5 times the weights.
 AT_MOST = 1.4
-# Each half loads in a fork of a process that has imported everything and loaded both halves of a tiny checkpoint: what
-# a fork's peak rises by is what the half takes.
+# Each half loads in a fork of a process that has imported everything and loaded both halves of a tiny checkpoint. The
+# half takes the amount by which the peak of the fork rises.
 MEASURE = """
 import json, os, resource, sys
 import torch
@@ -44,9 +44,9 @@ for name, folder in json.loads(sys.argv[1]).items():
 
 @pytest.fixture(scope="module")
 def measured(tmp_path_factory):
-    """(family, half) -> bytes that loading it in fp32 took at its peak, bytes of its weights, bytes of all weights.
+    """(family, half) -> peak bytes of loading it in fp32, bytes of its weights, bytes of all weights.
 
-    The checkpoints are shards of fp16, and nearly all of their weights are in the blocks' inner layers.
+    The checkpoints are fp16 shards. Nearly all of their weights are in the inner layers of the blocks.
     """
     folders = {name: tmp_path_factory.mktemp(name) for name in checkpoints.FAMILIES}
     with pytest.MonkeyPatch.context() as patch:
@@ -69,6 +69,6 @@ def measured(tmp_path_factory):
 
 @pytest.mark.parametrize("half", ["encoder", "decoder"])
 @pytest.mark.parametrize("name", checkpoints.FAMILIES)
-def test_a_half_takes_little_more_than_its_own_weights(measured, name, half):
+def test_half_while_loading_takes_little_more_than_its_weights(measured, name, half):
     peak, size, whole = measured[name, half]
     assert 0.8 * size < peak < AT_MOST * size < whole

@@ -1,4 +1,4 @@
-"""Plug-and-play: the model's own generate, with fewer visual tokens, on every family."""
+"""Plug-and-play: the model's own `generate` with fewer visual tokens, on every family."""
 
 import threading
 from itertools import accumulate, groupby
@@ -46,35 +46,35 @@ def plugged(own, budget, **options):
 def test_all_tokens_equal_the_class_itself(bench, name):
     own = bench(name)
     inputs, _ = batch(own)
-    told = GREEDY | {"output_logits": True, "return_dict_in_generate": True}
-    want = own.whole.generate(**inputs, **told)
+    options = GREEDY | {"output_logits": True, "return_dict_in_generate": True}
+    want = own.whole.generate(**inputs, **options)
     with plugged(own, 10**6):
-        got = own.whole.generate(**inputs, **told)
+        got = own.whole.generate(**inputs, **options)
     assert torch.equal(got.sequences, want.sequences)
     assert all(torch.allclose(g, w, atol=1e-4) for g, w in zip(got.logits, want.logits, strict=True))
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_few_tokens_equal_the_two_halves(bench, name):
-    """In a batch of two prompts of different length, each row says what encoder and decoder half say alone."""
+    """In a batch of two prompts of different length, each row equals the answer of encoder half and decoder half."""
     own = bench(name)
     inputs, pictures = batch(own)
     with plugged(own, 9) as vlm:
         rows = vlm.generate(**inputs, **GREEDY)[:, inputs["input_ids"].shape[1] :]
     questions = (QUESTION, "what is the star, and the seconds?")
-    for row, image, question, told in zip(rows, pictures, questions, vlm.last, strict=True):
+    for row, image, question, kept_prompt in zip(rows, pictures, questions, vlm.last, strict=True):
         messages, _, _, _ = chat(own, ("user", image, question))
         _, kept, laid = shown(own, [image], budget=9)
-        said = continue_greedily(own.decoder, own.decoder.prompt(messages, laid), 6)
-        assert row[: len(said)].tolist() == said
-        assert told.images[0].index.tolist() == kept[0].index.tolist()
-        assert told.saved.tokens_after == len(laid[0].features) < told.saved.tokens_before
+        answer = continue_greedily(own.decoder, own.decoder.prompt(messages, laid), 6)
+        assert row[: len(answer)].tolist() == answer
+        assert kept_prompt.images[0].index.tolist() == kept[0].index.tolist()
+        assert kept_prompt.saved.tokens_after == len(laid[0].features) < kept_prompt.saved.tokens_before
         layers = 0 if laid[0].deepstack is None else laid[0].deepstack.nbytes
-        assert told.saved.wire_bytes_after == laid[0].features.nbytes + layers
+        assert kept_prompt.saved.wire_bytes_after == laid[0].features.nbytes + layers
 
 
 @pytest.mark.parametrize("name", checkpoints.VIDEO)
-def test_videos(bench, name):
+def test_videos_equal_the_class_and_the_two_halves(bench, name):
     own = bench(name)
     frames = [picture((48, 32), i) for i in range(4)]
     messages, inputs, _, _ = chat(own, ("user", frames, QUESTION))
@@ -85,12 +85,12 @@ def test_videos(bench, name):
         few = vlm.generate(**inputs, **GREEDY)[0, inputs["input_ids"].shape[1] :]
         assert vlm.last[0].picture(frames).width > 700
     _, _, laid = shown(own, (), [frames], budget=9)
-    said = continue_greedily(own.decoder, own.decoder.prompt(messages, laid), 6)
-    assert few[: len(said)].tolist() == said
+    answer = continue_greedily(own.decoder, own.decoder.prompt(messages, laid), 6)
+    assert few[: len(answer)].tolist() == answer
 
 
 def by_kind(prompt):
-    """Embeddings and positions of text and of visual rows, and the lengths of the stretches of both in turn."""
+    """Embeddings and positions of text rows and of visual rows, and the lengths of their stretches in order."""
     seen = prompt.visual_mask
     places = prompt.position_ids if prompt.position_ids is not None else torch.zeros(3, len(seen))
     stretches = [(visual, len(list(same))) for visual, same in groupby(seen.tolist())]
@@ -100,8 +100,10 @@ def by_kind(prompt):
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("talk", ["two pictures", "a later picture", "a picture and a video"])
 def test_few_tokens_of_several_pictures(bench, name, talk):
-    """Each picture's rows stand where its own stood, in their order, and the text is as it was. The prompt with all
-    tokens is held to the class's own elsewhere."""
+    """The kept rows of each picture stay in place and in order, and the text does not change.
+
+    Another test compares the prompt with all tokens with the class's own.
+    """
     if talk == "a picture and a video" and name not in checkpoints.VIDEO:
         pytest.skip("takes pictures only")
     own, budget = bench(name), 7
@@ -121,8 +123,8 @@ def test_few_tokens_of_several_pictures(bench, name, talk):
         assert torch.equal(visual_now[1], visual[1][:, rows])
     with plugged(own, budget) as vlm:
         got = vlm.generate(**inputs, **GREEDY)[0, inputs["input_ids"].shape[1] :].tolist()
-    said = continue_greedily(own.decoder, prompt, 6)
-    assert got[: len(said)] == said
+    answer = continue_greedily(own.decoder, prompt, 6)
+    assert got[: len(answer)] == answer
 
 
 @pytest.mark.parametrize("name", ["llava", "qwen3_vl"])
@@ -152,17 +154,17 @@ def test_beams_sampling_and_several_answers(bench, name):
     ("options", "rows"), [({"use_cache": False}, 2), ({"use_cache": False, "num_beams": 2}, 2), (GUESSED, 1)]
 )
 def test_passes_that_reach_past_the_prompt(bench, name, budget, options, rows):
-    """What is generated without a cache, or from guesses taken out of the prompt, is what is generated with one."""
+    """Generation without a cache, or with speculative tokens from the prompt, equals plain generation with a cache."""
     own = bench(name)
     inputs, _ = batch(own, (QUESTION, "what is the star, and the seconds?")[-rows:])
-    told = GREEDY | {name: value for name, value in options.items() if name == "num_beams"}
+    cached = GREEDY | {name: value for name, value in options.items() if name == "num_beams"}
     with plugged(own, budget):
-        want = own.whole.generate(**inputs, **told)
-        got = own.whole.generate(**inputs, **(told | options))
+        want = own.whole.generate(**inputs, **cached)
+        got = own.whole.generate(**inputs, **(cached | options))
     assert torch.equal(got, want)
 
 
-def test_left_as_it_was_also_after_an_error(bench):
+def test_model_after_an_error_is_as_before(bench):
     own = bench("qwen2_5_vl")
     inputs, _ = batch(own)
     before = own.whole.generate(**inputs, **GREEDY)
@@ -182,7 +184,7 @@ def test_two_models_at_a_time_and_text_alone(bench):
         for own, vlm, budget in ((one, first, 3), (two, second, 5)):
             inputs, _ = batch(own)
             vlm.generate(**inputs, **GREEDY)
-            assert [len(told.images[0]) for told in vlm.last] == [budget, budget]
+            assert [len(kept_prompt.images[0]) for kept_prompt in vlm.last] == [budget, budget]
         with pytest.raises(ValueError, match="leave the other context first"), plugged(one, 3):
             pass
         plain = one.processor(text=["USER: what? ASSISTANT:"], return_tensors="pt")
@@ -190,8 +192,8 @@ def test_two_models_at_a_time_and_text_alone(bench):
         assert first.last == ()
 
 
-def test_text_alone_waits_for_another_threads_picture(bench):
-    """Its own passes through the model would get the picture's embeddings."""
+def test_text_prompt_while_a_picture_runs_waits(bench):
+    """Otherwise the text prompt would get the embeddings of the picture's prompt."""
     own, answers = bench("llava"), {}
     plain = own.processor(text=["USER: what? ASSISTANT:"], return_tensors="pt")
     want = own.whole.generate(**plain, **GREEDY)
@@ -213,14 +215,14 @@ def test_text_alone_waits_for_another_threads_picture(bench):
         picture.start()
         assert inside.wait(60)
         text.start()
-        text.join(1)  # where it does not wait, it is done by now
+        text.join(1)  # if it does not wait, it is done by now
         go_on.set()
         picture.join(60)
         text.join(60)
     assert torch.equal(answers["text"], want)
 
 
-def test_a_video_token_that_the_tokenizer_lacks_takes_no_word_of_the_question(bench, monkeypatch):
+def test_question_when_the_tokenizer_lacks_the_video_token_is_whole(bench, monkeypatch):
     own = bench("llava")
     monkeypatch.setattr(own.whole.config, "video_token_id", 10**6, raising=False)
     assert own.processor.tokenizer.convert_ids_to_tokens(10**6) is None
@@ -233,7 +235,7 @@ def test_a_video_token_that_the_tokenizer_lacks_takes_no_word_of_the_question(be
 
 @pytest.mark.parametrize("name", ["llava", "llava_next"])
 def test_the_question_is_found_in_the_chat_or_given(bench, name, tmp_path):
-    """With a text side, what is kept depends on the last user turn; and it is the encoder half's own choice."""
+    """With a CLIP text tower, the kept tokens depend on the last user turn, as in the encoder half."""
     own = bench(name)
     clip = checkpoints.clip(own.whole.model.vision_tower, tmp_path)
     encoder = load_encoder(str(own.folder), clip=clip)
@@ -243,7 +245,7 @@ def test_the_question_is_found_in_the_chat_or_given(bench, name, tmp_path):
         found = vlm.last
         vlm.generate(**inputs, **GREEDY, instruction="what is the star, and the seconds?")
         given = vlm.last
-    assert [told.instruction for told in found] == [QUESTION, "what is the star, and the seconds?"]
+    assert [kept_prompt.instruction for kept_prompt in found] == [QUESTION, "what is the star, and the seconds?"]
     assert found[1].images[0].priority.tolist() == given[1].images[0].priority.tolist()
     assert found[0].images[0].priority.tolist() != given[0].images[0].priority.tolist()
     image = encoder.encode_images([encoder.preprocess(pictures[1])])[0]
@@ -263,8 +265,8 @@ def test_the_question_is_found_in_the_chat_or_given(bench, name, tmp_path):
             vlm.generate(**raw)
 
 
-def test_the_picture_shows_where(bench):
-    """Kept patches are clear and the rest is dimmed, in the source picture's own pixels."""
+def test_picture_shows_the_kept_patch(bench):
+    """Kept patches are bright and the others are dark, in the pixels of the source picture."""
     own = bench("llava")
     inputs, _ = batch(own, (QUESTION,))
     with plugged(own, 1) as vlm:
@@ -283,7 +285,7 @@ def test_the_picture_shows_where(bench):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_picture_of_every_family_is_clear_where_tokens_were_kept(bench, name):
+def test_picture_of_every_family_is_bright_at_kept_tokens(bench, name):
     own = bench(name)
     inputs, _ = batch(own, (QUESTION,))
     clear = {}
@@ -310,7 +312,7 @@ def test_a_picture_of_every_family_is_clear_where_tokens_were_kept(bench, name):
         ({"budget": 3, "options": {"relevance": "none"}}, "has no option"),
     ],
 )
-def test_bad_arguments_are_named_before_anything_changes(bench, arguments, says):
+def test_bad_arguments_are_named_and_change_nothing(bench, arguments, says):
     own = bench("llava")
     with pytest.raises(ValueError, match=says), fsr_core.compressed(own.whole, own.processor, clip="none", **arguments):
         pass
