@@ -40,10 +40,11 @@ def idle(decoder) -> bool:
     return not admitted and decoder.metric("fsr_decoder_kv_used_bytes") == 0
 
 
-def answers_alone(decoder, client, picture) -> bool:
+def answers_alone(decoder, gateway, picture) -> bool:
     """Whether the engine generates for this caller and for nobody else."""
     before = decoder.generated()
-    answer = client.ask(picture, QUESTION, budget=16, max_tokens=100, ignore_eos=True)
+    with Client(gateway.address) as client:
+        answer = client.ask(picture, QUESTION, budget=16, max_tokens=100, ignore_eos=True)
     return len(answer.token_ids) == 100 and decoder.generated() - before <= 100
 
 
@@ -64,8 +65,7 @@ async def test_slot_and_memory_when_the_caller_goes_away_are_freed(small, pictur
         assert all(chunk.finish_reason is None for chunk in first)
         await asyncio.to_thread(until, lambda: idle(decoder))
         assert decoder.generated() - generated < SOON
-    with Client(gateway.address) as client:
-        assert await asyncio.to_thread(answers_alone, decoder, client, picture)
+    assert await asyncio.to_thread(answers_alone, decoder, gateway, picture)
     assert gateway.metric("fsr_requests_total", **cancelled) == before + 1
     assert gateway.metric("fsr_requests_in_flight") == 0
 
@@ -94,7 +94,7 @@ def test_the_work_when_its_deadline_passes_stops(small, pictures):
                 break
         else:
             raise AssertionError("no deadline passed in the middle of an answer and was counted")
-        assert answers_alone(decoder, client, picture)
+    assert answers_alone(decoder, gateway, picture)
 
 
 @pytest.fixture
