@@ -18,7 +18,7 @@ def evaluate(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.mark.timeout(1800)
 def test_quick_writes_every_result_and_stores_answers(tmp_path: Path) -> None:
-    done = evaluate("--quick", "--out", str(tmp_path))
+    done = evaluate("--quick", "--limit", "16", "--out", str(tmp_path))
     assert done.returncode == 0, done.stderr[-2000:]
     results = json.loads((tmp_path / "results.json").read_text())
     assert list(results["sets"]) == ["test", "crowded", "distractors", "tiny", "shifted"]
@@ -59,7 +59,7 @@ def test_quick_writes_every_result_and_stores_answers(tmp_path: Path) -> None:
         (["--methods", "magic"], "method: 'magic' is unknown"),
         (["--limit", "99999"], "limit: 99999 is outside the set 'test'"),
         (["--threads", "0"], "--threads: 0 is below 1"),
-        (["--budgets", "few"], "no list of whole numbers"),
+        (["--budgets", "few"], "is not a list of whole numbers"),
         (["--model", "/no/such/folder"], "/no/such/folder"),
     ],
 )
