@@ -26,15 +26,17 @@ tools: ## Debian packages that tests need: prometheus, with promtool
 		--no-install-recommends prometheus >/dev/null; } || { \
 		echo "error: cannot install Debian's package prometheus; install prometheus and promtool by hand" >&2; exit 1; }; }
 
-# Tests that start services wait for much of their time. The others only compute: they run beside them and give way,
-# but not much, so that they also come to their end beside other work. One thread each: there are two such processes,
-# and torch's threads are slow when they share a core.
+# Three runs beside each other. Tests that start services wait for much of their time; the others only compute, and give
+# way a little. One thread each: torch's threads are slow when they share a core.
 COMPUTING := tests/unit/fsr_core $(wildcard tests/integration/test_*.py)
 
 test: install tools ## Every test but those of test-cluster, test-vllm and lmms-eval
-	@log=$$(mktemp); export OMP_NUM_THREADS=1; nice -n 3 $(BIN)/python -m pytest $(COMPUTING) -p no:cacheprovider >$$log 2>&1 & beside=$$!; \
-	trap 'kill $$beside 2>/dev/null; cat $$log; rm $$log' EXIT; \
-	$(BIN)/python -m pytest tests $(COMPUTING:%=--ignore=%); code=$$?; wait $$beside && exit $$code
+	@logs=$$(mktemp -d); export OMP_NUM_THREADS=1; pytest="$(BIN)/python -m pytest -p no:cacheprovider"; \
+	nice -n 3 $$pytest $(COMPUTING) >$$logs/computing 2>&1 & computing=$$!; \
+	$$pytest tests/e2e >$$logs/e2e 2>&1 & e2e=$$!; \
+	trap 'kill $$computing $$e2e 2>/dev/null; wait; cat $$logs/*; rm -r $$logs' EXIT; \
+	$$pytest tests --ignore=tests/e2e $(COMPUTING:%=--ignore=%); code=$$?; \
+	wait $$computing || code=1; wait $$e2e || code=1; exit $$code
 
 test-cluster: install tools ## A Ray of several nodes, images of torch, every family and signal; many minutes
 	$(BIN)/python -m pytest tests -m cluster

@@ -37,6 +37,8 @@ def _forget_the_callers_environment() -> None:
 
 
 _forget_the_callers_environment()
+# Whoever ends the tests by SIGTERM, as `make test` does after Ctrl-C, ends the services that they started too.
+signal.signal(signal.SIGTERM, signal.default_int_handler)
 
 
 def free_ports(count: int = 1) -> int:
@@ -98,20 +100,22 @@ def served_model(long_context):
 
 
 @pytest.fixture(scope="session")
-def system(tmp_path_factory, long_context):
-    """Addresses of a running system, and the folder of its logs. No test ends one of its processes.
+def start_system(tmp_path_factory, long_context):
+    """Starts a system with two decoders and the given environment; it runs to the end of the session.
 
-    It has a gateway with room for 24 requests, two decoders with 8 MiB of KV memory each, and metrics of the encoder
-    every second.
+    Returns the addresses and the folder of the logs.
     """
     with contextlib.ExitStack() as stack:
-        with pytest.MonkeyPatch.context() as patch:  # for these services only, not for later tests
-            patch.setenv("RAY_metrics_report_interval_ms", "1000")
-            patch.setenv("FSR_GATEWAY_MAX_REQUESTS", "24")
-            patch.setenv("FSR_DECODER_KV_MEMORY", "8MiB")
+
+        def start(**environment: str):
             logs = tmp_path_factory.mktemp("logs")
-            addresses = stack.enter_context(running(str(long_context), 2, free_ports(30), logs, start_seconds=None))
-        yield addresses | {"logs": logs}
+            with pytest.MonkeyPatch.context() as patch:  # for these services only, not for later tests
+                for name, value in environment.items():
+                    patch.setenv(name, value)
+                addresses = running(str(long_context), 2, free_ports(30), logs, start_seconds=None)
+                return stack.enter_context(addresses) | {"logs": logs}
+
+        yield start
 
 
 class Service:

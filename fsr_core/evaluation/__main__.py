@@ -47,7 +47,12 @@ class _Parser(argparse.ArgumentParser):
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(prog="fsr evaluate", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = _Parser(
+        prog="fsr evaluate",
+        description=__doc__,
+        epilog="example: fsr evaluate --quick --methods fsr,cdpruner --budgets 32,16",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("--quick", action="store_true", help="a few questions of each set, to check that all works")
     parser.add_argument("--out", type=Path, default=Path("runs/evaluate"), help="folder for results and cache")
     parser.add_argument("--model", default="fsr-tiny", help="fsr-tiny, or the folder of another checkpoint")

@@ -7,6 +7,12 @@ from fsr_core.tiny.scenes import draw, make_scene
 
 
 @pytest.fixture(scope="session")
+def system(start_system):
+    """A running system. No test ends one of its processes but encoder replicas, which Ray replaces."""
+    return start_system()
+
+
+@pytest.fixture(scope="session")
 def pictures():
     """Makes distinct pictures, from the first seed on; `large` ones take the encoder long to prepare."""
 

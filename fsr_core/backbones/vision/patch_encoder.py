@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Sequence
 from typing import Any
 
@@ -57,9 +58,9 @@ class PatchEncoder(VisualEncoder):
         # A view into the batch's tensors would keep the whole batch in memory while a cache holds one image.
         return [image.owned() for image in features]
 
+    @abstractmethod
     def features_of(self, image: PreparedImage, output: TowerOutput) -> ImageFeatures:
         """The features of a picture from the tower's output for its views."""
-        raise NotImplementedError
 
     def encode_instructions(self, instructions: Sequence[str]) -> list[Tensor | None]:
         if any(not text.strip() for text in instructions):

@@ -7,6 +7,7 @@ There is no CLS and no text tower. Saliency is the attention that a token receiv
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
@@ -105,21 +106,21 @@ class QwenEncoder(VisualEncoder):
         info = config_info(checkpoint_name(model), model.config, model.dtype, None)
         return cls(model.model.visual, model.config, processor.image_processor, settings, words, info, "")
 
+    @abstractmethod
     def salient_block(self) -> int:
         """Index of the block whose attention gives saliency; it must be one of full attention."""
-        raise NotImplementedError
 
     def merged_order(self, grid: Tensor) -> Tensor | None:
         """``[N]`` the merged tokens in the order in which the tower processes them; None: raster order."""
         return None
 
+    @abstractmethod
     def video_size(self, frames: int, height: int, width: int, factor: int) -> tuple[int, int]:
         """Height and width that the frames of a video are scaled to."""
-        raise NotImplementedError
 
+    @abstractmethod
     def time_positions(self, steps: int, seconds: float) -> Tensor:
         """``[steps]`` int64 temporal positions of a video with a step every `seconds`."""
-        raise NotImplementedError
 
     def preprocess(self, image: Image.Image) -> PreparedImage:
         return self.pixels.image(image)

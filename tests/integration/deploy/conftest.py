@@ -19,3 +19,14 @@ def _png(seed):
 @pytest.fixture(scope="session")
 def png():
     return _png
+
+
+@pytest.fixture(scope="session")
+def system(start_system):
+    """A running system of its own: what Prometheus sees are the requests of these tests and of no others.
+
+    Its gateway refuses early, its decoders have room for a dozen answers, and the encoder reports every second.
+    """
+    return start_system(
+        RAY_metrics_report_interval_ms="1000", FSR_GATEWAY_MAX_REQUESTS="24", FSR_DECODER_KV_MEMORY="8MiB"
+    )
