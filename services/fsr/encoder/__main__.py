@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import signal
 import socket
@@ -51,14 +50,9 @@ def _serve(settings: EncoderSettings) -> None:
     from ray.serve.config import gRPCOptions
 
     from fsr.encoder.app import APPLICATION, build
+    from fsr.encoder.ray_start import start_ray
 
-    ray.init(
-        address=settings.ray_address or "local",
-        include_dashboard=False,
-        logging_level=logging.WARNING,
-        log_to_driver=True,
-        _metrics_export_port=settings.metrics_port,
-    )
+    start_ray(address=settings.ray_address or "local", log_to_driver=True, _metrics_export_port=settings.metrics_port)
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):  # in place of Ray's handlers, which would not shut Serve down first
         signal.signal(number, lambda *_: stop.set())

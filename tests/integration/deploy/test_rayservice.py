@@ -61,14 +61,14 @@ def test_direct_ingress_when_ray_lacks_it_is_refused(monkeypatch):
 
 DEPLOY = """
 import json, sys, time
-import ray
+from fsr.encoder.ray_start import start_ray
 from ray import serve
 from ray.serve._private import api
 from ray.serve.config import gRPCOptions
 from ray.serve.schema import ServeDeploySchema
 
 config = ServeDeploySchema.model_validate(json.load(sys.stdin))
-ray.init(address="local", num_cpus=4, num_gpus=1, include_dashboard=False, log_to_driver=False)
+start_ray("local", num_cpus=4, num_gpus=1, log_to_driver=False)
 client = api.serve_start(
     http_options=config.http_options.model_dump(),
     proxy_location=config.proxy_location,
@@ -92,7 +92,6 @@ def test_serve_config_runs_on_a_local_ray(free_ports, png, monkeypatch):
     config, base = serve_config("cluster"), free_ports(3)
     config["http_options"] |= {"port": base, "host": "127.0.0.1"}
     config["grpc_options"]["port"] = base + 1
-    monkeypatch.setenv("RAY_raylet_start_wait_time_s", "120")  # on a busy machine
     monkeypatch.setenv("FSR_ENCODER_DEVICE", "cpu")
     monkeypatch.setenv("FSR_ENCODER_SERVED_NAME", "from-the-environment")
     process = subprocess.Popen([sys.executable, "-c", DEPLOY], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)

@@ -1,11 +1,14 @@
-"""An encoder that cannot start says why in one line, before Ray starts."""
+"""The start of an encoder: one that cannot start says why in one line, before Ray starts."""
 
 import subprocess
 import sys
+from contextlib import suppress
 
+import psutil
 import pytest
 
 from helpers import checkpoints
+from helpers.waiting import until
 
 
 @pytest.fixture(scope="module")
@@ -27,3 +30,29 @@ def test_start_when_the_checkpoint_is_wrong_then_one_line_names_it(llava, flags,
     done = subprocess.run(command, capture_output=True, text=True, timeout=500)
     assert done.returncode == 1
     assert done.stderr.splitlines()[-1].startswith(reason) and "Traceback" not in done.stderr
+
+
+@pytest.mark.cluster
+def test_a_ray_node_when_it_is_late_is_started_again(tmp_path, free_ports):
+    """The first node is frozen while it starts. Ray waits 30 s for it."""
+    port, log = free_ports(2), tmp_path / "log"
+    command = [sys.executable, "-m", "fsr.encoder", "--port", str(port), "--metrics-port", str(port + 1)]
+
+    def raylets():
+        return [process for process in encoder.children(recursive=True) if process.name() == "raylet"]
+
+    with log.open("wb") as file:
+        encoder = psutil.Popen(command, stdout=file, stderr=file, start_new_session=True)
+    try:
+        until(raylets)
+        (frozen,) = raylets()
+        frozen.suspend()
+        until(lambda: "Ray did not start, trying again" in log.read_text())
+        until(lambda: '"event": "serving"' in log.read_text())
+        assert not frozen.is_running()
+        encoder.terminate()
+        assert encoder.wait(120) == 0
+    finally:
+        with suppress(psutil.NoSuchProcess):
+            for process in [*encoder.children(recursive=True), encoder]:
+                process.kill()
