@@ -60,6 +60,12 @@ class RunningSequence:
     def prefilled(self) -> bool:
         return self.filled >= self.to_prefill
 
+    def seen(self) -> Tensor:
+        """Tokens of prompt and answer so far, ``[n]``, if a repetition penalty looks at them; else ``[0]``."""
+        if self.generation.sampling.repetition_penalty == 1:
+            return torch.empty(0, dtype=torch.int64)
+        return torch.cat([self.generation.prompt.token_ids.cpu(), torch.tensor(self.tokens, dtype=torch.int64)])
+
 
 @dataclass
 class ForwardInputs:

@@ -12,7 +12,7 @@ from fsr.decoder.engines.base import Generation, Token
 from fsr.decoder.engines.transformers.batch import ForwardInputs, RunningSequence, decode_inputs, prefill_inputs
 from fsr.decoder.engines.transformers.kv_cache import PooledCache
 from fsr.decoder.engines.transformers.kv_slots import KVSlots
-from fsr.decoder.sampling import choose
+from fsr.decoder.token_choice import RowOptions, choose_tokens, pad_seen
 from fsr_core.backbones import LanguageDecoder
 
 __all__ = ["BatchRunner"]
@@ -115,23 +115,40 @@ class BatchRunner:
 
     def _next_tokens(self, sequences: Sequence[RunningSequence], logits: Tensor) -> list[Token]:
         """Chooses the next token of each sequence from logits [B, V]."""
-        likeliest = logits.argmax(-1).tolist()
-        return [self._next_token(*row) for row in zip(sequences, likeliest, logits, strict=True)]
+        ids = logits.argmax(-1)
+        sampled = [row for row, sequence in enumerate(sequences) if not sequence.generation.sampling.is_argmax]
+        if sampled:
+            ids[sampled] = _sample([sequences[row] for row in sampled], logits[sampled]).to(ids.device)
+        logprobs: dict[int, float] = {}
+        wanted = [row for row, sequence in enumerate(sequences) if sequence.generation.sampling.logprobs]
+        if wanted:
+            of_ids = logits[wanted].float().log_softmax(-1).gather(1, ids[wanted].unsqueeze(1))
+            logprobs = dict(zip(wanted, of_ids.flatten().tolist(), strict=True))
+        return [
+            self._token(sequence, token, logprobs.get(row))
+            for row, (sequence, token) in enumerate(zip(sequences, ids.tolist(), strict=True))
+        ]
 
-    def _next_token(self, sequence: RunningSequence, likeliest: int, logits: Tensor) -> Token:
-        sampling, token = sequence.generation.sampling, likeliest
-        if not sampling.is_argmax:
-            answer = torch.tensor(sequence.tokens, dtype=torch.long)
-            seen = torch.cat([sequence.generation.prompt.token_ids, answer])
-            token = choose(logits, sampling, seen, len(sequence.tokens))
+    def _token(self, sequence: RunningSequence, token: int, logprob: float | None) -> Token:
+        """Appends a token to the answer."""
         sequence.tokens.append(token)
-        ended = token in self._model.eos_token_ids and not sampling.ignore_eos
+        ended = token in self._model.eos_token_ids and not sequence.generation.sampling.ignore_eos
         full = len(sequence.tokens) >= sequence.max_answer
         return Token(
             id=token,
             last=ended or full,
             by_length=full and not ended,
-            logprob=float(logits.float().log_softmax(-1)[token]) if sampling.logprobs else None,
+            logprob=logprob,
             prefill_seconds=sequence.prefill_seconds,
             cached_tokens=sequence.lease.cached,
         )
+
+
+def _sample(sequences: Sequence[RunningSequence], logits: Tensor) -> Tensor:
+    """The next tokens [B] of sequences that are not greedy, from logits [B, V]."""
+    if logits.device.type == "mps":  # has no fp64
+        logits = logits.cpu()
+    samplings = [sequence.generation.sampling for sequence in sequences]
+    options = RowOptions.of(samplings, [len(sequence.tokens) for sequence in sequences], logits.device)
+    seen = pad_seen([sequence.seen() for sequence in sequences], logits.device) if options.any_penalty else None
+    return choose_tokens(logits, options, seen)

@@ -21,7 +21,6 @@ import shutil
 import tempfile
 import uuid
 from collections.abc import AsyncGenerator
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +31,7 @@ from vllm import SamplingParams
 from vllm.engine.arg_utils import AsyncEngineArgs
 from vllm.inputs import EmbedsPrompt
 from vllm.sampling_params import RequestOutputKind
+from vllm.usage.usage_lib import UsageContext
 from vllm.v1.engine.async_llm import AsyncLLM
 from vllm.v1.engine.exceptions import EngineDeadError
 
@@ -39,6 +39,7 @@ from fsr.common.errors import NotReady
 from fsr.decoder.engines.base import Engine, Generation, Token
 from fsr.decoder.engines.kv_budget import kv_budget
 from fsr.decoder.engines.vllm.checkpoint import export, refuse_multi_axis
+from fsr.decoder.engines.vllm.sampling import extra_args, processor_for
 from fsr.decoder.metrics import Metrics
 from fsr.decoder.settings import DecoderSettings
 from fsr_core.backbones import LanguageDecoder, dtype_of, load_decoder
@@ -47,7 +48,6 @@ __all__ = ["VllmEngine"]
 
 log = structlog.get_logger()
 _BLOCK = 32
-_SAMPLING = "fsr.decoder.engines.vllm.sampling:ChosenToken"
 _WATCH_SECONDS = 0.2
 _DEAD = "decoder: its engine has died; ask another replica"
 
@@ -83,7 +83,7 @@ class VllmEngine(Engine):
             except TypeError as error:
                 raise ValueError(f"engine-options: {error}") from error
             try:
-                llm = await asyncio.to_thread(AsyncLLM.from_engine_args, engine_args)
+                llm = await asyncio.to_thread(_start, engine_args)
             except (ValueError, RuntimeError) as error:
                 raise ValueError(f"engine: vllm does not start ({error}); see its log above") from error
         except BaseException:
@@ -136,11 +136,6 @@ class VllmEngine(Engine):
     def _sampling_params(self, generation: Generation) -> SamplingParams:
         """Greedy for vLLM. The options of our sampling travel as extra arguments."""
         sampling, emitted, token_ids = generation.sampling, generation.emitted, generation.prompt.token_ids
-        extra: dict[str, Any] = {}
-        if not sampling.is_argmax:
-            extra = {"sampling": asdict(sampling), "step": len(emitted)}
-            if sampling.repetition_penalty != 1:
-                extra["seen"] = [*token_ids.tolist(), *emitted]
         max_answer = min(sampling.max_tokens, self._model.info.context_length - len(token_ids))
         return SamplingParams(
             max_tokens=max_answer - len(emitted),
@@ -150,7 +145,7 @@ class VllmEngine(Engine):
             logprobs=0 if sampling.logprobs else None,
             detokenize=False,
             output_kind=RequestOutputKind.DELTA,
-            extra_args=extra or None,
+            extra_args=extra_args(generation),
         )
 
     async def _watch(self) -> None:
@@ -177,13 +172,25 @@ def _engine_arguments(model: LanguageDecoder, settings: DecoderSettings, kv_byte
         # vLLM does not start if the longest request does not fit; admission refuses such a request.
         "max_model_len": min(model.info.context_length, _usable_blocks(model, kv_bytes) * _BLOCK),
         "max_num_seqs": settings.max_running,
-        "logits_processors": [_SAMPLING],
+        "logits_processors": None,  # ours is set in _start
         "async_scheduling": False,  # our sampling reads the tokens before the one that it draws
     }
     taken = sorted({"model", *arguments} & settings.engine_options.keys())
     if taken:
         raise ValueError(f"engine-options: the decoder itself sets {taken[0]}; leave it out")
     return arguments
+
+
+def _start(engine_args: AsyncEngineArgs) -> AsyncLLM:
+    """Starts vLLM with our sampling for the model runner that it chooses."""
+    config = engine_args.create_engine_config(UsageContext.ENGINE_CONTEXT)
+    config.model_config.logits_processors = [processor_for(config.use_v2_model_runner)]
+    return AsyncLLM.from_vllm_config(
+        config,
+        usage_context=UsageContext.ENGINE_CONTEXT,
+        enable_log_requests=engine_args.enable_log_requests,
+        disable_log_stats=engine_args.disable_log_stats,
+    )
 
 
 def _usable_blocks(model: LanguageDecoder, kv_bytes: int) -> int:
