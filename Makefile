@@ -57,8 +57,9 @@ $(VLLM)/.installed: pyproject.toml
 		'psutil>=7' 'pytest>=9' 'pytest-asyncio>=1.3' 'pytest-timeout>=2.4'
 	touch $@
 
-test-vllm: $(VLLM)/.installed ## The decoder's contract tests on vLLM, in an environment of its own (3.5 GB)
+test-vllm: install $(VLLM)/.installed ## The decoder's tests on vLLM, in an environment of its own (3.5 GB), and `fsr up` with it
 	$(VLLM_CACHES) FSR_TEST_ENGINE=vllm $(VLLM)/bin/python -m pytest tests/integration/decoder -p no:cacheprovider --timeout 900
+	$(BIN)/python -m pytest tests/e2e/test_vllm.py -m vllm
 
 lint: install ## Style, and the proto files
 	$(BIN)/ruff format --check .

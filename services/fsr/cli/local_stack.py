@@ -42,14 +42,16 @@ def running(
     *,
     model_flags: Sequence[str] = (),
     encoder_flags: Sequence[str] = (),
+    decoder_flags: Sequence[str] = (),
+    decoder_python: str = sys.executable,
     start_seconds: float | None = 180.0,
     stop_seconds: float = 30.0,
 ) -> Iterator[dict[str, str]]:
     """Starts an encoder, `decoders` decoders and a gateway; yields their addresses once a request could be answered.
 
     On leaving it stops every process and kills those that still run after `stop_seconds`. `model_flags` go to the
-    encoder and the decoders, `encoder_flags` to the encoder alone. With `start_seconds` None it waits as long as the
-    processes live. Raises StartFailed.
+    encoder and the decoders, `encoder_flags` and `decoder_flags` to these alone. `decoder_python` runs the decoders.
+    With `start_seconds` None it waits as long as the processes live. Raises StartFailed.
 
     Meanwhile the first SIGINT, SIGTERM or SIGHUP raises KeyboardInterrupt; later ones do nothing.
     """
@@ -65,11 +67,13 @@ def running(
     processes: Processes = {}
     with _StopSignals() as signals:
         try:
-            for name, command in _commands(model, decoders, ports, addresses, model_flags, encoder_flags).items():
+            commands = _commands(model, decoders, ports, addresses, model_flags, encoder_flags, decoder_flags)
+            for name, command in commands.items():
+                python = decoder_python if name in _decoder_names(decoders) else sys.executable
                 # An exception between the fork and the assignment would leave the process behind.
                 with (logs / f"{name}.log").open("wb") as log, signals.deferred():
                     processes[name] = subprocess.Popen(
-                        [sys.executable, "-m", *command], stdout=log, stderr=log, start_new_session=True
+                        [python, "-m", *command], stdout=log, stderr=log, start_new_session=True
                     )
             _wait_until_ready(processes, addresses["gateway"], decoders, logs, start_seconds)
             yield addresses
@@ -82,6 +86,10 @@ def _ports(first: int, decoders: int) -> dict[str, int]:
     ports = {"gateway": first, "encoder": first + 1, **{f"decoder-{i}": first + 11 + i for i in range(decoders)}}
     ports |= {"metrics": first + 5, "encoder-metrics": first + 6}
     return ports | {f"decoder-{i}-metrics": first + 21 + i for i in range(decoders)}
+
+
+def _decoder_names(decoders: int) -> list[str]:
+    return [f"decoder-{i}" for i in range(decoders)]
 
 
 def _port_is_free(port: int) -> bool:
@@ -97,17 +105,18 @@ def _commands(
     addresses: dict[str, str],
     model_flags: Sequence[str],
     encoder_flags: Sequence[str],
+    decoder_flags: Sequence[str],
 ) -> dict[str, list[str]]:
     """The module and flags of each service, in the order in which they start."""
 
     def listen(port: str, metrics: str) -> list[str]:
         return ["--port", str(ports[port]), "--metrics-port", str(ports[metrics])]
 
-    names = [f"decoder-{i}" for i in range(decoders)]
+    names = _decoder_names(decoders)
     model_options = ["--model", model, "--served-name", Path(model).name, *model_flags]
     commands = {
         "encoder": ["fsr.encoder", *listen("encoder", "encoder-metrics"), *model_options, *encoder_flags],
-        **{name: ["fsr.decoder", *listen(name, f"{name}-metrics"), *model_options] for name in names},
+        **{name: ["fsr.decoder", *listen(name, f"{name}-metrics"), *model_options, *decoder_flags] for name in names},
         "gateway": ["fsr.gateway", *listen("gateway", "metrics"), "--discovery-seconds", "0.5"],
     }
     commands["gateway"] += ["--encoders", addresses["encoder"]]

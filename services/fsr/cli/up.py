@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import signal
+import subprocess
+import sys
 import tempfile
 from contextlib import suppress
 from pathlib import Path
@@ -31,6 +33,18 @@ def up(
         Literal["fp32", "fp16", "bf16"] | None, typer.Option(help="dtype of all weights; default fp32")
     ] = None,
     port: GatewayPort = 50050,
+    engine: Annotated[
+        Literal["transformers", "vllm"], typer.Option(help="what generates the answers; see docs/decoders.md")
+    ] = "transformers",
+    decoder_python: Annotated[
+        Path | None,
+        typer.Option(
+            help="Python that runs the decoders; default with vllm: this one if it has vllm, else .venv-vllm/bin/python"
+        ),
+    ] = None,
+    engine_options: Annotated[
+        str | None, typer.Option(metavar="JSON", help="more arguments for vllm; see docs/decoders.md")
+    ] = None,
     family_options: Annotated[
         str | None,
         typer.Option(metavar="JSON", help="the encoder's options for the model family; see docs/models.md"),
@@ -53,6 +67,8 @@ def up(
 
     example: fsr up --model /models/llava-1.5-7b-hf --clip openai/clip-vit-large-patch14-336 --device cuda --dtype bf16
 
+    example: fsr up --engine vllm --decoder-python /envs/vllm/bin/python --engine-options '{"enforce_eager": true}'
+
     example: fsr up --model /models/llava-video-7b --family-options '{"video_newlines": "row"}'
     """
     model_flags = [*(["--device", device] if device else []), *(["--dtype", dtype] if dtype else [])]
@@ -62,6 +78,7 @@ def up(
         encoder_flags += ["--family-options", family_options]
     if device and device.startswith("cuda"):
         encoder_flags += ["--num-gpus", "1"]  # else Ray hides the GPU from the replica
+    decoder_flags = ["--engine", engine, *(["--engine-options", engine_options] if engine_options else [])]
     folder = logs or Path(tempfile.mkdtemp(prefix="fsr-logs-"))
     console, starting = Console(stderr=as_json), f"starting {model} (logs in {folder})"
     if not console.is_terminal:
@@ -77,6 +94,8 @@ def up(
         folder,
         model_flags=model_flags,
         encoder_flags=encoder_flags,
+        decoder_flags=decoder_flags,
+        decoder_python=_decoder_python(engine, decoder_python),
         start_seconds=start_seconds,
         stop_seconds=stop_seconds,
     )
@@ -97,6 +116,28 @@ def up(
         fail(error)
     except KeyboardInterrupt:
         raise typer.Exit(130) from None
+
+
+def _decoder_python(engine: str, named: Path | None) -> str:
+    """The Python that runs the decoders. Ends the command if its environment lacks what the decoders need."""
+    if named is None and engine == "transformers":
+        return sys.executable
+    for python in [named] if named else [Path(sys.executable), Path(".venv-vllm/bin/python").absolute()]:
+        if _has(python, ["fsr.decoder", *(["vllm"] if engine == "vllm" else [])]):
+            return str(python)
+    if named:
+        extra = "vllm" if engine == "vllm" else "decoder"
+        fail(f"--decoder-python: {named} is no Python with fsr-gateway[{extra}]; install it there, or name another")
+    fail("--engine: vllm is not installed here; install fsr-gateway[vllm] in its own environment: --decoder-python")
+
+
+def _has(python: Path, modules: list[str]) -> bool:
+    """Whether a Python finds these modules. It does not import them, which would take seconds."""
+    find = "import sys, importlib.util as u; sys.exit(not all(map(u.find_spec, sys.argv[1:])))"
+    try:
+        return subprocess.run([python, "-c", find, *modules], capture_output=True).returncode == 0
+    except OSError:
+        return False
 
 
 def _check_family_options(text: str) -> None:

@@ -5,13 +5,14 @@ import os
 import signal
 import subprocess
 import sys
-from contextlib import nullcontext
+from contextlib import chdir, nullcontext
 
 import pytest
 from typer.testing import CliRunner
 
 from fsr.cli.local_stack import StartFailed, running
 from fsr.cli.main import app
+from fsr.decoder.settings import DecoderSettings
 from fsr.encoder.settings import EncoderSettings
 
 SLEEPS, FAILS = "import time; time.sleep(60)", "raise SystemExit('error: no such model')"
@@ -29,6 +30,8 @@ def stand_ins(monkeypatch):
 
     def use(code, then=lambda: None):
         def start(command, **options):
+            if command[1] != "-m":
+                return popen(command, **options)
             name = command[2].removeprefix("fsr.")
             started[name] = command, popen([sys.executable, "-c", code.get(name, SLEEPS)], **options)
             then()
@@ -85,6 +88,51 @@ def test_wrong_family_options_are_refused_in_one_line(given, says):
     done = CliRunner().invoke(app, ["up", "--family-options", given])
     assert done.exit_code == 1 and says in done.stderr
     assert done.stderr.startswith("error: --family-options: ") and done.stderr.count("\n") == 1
+
+
+@pytest.fixture
+def vllm_environment(tmp_path):
+    """A Python that finds a module called vllm, where `make test-vllm` builds one. Returns its path."""
+    python, site = tmp_path / ".venv-vllm/bin/python", tmp_path / "site"
+    python.parent.mkdir(parents=True)
+    site.mkdir()
+    (site / "vllm.py").touch()
+    python.write_text(f'#!/bin/sh\nPYTHONPATH={site}:$PYTHONPATH exec {sys.executable} "$@"\n')
+    python.chmod(0o755)
+    return python
+
+
+@pytest.mark.parametrize("named", [True, False])
+def test_decoders_with_vllm_run_in_an_environment_of_their_own(stand_ins, port, tmp_path, vllm_environment, named):
+    started = stand_ins({"gateway": FAILS})
+    flags = ["--engine", "vllm", "--engine-options", '{"enforce_eager": true}', "--decoders", "2", "--port", port]
+    flags += ["--decoder-python", str(vllm_environment)] if named else []
+    with chdir(tmp_path):
+        done = CliRunner().invoke(app, ["up", "--logs", str(tmp_path), *flags])
+    assert "gateway stopped: no such model" in done.stderr
+    pythons = [command[0] for command, _ in started.values()]
+    assert pythons == [sys.executable, str(vllm_environment), sys.executable]
+    settings = DecoderSettings.load(started["decoder"][0][3:])
+    assert (settings.engine, settings.engine_options) == ("vllm", {"enforce_eager": True})
+    assert "--engine" not in started["encoder"][0]
+
+
+@pytest.mark.parametrize(
+    ("flags", "says"),
+    [
+        ([], "--engine: vllm is not installed here; install fsr-gateway[vllm]"),
+        (
+            ["--decoder-python", sys.executable],
+            f"--decoder-python: {sys.executable} is no Python with fsr-gateway[vllm]",
+        ),
+        (["--decoder-python", "/no/python"], "--decoder-python: /no/python is no Python"),
+        (["--decoder-python", "/dev/null"], "--decoder-python: /dev/null is no Python"),
+    ],
+)
+def test_vllm_that_is_not_installed_is_refused_in_one_line(tmp_path, flags, says):
+    with chdir(tmp_path):
+        done = CliRunner().invoke(app, ["up", "--engine", "vllm", *flags])
+    assert done.exit_code == 1 and done.stderr.startswith(f"error: {says}") and done.stderr.count("\n") == 1
 
 
 @pytest.fixture
