@@ -66,6 +66,10 @@ def _onevision() -> Any:
     )
 
 
+def _qwen2() -> Any:
+    return tf.Qwen2VLConfig(text_config={"vocab_size": 152064} | QWEN2_7B)  # its tower is the class's default
+
+
 def _qwen25() -> Any:
     vision = {"depth": 32, "hidden_size": 1280, "intermediate_size": 3420, "num_heads": 16, "out_hidden_size": 3584}
     return tf.Qwen2_5_VLConfig(text_config={"vocab_size": 152064} | QWEN2_7B, vision_config=vision)
@@ -84,6 +88,7 @@ MODELS = (
     Model("llava-hf/llava-v1.6-mistral-7b-hf", lambda: _next(MISTRAL_7B, "mistral"), 2880, (960, 640, 320)),
     Model("llava-hf/llava-onevision-qwen2-7b-ov-hf", _onevision, 32 * 196, (2509, 1254)),
     Model("LLaVA-Video-7B-Qwen2, converted", _onevision, 32 * 196, (2509, 1254)),
+    Model("Qwen/Qwen2-VL-7B-Instruct", _qwen2, 37 * 37, (548, 274, 137)),
     Model("Qwen/Qwen2.5-VL-7B-Instruct", _qwen25, 37 * 37, (548, 274, 137)),
     Model("Qwen/Qwen3-VL-8B-Instruct", _qwen3, 32 * 32, (410, 205, 102)),
 )

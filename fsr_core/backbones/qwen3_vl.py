@@ -6,8 +6,6 @@ import math
 from collections.abc import Sequence
 from dataclasses import replace
 
-import torch
-from torch import Tensor
 from transformers.models.qwen3_vl.modeling_qwen3_vl import Qwen3VLTextModel, Qwen3VLVisionModel
 
 from fsr_core.backbones.language.half_decoder import HalfDecoder
@@ -18,13 +16,14 @@ __all__ = ["Qwen3Decoder", "Qwen3Encoder"]
 
 
 class Qwen3Encoder(QwenEncoder):
-    """Option `relevance`: "none" or "instruction". Saliency is read in the last block; all have full attention."""
+    """Option `relevance`: "none" or "instruction". Saliency is read in the last block; all have full attention.
+
+    The text between the frames of a video says their times. The temporal positions only tell the frames apart until
+    they are laid out.
+    """
 
     tower_class = Qwen3VLVisionModel
     video_pixels = (128 * 32 * 32, 768 * 32 * 32)
-
-    def salient_block(self) -> int:
-        return int(self.config.depth) - 1
 
     def video_size(self, frames: int, height: int, width: int, factor: int) -> tuple[int, int]:
         """Multiples of `factor`, near the video's own size and shape, so that all frames have `min_pixels..max_pixels`.
@@ -43,10 +42,6 @@ class Qwen3Encoder(QwenEncoder):
             grow = math.sqrt(self.min_pixels / (steps * height * width))
             rows, columns = math.ceil(height * grow / factor), math.ceil(width * grow / factor)
         return rows * factor, columns * factor
-
-    def time_positions(self, steps: int, seconds: float) -> Tensor:
-        # The text between the frames says the time. This axis only tells frames apart until they are laid out.
-        return torch.arange(steps)
 
     def blocks(self, image: KeptImage) -> Sequence[KeptImage]:
         return by_frame(image)

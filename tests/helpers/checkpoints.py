@@ -172,7 +172,7 @@ def qwen_config(kind, words, rope_sections, vision, **text):
             "pad_token_id": ids["<|endoftext|>"],
         }
         | text,
-        vision_config=QWEN_VISION | vision,
+        vision_config=vision,
         image_token_id=ids["<|image_pad|>"],
         video_token_id=ids["<|video_pad|>"],
         vision_start_token_id=ids["<|vision_start|>"],
@@ -182,7 +182,7 @@ def qwen_config(kind, words, rope_sections, vision, **text):
 
 def qwen2_5_vl(folder):
     words = qwen_words()
-    vision = {"window_size": 16, "fullatt_block_indexes": [1, 3], "tokens_per_second": 4}
+    vision = QWEN_VISION | {"window_size": 16, "fullatt_block_indexes": [1, 3], "tokens_per_second": 4}
     config = qwen_config(tf.Qwen2_5_VLConfig, words, [2, 3, 3], vision)
     images = tf.Qwen2VLImageProcessorPil(patch_size=4, size={"shortest_edge": 1024, "longest_edge": 16384})
     videos = PillowVideos(images, (32, 48), 2)
@@ -196,9 +196,18 @@ def qwen2_5_vl(folder):
     return processor
 
 
+def qwen2_vl(folder):
+    words = qwen_words()
+    vision = {"depth": 4, "embed_dim": 32, "mlp_ratio": 2, "num_heads": 4, "patch_size": 4, "hidden_size": 64}
+    config = qwen_config(tf.Qwen2VLConfig, words, [2, 3, 3], vision)
+    images = tf.Qwen2VLImageProcessorPil(patch_size=4, size={"shortest_edge": 1024, "longest_edge": 16384})
+    processor = with_videos(tf.Qwen2VLProcessor, images, words, PillowVideos(images, (32, 48), 2))
+    return write(tf.Qwen2VLForConditionalGeneration(config), processor, words, QWEN_TEMPLATE, folder)
+
+
 def qwen3_vl(folder):
     words = qwen_words()
-    vision = {"num_position_embeddings": 64, "deepstack_visual_indexes": [0, 2]}
+    vision = QWEN_VISION | {"num_position_embeddings": 64, "deepstack_visual_indexes": [0, 2]}
     config = qwen_config(tf.Qwen3VLConfig, words, [3, 3, 2], vision, head_dim=16)
     size = {"shortest_edge": 1024, "longest_edge": 16384}
     images = tf.Qwen2VLImageProcessorPil(patch_size=4, size=size, image_mean=[0.5] * 3, image_std=[0.5] * 3)
@@ -280,6 +289,7 @@ FAMILIES = {
     "llava": llava,
     "llava_next": llava_next,
     "llava_onevision": llava_onevision,
+    "qwen2_vl": qwen2_vl,
     "qwen2_5_vl": qwen2_5_vl,
     "qwen3_vl": qwen3_vl,
 }
@@ -287,11 +297,12 @@ CLASSES = {
     "llava": "LlavaForConditionalGeneration",
     "llava_next": "LlavaNextForConditionalGeneration",
     "llava_onevision": "LlavaOnevisionForConditionalGeneration",
+    "qwen2_vl": "Qwen2VLForConditionalGeneration",
     "qwen2_5_vl": "Qwen2_5_VLForConditionalGeneration",
     "qwen3_vl": "Qwen3VLForConditionalGeneration",
 }
-VIDEO = ("llava_onevision", "qwen2_5_vl", "qwen3_vl")
-MULTI_AXIS = ("qwen2_5_vl", "qwen3_vl")
+VIDEO = ("llava_onevision", "qwen2_vl", "qwen2_5_vl", "qwen3_vl")
+MULTI_AXIS = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")
 
 
 def clip(tower, folder):

@@ -7,7 +7,6 @@ There is no CLS and no text tower. Saliency is the attention that a token receiv
 
 from __future__ import annotations
 
-from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
@@ -16,6 +15,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 from transformers import AutoTokenizer
+from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import smart_resize
 
 from fsr_core.backbones.base import VisualEncoder
 from fsr_core.backbones.checkpoints.checkpoint import Checkpoint, checkpoint_name
@@ -34,7 +34,7 @@ _PATCHES = 2**15  # patches that go through the tower at once, unless one pictur
 
 
 class QwenEncoder(VisualEncoder):
-    """The tower with its merger. Families set what differs.
+    """The tower with its merger. The defaults are those of Qwen2-VL; families set what differs.
 
     Args:
         visual: the tower, of a checkpoint or of a live model.
@@ -49,7 +49,7 @@ class QwenEncoder(VisualEncoder):
     #: The library's class of the tower, built from a vision configuration.
     tower_class: ClassVar[Any]
     #: Least and most pixels of a video, if the checkpoint does not say.
-    video_pixels: ClassVar[tuple[int, int]]
+    video_pixels: ClassVar[tuple[int, int]] = (128 * 28 * 28, 768 * 28 * 28)
 
     def __init__(
         self,
@@ -106,21 +106,24 @@ class QwenEncoder(VisualEncoder):
         info = config_info(checkpoint_name(model), model.config, model.dtype, None)
         return cls(model.model.visual, model.config, processor.image_processor, settings, words, info, "")
 
-    @abstractmethod
     def salient_block(self) -> int:
-        """Index of the block whose attention gives saliency; it must be one of full attention."""
+        """Index of the block whose attention gives saliency; it must be one of full attention. By default the last."""
+        return int(self.config.depth) - 1
 
     def merged_order(self, grid: Tensor) -> Tensor | None:
         """``[N]`` the merged tokens in the order in which the tower processes them; None: raster order."""
         return None
 
-    @abstractmethod
     def video_size(self, frames: int, height: int, width: int, factor: int) -> tuple[int, int]:
-        """Height and width that the frames of a video are scaled to."""
+        """Height and width that the frames of a video are scaled to. By default the limits hold for each frame."""
+        scaled_height, scaled_width = smart_resize(
+            height, width, factor=factor, min_pixels=self.min_pixels, max_pixels=self.max_pixels
+        )
+        return scaled_height, scaled_width
 
-    @abstractmethod
     def time_positions(self, steps: int, seconds: float) -> Tensor:
-        """``[steps]`` int64 temporal positions of a video with a step every `seconds`."""
+        """``[steps]`` int64 temporal positions of a video with a step every `seconds`. By default 0, 1, 2, ..."""
+        return torch.arange(steps)
 
     def preprocess(self, image: Image.Image) -> PreparedImage:
         return self.pixels.image(image)

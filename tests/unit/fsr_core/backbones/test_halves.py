@@ -88,7 +88,7 @@ def test_bad_checkpoint_is_named(bench, name, half, lost, message, tmp_path):
     if lost is None:
         config = {"model_type": "blip-2"}
     elif isinstance(lost, str):
-        config[lost]["intermediate_size"] += 8
+        config[lost]["mlp_ratio" if "mlp_ratio" in config[lost] else "intermediate_size"] += 8
     elif not lost:
         config |= {"image_token_id": 399, "image_token_index": 399}
     else:
