@@ -55,6 +55,9 @@ FAMILIES: Mapping[str, Family] = {
     "qwen2_vl": Family("qwen2_vl", "Qwen2Encoder", "Qwen2Decoder", _RELEVANCE),
     "qwen2_5_vl": Family("qwen2_5_vl", "Qwen25Encoder", "Qwen25Decoder", _RELEVANCE),
     "qwen3_vl": Family("qwen3_vl", "Qwen3Encoder", "Qwen3Decoder", _RELEVANCE),
+    "internvl": Family("internvl", "InternEncoder", "InternDecoder", _RELEVANCE),
+    "smolvlm": Family("smolvlm", "SmolEncoder", "SmolDecoder", _RELEVANCE),
+    "idefics3": Family("smolvlm", "SmolEncoder", "SmolDecoder", _RELEVANCE),
 }
 
 

@@ -15,6 +15,7 @@ import sentencepiece
 import torch
 import transformers as tf
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers.models.smolvlm import processing_smolvlm
 
 SPECIALS = ["<pad>", "<s>", "</s>", "<image>", "<video>"]
 QWEN_SPECIALS = [
@@ -259,6 +260,87 @@ def llava_next(folder):
     return write(tf.LlavaNextForConditionalGeneration(config), processor, words, LLAVA_TEMPLATE, folder)
 
 
+SMOL_SPECIALS = [
+    "<|im_start|>",
+    "<end_of_utterance>",
+    "<image>",
+    "<fake_token_around_image>",
+    "<global-img>",
+    *(f"<row_{row}_col_{column}>" for row in range(1, 4) for column in range(1, 4)),
+]
+SMOL_TEMPLATE = (
+    "<|im_start|>{% for m in messages %}{{ m['role'] | capitalize }}"
+    "{% if m['content'][0]['type'] == 'image' %}{{ ':' }}{% else %}{{ ': ' }}{% endif %}"
+    "{% for p in m['content'] %}{% if p['type'] == 'text' %}{{ p['text'] }}{% else %}{{ '<image>' }}{% endif %}"
+    "{% endfor %}<end_of_utterance>\n{% endfor %}{% if add_generation_prompt %}{{ 'Assistant:' }}{% endif %}"
+)
+
+
+def smol(folder, name):
+    """A SmolVLM or Idefics3: the two have the same parts."""
+    words = tokenizer(
+        SMOL_SPECIALS,
+        bos_token="<|im_start|>",
+        eos_token="<end_of_utterance>",
+        pad_token="<|im_start|>",
+        extra_special_tokens={"image_token": "<image>", "fake_image_token": "<fake_token_around_image>"},
+    )
+    config = getattr(tf, f"{name}Config")(
+        text_config=llava_language(words) | {"tie_word_embeddings": False},
+        vision_config=CLIP_VISION | {"image_size": 24, "patch_size": 4},
+        image_token_id=words.convert_tokens_to_ids("<image>"),
+        scale_factor=2,
+        pad_token_id=words.pad_token_id,
+    )
+    images = getattr(tf, f"{name}ImageProcessorPil")(size={"longest_edge": 72}, max_image_size={"longest_edge": 24})
+    kind, options = getattr(tf, f"{name}Processor"), {"image_seq_len": 9}
+    if name == "SmolVLM":
+        # The class asks for this package, which writes the number of frames of a video.
+        processing_smolvlm.num2words = processing_smolvlm.num2words or str
+        videos = SimpleNamespace(num_frames=1, fps=1)
+        processor = with_videos(kind, images, words, videos, **options)
+    else:
+        processor = kind(images, words, **options)
+    return write(getattr(tf, f"{name}ForConditionalGeneration")(config), processor, words, SMOL_TEMPLATE, folder)
+
+
+INTERN_SPECIALS = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<img>", "</img>", "<IMG_CONTEXT>", "<video>"]
+INTERN_TEMPLATE = (
+    "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' }}{% for p in m['content'] %}"
+    "{% if p['type'] == 'image' %}{{ '<IMG_CONTEXT>\n' }}{% elif p['type'] == 'video' %}{{ '<video>\n' }}"
+    "{% else %}{{ p['text'] }}{% endif %}{% endfor %}{{ '<|im_end|>\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+
+
+def internvl(folder):
+    words = tokenizer(
+        INTERN_SPECIALS,
+        eos_token="<|im_end|>",
+        pad_token="<|endoftext|>",
+        extra_special_tokens={
+            "start_image_token": "<img>",
+            "end_image_token": "</img>",
+            "context_image_token": "<IMG_CONTEXT>",
+            "video_token": "<video>",
+        },
+    )
+    config = tf.InternVLConfig(
+        text_config=llava_language(words) | {"model_type": "qwen2"},
+        vision_config=CLIP_VISION | {"image_size": [24, 24], "patch_size": [4, 4], "use_qk_norm": True},
+        image_token_id=words.convert_tokens_to_ids("<IMG_CONTEXT>"),
+        image_seq_length=9,
+        tie_word_embeddings=False,
+    )
+    size = {"height": 24, "width": 24}
+    # As published: the whole processor asks for tiles, the image processor's own setting does not.
+    images = tf.GotOcr2ImageProcessorPil(size=size, crop_to_patches=False, max_patches=8)
+    plain = tf.CLIPImageProcessorPil(size=size)
+    videos = PillowVideos(plain, (24, 24))
+    processor = with_videos(tf.InternVLProcessor, images, words, videos, image_seq_length=9)
+    return write(tf.InternVLForConditionalGeneration(config), processor, words, INTERN_TEMPLATE, folder)
+
+
 def llava_onevision(folder):
     words = llava_words()
     pinpoints = [[24 * h, 24 * w] for h in range(1, 5) for w in range(1, 5)]
@@ -292,7 +374,11 @@ FAMILIES = {
     "qwen2_vl": qwen2_vl,
     "qwen2_5_vl": qwen2_5_vl,
     "qwen3_vl": qwen3_vl,
+    "internvl": internvl,
+    "smolvlm": lambda folder: smol(folder, "SmolVLM"),
 }
+#: Families that share all code with another one. Only one test is about them.
+TWINS = {"idefics3": lambda folder: smol(folder, "Idefics3")}
 CLASSES = {
     "llava": "LlavaForConditionalGeneration",
     "llava_next": "LlavaNextForConditionalGeneration",
@@ -300,9 +386,13 @@ CLASSES = {
     "qwen2_vl": "Qwen2VLForConditionalGeneration",
     "qwen2_5_vl": "Qwen2_5_VLForConditionalGeneration",
     "qwen3_vl": "Qwen3VLForConditionalGeneration",
+    "internvl": "InternVLForConditionalGeneration",
+    "smolvlm": "SmolVLMForConditionalGeneration",
+    "idefics3": "Idefics3ForConditionalGeneration",
 }
-VIDEO = ("llava_onevision", "qwen2_vl", "qwen2_5_vl", "qwen3_vl")
+VIDEO = ("llava_onevision", "qwen2_vl", "qwen2_5_vl", "qwen3_vl", "internvl")
 MULTI_AXIS = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")
+SHUFFLED = ("internvl", "smolvlm")
 
 
 def clip(tower, folder):
