@@ -15,7 +15,9 @@ import sentencepiece
 import torch
 import transformers as tf
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers.models.idefics3.image_processing_pil_idefics3 import Idefics3ImageProcessorPil
 from transformers.models.smolvlm import processing_smolvlm
+from transformers.models.smolvlm.image_processing_pil_smolvlm import SmolVLMImageProcessorPil
 
 SPECIALS = ["<pad>", "<s>", "</s>", "<image>", "<video>"]
 QWEN_SPECIALS = [
@@ -292,7 +294,8 @@ def smol(folder, name):
         scale_factor=2,
         pad_token_id=words.pad_token_id,
     )
-    images = getattr(tf, f"{name}ImageProcessorPil")(size={"longest_edge": 72}, max_image_size={"longest_edge": 24})
+    pillow = {"SmolVLM": SmolVLMImageProcessorPil, "Idefics3": Idefics3ImageProcessorPil}[name]
+    images = pillow(size={"longest_edge": 72}, max_image_size={"longest_edge": 24})
     kind, options = getattr(tf, f"{name}Processor"), {"image_seq_len": 9}
     if name == "SmolVLM":
         # The class asks for this package, which writes the number of frames of a video.
