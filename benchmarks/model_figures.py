@@ -66,6 +66,10 @@ def _onevision() -> Any:
     )
 
 
+def _qwen2() -> Any:
+    return tf.Qwen2VLConfig(text_config={"vocab_size": 152064} | QWEN2_7B)  # its tower is the class's default
+
+
 def _qwen25() -> Any:
     vision = {"depth": 32, "hidden_size": 1280, "intermediate_size": 3420, "num_heads": 16, "out_hidden_size": 3584}
     return tf.Qwen2_5_VLConfig(text_config={"vocab_size": 152064} | QWEN2_7B, vision_config=vision)
@@ -76,6 +80,21 @@ def _qwen3() -> Any:
     return tf.Qwen3VLConfig(text_config=QWEN3_8B, vision_config=vision | {"deepstack_visual_indexes": [8, 16, 24]})
 
 
+def _intern() -> Any:
+    # The tower's default is the published InternViT-300M.
+    return tf.InternVLConfig(
+        text_config={"model_type": "qwen2", "vocab_size": 151674} | QWEN2_7B, tie_word_embeddings=False
+    )
+
+
+def _smol() -> Any:
+    text = {"model_type": "llama", "vocab_size": 49280, "hidden_size": 960, "intermediate_size": 2560}
+    text |= {"num_hidden_layers": 32, "num_attention_heads": 15, "num_key_value_heads": 5, "head_dim": 64}
+    vision = {"hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12, "num_attention_heads": 12}
+    vision |= {"image_size": 512, "patch_size": 16}
+    return tf.SmolVLMConfig(text_config=text, vision_config=vision, scale_factor=4, tie_word_embeddings=False)
+
+
 MODELS = (
     Model("llava-hf/llava-1.5-7b-hf", lambda: _llava(VICUNA_7B), 576, (192, 128, 64)),
     Model("llava-hf/llava-1.5-13b-hf", lambda: _llava(VICUNA_13B), 576, (192, 128, 64)),
@@ -84,8 +103,11 @@ MODELS = (
     Model("llava-hf/llava-v1.6-mistral-7b-hf", lambda: _next(MISTRAL_7B, "mistral"), 2880, (960, 640, 320)),
     Model("llava-hf/llava-onevision-qwen2-7b-ov-hf", _onevision, 32 * 196, (2509, 1254)),
     Model("LLaVA-Video-7B-Qwen2, converted", _onevision, 32 * 196, (2509, 1254)),
+    Model("Qwen/Qwen2-VL-7B-Instruct", _qwen2, 37 * 37, (548, 274, 137)),
     Model("Qwen/Qwen2.5-VL-7B-Instruct", _qwen25, 37 * 37, (548, 274, 137)),
     Model("Qwen/Qwen3-VL-8B-Instruct", _qwen3, 32 * 32, (410, 205, 102)),
+    Model("OpenGVLab/InternVL3-8B-hf", _intern, 13 * 256, (1331, 666, 333)),
+    Model("HuggingFaceTB/SmolVLM2-500M-Video-Instruct", _smol, 17 * 64, (435, 218, 109)),
 )
 
 
@@ -98,10 +120,13 @@ def halves(model: Model) -> tuple[int, int]:
     with torch.device("meta"):
         whole: Any = tf.AutoModelForImageTextToText.from_config(model.config())
     core, head = whole.model, whole.lm_head
-    decoder = _count(core.language_model) + _count(head)
+    decoder = _count(whole.get_decoder()) + _count(head)
     if hasattr(core, "visual"):
         return _count(core.visual), decoder
-    layers = core.vision_tower.encoder.layers
+    if hasattr(core, "connector"):
+        return _count(core.vision_model) + _count(core.connector), decoder
+    encoder = core.vision_tower.encoder
+    layers = encoder.layers if hasattr(encoder, "layers") else encoder.layer
     layer = whole.config.vision_feature_layer
     read = layer if layer >= 0 else len(layers) + 1 + layer
     tower = _count(core.vision_tower) - sum(_count(layer) for layer in layers[read:])

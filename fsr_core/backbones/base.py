@@ -69,8 +69,8 @@ class VisualEncoder(ABC):
 
     @abstractmethod
     def unbatch(self, inputs: Mapping[str, Any]) -> tuple[list[PreparedImage], list[PreparedImage]]:
-        """The pictures and the videos of a batch from the checkpoint's own processor, in the order of their
-        placeholders. If the batch does not say a picture's source size, the size is that of its pixels.
+        """The pictures and the videos of a batch from the checkpoint's own processor, `input_ids` included, in the
+        order of their placeholders. If the batch does not say a picture's source size, the size is that of its pixels.
 
         Raises:
             ValueError: of two tensors that belong together one is missing.

@@ -72,7 +72,7 @@ class ImageFeatures:
         joint: ``[N, P]`` fp32, L2-normalised patch embeddings in the joint image-text space; None for a backbone
             without a text side.
         keys: ``[N, Dk]`` the space in which similarity is measured; None: ``features``.
-        positions: ``[N, 3]`` int64 (t, h, w); None if the language model needs none.
+        positions: ``[N, 3]`` int64 (t, h, w); None if neither the language model nor the layout needs them.
         groups: ``[N]`` int64, the tile or frame of each token. An even spread gives each group an equal share of the
             budget (see ``spread.py``). None: all tokens are one group.
         lines: ``[N]`` int64, the line of each token. The newline row follows the last kept token of each line. -1: no
@@ -80,7 +80,7 @@ class ImageFeatures:
         deepstack: ``[J, N, D]`` the language model adds these to the outputs of its first ``J`` blocks (Qwen3-VL),
             else None.
         newline: ``[D]`` the row that ends a line; None without ``lines``.
-        grid: (t, h, w) extent in tokens; None if the language model does not place later text by it.
+        grid: (t, h, w) extent in tokens; None without positions.
         video: whether it is a video; its tiles are then its frames.
         frame_seconds: time in the source, in seconds, of each of the ``t`` steps of a video; empty for a picture.
     """

@@ -13,7 +13,6 @@ from typing import Any, Literal
 import torch
 from PIL import Image
 from torch import Tensor
-from transformers import CLIPImageProcessorPil
 from transformers.models.llava_onevision.modeling_llava_onevision import (
     LlavaOnevisionModel,
     LlavaOnevisionMultiModalProjector,
@@ -26,7 +25,7 @@ from fsr_core.backbones.features import ImageFeatures, PreparedImage, Tile
 from fsr_core.backbones.language.half_decoder import HalfDecoder
 from fsr_core.backbones.llava_next import tile_grid, unbatch_tiles
 from fsr_core.backbones.vision.anyres import packed_features, packer
-from fsr_core.backbones.vision.frames import frames_to_rgb
+from fsr_core.backbones.vision.frames import frame_processor, frames_to_rgb
 from fsr_core.backbones.vision.image_processors import image_processor, square, to_rgb, video_settings
 from fsr_core.backbones.vision.patch_encoder import PatchEncoder, text_side
 from fsr_core.backbones.vision.patch_tower import PatchTower, TowerOutput
@@ -72,7 +71,7 @@ class LlavaOnevisionEncoder(PatchEncoder):
         text = text_side(SiglipText, clip, place)
         tower = PatchTower.load(checkpoint, LlavaOnevisionMultiModalProjector, text, place)
         info = model_info(checkpoint, place.dtype, None)
-        frames = _frame_processor(
+        frames = frame_processor(
             processor, video_settings(checkpoint.folder), checkpoint.config.vision_config.image_size
         )
         return cls(tower, checkpoint.config, processor, info, checkpoint.fingerprint, frames, video_newlines)
@@ -86,7 +85,7 @@ class LlavaOnevisionEncoder(PatchEncoder):
         text = text_side(SiglipText, clip, Placement(model.device, model.dtype))
         tower = PatchTower(model.config, core.vision_tower, core.multi_modal_projector, core.image_newline, text)
         info, images = config_info(name, model.config, model.dtype, None), processor.image_processor
-        frames = _frame_processor(images, {}, model.config.vision_config.image_size)
+        frames = frame_processor(images, {}, model.config.vision_config.image_size)
         return cls(tower, model.config, images, info, "", frames, video_newlines)
 
     def _edge(self) -> int:
@@ -170,18 +169,6 @@ class LlavaOnevisionEncoder(PatchEncoder):
             video=True,
             frame_seconds=image.frame_seconds,
         )
-
-
-def _frame_processor(images: Any, video: Mapping[str, Any], edge: int) -> Any:
-    """A processor that scales frames to the tower's square and normalises them, without tiles.
-
-    Its settings are those of the video processor, else those of the image processor `images`.
-    """
-    names = ("image_mean", "image_std", "resample", "rescale_factor", "do_rescale", "do_normalize")
-    settings = {name: video.get(name, getattr(images, name, None)) for name in names}
-    size = video.get("size") or {"height": edge, "width": edge}
-    known = {name: value for name, value in settings.items() if value is not None}
-    return CLIPImageProcessorPil(size=size, do_center_crop=False, **known)
 
 
 class LlavaOnevisionDecoder(HalfDecoder):

@@ -42,8 +42,9 @@ class KeptImage:
     Attributes:
         features: ``[K, D]`` in layout order; any floating dtype, any device.
         index: ``[K]`` source index of each row before compression, ascending; -1 for a newline. None: not known.
-        positions: ``[K, 3]`` (t, h, w), for families that place tokens by them; else None.
-        grid: (t, h, w) extent of the image before compression, for families that start later text after it; else None.
+        positions: ``[K, 3]`` (t, h, w), for families that place tokens by them, or find the tile or frame of a token by
+            them; else None.
+        grid: (t, h, w) extent of the image before compression, for the same families; else None.
         deepstack: ``[J, K, D]`` for families that add features in their first blocks, else None.
         video: whether it is a video; some templates write videos in another way than pictures.
         frame_seconds: see :class:`~fsr_core.backbones.features.ImageFeatures`.

@@ -8,7 +8,6 @@ from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import (
     Qwen2_5_VisionTransformerPretrainedModel,
     Qwen2_5_VLTextModel,
 )
-from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import smart_resize
 from transformers.vision_utils import get_vision_window_index
 
 from fsr_core.backbones.language.half_decoder import HalfDecoder
@@ -21,7 +20,6 @@ class Qwen25Encoder(QwenEncoder):
     """Option `relevance`: "none" (as in the paper) or "instruction"."""
 
     tower_class = Qwen2_5_VisionTransformerPretrainedModel
-    video_pixels = (128 * 28 * 28, 768 * 28 * 28)
 
     def salient_block(self) -> int:
         return max(self.config.fullatt_block_indexes)
@@ -34,12 +32,6 @@ class Qwen25Encoder(QwenEncoder):
             patch_size=self.config.patch_size,
         )
         return order.to(grid.device)
-
-    def video_size(self, frames: int, height: int, width: int, factor: int) -> tuple[int, int]:
-        scaled_height, scaled_width = smart_resize(
-            height, width, factor=factor, min_pixels=self.min_pixels, max_pixels=self.max_pixels
-        )
-        return scaled_height, scaled_width
 
     def time_positions(self, steps: int, seconds: float) -> Tensor:
         # Before transformers 5.18 the library's class cuts `seconds` to a whole number, so steps of 0.5 s would all

@@ -6,10 +6,10 @@ import math
 from collections.abc import Sequence
 from dataclasses import replace
 
-import torch
 from torch import Tensor
 from transformers.models.qwen3_vl.modeling_qwen3_vl import Qwen3VLTextModel, Qwen3VLVisionModel
 
+from fsr_core.backbones.language.blocks import blocks_by
 from fsr_core.backbones.language.half_decoder import HalfDecoder
 from fsr_core.backbones.prompts import KeptImage
 from fsr_core.backbones.vision.qwen_encoder import QwenEncoder
@@ -18,13 +18,14 @@ __all__ = ["Qwen3Decoder", "Qwen3Encoder"]
 
 
 class Qwen3Encoder(QwenEncoder):
-    """Option `relevance`: "none" or "instruction". Saliency is read in the last block; all have full attention."""
+    """Option `relevance`: "none" or "instruction". Saliency is read in the last block; all have full attention.
+
+    The text between the frames of a video says their times. The temporal positions only tell the frames apart until
+    they are laid out.
+    """
 
     tower_class = Qwen3VLVisionModel
     video_pixels = (128 * 32 * 32, 768 * 32 * 32)
-
-    def salient_block(self) -> int:
-        return int(self.config.depth) - 1
 
     def video_size(self, frames: int, height: int, width: int, factor: int) -> tuple[int, int]:
         """Multiples of `factor`, near the video's own size and shape, so that all frames have `min_pixels..max_pixels`.
@@ -44,10 +45,6 @@ class Qwen3Encoder(QwenEncoder):
             rows, columns = math.ceil(height * grow / factor), math.ceil(width * grow / factor)
         return rows * factor, columns * factor
 
-    def time_positions(self, steps: int, seconds: float) -> Tensor:
-        # The text between the frames says the time. This axis only tells frames apart until they are laid out.
-        return torch.arange(steps)
-
     def blocks(self, image: KeptImage) -> Sequence[KeptImage]:
         return by_frame(image)
 
@@ -59,17 +56,13 @@ def by_frame(image: KeptImage) -> Sequence[KeptImage]:
     """
     if not image.video or image.positions is None or image.grid is None:
         return (image,)
-    frames = []
-    for step in range(image.grid[0]):
-        rows = image.positions[:, 0] == step
-        positions = image.positions[rows].clone()
-        positions[:, 0] = 0
-        deepstack = None if image.deepstack is None else image.deepstack[:, rows.to(image.deepstack.device)]
-        features = image.features[rows.to(image.features.device)]
-        frames.append(
-            replace(image, features=features, positions=positions, deepstack=deepstack, grid=(1, *image.grid[1:]))
-        )
-    return frames
+    frames = blocks_by(image, image.positions[:, 0], image.grid[0])
+    grid = (1, *image.grid[1:])
+    return [replace(frame, positions=_at_time_0(frame.positions), grid=grid) for frame in frames]
+
+
+def _at_time_0(positions: Tensor | None) -> Tensor | None:
+    return None if positions is None else positions * positions.new_tensor([0, 1, 1])
 
 
 class Qwen3Decoder(HalfDecoder):

@@ -52,8 +52,12 @@ FAMILIES: Mapping[str, Family] = {
     "llava_onevision": Family(
         "llava_onevision", "LlavaOnevisionEncoder", "LlavaOnevisionDecoder", {"video_newlines": ("end", "frame", "row")}
     ),
+    "qwen2_vl": Family("qwen2_vl", "Qwen2Encoder", "Qwen2Decoder", _RELEVANCE),
     "qwen2_5_vl": Family("qwen2_5_vl", "Qwen25Encoder", "Qwen25Decoder", _RELEVANCE),
     "qwen3_vl": Family("qwen3_vl", "Qwen3Encoder", "Qwen3Decoder", _RELEVANCE),
+    "internvl": Family("internvl", "InternEncoder", "InternDecoder", _RELEVANCE),
+    "smolvlm": Family("smolvlm", "SmolEncoder", "SmolDecoder", _RELEVANCE),
+    "idefics3": Family("smolvlm", "SmolEncoder", "SmolDecoder", _RELEVANCE),
 }
 
 

@@ -27,6 +27,7 @@ __all__ = ["CompressedModel", "compressed"]
 _VISUAL_INPUTS = (
     "pixel_values",
     "pixel_values_videos",
+    "pixel_attention_mask",
     "image_sizes",
     "image_sizes_videos",
     "batch_num_images",
@@ -157,7 +158,7 @@ def compressed(
     encoder = wrap_encoder(model, processor, clip=clip, options=options)
     shorten = PromptShortener(model, processor, encoder, compressor, token_budget, spread, instruction)
     vlm = CompressedModel(model, shorten)
-    handle = model.model.language_model.register_forward_pre_hook(vlm._hook, with_kwargs=True)
+    handle = model.get_decoder().register_forward_pre_hook(vlm._hook, with_kwargs=True)
     model.generate = vlm.generate
     try:
         yield vlm

@@ -88,7 +88,7 @@ class PromptShortener:
         """
         rows = [row[mask[i].bool()] if mask is not None else row for i, row in enumerate(ids)]
         rows = [row.cpu() for row in rows]
-        images, videos = self._encoder.unbatch(visual)
+        images, videos = self._encoder.unbatch({**visual, "input_ids": ids})
         features = self._encoder.encode_images([*images, *videos])
         images_of_rows = self._by_row(rows, features[: len(images)], features[len(images) :])
         questions = self._questions(rows, instruction)

@@ -15,6 +15,9 @@ import sentencepiece
 import torch
 import transformers as tf
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers.models.idefics3.image_processing_pil_idefics3 import Idefics3ImageProcessorPil
+from transformers.models.smolvlm import processing_smolvlm
+from transformers.models.smolvlm.image_processing_pil_smolvlm import SmolVLMImageProcessorPil
 
 SPECIALS = ["<pad>", "<s>", "</s>", "<image>", "<video>"]
 QWEN_SPECIALS = [
@@ -172,7 +175,7 @@ def qwen_config(kind, words, rope_sections, vision, **text):
             "pad_token_id": ids["<|endoftext|>"],
         }
         | text,
-        vision_config=QWEN_VISION | vision,
+        vision_config=vision,
         image_token_id=ids["<|image_pad|>"],
         video_token_id=ids["<|video_pad|>"],
         vision_start_token_id=ids["<|vision_start|>"],
@@ -182,7 +185,7 @@ def qwen_config(kind, words, rope_sections, vision, **text):
 
 def qwen2_5_vl(folder):
     words = qwen_words()
-    vision = {"window_size": 16, "fullatt_block_indexes": [1, 3], "tokens_per_second": 4}
+    vision = QWEN_VISION | {"window_size": 16, "fullatt_block_indexes": [1, 3], "tokens_per_second": 4}
     config = qwen_config(tf.Qwen2_5_VLConfig, words, [2, 3, 3], vision)
     images = tf.Qwen2VLImageProcessorPil(patch_size=4, size={"shortest_edge": 1024, "longest_edge": 16384})
     videos = PillowVideos(images, (32, 48), 2)
@@ -196,9 +199,18 @@ def qwen2_5_vl(folder):
     return processor
 
 
+def qwen2_vl(folder):
+    words = qwen_words()
+    vision = {"depth": 4, "embed_dim": 32, "mlp_ratio": 2, "num_heads": 4, "patch_size": 4, "hidden_size": 64}
+    config = qwen_config(tf.Qwen2VLConfig, words, [2, 3, 3], vision)
+    images = tf.Qwen2VLImageProcessorPil(patch_size=4, size={"shortest_edge": 1024, "longest_edge": 16384})
+    processor = with_videos(tf.Qwen2VLProcessor, images, words, PillowVideos(images, (32, 48), 2))
+    return write(tf.Qwen2VLForConditionalGeneration(config), processor, words, QWEN_TEMPLATE, folder)
+
+
 def qwen3_vl(folder):
     words = qwen_words()
-    vision = {"num_position_embeddings": 64, "deepstack_visual_indexes": [0, 2]}
+    vision = QWEN_VISION | {"num_position_embeddings": 64, "deepstack_visual_indexes": [0, 2]}
     config = qwen_config(tf.Qwen3VLConfig, words, [3, 3, 2], vision, head_dim=16)
     size = {"shortest_edge": 1024, "longest_edge": 16384}
     images = tf.Qwen2VLImageProcessorPil(patch_size=4, size=size, image_mean=[0.5] * 3, image_std=[0.5] * 3)
@@ -250,6 +262,88 @@ def llava_next(folder):
     return write(tf.LlavaNextForConditionalGeneration(config), processor, words, LLAVA_TEMPLATE, folder)
 
 
+SMOL_SPECIALS = [
+    "<|im_start|>",
+    "<end_of_utterance>",
+    "<image>",
+    "<fake_token_around_image>",
+    "<global-img>",
+    *(f"<row_{row}_col_{column}>" for row in range(1, 4) for column in range(1, 4)),
+]
+SMOL_TEMPLATE = (
+    "<|im_start|>{% for m in messages %}{{ m['role'] | capitalize }}"
+    "{% if m['content'][0]['type'] == 'image' %}{{ ':' }}{% else %}{{ ': ' }}{% endif %}"
+    "{% for p in m['content'] %}{% if p['type'] == 'text' %}{{ p['text'] }}{% else %}{{ '<image>' }}{% endif %}"
+    "{% endfor %}<end_of_utterance>\n{% endfor %}{% if add_generation_prompt %}{{ 'Assistant:' }}{% endif %}"
+)
+
+
+def smol(folder, name):
+    """A SmolVLM or Idefics3: the two have the same parts."""
+    words = tokenizer(
+        SMOL_SPECIALS,
+        bos_token="<|im_start|>",
+        eos_token="<end_of_utterance>",
+        pad_token="<|im_start|>",
+        extra_special_tokens={"image_token": "<image>", "fake_image_token": "<fake_token_around_image>"},
+    )
+    config = getattr(tf, f"{name}Config")(
+        text_config=llava_language(words) | {"tie_word_embeddings": False},
+        vision_config=CLIP_VISION | {"image_size": 24, "patch_size": 4},
+        image_token_id=words.convert_tokens_to_ids("<image>"),
+        scale_factor=2,
+        pad_token_id=words.pad_token_id,
+    )
+    pillow = {"SmolVLM": SmolVLMImageProcessorPil, "Idefics3": Idefics3ImageProcessorPil}[name]
+    images = pillow(size={"longest_edge": 72}, max_image_size={"longest_edge": 24})
+    kind, options = getattr(tf, f"{name}Processor"), {"image_seq_len": 9}
+    if name == "SmolVLM":
+        # The class asks for this package, which writes the number of frames of a video.
+        processing_smolvlm.num2words = processing_smolvlm.num2words or str
+        videos = SimpleNamespace(num_frames=1, fps=1)
+        processor = with_videos(kind, images, words, videos, **options)
+    else:
+        processor = kind(images, words, **options)
+    return write(getattr(tf, f"{name}ForConditionalGeneration")(config), processor, words, SMOL_TEMPLATE, folder)
+
+
+INTERN_SPECIALS = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<img>", "</img>", "<IMG_CONTEXT>", "<video>"]
+INTERN_TEMPLATE = (
+    "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' }}{% for p in m['content'] %}"
+    "{% if p['type'] == 'image' %}{{ '<IMG_CONTEXT>\n' }}{% elif p['type'] == 'video' %}{{ '<video>\n' }}"
+    "{% else %}{{ p['text'] }}{% endif %}{% endfor %}{{ '<|im_end|>\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+
+
+def internvl(folder):
+    words = tokenizer(
+        INTERN_SPECIALS,
+        eos_token="<|im_end|>",
+        pad_token="<|endoftext|>",
+        extra_special_tokens={
+            "start_image_token": "<img>",
+            "end_image_token": "</img>",
+            "context_image_token": "<IMG_CONTEXT>",
+            "video_token": "<video>",
+        },
+    )
+    config = tf.InternVLConfig(
+        text_config=llava_language(words) | {"model_type": "qwen2"},
+        vision_config=CLIP_VISION | {"image_size": [24, 24], "patch_size": [4, 4], "use_qk_norm": True},
+        image_token_id=words.convert_tokens_to_ids("<IMG_CONTEXT>"),
+        image_seq_length=9,
+        tie_word_embeddings=False,
+    )
+    size = {"height": 24, "width": 24}
+    # As published: the whole processor asks for tiles, the image processor's own setting does not.
+    images = tf.GotOcr2ImageProcessorPil(size=size, crop_to_patches=False, max_patches=8)
+    plain = tf.CLIPImageProcessorPil(size=size)
+    videos = PillowVideos(plain, (24, 24))
+    processor = with_videos(tf.InternVLProcessor, images, words, videos, image_seq_length=9)
+    return write(tf.InternVLForConditionalGeneration(config), processor, words, INTERN_TEMPLATE, folder)
+
+
 def llava_onevision(folder):
     words = llava_words()
     pinpoints = [[24 * h, 24 * w] for h in range(1, 5) for w in range(1, 5)]
@@ -280,18 +374,28 @@ FAMILIES = {
     "llava": llava,
     "llava_next": llava_next,
     "llava_onevision": llava_onevision,
+    "qwen2_vl": qwen2_vl,
     "qwen2_5_vl": qwen2_5_vl,
     "qwen3_vl": qwen3_vl,
+    "internvl": internvl,
+    "smolvlm": lambda folder: smol(folder, "SmolVLM"),
 }
+#: Families that share all code with another one. Only one test is about them.
+TWINS = {"idefics3": lambda folder: smol(folder, "Idefics3")}
 CLASSES = {
     "llava": "LlavaForConditionalGeneration",
     "llava_next": "LlavaNextForConditionalGeneration",
     "llava_onevision": "LlavaOnevisionForConditionalGeneration",
+    "qwen2_vl": "Qwen2VLForConditionalGeneration",
     "qwen2_5_vl": "Qwen2_5_VLForConditionalGeneration",
     "qwen3_vl": "Qwen3VLForConditionalGeneration",
+    "internvl": "InternVLForConditionalGeneration",
+    "smolvlm": "SmolVLMForConditionalGeneration",
+    "idefics3": "Idefics3ForConditionalGeneration",
 }
-VIDEO = ("llava_onevision", "qwen2_5_vl", "qwen3_vl")
-MULTI_AXIS = ("qwen2_5_vl", "qwen3_vl")
+VIDEO = ("llava_onevision", "qwen2_vl", "qwen2_5_vl", "qwen3_vl", "internvl")
+MULTI_AXIS = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")
+SHUFFLED = ("internvl", "smolvlm")
 
 
 def clip(tower, folder):

@@ -40,10 +40,12 @@ def packed_width(bench, inputs):
 def expected(bench, inputs, index, video=False):
     """Embeddings [L, D], positions [3, L] or None, visual mask [L] and DeepStack rows after compression to `index`."""
     model, ids = bench.whole, inputs["input_ids"][0]
-    token = model.config.video_token_id if video else model.config.image_token_id
+    # InternVL writes frames with the token of pictures.
+    token = getattr(model.config, "video_token_id", None) if video else None
+    token = model.config.image_token_id if token is None else token
     with torch.inference_mode():
         recorded = {}
-        handle = model.model.language_model.register_forward_pre_hook(
+        handle = model.get_decoder().register_forward_pre_hook(
             lambda module, args, kwargs: recorded.update(kwargs), with_kwargs=True
         )
         model(**inputs)
@@ -84,7 +86,7 @@ def greedy(model, embeds, positions, mask, layers, steps, ends):
                 grown = torch.zeros(1, rows.shape[1], dtype=torch.bool)
                 grown[0, : len(mask)] = mask
                 extra |= {"visual_pos_masks": grown, "deepstack_visual_embeds": layers}
-            hidden = model.model.language_model(inputs_embeds=rows, use_cache=False, **extra).last_hidden_state
+            hidden = model.get_decoder()(inputs_embeds=rows, use_cache=False, **extra).last_hidden_state
             logits = model.lm_head(hidden[0, -1])
             out.append(int(logits.argmax()))
             if out[-1] in ends:

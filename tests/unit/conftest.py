@@ -19,7 +19,7 @@ def bench(tmp_path_factory):
         if name not in made:
             torch.manual_seed(7)
             folder = tmp_path_factory.mktemp(name)
-            made[name] = Bench(name, folder, checkpoints.FAMILIES[name](folder))
+            made[name] = Bench(name, folder, (checkpoints.FAMILIES | checkpoints.TWINS)[name](folder))
         return made[name]
 
     return get

@@ -31,11 +31,11 @@ class Placement:
 # Published checkpoints name the same tensors in several ways: with or without a leading "model.", the head inside or
 # outside the language model, the vision tower with or without a wrapper.
 _PARTS = (
-    ("vision", re.compile(r"^(?:model\.)?(?:vision_tower|visual)\.(?:vision_model\.)?(.+)$")),
-    ("projector", re.compile(r"^(?:model\.)?multi_modal_projector\.(.+)$")),
+    ("vision", re.compile(r"^(?:model\.)?(?:vision_tower|visual|vision_model)\.(?:vision_model\.)?(.+)$")),
+    ("projector", re.compile(r"^(?:model\.)?(?:multi_modal_projector|connector)\.(.+)$")),
     ("newline", re.compile(r"^(?:model\.)?(image_newline)$")),
     ("head", re.compile(r"^(?:language_model\.)?lm_head\.(.+)$")),
-    ("language", re.compile(r"^(?:model\.)?language_model\.(?:model\.)?(.+)$")),
+    ("language", re.compile(r"^(?:model\.)?(?:language_model|text_model)\.(?:model\.)?(.+)$")),
     ("language", re.compile(r"^model\.((?:embed_tokens|layers|norm)\..+)$")),
 )
 
@@ -186,7 +186,7 @@ def materialise(
 
 
 def _block(name: str) -> int:
-    match = re.match(r"(?:encoder\.)?(?:layers|blocks)\.(\d+)\.", name)
+    match = re.match(r"(?:encoder\.)?(?:layers?|blocks)\.(\d+)\.", name)
     return int(match[1]) if match else -1
 
 

@@ -46,16 +46,20 @@ def _template(checkpoint: Checkpoint, tokenizer: Any) -> str:
 
 
 class Chat:
-    """Tokenizer, chat template and the tokens that stand for pictures and videos."""
+    """Tokenizer, chat template and the tokens that stand for pictures and videos.
 
-    def __init__(self, checkpoint: Checkpoint) -> None:
+    `video_token` is the template's text for a video if the config does not name its token.
+    """
+
+    def __init__(self, checkpoint: Checkpoint, video_token: str | None = None) -> None:
         try:
             self.tokenizer: Any = AutoTokenizer.from_pretrained(checkpoint.folder)
         except Exception as error:  # the library and its Rust parser raise many kinds for damaged files
             raise ValueError(f"model: the tokenizer of {checkpoint.name} cannot be read ({error})") from error
         self.template = _template(checkpoint, self.tokenizer)
         config = checkpoint.config
-        named = (getattr(config, "image_token_id", None), getattr(config, "video_token_id", None))
+        video: Any = self.tokenizer.convert_tokens_to_ids(video_token) if video_token is not None else None
+        named = (getattr(config, "image_token_id", None), getattr(config, "video_token_id", video))
         image, *videos = [(token, self.tokenizer.convert_ids_to_tokens(token)) for token in named if token is not None]
         if image[1] is None or self.tokenizer.convert_tokens_to_ids(image[1]) != image[0]:
             raise ValueError(

@@ -49,18 +49,20 @@ class TextForCausalLM(nn.Module):
 class HalfDecoder(LanguageDecoder):
     """The language model of a checkpoint, without its vision tower.
 
-    A family sets `text_model` if the library has no causal language model for its text config, and `multi_axis` if its
-    positions have three axes.
+    A family sets `text_model` if the library has no causal language model for its text config, `multi_axis` if its
+    positions have three axes, and `video_token` if its config does not name the token that its template writes for a
+    video.
     """
 
     text_model: Callable[[Any], Any] | None = None
     multi_axis = False
+    video_token: str | None = None
 
     def __init__(self, checkpoint: Checkpoint, place: Placement) -> None:
         self.info = model_info(checkpoint, place.dtype, None)
         self.fingerprint = checkpoint.fingerprint
         self.device, self.dtype = place.device, place.dtype
-        self.chat = Chat(checkpoint)
+        self.chat = Chat(checkpoint, self.video_token)
         self.tokenizer = self.chat.tokenizer
         config = checkpoint.config.text_config
         config._attn_implementation = place.attention

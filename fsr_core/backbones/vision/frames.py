@@ -1,15 +1,16 @@
-"""Frames of a video: checks, conversion to RGB, and an even choice of some."""
+"""Frames of a video: checks, conversion to RGB, an even choice of some, and frames as views of one size."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TypeVar
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeVar
 
 from PIL import Image
+from transformers import CLIPImageProcessorPil
 
 from fsr_core.backbones.vision.image_processors import to_rgb
 
-__all__ = ["evenly", "frames_to_rgb"]
+__all__ = ["evenly", "frame_processor", "frames_to_rgb"]
 
 Frame = TypeVar("Frame")
 # Steps of time become positions, which must fit into 32 bits; so the slowest video has one frame in eleven days.
@@ -42,3 +43,15 @@ def frames_to_rgb(frames: Sequence[Image.Image], fps: float) -> list[Image.Image
     if len(sizes) > 1:
         raise ValueError(f"video: its frames differ in size ({sorted(sizes)}); scale them alike")
     return pictures
+
+
+def frame_processor(images: Any, video: Mapping[str, Any], edge: int) -> Any:
+    """A processor that scales frames to the tower's square and normalises them, without tiles.
+
+    Its settings are those of the video processor, else those of the image processor `images`.
+    """
+    names = ("image_mean", "image_std", "resample", "rescale_factor", "do_rescale", "do_normalize")
+    settings = {name: video.get(name, getattr(images, name, None)) for name in names}
+    size = video.get("size") or {"height": edge, "width": edge}
+    known = {name: value for name, value in settings.items() if value is not None}
+    return CLIPImageProcessorPil(size=size, do_center_crop=False, **known)

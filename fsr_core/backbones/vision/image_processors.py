@@ -6,6 +6,7 @@ always takes the Pillow one, so an encoder computes the same with and without to
 
 from __future__ import annotations
 
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,8 @@ def image_processor(folder: Path, default: str) -> Any:
     kind = getattr(transformers, name, None)
     if kind is None:
         raise ValueError(f"model: the image processor {name.removesuffix('Pil')} of {folder.name} is not known")
+    # From the class's own module: transformers 5.16 asks for torchvision if some of them are taken from the package.
+    kind = getattr(import_module(kind.__module__), name)
     try:
         return kind.from_pretrained(folder)
     except (OSError, TypeError) as error:

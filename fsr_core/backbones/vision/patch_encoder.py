@@ -1,4 +1,4 @@
-"""The encoder half that the LLaVA families share: patch tower, projector, and a text tower for relevance."""
+"""The encoder half of families whose tower takes views of one size: tower, projector, and a text side for relevance."""
 
 from __future__ import annotations
 
@@ -13,27 +13,27 @@ from fsr_core.backbones.base import VisualEncoder
 from fsr_core.backbones.checkpoints.model_info import ModelInfo
 from fsr_core.backbones.checkpoints.weights import Placement
 from fsr_core.backbones.features import ImageFeatures, PreparedImage
-from fsr_core.backbones.vision.patch_tower import PatchTower, TextSide, TowerOutput
+from fsr_core.backbones.vision.patch_tower import Instructions, TextSide, Tower, TowerOutput
 
 __all__ = ["PatchEncoder", "text_side"]
 
 
 class PatchEncoder(VisualEncoder):
-    """Runs a patch tower. A family adds two things:
+    """Runs a tower on views. A family adds two things:
 
     - how a picture is prepared: as `pixel_values` of its views, `[T, C, H, W]`, or `[C, H, W]` for a single view;
     - how the tower's output for these views becomes the picture's features (`features_of`).
     """
 
-    def __init__(self, tower: PatchTower, config: Any, processor: Any, info: ModelInfo, fingerprint: str) -> None:
+    def __init__(self, tower: Tower, config: Any, processor: Any, info: ModelInfo, fingerprint: str) -> None:
         self.vision, self.config, self.processor = tower, config, processor
         self.info, self.fingerprint = info, fingerprint
         weight = next(tower.tower.parameters())
         self.device, self.dtype = weight.device, weight.dtype
 
     @property
-    def text(self) -> TextSide | None:
-        """The text side of the joint space, if any."""
+    def text(self) -> Instructions | None:
+        """What embeds instructions, if anything does."""
         return self.vision.text
 
     @property

@@ -1,7 +1,8 @@
-"""The vision side that the LLaVA families share: a patch tower, an MLP projector, and a joint image-text space."""
+"""Vision towers that take views of one size, each with its projector; the one of the LLaVA families."""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
@@ -15,39 +16,74 @@ from fsr_core.backbones.checkpoints.checkpoint import Checkpoint
 from fsr_core.backbones.checkpoints.weights import Placement, load_half, materialise
 from fsr_core.backbones.vision.saliency import Recorder, cls_attention, self_attention_received
 
-__all__ = ["PatchTower", "TextSide", "TowerOutput"]
+__all__ = ["Instructions", "PatchTower", "TextSide", "Tower", "TowerOutput"]
 
 _BATCH = 16  # most views in one pass of the tower; a picture of many tiles or a video takes several passes
 
 
-class TextSide(Protocol):
-    """The text half of a joint image-text space, and the way of the tower's patches into that space."""
-
-    def patches(self, tower: Any, hidden: Tensor) -> Tensor: ...
+class Instructions(Protocol):
+    """Embeds instructions in the space in which their relevance is measured."""
 
     def embed(self, texts: Sequence[str]) -> list[Tensor]: ...
 
 
+class TextSide(Instructions, Protocol):
+    """The text half of a joint image-text space, and the way of the tower's patches into that space."""
+
+    def patches(self, tower: Any, hidden: Tensor) -> Tensor: ...
+
+
 @dataclass(frozen=True)
 class TowerOutput:
-    """A tower's output for T views of n patches: features [T, n, D], saliency [T, n], joint [T, n, P] or None."""
+    """A tower's output for T views of n tokens: features [T, n, D], saliency [T, n], joint [T, n, P] or None."""
 
     features: Tensor
     saliency: Tensor
     joint: Tensor | None
 
 
-class PatchTower:
+class Tower(ABC):
+    """A vision tower with its projector.
+
+    Attributes:
+        tower: the vision tower, a module of the library.
+        side: a view has ``side * side`` tokens.
+        text: what embeds instructions; None: no relevance.
+    """
+
+    tower: Any
+    side: int
+    text: Instructions | None
+
+    @torch.inference_mode()
+    def run(self, pixels: Tensor) -> TowerOutput:
+        """Runs views ``[T, C, H, W]``, given on the tower's device and in its dtype; each independent of the others."""
+        parts = [self._run(part) for part in pixels.split(_BATCH)]
+        joint = [part.joint for part in parts if part.joint is not None]
+        return TowerOutput(
+            torch.cat([part.features for part in parts]),
+            torch.cat([part.saliency for part in parts]),
+            torch.cat(joint) if joint else None,
+        )
+
+    @abstractmethod
+    def _run(self, pixels: Tensor) -> TowerOutput:
+        """One pass of at most `_BATCH` views."""
+
+
+class PatchTower(Tower):
     """Vision tower and projector of a LLaVA, loaded from a checkpoint or taken from a live model.
 
     Saliency and features come from the same block, whose output the model projects. This is the second-last block of
     CLIP, and the last one of a SigLIP tower that was cut by one block.
     """
 
+    text: TextSide | None
+
     def __init__(self, config: Any, tower: Any, projector: Any, newline: Tensor | None, text: TextSide | None) -> None:
         self.tower, self.projector, self.newline, self.text = tower, projector, newline, text
         vision = config.vision_config
-        self.side: int = vision.image_size // vision.patch_size
+        self.side = vision.image_size // vision.patch_size
         self._has_cls = config.vision_feature_select_strategy == "default"
         blocks = getattr(tower, "vision_model", tower).encoder.layers
         self._block = blocks[_blocks_read(config) - 1]
@@ -79,17 +115,6 @@ class PatchTower:
         if self.newline is None:
             raise ValueError("model: the checkpoint lacks image_newline; download it again")
         return self.newline
-
-    @torch.inference_mode()
-    def run(self, pixels: Tensor) -> TowerOutput:
-        """Runs views ``[T, C, H, W]``, given on the tower's device and in its dtype; each independent of the others."""
-        parts = [self._run(part) for part in pixels.split(_BATCH)]
-        joint = [part.joint for part in parts if part.joint is not None]
-        return TowerOutput(
-            torch.cat([part.features for part in parts]),
-            torch.cat([part.saliency for part in parts]),
-            torch.cat(joint) if joint else None,
-        )
 
     def _run(self, pixels: Tensor) -> TowerOutput:
         with self._recorder.recording() as recorded:

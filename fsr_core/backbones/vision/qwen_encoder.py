@@ -7,40 +7,38 @@ There is no CLS and no text tower. Saliency is the attention that a token receiv
 
 from __future__ import annotations
 
-from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.nn import functional as F
-from transformers import AutoTokenizer
+from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import smart_resize
 
 from fsr_core.backbones.base import VisualEncoder
 from fsr_core.backbones.checkpoints.checkpoint import Checkpoint, checkpoint_name
 from fsr_core.backbones.checkpoints.model_info import ModelInfo, config_info, model_info
-from fsr_core.backbones.checkpoints.weights import Placement, load_half, materialise, part_of, read_tensors
+from fsr_core.backbones.checkpoints.weights import Placement, load_half, materialise
 from fsr_core.backbones.features import ImageFeatures, PreparedImage
 from fsr_core.backbones.vision.image_processors import image_processor, video_settings
 from fsr_core.backbones.vision.qwen_pixels import QwenPixels
 from fsr_core.backbones.vision.saliency import Recorder, attention_received
+from fsr_core.backbones.vision.word_relevance import Relevance, WordRelevance, refuse_clip, word_tokens
 from fsr_core.tokens import VisualTokens
 
-__all__ = ["QwenEncoder", "Relevance"]
+__all__ = ["QwenEncoder"]
 
-Relevance = Literal["none", "instruction"]
 _PATCHES = 2**15  # patches that go through the tower at once, unless one picture has more
 
 
 class QwenEncoder(VisualEncoder):
-    """The tower with its merger. Families set what differs.
+    """The tower with its merger. The defaults are those of Qwen2-VL; families set what differs.
 
     Args:
         visual: the tower, of a checkpoint or of a live model.
         processor: the Pillow image processor.
         video: settings of the video processor by name.
-        words: tokenizer and embedding table, for relevance from the instruction; None: no relevance.
+        words: for relevance from the instruction; None: no relevance.
 
     Attributes:
         min_pixels, max_pixels: limits for the pixels of a video.
@@ -49,7 +47,7 @@ class QwenEncoder(VisualEncoder):
     #: The library's class of the tower, built from a vision configuration.
     tower_class: ClassVar[Any]
     #: Least and most pixels of a video, if the checkpoint does not say.
-    video_pixels: ClassVar[tuple[int, int]]
+    video_pixels: ClassVar[tuple[int, int]] = (128 * 28 * 28, 768 * 28 * 28)
 
     def __init__(
         self,
@@ -57,7 +55,7 @@ class QwenEncoder(VisualEncoder):
         config: Any,
         processor: Any,
         video: Mapping[str, Any],
-        words: tuple[Any, Tensor] | None,
+        words: WordRelevance | None,
         info: ModelInfo,
         fingerprint: str,
     ) -> None:
@@ -77,21 +75,17 @@ class QwenEncoder(VisualEncoder):
         cls, checkpoint: Checkpoint, place: Placement, *, clip: str | None, relevance: Relevance = "none"
     ) -> QwenEncoder:
         """Loads the encoder from a checkpoint's folder. Raises ValueError."""
-        _check_clip(clip)
+        refuse_clip(clip, "Qwen-VL")
         checkpoint.config.vision_config._attn_implementation = place.attention
         tensors = load_half(checkpoint.folder, ("vision",), place)["vision"]
         visual = materialise(cls.tower_class, checkpoint.config.vision_config, tensors, place.device, "vision tower")
-        words = None
-        if relevance == "instruction":
-            name = ("language", "embed_tokens.weight")
-            table = read_tensors(checkpoint.folder, lambda n: n if part_of(n) == name else None, place)
-            words = (AutoTokenizer.from_pretrained(checkpoint.folder), *table.values())
+        words = WordRelevance.load(checkpoint.folder, place) if relevance == "instruction" else None
         return cls(
             visual,
             checkpoint.config,
             image_processor(checkpoint.folder, "Qwen2VLImageProcessor"),
             video_settings(checkpoint.folder),
-            words,  # type: ignore[arg-type]
+            words,
             model_info(checkpoint, place.dtype, None),
             checkpoint.fingerprint,
         )
@@ -99,28 +93,31 @@ class QwenEncoder(VisualEncoder):
     @classmethod
     def of_model(cls, model: Any, processor: Any, *, clip: str | None, relevance: Relevance = "none") -> QwenEncoder:
         """Wraps the modules of a live model. Raises ValueError."""
-        _check_clip(clip)
-        words = (processor.tokenizer, model.get_input_embeddings().weight) if relevance == "instruction" else None
+        refuse_clip(clip, "Qwen-VL")
+        words = WordRelevance.of_model(model, processor) if relevance == "instruction" else None
         video = getattr(processor, "video_processor", None)
         settings = {} if video is None else {"size": video.size}
         info = config_info(checkpoint_name(model), model.config, model.dtype, None)
         return cls(model.model.visual, model.config, processor.image_processor, settings, words, info, "")
 
-    @abstractmethod
     def salient_block(self) -> int:
-        """Index of the block whose attention gives saliency; it must be one of full attention."""
+        """Index of the block whose attention gives saliency; it must be one of full attention. By default the last."""
+        return int(self.config.depth) - 1
 
     def merged_order(self, grid: Tensor) -> Tensor | None:
         """``[N]`` the merged tokens in the order in which the tower processes them; None: raster order."""
         return None
 
-    @abstractmethod
     def video_size(self, frames: int, height: int, width: int, factor: int) -> tuple[int, int]:
-        """Height and width that the frames of a video are scaled to."""
+        """Height and width that the frames of a video are scaled to. By default the limits hold for each frame."""
+        scaled_height, scaled_width = smart_resize(
+            height, width, factor=factor, min_pixels=self.min_pixels, max_pixels=self.max_pixels
+        )
+        return scaled_height, scaled_width
 
-    @abstractmethod
     def time_positions(self, steps: int, seconds: float) -> Tensor:
-        """``[steps]`` int64 temporal positions of a video with a step every `seconds`."""
+        """``[steps]`` int64 temporal positions of a video with a step every `seconds`. By default 0, 1, 2, ..."""
+        return torch.arange(steps)
 
     def preprocess(self, image: Image.Image) -> PreparedImage:
         return self.pixels.image(image)
@@ -211,24 +208,12 @@ class QwenEncoder(VisualEncoder):
     def encode_instructions(self, instructions: Sequence[str]) -> list[Tensor | None]:
         if any(not text.strip() for text in instructions):
             raise ValueError("instruction: is blank; ask a question")
-        if self.words is None:
-            return [None] * len(instructions)
-        tokenizer, table = self.words
-        ids = [torch.tensor(tokenizer(text, add_special_tokens=False)["input_ids"]) for text in instructions]
-        return [F.normalize(table[tokens.to(table.device)].float().mean(0, keepdim=True), dim=-1) for tokens in ids]
+        return [None] * len(instructions) if self.words is None else list(self.words.embed(instructions))
 
     def visual_tokens(self, image: ImageFeatures, instruction: Tensor | None) -> VisualTokens:
-        if instruction is None:
-            return VisualTokens(image.features, image.saliency)
-        relevance = F.normalize(image.features.float(), dim=-1) @ instruction[0]
-        return VisualTokens(image.features, image.saliency, relevance)
+        return word_tokens(image, instruction)
 
 
 def _rotate_half(part: Tensor) -> Tensor:
     first, second = part.chunk(2, dim=-1)
     return torch.cat((-second, first), dim=-1)
-
-
-def _check_clip(clip: str | None) -> None:
-    if clip not in (None, "none"):
-        raise ValueError("clip: Qwen-VL has no CLIP text side; leave it out, or use the option relevance=instruction")

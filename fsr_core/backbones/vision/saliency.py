@@ -54,11 +54,16 @@ class Recorder:
 
 
 def _heads(block: Any, hidden: Tensor, rows: slice) -> tuple[Tensor, Tensor, float]:
-    """Queries [B, H, rows, d] and keys [B, H, N, d] of a CLIP or SigLIP block in fp32, and the attention's scale."""
-    attention, normed = block.self_attn, block.layer_norm1(hidden)
+    """Queries [B, H, rows, d] and keys [B, H, N, d] of a ViT's block in fp32, and the attention's scale."""
+    if hasattr(block, "self_attn"):  # CLIP, SigLIP
+        attention, normed = block.self_attn, block.layer_norm1(hidden)
+    else:  # InternViT
+        attention, normed = block.attention, block.layernorm_before(hidden)
+    query, keys = attention.q_proj(normed[:, rows]), attention.k_proj(normed)
+    if hasattr(attention, "q_norm"):
+        query, keys = attention.q_norm(query), attention.k_norm(keys)
     shape = (attention.num_heads, attention.head_dim)
-    query = attention.q_proj(normed[:, rows]).unflatten(2, shape).transpose(1, 2).float()
-    keys = attention.k_proj(normed).unflatten(2, shape).transpose(1, 2).float()
+    query, keys = (part.unflatten(2, shape).transpose(1, 2).float() for part in (query, keys))
     return query, keys, float(attention.head_dim) ** -0.5
 
 
@@ -69,7 +74,7 @@ def cls_attention(block: Any, hidden: Tensor) -> Tensor:
 
 
 def self_attention_received(block: Any, hidden: Tensor) -> Tensor:
-    """Attention that each token receives in a CLIP or SigLIP block. ``[B, N, D] -> [B, N]`` fp32."""
+    """Attention that each token receives in a block without CLS. ``[B, N, D] -> [B, N]`` fp32."""
     query, keys, scale = _heads(block, hidden, slice(None))
     return torch.stack([attention_received(q, k, scale) for q, k in zip(query, keys, strict=True)])
 

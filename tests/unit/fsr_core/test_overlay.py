@@ -46,3 +46,22 @@ def test_frames_sharing_a_view_show_the_first(frames, views, shown):
     plan = overlay.Plan(rows=1, columns=1, index=[0], stage=[0], merged_into=[-1], crop=(0, 0, 8, 8))
     drawn = overlay.sheet(pictures, [plan] * views)
     assert [drawn.getpixel((360 * i + 180, 180))[0] // 10 for i in range(views)] == shown
+
+
+def test_tiles_of_a_picture_share_a_panel():
+    """2 x 3 tiles of 2 x 2 cells, then the whole picture; cells are counted along the rows of all tiles."""
+    tiles = [
+        (4 * (3 * r + c), 2, 2, (10.0 * c, 5.0 * r, 10.0 * c + 10, 5.0 * r + 5)) for r in range(2) for c in range(3)
+    ]
+    merged_into = [-1] * 28
+    merged_into[5], merged_into[6] = 22, 25  # into another tile, and into the whole picture
+    joined, whole = overlay.plans([*tiles, (24, 2, 2, (0, 0, 30, 10))], [3, 22, 25], [0, 1, 1], merged_into)
+    assert (joined.rows, joined.columns, joined.crop) == (4, 6, (0, 0, 30, 10))
+    assert (list(joined.index), list(joined.stage)) == ([7, 22], [0, 1])
+    assert {i: a for i, a in enumerate(joined.merged_into) if a != -1} == {3: 22, 8: overlay.ELSEWHERE}
+    assert (whole.rows, whole.columns, list(whole.index)) == (2, 2, [1])
+
+
+def test_frames_of_a_video_have_a_panel_each():
+    frames = [(4 * i, 2, 2, (0, 0, 10, 10)) for i in range(3)]
+    assert len(overlay.plans(frames, [0], [0], [-1] * 12)) == 3

@@ -35,7 +35,9 @@ def batch(own, questions=(QUESTION, "what is the star, and the seconds?")):
         for q in questions
     ]
     pictures = [picture(size, i) for i, size in enumerate(SIZES[: len(texts)])]
-    return own.processor(images=pictures, text=texts, return_tensors="pt", padding=True), pictures
+    # This processor takes a flat list for the pictures of a single prompt.
+    given = [[one] for one in pictures] if own.name == "smolvlm" else pictures
+    return own.processor(images=given, text=texts, return_tensors="pt", padding=True), pictures
 
 
 def plugged(own, budget, **options):
@@ -106,7 +108,7 @@ def test_few_tokens_of_several_pictures(bench, name, talk):
     """
     if talk == "a picture and a video" and name not in checkpoints.VIDEO:
         pytest.skip("takes pictures only")
-    own, budget = bench(name), 7
+    own, budget = bench(name), 30 if name in checkpoints.SHUFFLED else 7  # no view without tokens
     turns = CHATS[talk]
     messages, inputs, pictures, videos = chat(own, *turns)
     _, _, laid = shown(own, pictures, videos)

@@ -11,6 +11,7 @@ from packaging.version import Version
 
 from fsr_core import Budget, create
 from fsr_core.backbones import FAMILIES, ImagePart, Message, TextPart, load_encoder
+from fsr_core.backbones.registry import wrap_encoder
 from fsr_core.backbones.vision.frames import evenly
 from fsr_core.backbones.vision.image_processors import video_settings
 from fsr_core.spread import compress_images
@@ -61,6 +62,15 @@ def test_all_tokens_equal_the_library(bench, name, talk):
     prompt = prompt_equal_to_library(family, messages, laid, inputs)
     ids = family.whole.generate(**inputs, max_new_tokens=8, do_sample=False)[0, inputs["input_ids"].shape[1] :].tolist()
     assert continue_greedily(family.decoder, prompt, 8) == ids
+
+
+@pytest.mark.parametrize("name", checkpoints.TWINS)
+def test_twin_family_equals_the_library(bench, name):
+    family = bench(name)
+    messages, inputs, pictures, _ = chat(family, *CHATS["two pictures"])
+    prompt_equal_to_library(family, messages, shown(family, pictures)[2], inputs)
+    prepared = torch.cat([family.encoder.preprocess(one).inputs["pixel_values"] for one in pictures])
+    assert torch.equal(prepared, inputs["pixel_values"][0])
 
 
 @pytest.mark.parametrize("name", checkpoints.VIDEO)
@@ -119,7 +129,7 @@ def test_kept_tokens_of_a_video_keep_their_places(bench, name, spread):
 def test_pixels_equal_the_processor(bench, name):
     family = bench(name)
     for size in SIZES:
-        theirs = family.processor.image_processor(images=[picture(size)], return_tensors="pt")["pixel_values"]
+        theirs = chat(family, ("user", picture(size), QUESTION))[1]["pixel_values"]
         ours = family.encoder.preprocess(picture(size)).inputs["pixel_values"]
         assert torch.equal(ours.reshape(-1), theirs.reshape(-1))
 
@@ -143,8 +153,34 @@ def test_frames_equal_the_processor(bench, name):
     family = bench(name)
     _, inputs, _, videos = chat(family, ("user", [picture((48, 32), i) for i in range(3)], QUESTION))
     ours = family.encoder.preprocess_video(videos[0])
-    assert torch.allclose(ours.inputs["pixel_values"].reshape(-1), inputs["pixel_values_videos"].reshape(-1), atol=1e-5)
-    assert len(ours.frame_seconds) == (3 if name == "llava_onevision" else 2)
+    theirs = inputs["pixel_values" if name == "internvl" else "pixel_values_videos"]
+    assert torch.allclose(ours.inputs["pixel_values"].reshape(-1), theirs.reshape(-1), atol=1e-5)
+    assert len(ours.frame_seconds) == (3 if name in ("llava_onevision", "internvl") else 2)
+
+
+@pytest.mark.parametrize("name", checkpoints.SHUFFLED)
+def test_views_in_a_batch_are_found(bench, name):
+    """The batch holds views only; which of them belong to a picture, and their rows and columns, is not in it."""
+    family = bench(name)
+    live = wrap_encoder(family.whole, family.processor)
+    sizes = [*SIZES, (30, 90), (24, 24)]
+    turn = ("user", *(picture(size, i) for i, size in enumerate(sizes)), QUESTION, "Frame1: ", picture(SIZES[0]))
+    found, others = live.unbatch(chat(family, turn)[1])
+    assert others == []
+    for one, size in zip(found, [*sizes, SIZES[0]], strict=True):
+        views = [(t.start, t.rows, t.cols, t.crop) for t in family.encoder.preprocess(picture(size)).tiles]
+        across, down = one.size[0] / size[0], one.size[1] / size[1]
+        scaled = [(*view, (x * across, y * down, r * across, b * down)) for *view, (x, y, r, b) in views]
+        for tile, (start, rows, cols, crop) in zip(one.tiles, scaled, strict=True):
+            assert (tile.start, tile.rows, tile.cols) == (start, rows, cols)
+            assert tile.crop == pytest.approx(crop)
+
+
+def test_internvl_videos_in_a_batch_are_found(bench):
+    family = bench("internvl")
+    live = wrap_encoder(family.whole, family.processor)
+    found, _ = live.unbatch(chat(family, *CHATS["a video before a picture"])[1])
+    assert [(image.video, len(image.tiles)) for image in found] == [(True, 3), (False, 7), (False, 9)]
 
 
 def test_video_settings_come_from_the_right_file(tmp_path):

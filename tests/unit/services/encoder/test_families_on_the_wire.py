@@ -128,6 +128,21 @@ def test_video_when_wrong_then_the_field_is_named(bench, name, image, reason):
         compressed_images(bench(name).encoder, request_of(image))
 
 
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"positions": None}, r"images\[0\]\.positions: are missing; internvl finds the frame"),
+        ({"step_seconds": [0.0]}, r"images\[0\]\.grid: 4 frames have 1 times"),
+        ({"grid": types_pb2.Grid(steps=2**31, rows=3, columns=3)}, "2147483648 frames have 4 times"),
+    ],
+)
+def test_frames_when_wrong_then_the_field_is_named(bench, changes, reason):
+    family = bench("internvl")
+    message = compressed_images(family.encoder, request_of(video_of()))[0]
+    with pytest.raises(InvalidRequest, match=reason):
+        decode(family, [damaged(message, **changes)])
+
+
 def damaged(message, **changes):
     for name, value in changes.items():
         if value is None:
@@ -149,6 +164,10 @@ def damaged(message, **changes):
         ("qwen2_5_vl", {"positions": [0, 0, 0]}, r"expected \[9, 3\]"),
         ("qwen2_5_vl", {"grid": types_pb2.Grid(steps=1, rows=1, columns=1)}, "outside the grid"),
         ("qwen3_vl", {"deepstack": None}, "has 0 layers, qwen3_vl takes 2"),
+        ("smolvlm", {"positions": None}, r"images\[0\]\.positions: are missing; smolvlm finds the view"),
+        ("smolvlm", {"grid": types_pb2.Grid(steps=2, rows=10, columns=9)}, r"grid: \[2, 10, 9\] does not divide"),
+        ("smolvlm", {"grid": types_pb2.Grid(steps=3, rows=9, columns=9)}, r"grid: \[3, 9, 9\] does not divide"),
+        ("smolvlm", {"grid": types_pb2.Grid(steps=2, rows=3000, columns=3000)}, "views of an image take 1000000"),
     ],
 )
 def test_layout_when_wrong_then_the_field_is_named(bench, name, changes, reason):
