@@ -170,6 +170,14 @@ def test_gateway_image_answers(system, free_ports, png, tmp_path):
         assert (usage.visual_tokens_in, usage.visual_tokens_kept) == (144, 16)
 
 
+def test_compose_with_vllm_builds_the_image_of_vllm():
+    overlay = yaml.safe_load((ROOT / "deploy/compose.vllm.yaml").read_text())["services"]
+    assert set(overlay) == {"decoder"}
+    assert overlay["decoder"]["build"] == {"dockerfile": "deploy/docker/decoder-vllm.Dockerfile"}
+    assert overlay["decoder"]["image"] == COMPOSE["services"]["decoder"]["image"].replace("decoder", "decoder-vllm")
+    assert environment("decoder-vllm")["FSR_DECODER_ENGINE"] == "vllm"
+
+
 def test_compose_passes_on_the_variables_of_the_page():
     page = (
         (ROOT / "docs/deploy.md").read_text().partition("## One machine, Docker")[2].partition("## One machine, no")[0]

@@ -282,6 +282,16 @@ def test_direct_ingress_sets_rays_variables_and_opens_ports(overlay, deploy_copy
         kubernetes_validate.validate(one, KUBERNETES, strict=True)
 
 
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_the_component_for_vllm_changes_the_decoders_image_alone(overlay, deploy_copy):
+    before = {owner: one["image"] for owner, one in containers(overlay)}
+    file = deploy_copy / "k8s/overlays" / overlay / "kustomization.yaml"
+    file.write_text(f"{file.read_text()}\ncomponents: [../../components/vllm]\n")
+    after = {owner: one["image"] for owner, one in containers(overlay, deploy=deploy_copy)}
+    assert {owner for owner in after if after[owner] != before[owner]} == {"decoder"}
+    assert after["decoder"] == before["decoder"].replace("fsr-decoder:", "fsr-decoder-vllm:")
+
+
 def test_prometheus_rule_matches_the_rules():
     assert TARGET.read_text() == build()
 
