@@ -106,16 +106,16 @@ class _NoProcessor(BaseMultiModalProcessor[_Info]):
 
 @MULTIMODAL_REGISTRY.register_processor(_NoProcessor, info=_Info, dummy_inputs=_NoDummies)
 class MultiAxisForCausalLM(nn.Module, SupportsMultiModal, SupportsMRoPE):
-    """A text model and its head; see above. Pipelines over several devices are not supported, tensor parallelism is."""
+    """A text model and its head; see above. All layers must be on one pipeline stage."""
 
     def __init__(self, *, vllm_config: VllmConfig, prefix: str = "") -> None:
         super().__init__()
         config = vllm_config.model_config.hf_config
         self._row_width = vllm_config.model_config.get_inputs_embeds_size()
-        with self._mark_language_model(vllm_config):
+        with self._mark_language_model(vllm_config):  # type: ignore[operator]  # vllm is absent where types are checked
             build = TEXT_MODELS[MULTI_AXIS[config.model_type].layers]
             self.model: Any = build(vllm_config=vllm_config, prefix=maybe_prefix(prefix, "model"))
-            head: Any = ParallelLMHead(
+            head = ParallelLMHead(
                 config.vocab_size,
                 config.hidden_size,
                 quant_config=vllm_config.quant_config,
