@@ -183,10 +183,14 @@ def qwen_config(kind, words, rope_sections, vision, **text):
     )
 
 
+# 32 wide: vLLM's attention on CPUs takes no narrower ones.
+HEADS = {"num_attention_heads": 2, "num_key_value_heads": 1}
+
+
 def qwen2_5_vl(folder):
     words = qwen_words()
     vision = QWEN_VISION | {"window_size": 16, "fullatt_block_indexes": [1, 3], "tokens_per_second": 4}
-    config = qwen_config(tf.Qwen2_5_VLConfig, words, [2, 3, 3], vision)
+    config = qwen_config(tf.Qwen2_5_VLConfig, words, [4, 6, 6], vision, **HEADS)
     images = tf.Qwen2VLImageProcessorPil(patch_size=4, size={"shortest_edge": 1024, "longest_edge": 16384})
     videos = PillowVideos(images, (32, 48), 2)
     processor = with_videos(tf.Qwen2_5_VLProcessor, images, words, videos)
@@ -202,7 +206,7 @@ def qwen2_5_vl(folder):
 def qwen2_vl(folder):
     words = qwen_words()
     vision = {"depth": 4, "embed_dim": 32, "mlp_ratio": 2, "num_heads": 4, "patch_size": 4, "hidden_size": 64}
-    config = qwen_config(tf.Qwen2VLConfig, words, [2, 3, 3], vision)
+    config = qwen_config(tf.Qwen2VLConfig, words, [4, 6, 6], vision, **HEADS)
     images = tf.Qwen2VLImageProcessorPil(patch_size=4, size={"shortest_edge": 1024, "longest_edge": 16384})
     processor = with_videos(tf.Qwen2VLProcessor, images, words, PillowVideos(images, (32, 48), 2))
     return write(tf.Qwen2VLForConditionalGeneration(config), processor, words, QWEN_TEMPLATE, folder)
@@ -211,7 +215,7 @@ def qwen2_vl(folder):
 def qwen3_vl(folder):
     words = qwen_words()
     vision = QWEN_VISION | {"num_position_embeddings": 64, "deepstack_visual_indexes": [0, 2]}
-    config = qwen_config(tf.Qwen3VLConfig, words, [3, 3, 2], vision, head_dim=16)
+    config = qwen_config(tf.Qwen3VLConfig, words, [6, 5, 5], vision, head_dim=32)
     size = {"shortest_edge": 1024, "longest_edge": 16384}
     images = tf.Qwen2VLImageProcessorPil(patch_size=4, size=size, image_mean=[0.5] * 3, image_std=[0.5] * 3)
     processor = with_videos(tf.Qwen3VLProcessor, images, words, PillowVideos(images, (32, 48), 2))

@@ -73,25 +73,26 @@ def expected(bench, inputs, index, video=False):
     return recorded["inputs_embeds"][0][keep], positions, (ids == token)[keep], layers
 
 
+def logits(model, embeds, positions, mask, layers, answer=()):
+    """Logits [L + answer, V] of the library's language model and head. The answer stands past all of the prompt."""
+    count, extra = len(answer), {}
+    with torch.inference_mode():
+        rows = torch.cat([embeds, model.get_input_embeddings()(torch.tensor(answer, dtype=torch.long))]).unsqueeze(0)
+        if positions is not None:
+            after = (positions.max() + 1 + torch.arange(count)).expand(3, -1)
+            extra["position_ids"] = torch.cat([positions, after], dim=1).unsqueeze(1)
+        if layers is not None:
+            grown = torch.cat([mask, torch.zeros(count, dtype=torch.bool)])
+            extra |= {"visual_pos_masks": grown.unsqueeze(0), "deepstack_visual_embeds": layers}
+        hidden = model.get_decoder()(inputs_embeds=rows, use_cache=False, **extra).last_hidden_state
+        return model.lm_head(hidden[0])
+
+
 def greedy(model, embeds, positions, mask, layers, steps, ends):
     """Greedy ids of the library's language model and head; the whole sequence runs again for every token."""
-    out, rows, at = [], embeds.unsqueeze(0), positions
-    table = model.get_input_embeddings()
-    with torch.inference_mode():
-        for _ in range(steps):
-            extra = {}
-            if at is not None:
-                extra["position_ids"] = at.unsqueeze(1)
-            if layers is not None:
-                grown = torch.zeros(1, rows.shape[1], dtype=torch.bool)
-                grown[0, : len(mask)] = mask
-                extra |= {"visual_pos_masks": grown, "deepstack_visual_embeds": layers}
-            hidden = model.get_decoder()(inputs_embeds=rows, use_cache=False, **extra).last_hidden_state
-            logits = model.lm_head(hidden[0, -1])
-            out.append(int(logits.argmax()))
-            if out[-1] in ends:
-                break
-            rows = torch.cat([rows, table(torch.tensor([[out[-1]]]))], dim=1)
-            if at is not None:
-                at = torch.cat([at, (at.max() + 1).expand(3, 1)], dim=1)
+    out = []
+    for _ in range(steps):
+        out.append(int(logits(model, embeds, positions, mask, layers, out)[-1].argmax()))
+        if out[-1] in ends:
+            break
     return out

@@ -1,6 +1,7 @@
 """A real decoder process, and questions to it and to the same model in this process."""
 
 import json
+import math
 import os
 import subprocess
 import sys
@@ -11,16 +12,21 @@ from dataclasses import dataclass
 from functools import cache
 
 import grpc
+import pytest
 import torch
+from transformers import AutoModelForImageTextToText
 
 from fsr.common import codec
 from fsr.v1 import decoder_pb2 as pb
 from fsr.v1 import decoder_pb2_grpc, types_pb2
 from fsr_core.backbones import ImagePart, KeptImage, Message, TextPart
+from helpers import layout
 
 ENGINE = os.environ.get("FSR_TEST_ENGINE", "transformers")
-# Compiling the model takes vLLM minutes and changes no token.
-OPTIONS = ["--engine-options", '{"enforce_eager": true}'] if ENGINE == "vllm" else []
+# Compiling the model takes vLLM minutes and changes no token. A prefill step takes so few tokens that a picture of 144
+# does not fit into one.
+ENGINE_OPTIONS = {"enforce_eager": True, "max_num_batched_tokens": 64}
+TINY = pytest.mark.parametrize("checkpoint", ["fsr-tiny"], indirect=True)
 # The engine's own count, whether or not anybody takes the tokens: sequences in decode steps, or tokens.
 GENERATED = "vllm:generation_tokens_total" if ENGINE == "vllm" else "fsr_decoder_batch_size_sum"
 LONG = "red star left of blue circle " * 8
@@ -73,10 +79,11 @@ class Replica:
 
 
 @contextmanager
-def serving(log, *options):
+def serving(log, *options, engine=ENGINE):
     """A replica with these options. RuntimeError with its log if it does not start."""
-    command = [sys.executable, "-m", "fsr.decoder", "--engine", ENGINE, "--port", "0", "--metrics-port", "0"]
-    command += OPTIONS
+    command = [sys.executable, "-m", "fsr.decoder", "--engine", engine, "--port", "0", "--metrics-port", "0"]
+    if engine == "vllm":
+        command += ["--engine-options", json.dumps(ENGINE_OPTIONS)]
     with log.open("wb") as out:
         process = subprocess.Popen([*command, *options], stderr=out, stdout=out)
     replica = None
@@ -103,23 +110,80 @@ def serving(log, *options):
             process.wait()
 
 
-class Ask:
-    """The same question for the service and for the model in this process."""
+def random_image(model, kept, seed=0, grid=(1, 12, 12), seconds=()):
+    """So many random tokens of a picture, or of a video if there are seconds, as an encoder sends them."""
+    noise = torch.Generator().manual_seed(seed)
+    features = torch.randn(kept, model.info.feature_dim, generator=noise)
+    if not getattr(model, "multi_axis", False):
+        return KeptImage(features=features)
+    places = torch.randperm(math.prod(grid), generator=noise)[:kept].sort().values
+    axes = torch.stack(torch.unravel_index(places, grid), 1)
+    levels = model.deepstack_layers
+    deepstack = torch.randn(levels, kept, model.info.feature_dim, generator=noise) if levels else None
+    return KeptImage(
+        features=features,
+        positions=axes,
+        grid=grid,
+        deepstack=deepstack,
+        video=bool(seconds),
+        frame_seconds=seconds,
+    )
 
-    def __init__(self, model, visual, text, system="", seed=0):
-        features = torch.randn(visual, model.info.feature_dim, generator=torch.Generator().manual_seed(seed))
-        ours, theirs = [], []
+
+def on_the_wire(image):
+    """An image as the decoder's callers send it."""
+    message = types_pb2.CompressedImage(
+        features=codec.encode(image.features),
+        source_tokens=144,
+        positions=[] if image.positions is None else image.positions.flatten().tolist(),
+        deepstack=[] if image.deepstack is None else [codec.encode(layer) for layer in image.deepstack],
+        video=image.video,
+        step_seconds=image.frame_seconds,
+    )
+    if image.grid is not None:
+        steps, rows, columns = image.grid
+        message.grid.CopyFrom(types_pb2.Grid(steps=steps, rows=rows, columns=columns))
+    return message
+
+
+@cache
+def library_model(name):
+    """The library's own class of a checkpoint, both halves."""
+    return AutoModelForImageTextToText.from_pretrained(name, dtype=torch.float32).eval()
+
+
+def question(model, visual, text, system="", seed=0):
+    """A question about a picture with so many random tokens, or about none."""
+    return Ask(model, *([random_image(model, visual, seed)] if visual else []), text, system=system)
+
+
+class Ask:
+    """The same question for the service and for the model in this process. `parts` are text and images."""
+
+    def __init__(self, model, *parts, system=""):
+        images = [part for part in parts if isinstance(part, KeptImage)]
+        ours, theirs, number = [], [], 0
         if system:
             ours.append(Message("system", (TextPart(system),)))
             theirs.append(types_pb2.Message(role=types_pb2.ROLE_SYSTEM, parts=[types_pb2.Part(text=system)]))
-        ours.append(Message("user", (*([ImagePart(0)] if visual else []), TextPart(text))))
-        parts = [*([types_pb2.Part(image=0)] if visual else []), types_pb2.Part(text=text)]
-        theirs.append(types_pb2.Message(role=types_pb2.ROLE_USER, parts=parts))
-        images = [types_pb2.CompressedImage(features=codec.encode(features), source_tokens=144)] if visual else []
+        user, sent = [], []
+        for part in parts:
+            if isinstance(part, KeptImage):
+                user.append(ImagePart(number))
+                sent.append(types_pb2.Part(image=number))
+                number += 1
+            else:
+                user.append(TextPart(part))
+                sent.append(types_pb2.Part(text=part))
+        ours.append(Message("user", tuple(user)))
+        theirs.append(types_pb2.Message(role=types_pb2.ROLE_USER, parts=sent))
         self.model = model
-        self.prompt = model.prompt(ours, [KeptImage(features=features)] if visual else [])
+        self.prompt = model.prompt(ours, images)
         self.request = pb.DecodeRequest(
-            request_id="test", fingerprint=model.fingerprint, messages=theirs, images=images
+            request_id="test",
+            fingerprint=model.fingerprint,
+            messages=theirs,
+            images=[on_the_wire(image) for image in images],
         )
 
     def with_(self, emitted=(), salt="", **sampling):
@@ -129,7 +193,9 @@ class Ask:
 
     @cache  # noqa: B019 - the questions live as long as the tests
     def generate(self, count, **options):
-        """Ids of the model's own greedy `generate`, going on after an end of sequence."""
+        """Ids of the library's greedy decoding, going on after an end of sequence."""
+        if self.prompt.position_ids is not None:
+            return layout.greedy(library_model(self.model.info.name), *self._laid_out(), count, ends=())
         ids = self.prompt.token_ids.unsqueeze(0)
         with torch.inference_mode():
             out = self.model.model.generate(
@@ -142,6 +208,21 @@ class Ask:
                 **options,
             )
         return out[0, ids.shape[1] :].tolist()
+
+    def log_probabilities(self, answer):
+        """Of every token of the vocabulary at every place of the prompt and of this answer, by the library's model."""
+        if self.prompt.position_ids is not None:
+            logits = layout.logits(library_model(self.model.info.name), *self._laid_out(), answer)
+        else:
+            whole = torch.cat([self.prompt.inputs_embeds, self.model.embed(torch.tensor(answer, dtype=torch.long))])
+            with torch.inference_mode():
+                logits = self.model.model(inputs_embeds=whole.unsqueeze(0)).logits[0]
+        return logits.float().log_softmax(-1)
+
+    def _laid_out(self):
+        prompt = self.prompt
+        deepstack = None if prompt.deepstack is None else list(prompt.deepstack)
+        return prompt.inputs_embeds, prompt.position_ids, prompt.visual_mask, deepstack
 
 
 def ids(messages):

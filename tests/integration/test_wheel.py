@@ -134,6 +134,19 @@ def test_command_of_the_wheel_runs(python, tmp_path):
     assert code == 1 and output.startswith("error: image: cannot read missing.png")
 
 
+def test_plugin_of_vllm_loads_nothing_heavy(python, tmp_path):
+    """Whatever loads entry points of vLLM in an environment without vLLM harms nothing."""
+    code = (
+        "import sys; from importlib.metadata import entry_points;"
+        "(plugin,) = (p for p in entry_points(group='vllm.general_plugins') if p.name == 'fsr');"
+        "print(plugin.load().__name__, plugin.load().__code__.co_filename);"
+        "assert not {'vllm', 'torch', 'transformers', 'grpc', 'fsr_core'} & sys.modules.keys()"
+    )
+    code, output = run(python, "-c", code, folder=tmp_path)
+    assert code == 0 and output.startswith("register "), output
+    assert Path(output.split()[1]).is_relative_to(python.parents[1])
+
+
 def test_type_checker_accepts_right_calls_and_refuses_each_wrong_one(python, tmp_path):
     """Options, arguments and results of the SDK are typed for those who install it."""
     (tmp_path / "right.py").write_text(RIGHT)

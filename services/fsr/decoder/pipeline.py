@@ -97,7 +97,7 @@ class DecodePipeline:
         emitted = tuple(request.emitted_token_ids)
         self._check_emitted(emitted, sampling)
         with self._admission.enter(self._kv_bytes(visual_rows(request) + 1, sampling)) as ticket:
-            prompt = await asyncio.to_thread(self._prompt, request)
+            prompt = await asyncio.to_thread(self._prompt, request, sampling)
             await ticket.reserve(self._kv_bytes(len(prompt.token_ids), sampling))
             queue_seconds = time.monotonic() - arrived
             self._metrics.queue.observe(queue_seconds)
@@ -133,9 +133,9 @@ class DecodePipeline:
                 f"emitted_token_ids: {len(emitted)} are more than sampling.max_tokens = {sampling.max_tokens}; raise it"
             )
 
-    def _prompt(self, request: pb.DecodeRequest) -> Prompt:
+    def _prompt(self, request: pb.DecodeRequest, sampling: Sampling) -> Prompt:
         prompt = prompt_of(request, self._model)
-        check_prompt(prompt, self._model)
+        check_prompt(prompt, self._model, sampling.max_tokens, self._engine.position_limit)
         return prompt
 
     def _kv_bytes(self, prompt_tokens: int, sampling: Sampling) -> int:

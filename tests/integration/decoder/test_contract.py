@@ -12,7 +12,7 @@ import torch
 from fsr.common import codec
 from fsr.v1 import decoder_pb2 as pb
 from fsr.v1 import types_pb2
-from helpers.replicas import ENGINE, LONG, SHAPES, Ask, ids, text
+from helpers.replicas import ENGINE, LONG, SHAPES, TINY, ids, question, text
 
 WARM = {"temperature": 1.5, "top_p": 0.95, "top_k": 50, "seed": 5, "ignore_eos": True}
 # Hot enough for bytes of several-byte characters to come up in any order.
@@ -58,25 +58,25 @@ def test_an_answer_ends_where_the_model_ends_it(replica, asks, model):
     assert ids(replica.decode(asks["few"].with_(ignore_eos=True))) == asks["few"].generate(24)  # the default length
 
 
+@TINY
 def test_repetition_penalty_is_the_librarys(replica, asks):
     for ask in (asks["few"], asks["text"], asks["system"]):
         got = ids(replica.decode(ask.with_(max_tokens=24, ignore_eos=True, repetition_penalty=1.5)))
         assert got == ask.generate(24, repetition_penalty=1.5) != ask.generate(24)
 
 
-def test_log_probabilities_are_the_models(replica, asks, model):
+def test_log_probabilities_are_the_models(replica, asks):
     ask = asks["few"]
     for sampling in ({"ignore_eos": True}, WARM):
         got = replica.decode(ask.with_(max_tokens=12, logprobs=True, **sampling))
         tokens = torch.tensor(ids(got))
-        with torch.inference_mode():
-            whole = torch.cat([ask.prompt.inputs_embeds, model.embed(tokens)])
-            logits = model.model(inputs_embeds=whole.unsqueeze(0)).logits[0, len(ask.prompt.token_ids) - 1 : -1]
-        want = logits.float().log_softmax(-1).gather(1, tokens.unsqueeze(1)).flatten()
+        places = ask.log_probabilities(ids(got))[len(ask.prompt.token_ids) - 1 : -1]
+        want = places.gather(1, tokens.unsqueeze(1)).flatten()
         assert torch.allclose(torch.tensor([p for m in got for p in m.logprobs]), want, atol=1e-3)
     assert not replica.decode(ask.with_(max_tokens=2))[0].logprobs
 
 
+@TINY
 def test_sampling_is_repeatable_and_follows_its_seed(replica, asks):
     def draw(**more):
         return ids(replica.decode(asks["few"].with_(**({"max_tokens": 30} | WARM | more))))
@@ -103,6 +103,7 @@ def test_another_replica_goes_on_exactly_where_one_stopped(replica, asks, model,
     assert text(whole) == model.tokenizer.decode(ids(whole), skip_special_tokens=True)
 
 
+@TINY
 def test_an_answer_that_was_complete_stays_complete(replica, asks, model):
     ask = asks["few"]
     whole = ids(replica.decode(ask.with_(max_tokens=8, ignore_eos=True)))
@@ -112,6 +113,7 @@ def test_an_answer_that_was_complete_stays_complete(replica, asks, model):
     assert last.finish_reason == pb.FINISH_REASON_STOP and last.stats.completion_tokens == 2
 
 
+@TINY
 def test_stop_strings_are_never_shown(replica, asks):
     sampling = {"max_tokens": 40, "ignore_eos": True, "temperature": 1.0, "seed": 3}
     whole = text(replica.decode(asks["text"].with_(**sampling)))
@@ -122,17 +124,19 @@ def test_stop_strings_are_never_shown(replica, asks):
         assert got[-1].finish_reason == pb.FINISH_REASON_STOP
 
 
+@TINY
 def test_a_prefix_of_text_is_computed_once(replica, model):
     system = "yellow square below green triangle " * 6
     first, second, other = (
-        replica.decode(Ask(model, 16, question, system, seed).with_(max_tokens=4, ignore_eos=True, salt=salt))
-        for seed, (question, salt) in enumerate((("Where?", "a"), ("What colour?", "a"), ("Where?", "b")))
+        replica.decode(question(model, 16, text, system, seed).with_(max_tokens=4, ignore_eos=True, salt=salt))
+        for seed, (text, salt) in enumerate((("Where?", "a"), ("What colour?", "a"), ("Where?", "b")))
     )
     assert first[-1].stats.cached_tokens == other[-1].stats.cached_tokens == 0
     assert second[-1].stats.cached_tokens >= 32
-    assert ids(second) == Ask(model, 16, "What colour?", system, 1).generate(4)
+    assert ids(second) == question(model, 16, "What colour?", system, 1).generate(4)
 
 
+@TINY
 def test_load_is_reported(replica, asks):
     assert replica.settles(**IDLE) == IDLE
     description = replica.stub.DescribeDecoder(pb.DescribeDecoderRequest())
@@ -170,6 +174,7 @@ def test_cancelling_frees_everything(replica, asks):
     assert answers_alone(replica, asks["few"])
 
 
+@TINY
 def test_a_deadline_frees_everything(replica, asks):
     """No machine finishes the answers within the first deadline. It gets longer until the answer has begun by then."""
     request = asks["all"].with_(max_tokens=LENGTH, ignore_eos=True)
@@ -187,6 +192,7 @@ def test_a_deadline_frees_everything(replica, asks):
     assert answers_alone(replica, asks["few"])
 
 
+@TINY
 def test_metrics_count_what_was_done(replica, asks):
     names = (
         'fsr_decoder_prompt_tokens_total{kind="visual"}',
@@ -205,6 +211,7 @@ def test_metrics_count_what_was_done(replica, asks):
     assert ENGINE != "vllm" or replica.metric("vllm:generation_tokens_total") >= 10  # its own pass through
 
 
+@TINY
 @pytest.mark.parametrize(
     ("change", "code", "says"),
     [
@@ -236,10 +243,11 @@ def test_bad_input_is_named(replica, asks, change, code, says):
     assert caught.value.code() == code and says in caught.value.details()
 
 
-def test_poison_is_refused_and_harms_nobody(replica, asks):
-    request, poison = asks["few"].with_(max_tokens=4), torch.full((16, 160), float("nan"))
+def test_poison_is_refused_and_harms_nobody(replica, asks, model):
+    shape = [16, model.info.feature_dim]
+    request, poison = asks["few"].with_(max_tokens=4), torch.full(shape, float("nan"))
     request.images[0].features.CopyFrom(
-        types_pb2.Tensor(dtype=types_pb2.DTYPE_FP32, shape=[16, 160], data=poison.numpy().tobytes())
+        types_pb2.Tensor(dtype=types_pb2.DTYPE_FP32, shape=shape, data=poison.numpy().tobytes())
     )
     with pytest.raises(grpc.RpcError) as caught:
         replica.decode(request)
@@ -247,11 +255,12 @@ def test_poison_is_refused_and_harms_nobody(replica, asks):
     assert ids(replica.decode(asks["few"].with_(max_tokens=24, ignore_eos=True))) == asks["few"].generate(24)
 
 
+@TINY
 def test_a_long_prompt_does_not_stall_a_running_answer(replica, asks, model):
-    """It is prefilled in pieces, of 32 tokens here; the running answer gets a token after each."""
+    """It is prefilled in pieces, of 32 tokens here; the running answer gets a token after each. vLLM decides itself."""
     stream = replica.stub.Decode(asks["one"].with_(max_tokens=900, ignore_eos=True))
     next(stream)
-    arrivals, long = [], Ask(model, 144, LONG * 12, seed=9)
+    arrivals, long = [], question(model, 144, LONG * 12, seed=9)
 
     def read():
         with suppress(grpc.RpcError):  # cancelled below
@@ -265,6 +274,6 @@ def test_a_long_prompt_does_not_stall_a_running_answer(replica, asks, model):
         answer = [first, *other]
         stream.cancel()
     assert ids(answer) == long.generate(2)
-    if ENGINE == "transformers":  # vLLM takes a prompt of this length in one piece
+    if ENGINE == "transformers":
         during = sum(now - answer[-1].stats.prefill_seconds < at < now for at in arrivals)
         assert during >= len(long.prompt.token_ids) // 32 // 2  # messages are some time on their way

@@ -12,9 +12,10 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from fsr.v1 import decoder_pb2 as pb
-from helpers.replicas import ENGINE, ids
+from helpers.replicas import ENGINE, TINY, ids
 from helpers.waiting import until
 
+pytestmark = TINY
 PER_TOKEN = 4 * 2 * 160 * 4  # layers, keys and values, width, fp32
 
 

@@ -71,6 +71,7 @@ class Engine(ABC):
         name: as in the settings.
         kv_capacity: bytes of KV memory for running requests.
         kv_granularity: the engine reserves KV memory in steps of so many tokens.
+        position_limit: rotary positions of prompt and answer must be below it; None: any will do.
         dead: set when the engine can generate no more; the replica then reports NOT_SERVING.
         registry: the engine's own metrics, shown on the replica's metrics port; None if it has none.
     """
@@ -78,6 +79,7 @@ class Engine(ABC):
     name: str
     kv_capacity: int
     kv_granularity: int = 1
+    position_limit: int | None = None
     dead: asyncio.Event
     registry: CollectorRegistry | None = None
 
@@ -116,26 +118,45 @@ class Engine(ABC):
         """Ends the engine. Requests that still run fail with NotReady."""
 
 
-def check_prompt(prompt: Prompt, model: LanguageDecoder) -> None:
+def check_prompt(
+    prompt: Prompt, model: LanguageDecoder, most_answer_tokens: int = 0, position_limit: int | None = None
+) -> None:
     """Refuses a prompt that can harm an engine, or other requests through shared KV memory.
 
+    Args:
+        most_answer_tokens: how many tokens may follow it.
+        position_limit: of the engine.
+
     Raises:
-        InvalidRequest: wrong rank, width, dtype or length; NaN or infinity, for example features that overflow fp16.
+        InvalidRequest: wrong rank, width, dtype or length; NaN or infinity, for example features that overflow fp16;
+            positions that are missing, negative or beyond the engine's limit.
     """
-    embeds, width = prompt.inputs_embeds, model.info.feature_dim
-    if embeds.dim() != 2 or embeds.shape[1] != width or len(embeds) != len(prompt.token_ids):
+    embeds, width, length = prompt.inputs_embeds, model.info.feature_dim, len(prompt.token_ids)
+    if embeds.dim() != 2 or embeds.shape[1] != width or len(embeds) != length:
+        raise InvalidRequest(f"messages: the prompt's embeddings are {list(embeds.shape)}, not [{length}, {width}]")
+    if not 0 < length < model.info.context_length:
         raise InvalidRequest(
-            f"messages: the prompt's embeddings are {list(embeds.shape)}, not [{len(prompt.token_ids)}, {width}]"
-        )
-    if not 0 < len(embeds) < model.info.context_length:
-        raise InvalidRequest(
-            f"messages: the prompt takes {len(embeds)} tokens of the model's {model.info.context_length};"
+            f"messages: the prompt takes {length} tokens of the model's {model.info.context_length};"
             " send a shorter one, or lower the budget"
         )
-    if embeds.dtype != model.dtype:
-        raise InvalidRequest(f"images: features are {embeds.dtype}, the model is {model.dtype}")
-    tensors = [embeds] if prompt.deepstack is None else [embeds, prompt.deepstack]
-    if not all(bool(torch.isfinite(tensor).all()) for tensor in tensors):
+    tensors = {"features": embeds} | ({} if prompt.deepstack is None else {"deepstack": prompt.deepstack})
+    for name, tensor in tensors.items():
+        if tensor.dtype != model.dtype:
+            raise InvalidRequest(f"images: {name} are {tensor.dtype}, the model is {model.dtype}")
+        if not bool(torch.isfinite(tensor).all()):
+            raise InvalidRequest(
+                f"images: {name} hold NaN or infinity as {model.info.dtype}; serve the model in bf16 or fp32"
+            )
+    if prompt.deepstack is not None and list(prompt.deepstack.shape[1:]) != [prompt.visual_tokens, width]:
         raise InvalidRequest(
-            f"images: features hold NaN or infinity as {model.info.dtype}; serve the model in bf16 or fp32"
+            f"images: deepstack are {list(prompt.deepstack.shape)}, not [layers, {prompt.visual_tokens}, {width}]"
         )
+    if prompt.position_ids is not None:
+        if list(prompt.position_ids.shape) != [3, length] or int(prompt.position_ids.min()) < 0:
+            raise InvalidRequest(f"images: the prompt's positions are not [3, {length}] numbers of at least 0")
+        most = min(most_answer_tokens, model.info.context_length - length)
+        if position_limit is not None and prompt.next_position + most > position_limit:
+            raise InvalidRequest(
+                f"images: positions of prompt and answer reach {prompt.next_position + most}, this replica takes"
+                f" {position_limit}; send smaller pictures or shorter videos, or lower sampling.max_tokens"
+            )

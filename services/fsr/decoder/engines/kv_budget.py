@@ -1,4 +1,4 @@
-"""How much KV memory a replica may use."""
+"""How much KV memory a replica may use, and how much of a GPU is free."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import torch
 
 from fsr.decoder.settings import DecoderSettings
 
-__all__ = ["kv_budget"]
+__all__ = ["free_share", "kv_budget"]
 
 _CPU_BYTES = 2**30
 _GPU_SHARE = 0.8
@@ -24,3 +24,12 @@ def kv_budget(settings: DecoderSettings, weights_to_load: int = 0) -> int:
     if device.type == "cuda":
         return int(max(0, torch.cuda.mem_get_info(device)[0] - weights_to_load) * _GPU_SHARE)
     return _CPU_BYTES
+
+
+def free_share(settings: DecoderSettings) -> float | None:
+    """Share of the GPU's memory that is free, rounded down to hundredths; None on other devices."""
+    device = torch.device(settings.device)
+    if device.type != "cuda":
+        return None
+    free, total = torch.cuda.mem_get_info(device)
+    return free * 100 // total / 100

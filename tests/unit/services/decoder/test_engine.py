@@ -323,3 +323,23 @@ def test_a_prompt_that_can_harm_an_engine_is_refused(model, change, message):
     fields = {name: getattr(good, name) for name in ("inputs_embeds", "token_ids", "visual_mask", "position_ids")}
     with pytest.raises(InvalidRequest, match=message):
         check_prompt(Prompt(**fields | change), model)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"position_ids": torch.zeros(3, 17, dtype=torch.int64)}, r"positions are not \[3, 18\]"),
+        ({"position_ids": torch.full((3, 18), -1)}, "at least 0"),
+        ({"position_ids": torch.full((3, 18), 87)}, "reach 101, this replica takes 100; send smaller"),
+        ({"deepstack": torch.zeros(2, 10, WIDTH)}, r"deepstack are \[2, 10, 32\], not \[layers, 9, 32\]"),
+        ({"deepstack": torch.full((2, 9, WIDTH), torch.nan)}, "deepstack hold NaN"),
+        ({"deepstack": torch.zeros(2, 9, WIDTH, dtype=torch.float16)}, "deepstack are torch.float16"),
+    ],
+)
+def test_positions_and_deepstack_that_can_harm_an_engine_are_refused(model, change, message):
+    good = prompt(model, 9, 5, 0)
+    fields = {name: getattr(good, name) for name in ("inputs_embeds", "token_ids", "visual_mask")}
+    fields |= {"position_ids": torch.full((3, 18), 86), "deepstack": torch.zeros(2, 9, WIDTH)}
+    check_prompt(Prompt(**fields), model, most_answer_tokens=13, position_limit=100)
+    with pytest.raises(InvalidRequest, match=message):
+        check_prompt(Prompt(**fields | change), model, most_answer_tokens=13, position_limit=100)

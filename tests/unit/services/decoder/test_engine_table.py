@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from fsr.decoder.engines.base import Engine
-from fsr.decoder.engines.kv_budget import kv_budget
+from fsr.decoder.engines.kv_budget import free_share, kv_budget
 from fsr.decoder.engines.table import ENGINES, engine_class
 from fsr.decoder.engines.transformers.engine import TransformersEngine
 from fsr.decoder.metrics import Metrics
@@ -64,3 +64,9 @@ def test_the_budget_leaves_memory_for_weights_to_load(monkeypatch):
     assert kv_budget(on_gpu, weights_to_load=14_000_000_000) == 8_000_000_000
     assert kv_budget(on_gpu, weights_to_load=30_000_000_000) == 0
     assert kv_budget(DecoderSettings(model="any", device="cuda", kv_memory="1GiB"), weights_to_load=10**10) == 2**30
+
+
+def test_the_share_of_a_gpu_that_is_free_is_rounded_down(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (16_999_000_000, 24_000_000_000))
+    assert free_share(DecoderSettings(model="any", device="cuda")) == 0.7
+    assert free_share(DecoderSettings(model="any")) is None

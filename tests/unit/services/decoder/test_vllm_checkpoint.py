@@ -1,11 +1,13 @@
-from types import SimpleNamespace
+"""The folder that vLLM gets, without vLLM."""
+
+import json
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, LlamaConfig
-from transformers.models.qwen2_5_vl.configuration_qwen2_5_vl import Qwen2_5_VLTextConfig
+from safetensors.torch import load_file
+from transformers import AutoConfig, AutoModelForCausalLM
 
-from fsr.decoder.engines.vllm.checkpoint import export, refuse_multi_axis
+from fsr.decoder.engines.vllm.checkpoint import export
 from fsr_core.backbones import Message, TextPart, load_decoder
 
 QUESTION = (Message("user", (TextPart("Where is the red star?"),)),)
@@ -29,13 +31,27 @@ def test_export_writes_the_language_model_once_and_keeps_prompts(tmp_path):
     assert [path.name for path in (tmp_path / "engines").iterdir()] == [folder.name]
 
 
-@pytest.mark.parametrize(("config", "fits"), [(LlamaConfig(), True), (Qwen2_5_VLTextConfig(), False)])
-def test_multi_axis_positions_are_refused_with_a_remedy(config, fits):
-    if not fits:
-        config.rope_parameters = {"rope_type": "default", "rope_theta": 1e6, "mrope_section": [16, 24, 24]}
-    model = SimpleNamespace(model=SimpleNamespace(config=config), info=SimpleNamespace(family="qwen2_5_vl"))
-    if fits:
-        refuse_multi_axis(model)
-        return
-    with pytest.raises(ValueError, match=r"M-RoPE.*qwen2_5_vl.*--engine transformers"):
-        refuse_multi_axis(model)
+@pytest.mark.parametrize(("name", "interleaved", "rows"), [("qwen2_5_vl", False, 1), ("qwen3_vl", True, 3)])
+def test_export_of_multi_axis_positions_names_our_class(bench, tmp_path, name, interleaved, rows):
+    """vLLM takes the order of the axes and the width of a row from the configuration."""
+    model = load_decoder(str(bench(name).folder))
+    before, tensors = model.prompt(QUESTION), dict(model.model.state_dict())
+    folder = export(model, tmp_path)
+    written = json.loads((folder / "config.json").read_text())
+    assert written["architectures"] == ["FsrMultiAxisForCausalLM"]
+    assert written["rope_parameters"]["mrope_interleaved"] is interleaved
+    assert written["projection_dim"] == rows * written["hidden_size"]
+    assert AutoConfig.from_pretrained(folder).model_type == f"{name}_text"
+    stored = load_file(folder / "model.safetensors")
+    assert stored.keys() == tensors.keys() and not written["tie_word_embeddings"]
+    assert all(torch.equal(stored[key], tensors[key]) for key in stored)
+    assert torch.equal(model.prompt(QUESTION).inputs_embeds, before.inputs_embeds)
+    assert not list(model.model.model.layers)
+
+
+def test_export_writes_a_tied_head_once(bench, tmp_path):
+    model = load_decoder(str(bench("qwen3_vl").folder))
+    model.model.lm_head.weight = model.model.get_input_embeddings().weight
+    folder = export(model, tmp_path)
+    assert "lm_head.weight" not in load_file(folder / "model.safetensors")
+    assert json.loads((folder / "config.json").read_text())["tie_word_embeddings"] is True

@@ -3,12 +3,13 @@
 What vLLM is given, and why:
 
 * the language model alone, a copy in a folder of its own, so that it loads no vision tower;
-* *mixed* prompts (token ids for text, embeddings for visual tokens), so that it caches prefixes of text;
+* prompts with token ids for text, so that it caches prefixes; visual tokens are prompt embeddings, or multi-modal items
+  for models with multi-axis positions (:mod:`fsr.decoder.engines.vllm.prompt`);
 * ``block_size`` 32: with blocks of the default size it never finds the prefix of a short prompt;
 * our sampling (:mod:`fsr.decoder.engines.vllm.sampling`): its random numbers depend on seed and position alone, so
   another replica continues an answer as this one would;
-* nothing malformed: a wrong width ends the engine, and NaN reaches other requests through shared KV memory. The
-  pipeline checks every prompt before the engine gets it.
+* nothing malformed: a wrong width, or a position without rotary angles, ends the engine, and NaN reaches other requests
+  through shared KV memory. The pipeline checks every prompt before the engine gets it.
 
 LoRA is off, because it has defects with embeddings on CPUs.
 """
@@ -17,19 +18,22 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
+import difflib
 import shutil
 import tempfile
 import uuid
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping
 from pathlib import Path
 from typing import Any
 
 import prometheus_client
 import structlog
-import torch
-from vllm import SamplingParams
+import vllm
+from packaging.version import Version
+from vllm import ModelRegistry, SamplingParams
 from vllm.engine.arg_utils import AsyncEngineArgs
-from vllm.inputs import EmbedsPrompt
+from vllm.plugins import load_general_plugins
 from vllm.sampling_params import RequestOutputKind
 from vllm.usage.usage_lib import UsageContext
 from vllm.v1.engine.async_llm import AsyncLLM
@@ -37,17 +41,22 @@ from vllm.v1.engine.exceptions import EngineDeadError
 
 from fsr.common.errors import NotReady
 from fsr.decoder.engines.base import Engine, Generation, Token
-from fsr.decoder.engines.kv_budget import kv_budget
-from fsr.decoder.engines.vllm.checkpoint import export, refuse_multi_axis
+from fsr.decoder.engines.kv_budget import free_share, kv_budget
+from fsr.decoder.engines.vllm.checkpoint import export
+from fsr.decoder.engines.vllm.families import check_family, is_multi_axis, position_limit
+from fsr.decoder.engines.vllm.multi_axis import MODALITY
+from fsr.decoder.engines.vllm.prompt import engine_prompt
 from fsr.decoder.engines.vllm.sampling import extra_args, processor_for
 from fsr.decoder.metrics import Metrics
 from fsr.decoder.settings import DecoderSettings
 from fsr_core.backbones import LanguageDecoder, dtype_of, load_decoder
+from fsr_core.backbones.checkpoints.checkpoint import Checkpoint
 
 __all__ = ["VllmEngine"]
 
 log = structlog.get_logger()
 _BLOCK = 32
+_TRIED = ("0.32", "0.33")  # from, and below; as in pyproject.toml
 _WATCH_SECONDS = 0.2
 _DEAD = "decoder: its engine has died; ask another replica"
 
@@ -62,6 +71,7 @@ class VllmEngine(Engine):
         self._model, self._llm, self._scratch = model, llm, scratch
         self._bytes_per_token = model.info.geometry.cost_model().kv_bytes_per_token
         self.kv_capacity = _usable_blocks(model, kv_bytes) * _BLOCK * self._bytes_per_token
+        self.position_limit = position_limit(model.model.config)
         self.registry = prometheus_client.REGISTRY
         self.dead = asyncio.Event()
         self._tokens: dict[str, int] = {}
@@ -70,9 +80,14 @@ class VllmEngine(Engine):
     @classmethod
     async def start(cls, settings: DecoderSettings, metrics: Metrics) -> tuple[LanguageDecoder, VllmEngine]:
         """As in the base class. The model that it returns holds no weights but the embeddings: vLLM has the others."""
+        _check_version(vllm.__version__)
+        _check_options(settings.engine_options)
         dtype = dtype_of(settings.dtype)
+        config = (await asyncio.to_thread(Checkpoint.open, settings.model)).config
+        load_general_plugins()
+        if hasattr(config, "text_config"):  # else it is none of ours, and load_decoder says so
+            check_family(config.model_type, config.text_config, ModelRegistry.get_supported_archs())
         model = await asyncio.to_thread(load_decoder, settings.model, device="cpu", dtype=dtype)
-        refuse_multi_axis(model)
         kv_bytes = kv_budget(settings, sum(weight.nbytes for weight in model.model.parameters()))
         arguments = _engine_arguments(model, settings, kv_bytes)
         scratch = None if settings.engine_folder else Path(tempfile.mkdtemp(prefix="fsr-vllm-"))
@@ -80,9 +95,6 @@ class VllmEngine(Engine):
             folder = await asyncio.to_thread(export, model, Path(settings.engine_folder or str(scratch)))
             try:
                 engine_args = AsyncEngineArgs(model=str(folder), **arguments, **settings.engine_options)
-            except TypeError as error:
-                raise ValueError(f"engine-options: {error}") from error
-            try:
                 llm = await asyncio.to_thread(_start, engine_args)
             except (ValueError, RuntimeError) as error:
                 raise ValueError(f"engine: vllm does not start ({error}); see its log above") from error
@@ -98,7 +110,8 @@ class VllmEngine(Engine):
         return 0  # vLLM does not report it; its own metrics have hits and usage
 
     async def generate(self, generation: Generation) -> AsyncGenerator[Token, None]:
-        prompt, params = self._prompt(generation), self._sampling_params(generation)
+        # In a thread: hashes of pictures take a while.
+        prompt, params = await asyncio.to_thread(engine_prompt, generation), self._sampling_params(generation)
         if self.dead.is_set():
             raise NotReady(_DEAD)
         # vLLM needs an id that no other running request has.
@@ -117,21 +130,6 @@ class VllmEngine(Engine):
             raise NotReady(_DEAD) from error
         finally:
             self._tokens.pop(request_id, None)
-
-    @staticmethod
-    def _prompt(generation: Generation) -> EmbedsPrompt:
-        """The prompt and the emitted tokens."""
-        prompt, emitted = generation.prompt, generation.emitted
-        # A row for every token; vLLM does not read the rows of token ids.
-        padding = torch.zeros(len(emitted), prompt.inputs_embeds.shape[1], dtype=prompt.inputs_embeds.dtype)
-        mixed = EmbedsPrompt(
-            prompt_embeds=torch.cat([prompt.inputs_embeds, padding]),
-            prompt_token_ids=[*prompt.token_ids.tolist(), *emitted],
-            prompt_is_token_ids=[*(~prompt.visual_mask).tolist(), *[True] * len(emitted)],
-        )
-        if generation.cache_salt:
-            mixed["cache_salt"] = generation.cache_salt
-        return mixed
 
     def _sampling_params(self, generation: Generation) -> SamplingParams:
         """Greedy for vLLM. The options of our sampling travel as extra arguments."""
@@ -160,11 +158,29 @@ class VllmEngine(Engine):
         _remove(self._scratch)
 
 
+def _check_version(version: str) -> None:
+    """Raises ValueError for a vLLM that this engine was not tried with: its interfaces change with each version."""
+    first, beyond = _TRIED
+    if not Version(first) <= Version(version) < Version(beyond):
+        raise ValueError(
+            f"engine: vllm {version} was not tried; install vllm>={first},<{beyond}, or use --engine transformers"
+        )
+
+
+def _check_options(options: Mapping[str, Any]) -> None:
+    """Raises ValueError for an option that vLLM does not know."""
+    known = [field.name for field in dataclasses.fields(AsyncEngineArgs)]
+    for name in options:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, 1)
+            remedy = f"did you mean {near[0]!r}?" if near else "see AsyncEngineArgs in vllm's documentation"
+            raise ValueError(f"engine-options: vllm {vllm.__version__} has no option {name!r}; {remedy}")
+
+
 def _engine_arguments(model: LanguageDecoder, settings: DecoderSettings, kv_bytes: int) -> dict[str, Any]:
     """What the decoder itself sets in vLLM's arguments. Raises ValueError if `--engine-options` sets one of them."""
     arguments: dict[str, Any] = {
         "skip_tokenizer_init": True,
-        "enable_prompt_embeds": True,
         "enable_prefix_caching": True,
         "block_size": _BLOCK,
         "dtype": str(model.dtype).removeprefix("torch."),
@@ -175,6 +191,15 @@ def _engine_arguments(model: LanguageDecoder, settings: DecoderSettings, kv_byte
         "logits_processors": None,  # ours is set in _start
         "async_scheduling": False,  # our sampling reads the tokens before the one that it draws
     }
+    if is_multi_axis(model.model.config):
+        # Items come with the prompt; vLLM itself makes none from pictures, and keeps no copies of them.
+        arguments |= {"enable_mm_embeds": True, "limit_mm_per_prompt": {MODALITY: 0}, "mm_processor_cache_gb": 0}
+    else:
+        arguments["enable_prompt_embeds"] = True
+    share = free_share(settings)
+    if share is not None and "gpu_memory_utilization" not in settings.engine_options:
+        # vLLM does not start if this share of the GPU is not free. By default it asks for more than an encoder leaves.
+        arguments["gpu_memory_utilization"] = share
     taken = sorted({"model", *arguments} & settings.engine_options.keys())
     if taken:
         raise ValueError(f"engine-options: the decoder itself sets {taken[0]}; leave it out")
