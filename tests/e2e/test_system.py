@@ -273,6 +273,10 @@ def test_load(system, tmp_path):
     assert opened.returncode == 0 and "| 20/s |" in opened.stdout
     printed = fsr("load", str(picture), *at, "--clients", "1", *bounds, "--json", "-")
     assert printed.returncode == 0 and json.loads(printed.stdout)["runs"][0]["load"] == "1"
+    assert "--fresh sends new ones" in printed.stderr
+    fresh = fsr("load", str(picture), *at, "--clients", "2", "--fresh", *bounds, "--json", "-")
+    assert fresh.returncode == 0 and "warning" not in fresh.stderr
+    assert json.loads(fresh.stdout)["runs"][0]["cached_images"] == 0
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.progress import Progress, TaskID, TextColumn, TimeElapsedColumn
 
 from fsr.cli.connection import Connection, connects
+from fsr.cli.fresh_pictures import vary
 from fsr.cli.load_generator import Outcome, Plan, drive
 from fsr.cli.load_report import Row, as_json, check_plot, markdown, plot
 from fsr.cli.load_summary import summarise
@@ -33,6 +34,9 @@ def load(
     connection: Connection,
     images: Annotated[list[Path], typer.Argument(help="pictures; the requests take them in turn")],
     question: Annotated[str, typer.Option(help="what to ask")] = "What is in the picture?",
+    fresh: Annotated[
+        bool, typer.Option("--fresh", help="change each picture before it is sent; repeated ones measure caches")
+    ] = False,
     clients: Annotated[str, typer.Option(help="closed loop: number of clients of each run, as 1,4,16")] = "",
     rate: Annotated[str, typer.Option(help="open loop: requests a second of each run, as 2,8")] = "",
     budget: Annotated[str, typer.Option(help="budgets to compare, as 16,0.5,auto")] = "auto",
@@ -58,7 +62,7 @@ def load(
 
     example: fsr load scene.png --clients 1,4,16 --budget 16,144 --max-tokens 32 --ignore-eos --bound 2
 
-    example: fsr load *.png --rate 5,10,20 --seconds 60 --json load.json --plot load.png
+    example: fsr load *.png --fresh --rate 5,10,20 --seconds 60 --json load.json --plot load.png
     """
     try:
         loads = _loads(clients, rate)
@@ -67,18 +71,30 @@ def load(
         options: GenerateOptions = {"method": method, "max_tokens": max_tokens, "ignore_eos": ignore_eos}
         limits: dict[str, Any] = {"seconds": seconds, "requests": requests, "warmup": warmup, "bound": bound}
         limits |= {"timeout": timeout, "seed": seed}
+        if fresh:
+            for picture in pictures:
+                vary(picture)  # raises before the load, not during it
         plans = []
         for name in (part.strip() for part in budget.split(",")):
             budgeted: GenerateOptions = {**options, "budget": parse_budget(name)}
             for label, size in loads:
-                plan = Plan(images=pictures, question=question, options=budgeted, **size, **limits)
+                plan = Plan(
+                    images=pictures,
+                    question=question,
+                    vary=vary if fresh else None,
+                    options=budgeted,
+                    **size,
+                    **limits,
+                )
                 plans.append((name, label, plan))
         rows = asyncio.run(_run(connection, plans))
         printed = table = markdown(rows, bound)
         if markdown_file:
             markdown_file.write_text(table)
         if json_file:
-            settings = options | limits | {"question": question, "images": [str(path) for path in images]}
+            settings = (
+                options | limits | {"question": question, "images": [str(path) for path in images], "fresh": fresh}
+            )
             figures = as_json(rows, settings)
             if json_file == _STANDARD_OUTPUT:
                 printed = figures
@@ -90,6 +106,9 @@ def load(
         fail(error)
     except KeyboardInterrupt:
         raise typer.Exit(130) from None
+    if not fresh and any(row.summary.requests > len(pictures) for row in rows):
+        note = "warning: pictures were sent more than once, so caches did a part of the work; --fresh sends new ones"
+        Console(stderr=True).print(note, soft_wrap=True, highlight=False)
     print(printed)  # last: a reader that stops early (`| head`) must not cost a file
     if not any(row.summary.requests_per_second > 0 for row in rows):
         fail(f"no request was answered: {rows[-1].summary.errors or 'raise --seconds or lower --warmup'}")

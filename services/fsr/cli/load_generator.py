@@ -22,7 +22,6 @@ from fsr.client.errors import (
     InvalidRequestError,
     NotFoundError,
 )
-from fsr.client.media import ImageSource
 from fsr.client.requests import GenerateOptions
 from fsr.client.types import Usage
 
@@ -38,7 +37,8 @@ class Plan:
     """One run. Exactly one of `clients` (closed loop) and `rate` (open loop, requests a second) is set.
 
     It ends after `seconds` or `requests`, whichever is first, and waits for the requests in flight. The first `warmup`
-    answers are not counted. An answer counts for goodput if its latency is at most `bound` seconds.
+    answers are not counted. An answer counts for goodput if its latency is at most `bound` seconds. The requests take
+    the images in turn; `vary`, if it is set, changes each before it is sent.
     """
 
     images: Sequence[bytes]
@@ -51,6 +51,7 @@ class Plan:
     bound: float = 1.0
     timeout: float = 60.0
     seed: int = 0
+    vary: Callable[[bytes], bytes] | None = None
     options: GenerateOptions = field(default_factory=GenerateOptions)
 
     def __post_init__(self) -> None:
@@ -97,8 +98,8 @@ async def _drive(client: AsyncClient, plan: Plan, on_outcome: Callable[[Outcome]
     outcomes: list[Outcome] = []
     start = time.monotonic()
 
-    async def one(number: int, due: float) -> Outcome:
-        outcome = await _ask(client, plan, number, due)
+    async def one(images: Sequence[bytes], due: float) -> Outcome:
+        outcome = await _ask(client, plan, images, due)
         outcomes.append(outcome)
         on_outcome(outcome)
         return outcome
@@ -110,7 +111,8 @@ async def _drive(client: AsyncClient, plan: Plan, on_outcome: Callable[[Outcome]
             for number in numbers:
                 if time.monotonic() - start >= plan.seconds:
                     return
-                if (await one(number, time.monotonic())).error is not None:
+                images = await _images(plan, number)
+                if (await one(images, time.monotonic())).error is not None:
                     await asyncio.sleep(_PAUSE_SECONDS)
 
         async with asyncio.TaskGroup() as group:
@@ -118,28 +120,36 @@ async def _drive(client: AsyncClient, plan: Plan, on_outcome: Callable[[Outcome]
                 group.create_task(worker())
     else:
         async with asyncio.TaskGroup() as group:
-            async for number, due in _arrivals(plan, start):
-                group.create_task(one(number, due))
+            async for images, due in _arrivals(plan, start):
+                group.create_task(one(images, due))
     return sorted(outcomes, key=lambda outcome: outcome.due)
 
 
-async def _arrivals(plan: Plan, start: float) -> AsyncIterator[tuple[int, float]]:
-    """The number and due time of each request, when it is due."""
+async def _images(plan: Plan, number: int) -> Sequence[bytes]:
+    """The picture of a request; none if the plan has none."""
+    if not plan.images:
+        return []
+    image = plan.images[number % len(plan.images)]
+    return [image if plan.vary is None else await asyncio.to_thread(plan.vary, image)]
+
+
+async def _arrivals(plan: Plan, start: float) -> AsyncIterator[tuple[Sequence[bytes], float]]:
+    """The images and due time of each request, when it is due."""
     generator, due = random.Random(plan.seed), start
     for number in range(plan.requests):
         due += generator.expovariate(plan.rate or 1.0)
         if due - start >= plan.seconds:
             return
+        images = await _images(plan, number)
         await asyncio.sleep(max(0.0, due - time.monotonic()))
-        yield number, due
+        yield images, due
 
 
-async def _ask(client: AsyncClient, plan: Plan, number: int, due: float) -> Outcome:
+async def _ask(client: AsyncClient, plan: Plan, images: Sequence[bytes], due: float) -> Outcome:
     first: float | None = None
     tokens, error, usage = 0, None, None
-    image: ImageSource | Sequence[ImageSource] = plan.images[number % len(plan.images)] if plan.images else []
     try:
-        async for chunk in client.stream(image, plan.question, timeout=plan.timeout, **plan.options):
+        async for chunk in client.stream(images, plan.question, timeout=plan.timeout, **plan.options):
             first = first or time.monotonic()
             tokens += len(chunk.token_ids)
             usage = chunk.usage

@@ -2,13 +2,16 @@
 
 import asyncio
 import json
+from io import BytesIO
 from math import isnan
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from PIL import Image
 from typer.testing import CliRunner
 
+from fsr.cli.fresh_pictures import vary
 from fsr.cli.load_generator import Outcome, Plan, drive
 from fsr.cli.load_report import Row, as_json, markdown, plot
 from fsr.cli.load_summary import percentiles, summarise
@@ -147,3 +150,45 @@ async def test_open_loop_does_not_wait_for_answers_and_keeps_its_limits():
     assert len(outcomes) == 20 and server.peak > 3
     few = await drive(Server(0), plan(clients=None, rate=1000.0, seconds=0.05))
     assert len(few) < 200
+
+
+class Recording(Server):
+    """A client that keeps the pictures that it was asked about."""
+
+    def __init__(self):
+        super().__init__(0)
+        self.pictures = []
+
+    async def stream(self, images, question, **options):
+        self.pictures += images
+        async for chunk in super().stream(images, question, **options):
+            yield chunk
+
+
+def picture(colour, size=(64, 48)):
+    file = BytesIO()
+    Image.new("RGBA", size, colour).save(file, "PNG")
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("size", [{"clients": 2}, {"clients": None, "rate": 500.0}])
+@pytest.mark.parametrize(("vary_with", "different"), [(vary, 12), (None, 2)])
+async def test_pictures_when_they_are_varied_are_all_different(size, vary_with, different):
+    client, images = Recording(), [picture("red"), picture("blue")]
+    await drive(client, plan(**size, images=images, requests=12, vary=vary_with))
+    assert len(client.pictures) == 12 and len(set(client.pictures)) == different
+
+
+@pytest.mark.parametrize("size", [(1, 1), (3, 200), (640, 480)])
+def test_a_varied_picture_has_its_size_and_new_pixels(size):
+    varied = [Image.open(BytesIO(vary(picture("red", size)))) for _ in range(8)]
+    assert {(one.format, one.mode, one.size) for one in varied} == {("JPEG", "RGB", size)}
+    assert len({one.tobytes() for one in varied}) > 4
+
+
+def test_fresh_pictures_when_one_cannot_be_read_are_refused_before_the_load(tmp_path):
+    (tmp_path / "scene.png").write_bytes(b"no picture")
+    flags = ["--fresh", "--clients", "1", "--gateway", "127.0.0.1:1"]
+    done = CliRunner().invoke(app, ["load", str(tmp_path / "scene.png"), *flags])
+    assert done.exit_code == 1 and done.stderr.startswith("error: --fresh: a picture cannot be read")
+    assert done.stderr.count("\n") == 1
