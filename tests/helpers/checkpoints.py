@@ -203,10 +203,19 @@ def qwen2_5_vl(folder):
     return processor
 
 
+QWEN2_VISION = {
+    "depth": 4,
+    "embed_dim": 32,
+    "mlp_ratio": 2,
+    "num_heads": 4,
+    "patch_size": 4,
+    "hidden_size": 64,
+}
+
+
 def qwen2_vl(folder):
     words = qwen_words()
-    vision = {"depth": 4, "embed_dim": 32, "mlp_ratio": 2, "num_heads": 4, "patch_size": 4, "hidden_size": 64}
-    config = qwen_config(tf.Qwen2VLConfig, words, [4, 6, 6], vision, **HEADS)
+    config = qwen_config(tf.Qwen2VLConfig, words, [4, 6, 6], QWEN2_VISION, **HEADS)
     images = tf.Qwen2VLImageProcessorPil(patch_size=4, size={"shortest_edge": 1024, "longest_edge": 16384})
     processor = with_videos(tf.Qwen2VLProcessor, images, words, PillowVideos(images, (32, 48), 2))
     return write(tf.Qwen2VLForConditionalGeneration(config), processor, words, QWEN_TEMPLATE, folder)

@@ -52,6 +52,7 @@ def measured(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         for name in ("TEXT", "CLIP_VISION", "QWEN_VISION"):
             patch.setattr(checkpoints, name, getattr(checkpoints, name) | {"intermediate_size": 120_000})
+        patch.setattr(checkpoints, "QWEN2_VISION", checkpoints.QWEN2_VISION | {"mlp_ratio": 120_000 // 32})
         patch.setattr(checkpoints, "SAVING", {"max_shard_size": SHARD})
         torch.set_default_dtype(torch.float16)
         try:
