@@ -1,7 +1,7 @@
 """Tokens a second and time to first token of both engines, with a tenth and with all of the visual tokens.
 
     make test-vllm                                # or another environment with vLLM: --decoder-python
-    python -m benchmarks.engines runs/qwen3-vl-107m
+    python -m benchmarks.engines runs/qwen3-vl-115m
 
 It starts the whole system once for each engine and drives it with `fsr load --fresh`: a new picture with every request,
 because a repeated one measures vLLM's prefix cache. The checkpoint is written if its folder does not exist.
