@@ -41,8 +41,11 @@ test: install tools ## Every test but those of test-cluster, test-vllm and lmms-
 test-cluster: install tools ## A Ray of several nodes, images of torch, every family and signal; many minutes
 	$(BIN)/python -m pytest tests -m cluster
 
-unit: install ## Only the tests that start no server
-	$(BIN)/python -m pytest tests/unit
+unit: install ## Only the tests that start no server, in two runs beside each other
+	@log=$$(mktemp); export OMP_NUM_THREADS=1; pytest="$(BIN)/python -m pytest -p no:cacheprovider"; \
+	$$pytest tests/unit/fsr_core >$$log 2>&1 & core=$$!; \
+	trap 'kill $$core 2>/dev/null; wait; cat $$log; rm $$log' EXIT; \
+	$$pytest tests/unit --ignore=tests/unit/fsr_core; code=$$?; wait $$core || code=1; exit $$code
 
 VLLM := .venv-vllm
 VLLM_CACHES = PIP_CACHE_DIR=$(abspath $(VLLM))/cache XDG_CACHE_HOME=$(abspath $(VLLM))/cache \
