@@ -2,9 +2,9 @@
 
     python benchmarks/sampling.py [--rows 1,32,256] [--vocabulary 32000,151936] [--threads 1] [--device cpu]
 
-Logits are random, so top-p keeps more tokens than with a trained model: the first table's rows are spread as those of a
-trained model are, of which 100 tokens or so carry nine tenths of the mass. Both ways take turns within a round. Medians
-over all rounds but the first; logits are on the device, and the chosen tokens end on the host.
+Logits fall with the logarithm of the rank, as those of a trained model do, so that top-p keeps few tokens. Both ways take
+turns within a round. Medians over all rounds but the first; logits are on the device, and the chosen tokens end on the
+host.
 """
 
 from __future__ import annotations

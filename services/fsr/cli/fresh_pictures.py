@@ -41,7 +41,8 @@ def _pillow() -> Any:
 
 @lru_cache(maxsize=64)
 def _decoded(picture: bytes) -> Any:
+    pillow = _pillow()
     try:
-        return _pillow().open(BytesIO(picture)).convert("RGB")
-    except OSError as error:
+        return pillow.open(BytesIO(picture)).convert("RGB")
+    except (OSError, ValueError, SyntaxError, pillow.DecompressionBombError) as error:
         raise InvalidRequestError(f"--fresh: a picture cannot be read ({error})") from error

@@ -106,7 +106,7 @@ def load(
         fail(error)
     except KeyboardInterrupt:
         raise typer.Exit(130) from None
-    if not fresh and any(row.summary.requests > len(pictures) for row in rows):
+    if not fresh and sum(row.summary.requests + warmup for row in rows) > len(pictures):
         note = "warning: pictures were sent more than once, so caches did a part of the work; --fresh sends new ones"
         Console(stderr=True).print(note, soft_wrap=True, highlight=False)
     print(printed)  # last: a reader that stops early (`| head`) must not cost a file

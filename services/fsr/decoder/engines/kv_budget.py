@@ -1,4 +1,4 @@
-"""How much KV memory a replica may use, and how much of a GPU is free."""
+"""How much KV memory a replica may use, and how much of a GPU an engine may count on."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ __all__ = ["free_share", "kv_budget"]
 
 _CPU_BYTES = 2**30
 _GPU_SHARE = 0.8
+_MOST_OF_GPU = 0.9
+_MARGIN = 0.05  # of the GPU, for what each further process takes by itself
 
 
 def kv_budget(settings: DecoderSettings, weights_to_load: int = 0) -> int:
@@ -27,9 +29,9 @@ def kv_budget(settings: DecoderSettings, weights_to_load: int = 0) -> int:
 
 
 def free_share(settings: DecoderSettings) -> float | None:
-    """Share of the GPU's memory that is free, rounded down to hundredths; None on other devices."""
+    """Share of the GPU's memory that an engine in another process can count on, at most 0.9; None on other devices."""
     device = torch.device(settings.device)
     if device.type != "cuda":
         return None
     free, total = torch.cuda.mem_get_info(device)
-    return free * 100 // total / 100
+    return max(0.01, min(_MOST_OF_GPU, free / total - _MARGIN))

@@ -66,7 +66,8 @@ def test_the_budget_leaves_memory_for_weights_to_load(monkeypatch):
     assert kv_budget(DecoderSettings(model="any", device="cuda", kv_memory="1GiB"), weights_to_load=10**10) == 2**30
 
 
-def test_the_share_of_a_gpu_that_is_free_is_rounded_down(monkeypatch):
-    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (16_999_000_000, 24_000_000_000))
-    assert free_share(DecoderSettings(model="any", device="cuda")) == 0.7
+@pytest.mark.parametrize(("free", "share"), [(24, 0.9), (18, 0.7), (0.5, 0.01)])
+def test_an_engine_counts_on_what_is_free_less_a_margin(monkeypatch, free, share):
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (int(free * 10**9), 24 * 10**9))
+    assert free_share(DecoderSettings(model="any", device="cuda")) == pytest.approx(share)
     assert free_share(DecoderSettings(model="any")) is None
