@@ -212,7 +212,7 @@ def test_health_and_metrics_tell_what_the_load_was(system, client):
     names = (
         "fsr_visual_tokens_in_total",
         "fsr_visual_tokens_kept_total",
-        'fsr_requests_total{code="OK",rpc="Generate"}',
+        'fsr_requests_total{code="OK",interface="grpc",rpc="Generate"}',
     )
     before = [value(name) for name in names]
     for _ in range(3):

@@ -35,7 +35,7 @@ def figures(load):
     kept = {method: sum(b * n for m, b, n in load if m == method) for method in ("fsr", "cdpruner")}
     images = {method: sum(n for m, _, n in load if m == method) for method in ("fsr", "cdpruner")}
     return {
-        'fsr_requests_total{rpc="Generate", code="OK"}': sum(images.values()),
+        'fsr_requests_total{interface="grpc", rpc="Generate", code="OK"}': sum(images.values()),
         'fsr_visual_tokens_in_total{method="fsr"}': 144 * images["fsr"],
         'fsr_visual_tokens_kept_total{method="fsr"}': kept["fsr"],
         'fsr_visual_tokens_kept_total{method="cdpruner"}': kept["cdpruner"],

@@ -25,27 +25,27 @@ _sym_db = _symbol_database.Default()
 from fsr.v1 import types_pb2 as fsr_dot_v1_dot_types__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x14\x66sr/v1/decoder.proto\x12\x06\x66sr.v1\x1a\x12\x66sr/v1/types.proto\"\xd7\x01\n\rDecodeRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x13\n\x0b\x66ingerprint\x18\x02 \x01(\t\x12!\n\x08messages\x18\x03 \x03(\x0b\x32\x0f.fsr.v1.Message\x12\'\n\x06images\x18\x04 \x03(\x0b\x32\x17.fsr.v1.CompressedImage\x12\"\n\x08sampling\x18\x05 \x01(\x0b\x32\x10.fsr.v1.Sampling\x12\x19\n\x11\x65mitted_token_ids\x18\x06 \x03(\r\x12\x12\n\ncache_salt\x18\x07 \x01(\t\"\x94\x01\n\x0e\x44\x65\x63odeResponse\x12\x0c\n\x04text\x18\x01 \x01(\t\x12\x11\n\ttoken_ids\x18\x02 \x03(\r\x12+\n\rfinish_reason\x18\x03 \x01(\x0e\x32\x14.fsr.v1.FinishReason\x12\"\n\x05stats\x18\x04 \x01(\x0b\x32\x13.fsr.v1.DecodeStats\x12\x10\n\x08logprobs\x18\x05 \x03(\x02\"\xd8\x01\n\x0b\x44\x65\x63odeStats\x12\x15\n\rprompt_tokens\x18\x01 \x01(\r\x12\x15\n\rvisual_tokens\x18\x02 \x01(\r\x12\x19\n\x11\x63ompletion_tokens\x18\x03 \x01(\r\x12\x15\n\rqueue_seconds\x18\x04 \x01(\x01\x12\x17\n\x0fprefill_seconds\x18\x05 \x01(\x01\x12\x16\n\x0e\x64\x65\x63ode_seconds\x18\x06 \x01(\x01\x12\x15\n\rcached_tokens\x18\x07 \x01(\r\x12!\n\x04load\x18\x08 \x01(\x0b\x32\x13.fsr.v1.DecoderLoad\"v\n\x0b\x44\x65\x63oderLoad\x12\x0f\n\x07running\x18\x01 \x01(\r\x12\x0f\n\x07waiting\x18\x02 \x01(\r\x12\x19\n\x11kv_bytes_capacity\x18\x03 \x01(\x04\x12\x15\n\rkv_bytes_free\x18\x04 \x01(\x04\x12\x13\n\x0bmax_waiting\x18\x05 \x01(\r\"\x18\n\x16\x44\x65scribeDecoderRequest\"\x86\x01\n\x17\x44\x65scribeDecoderResponse\x12\'\n\x05model\x18\x01 \x01(\x0b\x32\x18.fsr.v1.ModelDescription\x12\x1f\n\x04\x63ost\x18\x02 \x01(\x0b\x32\x11.fsr.v1.CostModel\x12!\n\x04load\x18\x03 \x01(\x0b\x32\x13.fsr.v1.DecoderLoad*_\n\x0c\x46inishReason\x12\x1d\n\x19\x46INISH_REASON_UNSPECIFIED\x10\x00\x12\x16\n\x12\x46INISH_REASON_STOP\x10\x01\x12\x18\n\x14\x46INISH_REASON_LENGTH\x10\x02\x32\x9f\x01\n\x0e\x44\x65\x63oderService\x12\x39\n\x06\x44\x65\x63ode\x12\x15.fsr.v1.DecodeRequest\x1a\x16.fsr.v1.DecodeResponse0\x01\x12R\n\x0f\x44\x65scribeDecoder\x12\x1e.fsr.v1.DescribeDecoderRequest\x1a\x1f.fsr.v1.DescribeDecoderResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x14\x66sr/v1/decoder.proto\x12\x06\x66sr.v1\x1a\x12\x66sr/v1/types.proto\"\xd7\x01\n\rDecodeRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x13\n\x0b\x66ingerprint\x18\x02 \x01(\t\x12!\n\x08messages\x18\x03 \x03(\x0b\x32\x0f.fsr.v1.Message\x12\'\n\x06images\x18\x04 \x03(\x0b\x32\x17.fsr.v1.CompressedImage\x12\"\n\x08sampling\x18\x05 \x01(\x0b\x32\x10.fsr.v1.Sampling\x12\x19\n\x11\x65mitted_token_ids\x18\x06 \x03(\r\x12\x12\n\ncache_salt\x18\x07 \x01(\t\"\xc0\x01\n\x0e\x44\x65\x63odeResponse\x12\x0c\n\x04text\x18\x01 \x01(\t\x12\x11\n\ttoken_ids\x18\x02 \x03(\r\x12+\n\rfinish_reason\x18\x03 \x01(\x0e\x32\x14.fsr.v1.FinishReason\x12\"\n\x05stats\x18\x04 \x01(\x0b\x32\x13.fsr.v1.DecodeStats\x12\x10\n\x08logprobs\x18\x05 \x03(\x02\x12*\n\rtoken_choices\x18\x06 \x03(\x0b\x32\x13.fsr.v1.TokenChoice\"\xd8\x01\n\x0b\x44\x65\x63odeStats\x12\x15\n\rprompt_tokens\x18\x01 \x01(\r\x12\x15\n\rvisual_tokens\x18\x02 \x01(\r\x12\x19\n\x11\x63ompletion_tokens\x18\x03 \x01(\r\x12\x15\n\rqueue_seconds\x18\x04 \x01(\x01\x12\x17\n\x0fprefill_seconds\x18\x05 \x01(\x01\x12\x16\n\x0e\x64\x65\x63ode_seconds\x18\x06 \x01(\x01\x12\x15\n\rcached_tokens\x18\x07 \x01(\r\x12!\n\x04load\x18\x08 \x01(\x0b\x32\x13.fsr.v1.DecoderLoad\"v\n\x0b\x44\x65\x63oderLoad\x12\x0f\n\x07running\x18\x01 \x01(\r\x12\x0f\n\x07waiting\x18\x02 \x01(\r\x12\x19\n\x11kv_bytes_capacity\x18\x03 \x01(\x04\x12\x15\n\rkv_bytes_free\x18\x04 \x01(\x04\x12\x13\n\x0bmax_waiting\x18\x05 \x01(\r\"\x18\n\x16\x44\x65scribeDecoderRequest\"\x86\x01\n\x17\x44\x65scribeDecoderResponse\x12\'\n\x05model\x18\x01 \x01(\x0b\x32\x18.fsr.v1.ModelDescription\x12\x1f\n\x04\x63ost\x18\x02 \x01(\x0b\x32\x11.fsr.v1.CostModel\x12!\n\x04load\x18\x03 \x01(\x0b\x32\x13.fsr.v1.DecoderLoad*_\n\x0c\x46inishReason\x12\x1d\n\x19\x46INISH_REASON_UNSPECIFIED\x10\x00\x12\x16\n\x12\x46INISH_REASON_STOP\x10\x01\x12\x18\n\x14\x46INISH_REASON_LENGTH\x10\x02\x32\x9f\x01\n\x0e\x44\x65\x63oderService\x12\x39\n\x06\x44\x65\x63ode\x12\x15.fsr.v1.DecodeRequest\x1a\x16.fsr.v1.DecodeResponse0\x01\x12R\n\x0f\x44\x65scribeDecoder\x12\x1e.fsr.v1.DescribeDecoderRequest\x1a\x1f.fsr.v1.DescribeDecoderResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'fsr.v1.decoder_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_FINISHREASON']._serialized_start=923
-  _globals['_FINISHREASON']._serialized_end=1018
+  _globals['_FINISHREASON']._serialized_start=967
+  _globals['_FINISHREASON']._serialized_end=1062
   _globals['_DECODEREQUEST']._serialized_start=53
   _globals['_DECODEREQUEST']._serialized_end=268
   _globals['_DECODERESPONSE']._serialized_start=271
-  _globals['_DECODERESPONSE']._serialized_end=419
-  _globals['_DECODESTATS']._serialized_start=422
-  _globals['_DECODESTATS']._serialized_end=638
-  _globals['_DECODERLOAD']._serialized_start=640
-  _globals['_DECODERLOAD']._serialized_end=758
-  _globals['_DESCRIBEDECODERREQUEST']._serialized_start=760
-  _globals['_DESCRIBEDECODERREQUEST']._serialized_end=784
-  _globals['_DESCRIBEDECODERRESPONSE']._serialized_start=787
-  _globals['_DESCRIBEDECODERRESPONSE']._serialized_end=921
-  _globals['_DECODERSERVICE']._serialized_start=1021
-  _globals['_DECODERSERVICE']._serialized_end=1180
+  _globals['_DECODERESPONSE']._serialized_end=463
+  _globals['_DECODESTATS']._serialized_start=466
+  _globals['_DECODESTATS']._serialized_end=682
+  _globals['_DECODERLOAD']._serialized_start=684
+  _globals['_DECODERLOAD']._serialized_end=802
+  _globals['_DESCRIBEDECODERREQUEST']._serialized_start=804
+  _globals['_DESCRIBEDECODERREQUEST']._serialized_end=828
+  _globals['_DESCRIBEDECODERRESPONSE']._serialized_start=831
+  _globals['_DESCRIBEDECODERRESPONSE']._serialized_end=965
+  _globals['_DECODERSERVICE']._serialized_start=1065
+  _globals['_DECODERSERVICE']._serialized_end=1224
 # @@protoc_insertion_point(module_scope)

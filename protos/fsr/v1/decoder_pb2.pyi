@@ -113,6 +113,7 @@ class DecodeResponse(_message.Message):
     FINISH_REASON_FIELD_NUMBER: _builtins.int
     STATS_FIELD_NUMBER: _builtins.int
     LOGPROBS_FIELD_NUMBER: _builtins.int
+    TOKEN_CHOICES_FIELD_NUMBER: _builtins.int
     text: _builtins.str
     """New text, in whole characters; it may be empty."""
     finish_reason: Global___FinishReason.ValueType
@@ -131,6 +132,10 @@ class DecodeResponse(_message.Message):
         Empty unless `sampling.logprobs` is set.
         """
 
+    @_builtins.property
+    def token_choices(self) -> _containers.RepeatedCompositeFieldContainer[_types_pb2.TokenChoice]:
+        """For each of `token_ids`: its text, and the likeliest tokens at its place. Empty unless `sampling.logprobs` is set."""
+
     def __init__(
         self,
         *,
@@ -139,10 +144,11 @@ class DecodeResponse(_message.Message):
         finish_reason: Global___FinishReason.ValueType = ...,
         stats: Global___DecodeStats | None = ...,
         logprobs: _abc.Iterable[_builtins.float] | None = ...,
+        token_choices: _abc.Iterable[_types_pb2.TokenChoice] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["stats", b"stats"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["finish_reason", b"finish_reason", "logprobs", b"logprobs", "stats", b"stats", "text", b"text", "token_ids", b"token_ids"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["finish_reason", b"finish_reason", "logprobs", b"logprobs", "stats", b"stats", "text", b"text", "token_choices", b"token_choices", "token_ids", b"token_ids"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

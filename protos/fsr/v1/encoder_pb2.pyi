@@ -33,6 +33,7 @@ class EncodeRequest(_message.Message):
     WIRE_DTYPE_FIELD_NUMBER: _builtins.int
     EXPLAIN_FIELD_NUMBER: _builtins.int
     TIMEOUT_SECONDS_FIELD_NUMBER: _builtins.int
+    BOUNDS_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """Identifies the request in the logs of all services."""
     instruction: _builtins.str
@@ -55,6 +56,10 @@ class EncodeRequest(_message.Message):
     def method(self) -> _types_pb2.Method:
         """The compression method."""
 
+    @_builtins.property
+    def bounds(self) -> _types_pb2.TokenBounds:
+        """Bounds of the gateway's policy. An automatic budget stays within them; any other one outside of them is refused."""
+
     def __init__(
         self,
         *,
@@ -66,10 +71,11 @@ class EncodeRequest(_message.Message):
         wire_dtype: _types_pb2.Dtype.ValueType = ...,
         explain: _builtins.bool = ...,
         timeout_seconds: _builtins.float = ...,
+        bounds: _types_pb2.TokenBounds | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["budget", b"budget", "method", b"method"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["bounds", b"bounds", "budget", b"budget", "method", b"method"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["budget", b"budget", "explain", b"explain", "images", b"images", "instruction", b"instruction", "method", b"method", "request_id", b"request_id", "timeout_seconds", b"timeout_seconds", "wire_dtype", b"wire_dtype"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bounds", b"bounds", "budget", b"budget", "explain", b"explain", "images", b"images", "instruction", b"instruction", "method", b"method", "request_id", b"request_id", "timeout_seconds", b"timeout_seconds", "wire_dtype", b"wire_dtype"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -33,10 +33,13 @@ class GenerateRequest(_message.Message):
     METHOD_FIELD_NUMBER: _builtins.int
     SAMPLING_FIELD_NUMBER: _builtins.int
     WIRE_DTYPE_FIELD_NUMBER: _builtins.int
+    EXPLAIN_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """Name of the model. It may be empty if only one is served."""
     wire_dtype: _types_pb2.Dtype.ValueType
     """Number format of the features on the way to the decoder. Unspecified means the gateway's own setting."""
+    explain: _builtins.bool
+    """Whether the first message of the answer says which tokens of each image were kept, and why."""
     @_builtins.property
     def messages(self) -> _containers.RepeatedCompositeFieldContainer[_types_pb2.Message]:
         """The conversation. The last message is the user's; its text is the instruction that guides compression."""
@@ -47,7 +50,7 @@ class GenerateRequest(_message.Message):
 
     @_builtins.property
     def budget(self) -> _types_pb2.Budget:
-        """How many visual tokens each image may keep. It is required if there are images."""
+        """How many visual tokens each image may keep. If it is not set, the gateway's policy decides."""
 
     @_builtins.property
     def method(self) -> _types_pb2.Method:
@@ -67,10 +70,11 @@ class GenerateRequest(_message.Message):
         method: _types_pb2.Method | None = ...,
         sampling: _types_pb2.Sampling | None = ...,
         wire_dtype: _types_pb2.Dtype.ValueType = ...,
+        explain: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["budget", b"budget", "method", b"method", "sampling", b"sampling"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["budget", b"budget", "images", b"images", "messages", b"messages", "method", b"method", "model", b"model", "sampling", b"sampling", "wire_dtype", b"wire_dtype"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["budget", b"budget", "explain", b"explain", "images", b"images", "messages", b"messages", "method", b"method", "model", b"model", "sampling", b"sampling", "wire_dtype", b"wire_dtype"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -87,6 +91,8 @@ class GenerateResponse(_message.Message):
     USAGE_FIELD_NUMBER: _builtins.int
     TOKEN_IDS_FIELD_NUMBER: _builtins.int
     LOGPROBS_FIELD_NUMBER: _builtins.int
+    TOKEN_CHOICES_FIELD_NUMBER: _builtins.int
+    IMAGES_FIELD_NUMBER: _builtins.int
     text: _builtins.str
     """New text, in whole characters; it may be empty."""
     finish_reason: _decoder_pb2.FinishReason.ValueType
@@ -103,6 +109,16 @@ class GenerateResponse(_message.Message):
     def logprobs(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
         """For each of `token_ids`: the natural logarithm of its probability. Empty unless `sampling.logprobs` is set."""
 
+    @_builtins.property
+    def token_choices(self) -> _containers.RepeatedCompositeFieldContainer[_types_pb2.TokenChoice]:
+        """For each of `token_ids`: its text, and the likeliest tokens at its place. Empty unless `sampling.logprobs` is set."""
+
+    @_builtins.property
+    def images(self) -> _containers.RepeatedCompositeFieldContainer[_types_pb2.CompressedImage]:
+        """The compressed images with their explanations, without features. Set in the first message of a request with
+        `explain`.
+        """
+
     def __init__(
         self,
         *,
@@ -111,10 +127,12 @@ class GenerateResponse(_message.Message):
         usage: Global___Usage | None = ...,
         token_ids: _abc.Iterable[_builtins.int] | None = ...,
         logprobs: _abc.Iterable[_builtins.float] | None = ...,
+        token_choices: _abc.Iterable[_types_pb2.TokenChoice] | None = ...,
+        images: _abc.Iterable[_types_pb2.CompressedImage] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["finish_reason", b"finish_reason", "logprobs", b"logprobs", "text", b"text", "token_ids", b"token_ids", "usage", b"usage"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["finish_reason", b"finish_reason", "images", b"images", "logprobs", b"logprobs", "text", b"text", "token_choices", b"token_choices", "token_ids", b"token_ids", "usage", b"usage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -160,6 +178,10 @@ class Usage(_message.Message):
     RETRIES_FIELD_NUMBER: _builtins.int
     CACHED_IMAGES_FIELD_NUMBER: _builtins.int
     CACHED_TOKENS_FIELD_NUMBER: _builtins.int
+    BUDGET_FIELD_NUMBER: _builtins.int
+    BUDGET_CHOSEN_BY_FIELD_NUMBER: _builtins.int
+    METHOD_FIELD_NUMBER: _builtins.int
+    METHOD_CHOSEN_BY_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """Identifies the request in the logs of all services."""
     prompt_tokens: _builtins.int
@@ -188,12 +210,22 @@ class Usage(_message.Message):
     """Number of images whose features the encoder had cached."""
     cached_tokens: _builtins.int
     """Tokens of the prompt whose KV memory an earlier prompt had already filled."""
+    budget_chosen_by: _types_pb2.ChosenBy.ValueType
+    """Who chose the budget."""
+    method: _builtins.str
+    """Name of the compression method that was applied."""
+    method_chosen_by: _types_pb2.ChosenBy.ValueType
+    """Who chose the method."""
     @_builtins.property
     def seconds(self) -> _containers.ScalarMap[_builtins.str, _builtins.float]:
         """Seconds by stage. encode, compress: in the encoder. ship: between sending the tokens and the decoder's first
         message, without queue and prefill. queue, prefill, decode: in the decoder that finished the answer.
         ttft: from the request to the answer's first message. total: from the request to its end.
         """
+
+    @_builtins.property
+    def budget(self) -> _types_pb2.Budget:
+        """The budget that was applied to each image. Not set for a request without images; so are the three below."""
 
     def __init__(
         self,
@@ -212,10 +244,14 @@ class Usage(_message.Message):
         retries: _builtins.int = ...,
         cached_images: _builtins.int = ...,
         cached_tokens: _builtins.int = ...,
+        budget: _types_pb2.Budget | None = ...,
+        budget_chosen_by: _types_pb2.ChosenBy.ValueType = ...,
+        method: _builtins.str = ...,
+        method_chosen_by: _types_pb2.ChosenBy.ValueType = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["budget", b"budget"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cached_images", b"cached_images", "cached_tokens", b"cached_tokens", "completion_tokens", b"completion_tokens", "failovers", b"failovers", "kv_bytes_saved", b"kv_bytes_saved", "prefill_flops_saved", b"prefill_flops_saved", "prompt_tokens", b"prompt_tokens", "request_id", b"request_id", "retries", b"retries", "seconds", b"seconds", "visual_tokens_in", b"visual_tokens_in", "visual_tokens_kept", b"visual_tokens_kept", "wire_bytes", b"wire_bytes", "wire_bytes_saved", b"wire_bytes_saved"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["budget", b"budget", "budget_chosen_by", b"budget_chosen_by", "cached_images", b"cached_images", "cached_tokens", b"cached_tokens", "completion_tokens", b"completion_tokens", "failovers", b"failovers", "kv_bytes_saved", b"kv_bytes_saved", "method", b"method", "method_chosen_by", b"method_chosen_by", "prefill_flops_saved", b"prefill_flops_saved", "prompt_tokens", b"prompt_tokens", "request_id", b"request_id", "retries", b"retries", "seconds", b"seconds", "visual_tokens_in", b"visual_tokens_in", "visual_tokens_kept", b"visual_tokens_kept", "wire_bytes", b"wire_bytes", "wire_bytes_saved", b"wire_bytes_saved"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -248,7 +284,7 @@ class CompressRequest(_message.Message):
 
     @_builtins.property
     def budget(self) -> _types_pb2.Budget:
-        """How many visual tokens each image may keep."""
+        """How many visual tokens each image may keep. If it is not set, the gateway's policy decides."""
 
     @_builtins.property
     def method(self) -> _types_pb2.Method:
@@ -356,6 +392,7 @@ class AvailableModel(_message.Message):
     ENCODERS_FIELD_NUMBER: _builtins.int
     DECODERS_FIELD_NUMBER: _builtins.int
     METHODS_FIELD_NUMBER: _builtins.int
+    POLICY_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """The name that requests use."""
     encoders: _builtins.int
@@ -366,6 +403,10 @@ class AvailableModel(_message.Message):
     def methods(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Names of the compression methods."""
 
+    @_builtins.property
+    def policy(self) -> Global___Policy:
+        """What applies to the caller's requests for this model."""
+
     def __init__(
         self,
         *,
@@ -373,11 +414,46 @@ class AvailableModel(_message.Message):
         encoders: _builtins.int = ...,
         decoders: _builtins.int = ...,
         methods: _abc.Iterable[_builtins.str] | None = ...,
+        policy: Global___Policy | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["policy", b"policy"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["decoders", b"decoders", "encoders", b"encoders", "methods", b"methods", "model", b"model"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["decoders", b"decoders", "encoders", b"encoders", "methods", b"methods", "model", b"model", "policy", b"policy"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___AvailableModel: _TypeAlias = AvailableModel  # noqa: Y015
+
+@_typing.final
+class Policy(_message.Message):
+    """The budgets that a caller may ask for, and what a request gets that asks for none."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DEFAULT_BUDGET_FIELD_NUMBER: _builtins.int
+    DEFAULT_METHOD_FIELD_NUMBER: _builtins.int
+    BOUNDS_FIELD_NUMBER: _builtins.int
+    default_method: _builtins.str
+    """Name of the method of a request that names none."""
+    @_builtins.property
+    def default_budget(self) -> _types_pb2.Budget:
+        """Budget of a request that sets none."""
+
+    @_builtins.property
+    def bounds(self) -> _types_pb2.TokenBounds:
+        """The fewest and the most tokens that an image may keep."""
+
+    def __init__(
+        self,
+        *,
+        default_budget: _types_pb2.Budget | None = ...,
+        default_method: _builtins.str = ...,
+        bounds: _types_pb2.TokenBounds | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["bounds", b"bounds", "default_budget", b"default_budget"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bounds", b"bounds", "default_budget", b"default_budget", "default_method", b"default_method"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Policy: _TypeAlias = Policy  # noqa: Y015

@@ -76,6 +76,30 @@ SPREAD_FREE: Spread.ValueType  # 2
 """All tiles or frames are scored together; one with more evidence gets more tokens."""
 Global___Spread: _TypeAlias = Spread  # noqa: Y015
 
+class _ChosenBy:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _ChosenByEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ChosenBy.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    CHOSEN_BY_UNSPECIFIED: _ChosenBy.ValueType  # 0
+    """The request has no such setting, because it has no images."""
+    CHOSEN_BY_REQUEST: _ChosenBy.ValueType  # 1
+    """The request itself."""
+    CHOSEN_BY_POLICY: _ChosenBy.ValueType  # 2
+    """The policy of the gateway: the request left it open."""
+
+class ChosenBy(_ChosenBy, metaclass=_ChosenByEnumTypeWrapper):
+    """Who chose a setting of a request."""
+
+CHOSEN_BY_UNSPECIFIED: ChosenBy.ValueType  # 0
+"""The request has no such setting, because it has no images."""
+CHOSEN_BY_REQUEST: ChosenBy.ValueType  # 1
+"""The request itself."""
+CHOSEN_BY_POLICY: ChosenBy.ValueType  # 2
+"""The policy of the gateway: the request left it open."""
+Global___ChosenBy: _TypeAlias = ChosenBy  # noqa: Y015
+
 class _Role:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -243,6 +267,32 @@ class AutoBudget(_message.Message):
 Global___AutoBudget: _TypeAlias = AutoBudget  # noqa: Y015
 
 @_typing.final
+class TokenBounds(_message.Message):
+    """The fewest and the most tokens of an image that a policy of the gateway lets it keep."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MIN_TOKENS_FIELD_NUMBER: _builtins.int
+    MAX_TOKENS_FIELD_NUMBER: _builtins.int
+    min_tokens: _builtins.int
+    """Fewest tokens; 0 means no limit. An image with fewer tokens keeps all."""
+    max_tokens: _builtins.int
+    """Most tokens; 0 means no limit."""
+    def __init__(
+        self,
+        *,
+        min_tokens: _builtins.int = ...,
+        max_tokens: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["max_tokens", b"max_tokens", "min_tokens", b"min_tokens"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TokenBounds: _TypeAlias = TokenBounds  # noqa: Y015
+
+@_typing.final
 class Method(_message.Message):
     """A compression method and its options."""
 
@@ -251,7 +301,7 @@ class Method(_message.Message):
     NAME_FIELD_NUMBER: _builtins.int
     OPTIONS_FIELD_NUMBER: _builtins.int
     name: _builtins.str
-    """Name of the method; empty means "fsr". The encoder's description lists the names."""
+    """Name of the method; empty means that of the gateway's policy. The encoder's description lists the names."""
     @_builtins.property
     def options(self) -> _struct_pb2.Struct:
         """Options by name; for fsr: alpha, beta, rho, kappa, relevance_sign, centre_keys. Unknown names are refused."""
@@ -341,6 +391,7 @@ class Sampling(_message.Message):
     REPETITION_PENALTY_FIELD_NUMBER: _builtins.int
     IGNORE_EOS_FIELD_NUMBER: _builtins.int
     LOGPROBS_FIELD_NUMBER: _builtins.int
+    TOP_LOGPROBS_FIELD_NUMBER: _builtins.int
     max_tokens: _builtins.int
     """Most tokens of the answer; 0 means the decoder's default."""
     temperature: _builtins.float
@@ -358,7 +409,9 @@ class Sampling(_message.Message):
     ignore_eos: _builtins.bool
     """Continue after an end-of-sequence token until max_tokens; for load tests and benchmarks."""
     logprobs: _builtins.bool
-    """Send the log probability of each token of the answer."""
+    """Send the log probability of each token of the answer, and its text."""
+    top_logprobs: _builtins.int
+    """With `logprobs`: how many of the likeliest tokens at each place of the answer come with it; at most 20."""
     @_builtins.property
     def stop(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Stop strings: the answer ends before the first of them. At most 16, of at most 256 characters each."""
@@ -375,16 +428,77 @@ class Sampling(_message.Message):
         repetition_penalty: _builtins.float = ...,
         ignore_eos: _builtins.bool = ...,
         logprobs: _builtins.bool = ...,
+        top_logprobs: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_seed", b"_seed", "seed", b"seed"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_seed", b"_seed", "ignore_eos", b"ignore_eos", "logprobs", b"logprobs", "max_tokens", b"max_tokens", "repetition_penalty", b"repetition_penalty", "seed", b"seed", "stop", b"stop", "temperature", b"temperature", "top_k", b"top_k", "top_p", b"top_p"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_seed", b"_seed", "ignore_eos", b"ignore_eos", "logprobs", b"logprobs", "max_tokens", b"max_tokens", "repetition_penalty", b"repetition_penalty", "seed", b"seed", "stop", b"stop", "temperature", b"temperature", "top_k", b"top_k", "top_logprobs", b"top_logprobs", "top_p", b"top_p"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__seed: _TypeAlias = _typing.Literal["seed"]  # noqa: Y015
     _WhichOneofArgType__seed: _TypeAlias = _typing.Literal["_seed", b"_seed"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType__seed) -> _WhichOneofReturnType__seed | None: ...
 
 Global___Sampling: _TypeAlias = Sampling  # noqa: Y015
+
+@_typing.final
+class TokenLogprob(_message.Message):
+    """A token and how likely it is."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ID_FIELD_NUMBER: _builtins.int
+    TEXT_FIELD_NUMBER: _builtins.int
+    LOGPROB_FIELD_NUMBER: _builtins.int
+    id: _builtins.int
+    """Id of the token."""
+    text: _builtins.bytes
+    """Its text in UTF-8. A token may hold a part of a character only."""
+    logprob: _builtins.float
+    """The natural logarithm of its probability before temperature, penalty and truncation."""
+    def __init__(
+        self,
+        *,
+        id: _builtins.int = ...,
+        text: _builtins.bytes = ...,
+        logprob: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["id", b"id", "logprob", b"logprob", "text", b"text"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TokenLogprob: _TypeAlias = TokenLogprob  # noqa: Y015
+
+@_typing.final
+class TokenChoice(_message.Message):
+    """A token of an answer, and those that could have stood at its place."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TOKEN_FIELD_NUMBER: _builtins.int
+    TOP_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def token(self) -> Global___TokenLogprob:
+        """The token of the answer."""
+
+    @_builtins.property
+    def top(self) -> _containers.RepeatedCompositeFieldContainer[Global___TokenLogprob]:
+        """The likeliest tokens, likeliest first: as many as `sampling.top_logprobs` asks for."""
+
+    def __init__(
+        self,
+        *,
+        token: Global___TokenLogprob | None = ...,
+        top: _abc.Iterable[Global___TokenLogprob] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["token", b"token"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["token", b"token", "top", b"top"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TokenChoice: _TypeAlias = TokenChoice  # noqa: Y015
 
 @_typing.final
 class Crop(_message.Message):

@@ -8,13 +8,13 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-import grpc
 import structlog
 
 from fsr.common.draining import Draining
 from fsr.common.errors import Overloaded, ServiceError, status_of
 from fsr.common.telemetry import log_end
 from fsr.gateway.auth import ApiKeys, Caller
+from fsr.gateway.call import Call
 from fsr.gateway.deadline import Deadline
 from fsr.gateway.metrics import Metrics
 from fsr.gateway.request_context import RequestContext
@@ -35,7 +35,7 @@ class Admission:
         self.draining = Draining("gateway: is shutting down; ask again, to reach another one", _RETRY_AFTER)
 
     @contextmanager
-    def request(self, rpc: str, context: grpc.aio.ServicerContext) -> Iterator[RequestContext]:
+    def request(self, rpc: str, call: Call) -> Iterator[RequestContext]:
         """Surrounds a request that takes room in the gateway. In the end its record goes to the caller and the log.
 
         Raises InvalidRequest for a deadline that is too long, Overloaded if too many requests are in flight, and what
@@ -43,34 +43,32 @@ class Admission:
         """
         record = RequestRecord(request_id=uuid.uuid4().hex)
         structlog.contextvars.bind_contextvars(request_id=record.request_id)
-        with self.call(rpc, context, record) as caller:
+        with self.call(rpc, call, record) as caller:
             default, longest = self._settings.default_timeout_seconds, self._settings.max_timeout_seconds
-            deadline = Deadline.from_call(context, default, longest)
+            deadline = Deadline.after(call.time_remaining(), default, longest)
             with self._in_flight():
                 yield RequestContext(caller, deadline, record)
 
     @contextmanager
-    def call(
-        self, rpc: str, context: grpc.aio.ServicerContext, record: RequestRecord | None = None
-    ) -> Iterator[Caller]:
+    def call(self, rpc: str, call: Call, record: RequestRecord | None = None) -> Iterator[Caller]:
         """Surrounds any call; yields who makes it. Raises NotReady while the gateway drains, and Unauthenticated."""
         code, began, reason = "INTERNAL", time.monotonic(), {}
         try:
             self.draining.check()
-            yield self._keys.caller_of(context.invocation_metadata())
+            yield self._keys.caller_of(call.authorization())
             code = "OK"
         except ServiceError as error:
             code, reason = status_of(error).name, {"reason": str(error)}
             raise
         except (asyncio.CancelledError, GeneratorExit):
-            remaining = context.time_remaining()
+            remaining = call.time_remaining()
             code = "DEADLINE_EXCEEDED" if remaining is not None and remaining < _SKEW else "CANCELLED"
             raise
         finally:
-            self._metrics.requests.labels(rpc, code).inc()
+            self._metrics.requests.labels(call.interface, rpc, code).inc()
             if record is not None:
-                context.set_trailing_metadata(record.metadata())
-                log_end(rpc, code, began, **record.log_fields(), **reason)
+                call.report(record)
+                log_end(rpc, code, began, interface=call.interface, **record.log_fields(), **reason)
 
     @contextmanager
     def _in_flight(self) -> Iterator[None]:

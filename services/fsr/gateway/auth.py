@@ -16,7 +16,7 @@ from google.protobuf.descriptor import ServiceDescriptor
 from fsr.common.errors import Forbidden, ServiceError, Unauthenticated, status_of
 from fsr.gateway.metrics import Metrics
 
-__all__ = ["ANYBODY", "ApiKeys", "Authentication", "Caller"]
+__all__ = ["ANYBODY", "ApiKeys", "Authentication", "Caller", "authorization_in"]
 
 log = structlog.get_logger()
 _SCHEME = "bearer "
@@ -76,13 +76,15 @@ class ApiKeys:
         self._stamp = stamp
         log.info("keys read", file=str(self._file), keys=len(words))
 
-    def caller_of(self, metadata: Iterable[tuple[str, str | bytes]] | None) -> Caller:
-        """The caller by the metadata of a call; ANYBODY if no keys are required. Raises Unauthenticated."""
+    def caller_of(self, authorization: str) -> Caller:
+        """The caller by what a call sends as `authorization`, empty if it sends nothing.
+
+        ANYBODY if no keys are required. Raises Unauthenticated.
+        """
         if not self.required:
             return ANYBODY
-        authorization = str(dict(metadata or ()).get("authorization", ""))
         if not authorization:
-            raise Unauthenticated("authorization: no API key; send the metadata 'authorization: Bearer KEY'")
+            raise Unauthenticated("authorization: no API key; send 'authorization: Bearer KEY' as metadata or header")
         if not authorization.lower().startswith(_SCHEME):
             raise Unauthenticated("authorization: is not of the form 'Bearer KEY'; put that word before the key")
         digest, match = _hash(authorization[len(_SCHEME) :].strip()), None
@@ -92,6 +94,11 @@ class ApiKeys:
         if match is None:
             raise Unauthenticated("authorization: the API key is unknown; check it, or ask for a new one")
         return match
+
+
+def authorization_in(metadata: Iterable[tuple[str, str | bytes]] | None) -> str:
+    """The value of `authorization` in the metadata of a gRPC call, or an empty text."""
+    return str(dict(metadata or ()).get("authorization", ""))
 
 
 def _hash(key: str) -> bytes:
@@ -116,12 +123,12 @@ class Authentication(grpc.aio.ServerInterceptor):
     ) -> grpc.RpcMethodHandler:
         if handler_call_details.method.startswith(self._prefix):
             try:
-                self._keys.caller_of(handler_call_details.invocation_metadata)
+                self._keys.caller_of(authorization_in(handler_call_details.invocation_metadata))
             except ServiceError as error:
                 log.info("refused", code=status_of(error).name, reason=str(error))
                 rpc = handler_call_details.method.removeprefix(self._prefix)
                 if rpc in self._rpcs:  # another name is the caller's data, and no label
-                    self._metrics.requests.labels(rpc, status_of(error).name).inc()
+                    self._metrics.requests.labels("grpc", rpc, status_of(error).name).inc()
                 return _refusing(error)
         return await continuation(handler_call_details)
 

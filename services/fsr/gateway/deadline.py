@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import time
 
-import grpc
-
 from fsr.common.errors import Expired, InvalidRequest
 
 __all__ = ["Deadline"]
@@ -23,9 +21,8 @@ class Deadline:
         self._end = time.monotonic() + seconds
 
     @classmethod
-    def from_call(cls, context: grpc.aio.ServicerContext, default: float, longest: float) -> Deadline:
-        """The caller's deadline, or the default in seconds. Raises InvalidRequest for one that is too long."""
-        seconds = context.time_remaining()
+    def after(cls, seconds: float | None, default: float, longest: float) -> Deadline:
+        """In so many seconds, or in `default` seconds if it is None. Raises InvalidRequest for one that is too long."""
         if seconds is None:
             return cls(default)
         if seconds > longest * _ROUNDED:

@@ -18,7 +18,9 @@ class Metrics:
     def __init__(self) -> None:
         self.registry = r = CollectorRegistry()
         by = ("model", "method")
-        self.requests = Counter("fsr_requests", "Requests by rpc and gRPC code", ("rpc", "code"), registry=r)
+        self.requests = Counter(
+            "fsr_requests", "Requests by interface, rpc and gRPC code", ("interface", "rpc", "code"), registry=r
+        )
         self.in_flight = Gauge("fsr_requests_in_flight", "Requests in flight", registry=r)
         self.tokens_in = Counter("fsr_visual_tokens_in", "Visual tokens before compression", by, registry=r)
         self.tokens_kept = Counter("fsr_visual_tokens_kept", "Visual tokens kept", (*by, "stage"), registry=r)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Iterable
 from contextlib import aclosing
 
 from fsr.gateway import validation
@@ -52,6 +52,10 @@ class Pipeline:
             if caller.may_use(name)
         ]
 
+    def ready(self) -> bool:
+        """Whether some model can answer: it has an encoder and a decoder of the same checkpoint."""
+        return any(self._pools.ready(model) for model in self._pools.models())
+
     async def compress(self, request: pb.CompressRequest, context: RequestContext) -> pb.CompressResponse:
         """Raises ServiceError."""
         validation.check_compress(request, self._settings)
@@ -73,7 +77,9 @@ class Pipeline:
         encoded = encoder_pb2.EncodeResponse()
         if request.images:
             encode_request = self._encode_request(request, instruction, context)
+            encode_request.explain = request.explain
             encoded = await self._encode(model, encode_request, context)
+        explained = _explained(encoded.images) if request.explain else []
         decode_request = self._decode_request(request, encoded, context)
         emitted: list[int] = []
         watch.shipped = time.monotonic()
@@ -87,7 +93,10 @@ class Pipeline:
                     finish_reason=message.finish_reason,
                     token_ids=message.token_ids,
                     logprobs=message.logprobs,
+                    token_choices=message.token_choices,
+                    images=explained,
                 )
+                explained = []
                 if message.finish_reason:
                     usage = usage_of(encoded, request.messages, message.stats, replica, record)
                     seconds = watch.seconds(encoded, message.stats, time.monotonic())
@@ -146,3 +155,23 @@ class Pipeline:
             # Chosen here, so that another decoder goes on with the same draws.
             decode_request.sampling.seed = secrets.randbits(62)
         return decode_request
+
+
+def _explained(images: Iterable[types_pb2.CompressedImage]) -> list[types_pb2.CompressedImage]:
+    """Copies without features. Takes the explanations off the images: decoders do not need them."""
+    copies = []
+    for image in images:
+        copies.append(
+            types_pb2.CompressedImage(
+                index=image.index,
+                source_tokens=image.source_tokens,
+                focus_count=image.focus_count,
+                focus_wanted=image.focus_wanted,
+                merged_count=image.merged_count,
+                explanation=image.explanation,
+                video=image.video,
+                step_seconds=image.step_seconds,
+            )
+        )
+        image.ClearField("explanation")
+    return copies

@@ -12,6 +12,8 @@ from fsr.common.process import MetricsServer, ServiceProcess, open_port, stop_si
 from fsr.common.transport import server_options
 from fsr.gateway.admission import Admission
 from fsr.gateway.auth import ApiKeys, Authentication
+from fsr.gateway.http.app import http_app
+from fsr.gateway.http.server import HttpServer
 from fsr.gateway.metrics import Metrics
 from fsr.gateway.pipeline import Pipeline
 from fsr.gateway.routing.pools import Pools
@@ -64,24 +66,33 @@ async def serve(settings: GatewaySettings) -> None:
         interceptors=[Authentication(keys, _SERVICE, metrics)], options=server_options(settings.max_message_bytes)
     )
     admission = Admission(keys, metrics, settings)
-    servicer = GatewayServicer(Pipeline(pools, metrics, settings), admission)
+    pipeline = Pipeline(pools, metrics, settings)
+    servicer = GatewayServicer(pipeline, admission)
     gateway_pb2_grpc.add_GatewayServiceServicer_to_server(servicer, server)
     process = ServiceProcess(server, _SERVICE.full_name, admission.draining, settings.drain_seconds)
     address = open_port(server, settings.host, settings.port, credentials=_credentials(settings))
     probes = _probe_server(process.health, settings)
+    http = None
+    if settings.http_port is not None:
+        http = HttpServer(http_app(pipeline, admission), settings, settings.http_port)
     exporter = MetricsServer(settings.host, settings.metrics_port, metrics.registry)
     await process.set_serving(False)
     if probes is not None:
         await probes.start()
+    if http is not None:
+        await http.start()
     try:
         await process.run(
             stop,
             _watch(pools, keys, process, settings.discovery_seconds),
             address=address,
+            http=http.address if http else None,
             metrics=exporter.address,
             tls=settings.tls_cert is not None,
         )
     finally:
+        if http is not None:
+            await http.stop()
         if probes is not None:
             await probes.stop(None)
         await pools.close()

@@ -9,6 +9,7 @@ import grpc
 
 from fsr.common.errors import stream_errors, unary_errors
 from fsr.gateway.admission import Admission
+from fsr.gateway.call import GrpcCall
 from fsr.gateway.pipeline import Pipeline
 from fsr.v1 import gateway_pb2 as pb
 from fsr.v1 import gateway_pb2_grpc
@@ -26,19 +27,19 @@ class GatewayServicer(gateway_pb2_grpc.GatewayServiceServicer):
     async def ListModels(
         self, request: pb.ListModelsRequest, context: grpc.aio.ServicerContext
     ) -> pb.ListModelsResponse:
-        with self._admission.call("ListModels", context) as caller:
+        with self._admission.call("ListModels", GrpcCall(context)) as caller:
             return pb.ListModelsResponse(models=self._pipeline.models(caller))
 
     @unary_errors
     async def Compress(self, request: pb.CompressRequest, context: grpc.aio.ServicerContext) -> pb.CompressResponse:
-        with self._admission.request("Compress", context) as request_context:
+        with self._admission.request("Compress", GrpcCall(context)) as request_context:
             return await self._pipeline.compress(request, request_context)
 
     @stream_errors
     async def Generate(
         self, request: pb.GenerateRequest, context: grpc.aio.ServicerContext
     ) -> AsyncGenerator[pb.GenerateResponse, None]:
-        with self._admission.request("Generate", context) as request_context:
+        with self._admission.request("Generate", GrpcCall(context)) as request_context:
             async with aclosing(self._pipeline.generate(request, request_context)) as responses:
                 async for response in responses:
                     yield response

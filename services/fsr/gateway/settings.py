@@ -23,6 +23,9 @@ class GatewaySettings(ServiceSettings):
     model_config = SettingsConfigDict(env_prefix="FSR_GATEWAY_", cli_prog_name="python -m fsr.gateway")
 
     port: int = Field(50050, ge=0, le=65535, description="gRPC port; 0 picks a free one")
+    http_port: int | None = Field(
+        None, ge=0, le=65535, description="port of the HTTP interface (OpenAI's API); 0 picks a free one; default: off"
+    )
     metrics_port: int = Field(9464, ge=0, le=65535, description="port of the Prometheus metrics")
     health_port: int | None = Field(
         None,

@@ -236,7 +236,7 @@ def test_no_replica_yet_is_unavailable_with_a_hint_and_counted(gateways):
         assert caught.value.retry_after == 1.0
         assert caught.value.route.request_id and caught.value.route.decoders == ()
     page = urllib.request.urlopen(f"http://{gateways['plain'].metrics}/metrics").read().decode()
-    assert 'fsr_requests_total{code="UNAVAILABLE",rpc="Generate"} 1.0' in page
+    assert 'fsr_requests_total{code="UNAVAILABLE",interface="grpc",rpc="Generate"} 1.0' in page
 
 
 def message(role=types_pb2.ROLE_USER, **part):

@@ -7,6 +7,7 @@ import structlog
 from fsr.common.errors import NotReady, Overloaded
 from fsr.gateway.admission import Admission
 from fsr.gateway.auth import ApiKeys
+from fsr.gateway.call import GrpcCall
 from fsr.gateway.metrics import Metrics
 from fsr.gateway.settings import GatewaySettings
 
@@ -31,7 +32,7 @@ def test_request_when_it_fails_is_one_log_line_and_its_caller_gets_the_id(error,
     with (
         structlog.testing.capture_logs([structlog.contextvars.merge_contextvars]) as lines,
         pytest.raises(type(error)),
-        admission.request("Generate", context) as request_context,
+        admission.request("Generate", GrpcCall(context)) as request_context,
     ):
         request_context.record.decoders.append("d:1")
         request_context.record.completion_tokens = 3
@@ -53,11 +54,14 @@ def test_request_when_too_many_are_in_flight_is_refused():
     def in_flight():
         return metrics.registry.get_sample_value("fsr_requests_in_flight")
 
-    with admission.request("Generate", context):
+    with admission.request("Generate", GrpcCall(context)):
         assert in_flight() == 1
-        with pytest.raises(Overloaded, match="1 requests are in flight"), admission.request("Compress", context):
+        with (
+            pytest.raises(Overloaded, match="1 requests are in flight"),
+            admission.request("Compress", GrpcCall(context)),
+        ):
             pass
         assert in_flight() == 1
     assert in_flight() == 0
-    with admission.request("Compress", context):
+    with admission.request("Compress", GrpcCall(context)):
         pass

@@ -8,11 +8,11 @@ from fsr.gateway.deadline import Deadline
 @pytest.mark.parametrize("longest", [1.0, 10.0, 120.0, 1200.0])
 async def test_deadline_when_it_is_the_longest_allowed_survives_grpc_s_rounding(longest):
     async def remaining(request, context):
-        return str(Deadline.from_call(context, 9.0, longest).remaining()).encode()
+        return str(Deadline.after(context.time_remaining(), 9.0, longest).remaining()).encode()
 
     async def refused(request, context):
         with pytest.raises(InvalidRequest, match="more than"):
-            Deadline.from_call(context, 9.0, longest)
+            Deadline.after(context.time_remaining(), 9.0, longest)
         return b""
 
     server = grpc.aio.server()

@@ -1,0 +1,45 @@
+"""A call to the gateway, as admission sees it, by whichever interface it came."""
+
+from __future__ import annotations
+
+from typing import Literal, Protocol
+
+import grpc
+
+from fsr.gateway.auth import authorization_in
+from fsr.gateway.request_record import RequestRecord
+
+__all__ = ["Call", "GrpcCall"]
+
+
+class Call(Protocol):
+    """What admission asks of a call, and tells it."""
+
+    interface: Literal["grpc", "http"]
+
+    def authorization(self) -> str:
+        """What the caller sent as `authorization`, or an empty text."""
+
+    def time_remaining(self) -> float | None:
+        """Seconds that the caller still waits; None if the call does not say."""
+
+    def report(self, record: RequestRecord) -> None:
+        """Called at the end of the call, also of a failed one, with what goes to the caller."""
+
+
+class GrpcCall:
+    """A call by gRPC. The caller gets the record as trailing metadata."""
+
+    interface: Literal["grpc", "http"] = "grpc"
+
+    def __init__(self, context: grpc.aio.ServicerContext) -> None:
+        self._context = context
+
+    def authorization(self) -> str:
+        return authorization_in(self._context.invocation_metadata())
+
+    def time_remaining(self) -> float | None:
+        return self._context.time_remaining()
+
+    def report(self, record: RequestRecord) -> None:
+        self._context.set_trailing_metadata(record.metadata())

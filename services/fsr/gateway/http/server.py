@@ -1,0 +1,68 @@
+"""The HTTP server, in the event loop of the gateway."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+import ssl
+from collections.abc import Iterator
+
+import uvicorn
+from fastapi import FastAPI
+
+from fsr.gateway.settings import GatewaySettings
+
+__all__ = ["HttpServer"]
+
+
+class _Server(uvicorn.Server):
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """The gateway handles signals itself."""
+        yield
+
+
+class HttpServer:
+    """One port of HTTP, or of HTTPS if the gateway has a certificate."""
+
+    def __init__(self, app: FastAPI, settings: GatewaySettings, port: int) -> None:
+        """Opens the port, 0 for a free one. Exits with one line if it is taken."""
+        try:
+            self._socket = socket.create_server((settings.host, port), backlog=1024)
+        except OSError as error:
+            reason = f"cannot listen on {settings.host}:{port} ({error.strerror}); choose another port"
+            raise SystemExit(f"error: --http-port: {reason}") from error
+        self.address = f"{settings.host}:{self._socket.getsockname()[1]}"
+        self._server = _Server(
+            uvicorn.Config(
+                app,
+                lifespan="off",
+                log_config=None,
+                access_log=False,
+                proxy_headers=False,
+                server_header=False,
+                ws="none",
+                ssl_certfile=settings.tls_cert,
+                ssl_keyfile=settings.tls_key,
+                ssl_ca_certs=str(settings.tls_client_ca) if settings.tls_client_ca else None,
+                ssl_cert_reqs=ssl.CERT_REQUIRED if settings.tls_client_ca else ssl.CERT_NONE,
+            )
+        )
+        self._task: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        """Returns when the server accepts connections."""
+        self._task = asyncio.create_task(self._server.serve(sockets=[self._socket]))
+        while not self._server.started:
+            if self._task.done():
+                self._task.result()
+                raise RuntimeError("the HTTP server ended while it started")
+            await asyncio.sleep(0.01)
+
+    async def stop(self) -> None:
+        """Closes every connection that has no request, and waits for the others."""
+        self._server.should_exit = True
+        if self._task is not None:
+            await self._task
+        self._socket.close()
