@@ -40,6 +40,7 @@ def running(
     port: int,
     logs: Path,
     *,
+    http_port: int | None = None,
     model_flags: Sequence[str] = (),
     encoder_flags: Sequence[str] = (),
     decoder_flags: Sequence[str] = (),
@@ -51,7 +52,8 @@ def running(
 
     On leaving it stops every process and kills those that still run after `stop_seconds`. `model_flags` go to the
     encoder and the decoders, `encoder_flags` and `decoder_flags` to these alone. `decoder_python` runs the decoders.
-    With `start_seconds` None it waits as long as the processes live. Raises StartFailed.
+    HTTP is on `http_port`; the default is `port` + 2. With `start_seconds` None it waits as long as the processes live.
+    Raises StartFailed.
 
     Meanwhile the first SIGINT, SIGTERM or SIGHUP raises KeyboardInterrupt; later ones do nothing.
     """
@@ -59,10 +61,13 @@ def running(
         logs.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise StartFailed(f"--logs: cannot make {logs} ({error.strerror}); name a folder") from error
-    ports = _ports(port, decoders)
+    ports = _ports(port, http_port, decoders)
+    if list(ports.values()).count(ports["http"]) > 1:
+        raise StartFailed(f"--http-port: another service uses {http_port}; choose one outside {port}-{port + 28}")
     for name, number in ports.items():
         if not _port_is_free(number):
-            raise StartFailed(f"--port: {number} ({name}) is in use; choose another --port")
+            option = "--http-port" if name == "http" and http_port else "--port"
+            raise StartFailed(f"{option}: {number} ({name}) is in use; choose another {option}")
     addresses = {name: f"{_HOST}:{number}" for name, number in ports.items()}
     processes: Processes = {}
     with _StopSignals() as signals:
@@ -82,8 +87,13 @@ def running(
             _stop(processes, stop_seconds)
 
 
-def _ports(first: int, decoders: int) -> dict[str, int]:
-    ports = {"gateway": first, "encoder": first + 1, **{f"decoder-{i}": first + 11 + i for i in range(decoders)}}
+def _ports(first: int, http: int | None, decoders: int) -> dict[str, int]:
+    ports = {
+        "gateway": first,
+        "http": http or first + 2,
+        "encoder": first + 1,
+        **{f"decoder-{i}": first + 11 + i for i in range(decoders)},
+    }
     ports |= {"metrics": first + 5, "encoder-metrics": first + 6}
     return ports | {f"decoder-{i}-metrics": first + 21 + i for i in range(decoders)}
 
@@ -117,9 +127,9 @@ def _commands(
     commands = {
         "encoder": ["fsr.encoder", *listen("encoder", "encoder-metrics"), *model_options, *encoder_flags],
         **{name: ["fsr.decoder", *listen(name, f"{name}-metrics"), *model_options, *decoder_flags] for name in names},
-        "gateway": ["fsr.gateway", *listen("gateway", "metrics"), "--discovery-seconds", "0.5"],
+        "gateway": ["fsr.gateway", *listen("gateway", "metrics"), "--http-port", str(ports["http"])],
     }
-    commands["gateway"] += ["--encoders", addresses["encoder"]]
+    commands["gateway"] += ["--discovery-seconds", "0.5", "--encoders", addresses["encoder"]]
     commands["gateway"] += ["--decoders", ",".join(addresses[name] for name in names)]
     return commands
 

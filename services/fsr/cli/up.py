@@ -33,6 +33,9 @@ def up(
         Literal["fp32", "fp16", "bf16"] | None, typer.Option(help="dtype of all weights; default fp32")
     ] = None,
     port: GatewayPort = 50050,
+    http_port: Annotated[
+        int | None, typer.Option(min=1, max=65535, help="port of the gateway's HTTP interface; default: --port plus 2")
+    ] = None,
     engine: Annotated[
         Literal["transformers", "vllm"], typer.Option(help="what generates the answers; see docs/decoders.md")
     ] = "transformers",
@@ -92,6 +95,7 @@ def up(
         decoders,
         port,
         folder,
+        http_port=http_port,
         model_flags=model_flags,
         encoder_flags=encoder_flags,
         decoder_flags=decoder_flags,

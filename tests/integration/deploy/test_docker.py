@@ -229,6 +229,8 @@ def test_compose():
     for option in ("FSR_GATEWAY_ENCODERS", "FSR_GATEWAY_DECODERS"):
         host, _, port = services["gateway"]["environment"][option].removeprefix("dns:///").rpartition(":")
         assert int(port) in exposed[host]
+    http = services["gateway"]["environment"]["FSR_GATEWAY_HTTP_PORT"]
+    assert http in exposed["gateway"] and f"{http}:{http}" in services["gateway"]["ports"]
     jobs = yaml.safe_load((ROOT / "deploy/prometheus/prometheus.yml").read_text())["scrape_configs"]
     for job in jobs:
         targets = job["dns_sd_configs"][0]

@@ -92,6 +92,8 @@ def test_network_policies_admit_the_traffic_that_is_needed(overlay):
             )
             for p in policies
         )
+    (callers,) = next(p["spec"]["ingress"] for p in policies if p["metadata"]["name"] == "gateway")
+    assert callers == {"ports": [{"port": "grpc"}, {"port": "http"}]}
     rules = next(p["spec"]["ingress"] for p in policies if p["metadata"]["name"] == "encoder")
     operators = [one["podSelector"]["matchLabels"] for r in rules for one in r["from"] if "namespaceSelector" in one]
     for labels in KUBERAY:
@@ -99,6 +101,16 @@ def test_network_policies_admit_the_traffic_that_is_needed(overlay):
     scraped = {owner for one in of(overlay, "PodMonitor") for owner in matching(overlay, one["spec"]["selector"])}
     metrics_policy = next(p for p in policies if p["metadata"]["name"] == "metrics")
     assert scraped == set(matching(overlay, metrics_policy["spec"]["podSelector"])) == set(templates(overlay))
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_http_has_a_service_that_spreads_connections(overlay):
+    gateway = dict(containers(overlay))["gateway"]
+    (service,) = (one["spec"] for one in of(overlay, "Service") if one["metadata"]["name"] == "gateway-http")
+    (port,) = service["ports"]
+    assert "clusterIP" not in service  # headless, a client would stay with the first address
+    numbers = {one["name"]: one["containerPort"] for one in gateway["ports"]}
+    assert numbers[port["targetPort"]] == options(overlay, "gateway").http_port == port["port"]
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
