@@ -104,7 +104,7 @@ format: install ## Format the code
 	$(BIN)/ruff check --fix .
 
 soak: install ## Ten minutes of load: does anything grow?
-	$(BIN)/python benchmarks/soak.py --minutes 10
+	$(BIN)/python -m benchmarks.soak --minutes 10
 
 clean: ## Remove what was built
 	rm -rf $(VENV) build dist *.egg-info

@@ -6,8 +6,8 @@ lengths take turns in one run against one replica. The figures are medians over 
 each round do not count. Goodput is the number of answers per second within a latency bound. The bounds are ten and
 twenty times the median latency of a lone client with all tokens.
 
-    python benchmarks/admission.py
-    python benchmarks/admission.py --clients 8,32 --kv-memory 20MiB --out admission
+    python -m benchmarks.admission
+    python -m benchmarks.admission --clients 8,32 --kv-memory 20MiB --out admission
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from time import perf_counter
 from typing import Any
 
 import grpc
-from replica import decoder, request
 
+from benchmarks.replica import decoder, request
 from fsr.v1 import decoder_pb2, decoder_pb2_grpc
 
 BOUNDS = (10, 20)  # times the latency of a lone client with all tokens

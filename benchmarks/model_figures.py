@@ -1,7 +1,7 @@
 """The figures of docs/models.md, computed from the published configurations: memory of each half, and savings.
 
-    python benchmarks/model_figures.py            # prints the tables
-    python benchmarks/model_figures.py --write    # puts them into docs/models.md, between their markers
+    python -m benchmarks.model_figures            # prints the tables
+    python -m benchmarks.model_figures --write    # puts them into docs/models.md, between their markers
 
 Weights are counted on the library's classes, built on the meta device. Nothing is downloaded: the shapes are below.
 """

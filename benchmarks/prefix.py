@@ -3,7 +3,7 @@
 Both take turns in one run against one replica. A prompt with its own salt finds nothing in the cache. Medians; the
 first requests are dropped.
 
-    python benchmarks/prefix.py
+    python -m benchmarks.prefix
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ import argparse
 from statistics import median
 
 import grpc
-from replica import decoder, request
 
+from benchmarks.replica import decoder, request
 from fsr.v1 import decoder_pb2, decoder_pb2_grpc
 
 WARM_UP = 3

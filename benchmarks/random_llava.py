@@ -1,7 +1,7 @@
 """Writes a LLaVA of any size with random weights for measurements: its answers mean nothing, its costs are real.
 
-python benchmarks/random_llava.py runs/llava-135m                      # the shape of SmolLM2-135M, 576 visual tokens
-python benchmarks/random_llava.py runs/small --layers 8 --hidden 512 --heads 8 --kv-heads 8 --mlp 1536 --side 168
+python -m benchmarks.random_llava runs/llava-135m                      # the shape of SmolLM2-135M, 576 visual tokens
+python -m benchmarks.random_llava runs/small --layers 8 --hidden 512 --heads 8 --kv-heads 8 --mlp 1536 --side 168
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Writes a Qwen3-VL of a few hundred MB with random weights: its answers mean nothing, its costs are real.
 
-    python benchmarks/random_qwen3_vl.py runs/qwen3-vl-115m
+    python -m benchmarks.random_qwen3_vl runs/qwen3-vl-115m
 
 The language model has the shape of SmolLM2-135M without its large vocabulary. A picture of 768 x 768 gives 576 visual
 tokens. The vision tower is small, so that the language model decides the time of a request.

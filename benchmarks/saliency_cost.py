@@ -1,6 +1,6 @@
 """What saliency adds to a vision tower's forward pass, compared with returning attention maps.
 
-    python benchmarks/saliency_cost.py [--threads 1] [--rounds 5]
+    python -m benchmarks.saliency_cost [--threads 1] [--rounds 5]
 
 Towers have the published shapes, random weights, and four of their blocks. Saliency is read once per pass, whatever the
 depth, so its share is taken of four blocks scaled to the full depth. Variants take turns within a round. Medians of CPU

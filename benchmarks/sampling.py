@@ -1,6 +1,6 @@
 """What choosing the next tokens of a batch costs, beside choosing them row by row with transformers' processors.
 
-    python benchmarks/sampling.py [--rows 1,32,256] [--vocabulary 32000,151936] [--threads 1] [--device cpu]
+    python -m benchmarks.sampling [--rows 1,32,256] [--vocabulary 32000,151936] [--threads 1] [--device cpu]
 
 Logits fall with the logarithm of the rank, as those of a trained model do, so that top-p keeps few tokens. Both ways
 take turns within a round. Medians over all rounds but the first; logits are on the device, and the chosen tokens end on

@@ -5,8 +5,8 @@ which is the expensive case: focus tokens cost only a sort. CDPruner (arXiv 2506
 written like their authors' code, N x N first. That code runs on embeddings as wide as the language model, whatever the
 width of FSR's keys. Medians over repeats in one run; the first repeats are dropped.
 
-    python benchmarks/selection.py
-    python benchmarks/selection.py --shape 576,64,1024 --batch 8 --threads 2 --json
+    python -m benchmarks.selection
+    python -m benchmarks.selection --shape 576,64,1024 --batch 8 --threads 2 --json
 """
 
 from __future__ import annotations

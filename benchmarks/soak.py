@@ -1,6 +1,6 @@
 """Looks for leaks: runs a system under moderate load and checks that no process grows.
 
-    python benchmarks/soak.py --minutes 10
+    python -m benchmarks.soak --minutes 10
 
 It starts its own system. Several clients ask questions, and some of them stop in the middle of an answer. Every few
 seconds it samples memory, threads and open files of each process. At the end it prints their medians in the first and

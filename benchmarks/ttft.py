@@ -4,9 +4,9 @@ It starts the whole system and asks with each budget in turn, so that other load
 It asks about a new picture each time ("first"), and asks again when the encoder has cached its features ("second").
 It prints medians without the first rounds.
 
-    python benchmarks/ttft.py
-    python benchmarks/random_llava.py runs/llava-135m
-    python benchmarks/ttft.py --model runs/llava-135m --budgets 64,576
+    python -m benchmarks.ttft
+    python -m benchmarks.random_llava runs/llava-135m
+    python -m benchmarks.ttft --model runs/llava-135m --budgets 64,576
 """
 
 from __future__ import annotations
