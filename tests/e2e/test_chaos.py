@@ -154,7 +154,7 @@ async def test_requests_during_a_rolling_restart_all_succeed(cluster, undisturbe
     async def worker(client, number):
         while not over:
             done.append(((await cluster.ask(client, number)).text, number))
-            await asyncio.sleep(0.3)  # the processes that start need the machine too
+            await asyncio.sleep(1)  # the processes that start need the machine too
 
     async with AsyncClient(cluster.gateway.address) as client, asyncio.TaskGroup() as group:
         for number in range(4):

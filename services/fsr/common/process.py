@@ -32,15 +32,15 @@ def stop_signal() -> asyncio.Event:
     return event
 
 
-def check_port(host: str, port: int) -> None:
-    """Exits with one line if --port is taken. For a service that loads a model before it opens the port.
+def check_port(host: str, port: int, option: str = "--port") -> None:
+    """Exits with one line that names `option` if its port is taken. For a service that opens it after loading a model.
 
     The port is not kept open: a client that connects early must learn at once that nobody serves.
     """
     try:
         socket.create_server((host, port)).close()
     except OSError as error:
-        raise _cannot_listen("--port", f"{host}:{port}", error.strerror) from error
+        raise _cannot_listen(option, f"{host}:{port}", error.strerror) from error
 
 
 def open_port(

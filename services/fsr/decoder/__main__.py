@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import asyncio
 
+from fsr.common.process import check_port
 from fsr.common.telemetry import configure_logging
-from fsr.decoder.server import serve
 from fsr.decoder.settings import DecoderSettings
 
 
 def main() -> None:
     settings = DecoderSettings.load()
+    check_port(settings.host, settings.port)
+    check_port(settings.host, settings.metrics_port, "--metrics-port")
     configure_logging("decoder", settings.log_level)
+    from fsr.decoder.server import serve  # torch takes seconds: --help and a wrong option answer before
+
     asyncio.run(serve(settings))
 
 

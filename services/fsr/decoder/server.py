@@ -7,7 +7,7 @@ import structlog
 import torch
 
 from fsr.common.draining import Draining
-from fsr.common.process import MetricsServer, ServiceProcess, check_port, open_port, stop_signal
+from fsr.common.process import MetricsServer, ServiceProcess, open_port, stop_signal
 from fsr.common.transport import server_options
 from fsr.decoder.admission import Admission
 from fsr.decoder.engines.base import Engine
@@ -56,7 +56,6 @@ async def serve(settings: DecoderSettings) -> None:
     """Loads the model, serves until a signal, then drains."""
     stop = stop_signal()
     torch.set_num_threads(settings.threads)
-    check_port(settings.host, settings.port)
     metrics = Metrics(settings.announced_name)
     exporter = MetricsServer(settings.host, settings.metrics_port, metrics.registry)
     model, engine = await _start_engine(settings, metrics)
