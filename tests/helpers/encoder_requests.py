@@ -24,10 +24,10 @@ def video_of(frames=FRAMES, fps=0.0):
     return types_pb2.Image(frames=[png(frame) for frame in frames], frames_per_second=fps)
 
 
-def request_of(*images, budget=9, spread=types_pb2.SPREAD_UNSPECIFIED, **fields):
+def request_of(*images, budget=9, spread=types_pb2.SPREAD_UNSPECIFIED, budget_message=None, **fields):
     return encoder_pb2.EncodeRequest(
         images=images,
-        budget=types_pb2.Budget(tokens=budget, spread=spread),
+        budget=budget_message or types_pb2.Budget(tokens=budget, spread=spread),
         **{"instruction": QUESTION, **fields},
     )
 

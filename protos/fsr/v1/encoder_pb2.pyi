@@ -34,6 +34,7 @@ class EncodeRequest(_message.Message):
     EXPLAIN_FIELD_NUMBER: _builtins.int
     TIMEOUT_SECONDS_FIELD_NUMBER: _builtins.int
     BOUNDS_FIELD_NUMBER: _builtins.int
+    BUDGET_CHOSEN_BY_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """Identifies the request in the logs of all services."""
     instruction: _builtins.str
@@ -44,6 +45,8 @@ class EncodeRequest(_message.Message):
     """Whether each compressed image carries its explanation."""
     timeout_seconds: _builtins.float
     """Seconds that the caller still waits. Work that starts later is not done. 0 means no limit."""
+    budget_chosen_by: _types_pb2.ChosenBy.ValueType
+    """Who chose the budget. Unspecified means the request."""
     @_builtins.property
     def images(self) -> _containers.RepeatedCompositeFieldContainer[_types_pb2.Image]:
         """Pictures and videos, at least one."""
@@ -58,7 +61,10 @@ class EncodeRequest(_message.Message):
 
     @_builtins.property
     def bounds(self) -> _types_pb2.TokenBounds:
-        """Bounds of the gateway's policy. An automatic budget stays within them; any other one outside of them is refused."""
+        """Bounds of the gateway's policy for `budget.keep_ratio`: only the encoder knows how many tokens a share is. A share
+        outside of them is refused if the request chose it, and narrowed to them if the policy did. The gateway itself keeps
+        the other kinds of budget within the bounds.
+        """
 
     def __init__(
         self,
@@ -72,10 +78,11 @@ class EncodeRequest(_message.Message):
         explain: _builtins.bool = ...,
         timeout_seconds: _builtins.float = ...,
         bounds: _types_pb2.TokenBounds | None = ...,
+        budget_chosen_by: _types_pb2.ChosenBy.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["bounds", b"bounds", "budget", b"budget", "method", b"method"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["bounds", b"bounds", "budget", b"budget", "explain", b"explain", "images", b"images", "instruction", b"instruction", "method", b"method", "request_id", b"request_id", "timeout_seconds", b"timeout_seconds", "wire_dtype", b"wire_dtype"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bounds", b"bounds", "budget", b"budget", "budget_chosen_by", b"budget_chosen_by", "explain", b"explain", "images", b"images", "instruction", b"instruction", "method", b"method", "request_id", b"request_id", "timeout_seconds", b"timeout_seconds", "wire_dtype", b"wire_dtype"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -8,6 +8,7 @@ from fsr.v1 import decoder_pb2 as _decoder_pb2
 from fsr.v1 import types_pb2 as _types_pb2
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
+from google.protobuf import struct_pb2 as _struct_pb2
 from google.protobuf.internal import containers as _containers
 import builtins as _builtins
 import sys
@@ -225,7 +226,9 @@ class Usage(_message.Message):
 
     @_builtins.property
     def budget(self) -> _types_pb2.Budget:
-        """The budget that was applied to each image. Not set for a request without images; so are the three below."""
+        """The budget that was applied to each image, an automatic one within the bounds of the policy. A request without images
+        has none of this and the three below.
+        """
 
     def __init__(
         self,
@@ -318,13 +321,27 @@ class CompressResponse(_message.Message):
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     FINGERPRINT_FIELD_NUMBER: _builtins.int
     IMAGES_FIELD_NUMBER: _builtins.int
+    BUDGET_FIELD_NUMBER: _builtins.int
+    BUDGET_CHOSEN_BY_FIELD_NUMBER: _builtins.int
+    METHOD_FIELD_NUMBER: _builtins.int
+    METHOD_CHOSEN_BY_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """Identifies the request in the logs of all services."""
     fingerprint: _builtins.str
     """Fingerprint of the encoder's checkpoint."""
+    budget_chosen_by: _types_pb2.ChosenBy.ValueType
+    """Who chose the budget."""
+    method: _builtins.str
+    """Name of the compression method that was applied."""
+    method_chosen_by: _types_pb2.ChosenBy.ValueType
+    """Who chose the method."""
     @_builtins.property
     def images(self) -> _containers.RepeatedCompositeFieldContainer[_types_pb2.CompressedImage]:
         """One for each image of the request, in the same order."""
+
+    @_builtins.property
+    def budget(self) -> _types_pb2.Budget:
+        """The budget that was applied to each image."""
 
     def __init__(
         self,
@@ -332,10 +349,14 @@ class CompressResponse(_message.Message):
         request_id: _builtins.str = ...,
         fingerprint: _builtins.str = ...,
         images: _abc.Iterable[_types_pb2.CompressedImage] | None = ...,
+        budget: _types_pb2.Budget | None = ...,
+        budget_chosen_by: _types_pb2.ChosenBy.ValueType = ...,
+        method: _builtins.str = ...,
+        method_chosen_by: _types_pb2.ChosenBy.ValueType = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["budget", b"budget"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["fingerprint", b"fingerprint", "images", b"images", "request_id", b"request_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["budget", b"budget", "budget_chosen_by", b"budget_chosen_by", "fingerprint", b"fingerprint", "images", b"images", "method", b"method", "method_chosen_by", b"method_chosen_by", "request_id", b"request_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -433,6 +454,7 @@ class Policy(_message.Message):
     DEFAULT_BUDGET_FIELD_NUMBER: _builtins.int
     DEFAULT_METHOD_FIELD_NUMBER: _builtins.int
     BOUNDS_FIELD_NUMBER: _builtins.int
+    DEFAULT_OPTIONS_FIELD_NUMBER: _builtins.int
     default_method: _builtins.str
     """Name of the method of a request that names none."""
     @_builtins.property
@@ -443,16 +465,21 @@ class Policy(_message.Message):
     def bounds(self) -> _types_pb2.TokenBounds:
         """The fewest and the most tokens that an image may keep."""
 
+    @_builtins.property
+    def default_options(self) -> _struct_pb2.Struct:
+        """Options of that method, unless the request sets them."""
+
     def __init__(
         self,
         *,
         default_budget: _types_pb2.Budget | None = ...,
         default_method: _builtins.str = ...,
         bounds: _types_pb2.TokenBounds | None = ...,
+        default_options: _struct_pb2.Struct | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["bounds", b"bounds", "default_budget", b"default_budget"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["bounds", b"bounds", "default_budget", b"default_budget", "default_options", b"default_options"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["bounds", b"bounds", "default_budget", b"default_budget", "default_method", b"default_method"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bounds", b"bounds", "default_budget", b"default_budget", "default_method", b"default_method", "default_options", b"default_options"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

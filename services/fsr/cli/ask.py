@@ -15,7 +15,6 @@ from fsr.cli.connection import Connection, connects
 from fsr.cli.terminal import fail
 from fsr.cli.usage_table import usage_table
 from fsr.client.errors import ClientError
-from fsr.common.method_options import DEFAULT_METHOD
 
 __all__ = ["ask"]
 
@@ -25,11 +24,11 @@ def ask(
     connection: Connection,
     images: Annotated[list[Path], typer.Argument(help="pictures; a folder is a video, its files are the frames")],
     question: Annotated[str, typer.Argument(help="what to ask, after the pictures")],
-    budget: options.BudgetText = "auto",
+    budget: options.BudgetText = options.DEFAULT_BUDGET,
     spread: options.SpreadName = "even",
     fps: options.Fps = None,
     model: options.ModelName = "",
-    method: options.MethodName = DEFAULT_METHOD,
+    method: options.MethodName = "",
     max_tokens: Annotated[int, typer.Option(min=1, help="most tokens of the answer")] = 64,
     temperature: Annotated[float, typer.Option(help="sampling temperature; 0 is greedy")] = 0.0,
     timeout: options.Timeout = 60.0,

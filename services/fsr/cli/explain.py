@@ -12,9 +12,9 @@ from fsr.cli import options
 from fsr.cli.connection import Connection, connects
 from fsr.cli.core_tools import run_core
 from fsr.cli.terminal import fail
+from fsr.cli.usage_table import applied
 from fsr.client.errors import ClientError
 from fsr.client.media import Video
-from fsr.common.method_options import DEFAULT_METHOD
 
 __all__ = ["explain"]
 
@@ -25,11 +25,11 @@ def explain(
     image: Annotated[Path, typer.Argument(help="a picture; a folder is a video, its files are the frames")],
     question: Annotated[str, typer.Argument(help="question that the tokens are chosen for")],
     output: Annotated[Path, typer.Option("-o", "--output", help="PNG to write")],
-    budget: options.BudgetText = "auto",
+    budget: options.BudgetText = options.DEFAULT_BUDGET,
     spread: options.SpreadName = "even",
     fps: options.Fps = None,
     model: options.ModelName = "",
-    method: options.MethodName = DEFAULT_METHOD,
+    method: options.MethodName = "",
     timeout: options.Timeout = 60.0,
     as_json: options.AsJson = False,
 ) -> None:
@@ -41,9 +41,10 @@ def explain(
         source = options.media_sources([image], fps)[0]
         choice = options.compression_choice(budget, spread, model, method)
         with connection.open() as client:
-            tokens = client.compress(source, question, explain=True, timeout=timeout, **choice).images[0]
+            compression = client.compress(source, question, explain=True, timeout=timeout, **choice)
     except ClientError as error:
         fail(error)
+    tokens = compression.images[0]
     explanation = tokens.explanation
     if explanation is None:
         fail("the gateway sent no explanation; check that gateway and client have the same version")
@@ -60,6 +61,8 @@ def explain(
     if as_json:
         counts = {"tokens": tokens.source_tokens, "kept": kept, "focus": tokens.focus_count}
         counts |= {"scan": kept - tokens.focus_count, "merged": tokens.merged_count}
-        print(json.dumps({"output": str(output)} | counts))
+        chosen = {"budget": compression.budget, "budget_chosen_by": compression.budget_chosen_by}
+        chosen |= {"method": compression.method, "method_chosen_by": compression.method_chosen_by}
+        print(json.dumps({"output": str(output)} | counts | chosen))
     else:
-        print(f"{output}: kept {kept} of {tokens.source_tokens} tokens")
+        print(f"{output}: kept {kept} of {tokens.source_tokens} tokens: {applied(compression)}")

@@ -17,12 +17,11 @@ from fsr.cli.fresh_pictures import vary
 from fsr.cli.load_generator import Outcome, Plan, drive
 from fsr.cli.load_report import Row, as_json, check_plot, markdown, plot
 from fsr.cli.load_summary import summarise
-from fsr.cli.options import MethodName, parse_budget
+from fsr.cli.options import DEFAULT_BUDGET, MethodName, parse_budget
 from fsr.cli.terminal import fail
 from fsr.client.errors import ClientError, InvalidRequestError
 from fsr.client.media import read_picture
 from fsr.client.requests import GenerateOptions
-from fsr.common.method_options import DEFAULT_METHOD
 
 __all__ = ["load"]
 
@@ -39,8 +38,8 @@ def load(
     ] = False,
     clients: Annotated[str, typer.Option(help="closed loop: number of clients of each run, as 1,4,16")] = "",
     rate: Annotated[str, typer.Option(help="open loop: requests a second of each run, as 2,8")] = "",
-    budget: Annotated[str, typer.Option(help="budgets to compare, as 16,0.5,auto")] = "auto",
-    method: MethodName = DEFAULT_METHOD,
+    budget: Annotated[str, typer.Option(help="budgets to compare, as 16,0.5,auto,default")] = DEFAULT_BUDGET,
+    method: MethodName = "",
     max_tokens: Annotated[int, typer.Option(min=1, help="most tokens of an answer")] = 64,
     ignore_eos: Annotated[bool, typer.Option("--ignore-eos", help="answers of exactly --max-tokens")] = False,
     seconds: Annotated[float, typer.Option(help="longest time of a run")] = 30.0,

@@ -12,6 +12,7 @@ from fsr.client.media import ImageSource, Video
 from fsr.client.requests import Budget, Spread
 
 __all__ = [
+    "DEFAULT_BUDGET",
     "SCENE",
     "AsJson",
     "BudgetText",
@@ -28,15 +29,19 @@ __all__ = [
     "parse_budget",
 ]
 
+DEFAULT_BUDGET = "default"  # leaves the budget to the gateway's policy
 SCENE = 1_100_051  # seed of a scene with a red star, which the examples ask about
 
 AsJson = Annotated[bool, typer.Option("--json", help="print one JSON object")]
-BudgetText = Annotated[str, typer.Option(help="budget of each picture or video: tokens (16), a share (0.11) or auto")]
+BudgetText = Annotated[
+    str,
+    typer.Option(help="budget of each picture or video: tokens (16), a share (0.11), auto, or default: the gateway's"),
+]
 Fps = Annotated[float | None, typer.Option(help="frames per second of the video; default 2")]
 GatewayPort = Annotated[
     int, typer.Option(min=1024, max=65000, help="gateway port; the other services use the ports after it")
 ]
-MethodName = Annotated[str, typer.Option(help="compression method")]
+MethodName = Annotated[str, typer.Option(help="compression method; default: the gateway's")]
 ModelName = Annotated[str, typer.Option(help="model to ask; needed if the gateway serves several")]
 SceneSeed = Annotated[int, typer.Option(min=0, help="number of the scene; the default has a red star")]
 SpreadName = Annotated[
@@ -49,7 +54,7 @@ Timeout = Annotated[float, typer.Option(help="longest wait for the answer, in se
 class CompressionChoice(TypedDict):
     """Those of the SDK's `CompressionOptions` that commands offer."""
 
-    budget: Budget
+    budget: Budget | None
     spread: Spread
     model: str
     method: str
@@ -60,14 +65,16 @@ def compression_choice(budget: str, spread: Spread, model: str, method: str) -> 
     return {"budget": parse_budget(budget), "spread": spread, "model": model, "method": method}
 
 
-def parse_budget(text: str) -> Budget:
-    """A budget as people write it. Raises InvalidRequestError."""
+def parse_budget(text: str) -> Budget | None:
+    """A budget as people write it; None for the gateway's default. Raises InvalidRequestError."""
+    if text == DEFAULT_BUDGET:
+        return None
     if text == "auto":
         return "auto"
     try:
         return float(text) if "." in text or "e" in text.lower() else int(text)
     except ValueError as error:
-        raise InvalidRequestError(f"--budget: {text!r} is not tokens (16), a share (0.11) or auto") from error
+        raise InvalidRequestError(f"--budget: {text!r} is not tokens (16), a share (0.11), auto or default") from error
 
 
 def media_sources(paths: list[Path], fps: float | None) -> list[ImageSource]:

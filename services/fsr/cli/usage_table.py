@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from rich.table import Table
 
-from fsr.client.types import Usage
+from fsr.client.types import Compression, Usage
 
-__all__ = ["usage_table"]
+__all__ = ["applied", "usage_table"]
+
+_WHO = {"request": "asked for", "policy": "the gateway's default"}
 
 
 def usage_table(usage: Usage) -> Table:
@@ -14,11 +16,19 @@ def usage_table(usage: Usage) -> Table:
     share = usage.visual_tokens_kept / usage.visual_tokens_in if usage.visual_tokens_in else 1
     table = Table(show_header=False, box=None, pad_edge=False)
     table.add_row("visual tokens", f"{usage.visual_tokens_in} -> {usage.visual_tokens_kept}  ({share:.1%} kept)")
+    if usage.budget:
+        table.add_row("compressed with", applied(usage))
     table.add_row("time to first token", f"{usage.seconds['ttft'] * 1000:.0f} ms")
     table.add_row("KV cache saved", _size(usage.kv_bytes_saved))
     table.add_row("on the wire", f"{_size(usage.wire_bytes)} sent, {_size(usage.wire_bytes_saved)} saved")
     table.add_row("prefill saved", f"{usage.prefill_flops_saved / 1e9:.2f} GFLOP")
     return table
+
+
+def applied(result: Usage | Compression) -> str:
+    """Budget and method of a request with images, and who chose them: `budget 16 (asked for)`."""
+    budget_by, method_by = (_WHO.get(by, "unknown") for by in (result.budget_chosen_by, result.method_chosen_by))
+    return f"budget {result.budget} ({budget_by}), method {result.method} ({method_by})"
 
 
 def _size(count: float) -> str:

@@ -14,7 +14,7 @@ from fsr.client.channel import Tls, open_channel
 from fsr.client.errors import InvalidRequestError, ServerError, from_rpc
 from fsr.client.media import ImageSource
 from fsr.client.requests import CompressOptions, GenerateOptions, compress_request, generate_request
-from fsr.client.types import Answer, Chunk, Compression, ImageTokens, Route, Usage
+from fsr.client.types import Answer, Chunk, Compression, Route, Usage
 from fsr.common.transport import MESSAGE_BYTES
 from fsr.v1 import decoder_pb2, gateway_pb2, gateway_pb2_grpc
 
@@ -127,11 +127,10 @@ class AsyncClient:
             response, route = await call, Route.of(await call.trailing_metadata())
         except grpc.aio.AioRpcError as error:
             raise from_rpc(error, timeout) from error
-        images_tokens = tuple(ImageTokens.of(image) for image in response.images)
-        return Compression(response.request_id, response.fingerprint, images_tokens, route)
+        return Compression.of(response, route)
 
     async def models(self, *, timeout: float = MODELS_TIMEOUT) -> list[gateway_pb2.AvailableModel]:
-        """Returns the models that can be asked, with the number of replicas of each."""
+        """Returns the models that can be asked, with the number of replicas of each and the policy for the caller."""
         request = gateway_pb2.ListModelsRequest()
         try:
             return list((await self._stub.ListModels(request, timeout=timeout, metadata=self._metadata)).models)

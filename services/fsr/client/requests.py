@@ -9,7 +9,7 @@ from typing import Any, Literal, TypedDict, Unpack, get_args
 
 from fsr.client.errors import InvalidRequestError
 from fsr.client.media import ImageSource, image_messages
-from fsr.common.method_options import DEFAULT_METHOD, check_finite
+from fsr.common.method_options import check_finite
 from fsr.v1 import gateway_pb2, types_pb2
 
 __all__ = [
@@ -33,12 +33,13 @@ WireDtype = Literal["fp32", "fp16", "bf16", "int8"]
 class CompressionOptions(TypedDict, total=False):
     """How the visual tokens of each picture or video are compressed. Every option may be left out."""
 
-    #: Tokens to keep (int), a share of them (float), or "auto" (default): as many as the evidence asks for.
-    budget: Budget
+    #: Tokens to keep (int), a share of them (float), or "auto": as many as the evidence asks for. None (default) leaves
+    #: it to the gateway's policy.
+    budget: Budget | None
     #: How the budget is divided among tiles or frames: "even" (default), or "free", which follows the evidence.
     spread: Spread
-    #: Name of the compression method; default "fsr".
-    method: str
+    #: Name of the compression method; None (default) leaves it to the gateway's policy.
+    method: str | None
     #: Options of the method, such as {"rho": 0.7}.
     options: Mapping[str, Any] | None
     #: Name of the model; needed if the gateway serves several.
@@ -135,8 +136,8 @@ def _compression(options: CompressionOptions) -> dict[str, Any]:
     """The fields that both requests share."""
     return {
         "model": options.get("model", ""),
-        "budget": budget_of(options.get("budget", "auto"), options.get("spread", "even")),
-        "method": _method(options.get("method", DEFAULT_METHOD), options.get("options")),
+        "budget": budget_of(options.get("budget"), options.get("spread", "even")),
+        "method": _method(options.get("method") or "", options.get("options")),
         "wire_dtype": _wire_dtype(options.get("wire_dtype")),
     }
 
@@ -154,8 +155,9 @@ def _sampling(options: Mapping[str, object]) -> types_pb2.Sampling:
     return sampling
 
 
-def budget_of(budget: Budget, spread: Spread = "even") -> types_pb2.Budget:
-    """An int is a number of tokens, a float a share of them, "auto" as many as the evidence asks for.
+def budget_of(budget: Budget | None, spread: Spread = "even") -> types_pb2.Budget:
+    """An int is a number of tokens, a float a share of them, "auto" as many as the evidence asks for. None is open: the
+    gateway's policy chooses.
 
     `spread` divides it among the tiles of a picture or the frames of a video: evenly, or as the evidence asks ("free").
     Raises InvalidRequestError naming the argument.
@@ -167,7 +169,9 @@ def budget_of(budget: Budget, spread: Spread = "even") -> types_pb2.Budget:
     return message
 
 
-def _budget_message(budget: Budget) -> types_pb2.Budget:
+def _budget_message(budget: Budget | None) -> types_pb2.Budget:
+    if budget is None:
+        return types_pb2.Budget()
     if budget == "auto":
         return types_pb2.Budget(auto=types_pb2.AutoBudget())
     if isinstance(budget, bool) or not isinstance(budget, Real):  # Real and Integral include NumPy's numbers

@@ -4,11 +4,30 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any, Literal
 
+from fsr.common.budget_text import budget_text
 from fsr.common.transport import DECODERS, ENCODERS, REQUEST_ID
 from fsr.v1 import gateway_pb2, types_pb2
 
-__all__ = ["Answer", "Chunk", "Compression", "Explanation", "ImageTokens", "Route", "Usage"]
+__all__ = ["Answer", "ChosenBy", "Chunk", "Compression", "Explanation", "ImageTokens", "Route", "Usage"]
+
+ChosenBy = Literal["request", "policy", ""]
+
+_CHOSEN_BY: Mapping[int, ChosenBy] = {
+    types_pb2.CHOSEN_BY_REQUEST: "request",
+    types_pb2.CHOSEN_BY_POLICY: "policy",
+}
+
+
+def _applied(message: gateway_pb2.Usage | gateway_pb2.CompressResponse) -> dict[str, Any]:
+    """The fields about budget and method that `Usage` and `Compression` share."""
+    return {
+        "budget": budget_text(message.budget),
+        "budget_chosen_by": _CHOSEN_BY.get(message.budget_chosen_by, ""),
+        "method": message.method,
+        "method_chosen_by": _CHOSEN_BY.get(message.method_chosen_by, ""),
+    }
 
 
 @dataclass(frozen=True)
@@ -34,7 +53,12 @@ class Route:
 
 @dataclass(frozen=True, kw_only=True)
 class Usage:
-    """What an answer cost and what compression saved, in tokens, bytes, FLOPs and seconds (`seconds` by stage)."""
+    """What an answer cost and what compression saved, in tokens, bytes, FLOPs and seconds (`seconds` by stage).
+
+    `budget` is the one that was applied to each image: `64`, `0.11`, `auto`, or `auto:16..128` within bounds. `method`
+    is the one that was applied. Either was chosen by the "request", or by the "policy" of the gateway where the request
+    left it open. The four are empty for a question without images.
+    """
 
     request_id: str
     prompt_tokens: int
@@ -50,11 +74,16 @@ class Usage:
     cached_images: int
     cached_tokens: int
     seconds: Mapping[str, float]
+    budget: str = ""
+    budget_chosen_by: ChosenBy = ""
+    method: str = ""
+    method_chosen_by: ChosenBy = ""
 
     @classmethod
     def of(cls, message: gateway_pb2.Usage) -> Usage:
-        names = [name for name in cls.__dataclass_fields__ if name != "seconds"]
-        return cls(**{name: getattr(message, name) for name in names}, seconds=dict(message.seconds))
+        converted: dict[str, Any] = {"seconds": dict(message.seconds), **_applied(message)}
+        names = cls.__dataclass_fields__.keys() - converted.keys()
+        return cls(**{name: getattr(message, name) for name in names}, **converted)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -164,11 +193,25 @@ class ImageTokens:
         )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Compression:
-    """The kept tokens of each picture and video of a request."""
+    """The kept tokens of each picture and video of a request; for `budget` to `method_chosen_by` see `Usage`."""
 
     request_id: str
     fingerprint: str
     images: tuple[ImageTokens, ...]
     route: Route | None
+    budget: str = ""
+    budget_chosen_by: ChosenBy = ""
+    method: str = ""
+    method_chosen_by: ChosenBy = ""
+
+    @classmethod
+    def of(cls, message: gateway_pb2.CompressResponse, route: Route | None) -> Compression:
+        return cls(
+            request_id=message.request_id,
+            fingerprint=message.fingerprint,
+            images=tuple(ImageTokens.of(image) for image in message.images),
+            route=route,
+            **_applied(message),
+        )

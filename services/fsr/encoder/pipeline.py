@@ -18,9 +18,9 @@ from fsr.encoder.compressed_image import compressed_image
 from fsr.encoder.images import check_pixels, decode_image
 from fsr.encoder.request_plan import RequestPlan, plan_of
 from fsr.v1 import encoder_pb2, types_pb2
-from fsr_core import CompressedTokens, VisualTokens
+from fsr_core import Budget, CompressedTokens, Compressor, VisualTokens
 from fsr_core.backbones import ImageFeatures, PreparedImage, VisualEncoder
-from fsr_core.spread import compress_images
+from fsr_core.spread import Spread, compress_images
 
 __all__ = ["EncoderPipeline", "ImageJob", "ImageResult"]
 
@@ -138,7 +138,7 @@ class EncoderPipeline:
         if not jobs:
             return []
         try:
-            return list(self._run(jobs))
+            return self._run(jobs)
         except Exception as error:
             if len(jobs) == 1:
                 return [error]
@@ -146,15 +146,19 @@ class EncoderPipeline:
         # Outside of the handler, so that the tensors of the failed batch are free by now.
         return [outcome for job in jobs for outcome in self._run_apart_if_failing([job])]
 
-    def _run(self, jobs: Sequence[ImageJob]) -> list[ImageResult]:
+    def _run(self, jobs: Sequence[ImageJob]) -> list[ImageResult | Exception]:
         began = time.monotonic()
         features, samples = _encode(self._model, jobs)
         encoded = time.monotonic()
-        kept = _compress(jobs, features, samples)
+        budgets = [_budget_of(job, len(sample)) for job, sample in zip(jobs, samples, strict=True)]
+        compressed = _compress(jobs, features, samples, budgets)
         compress_seconds = time.monotonic() - encoded
         if self._on_batch is not None:
             self._on_batch(len(jobs), encoded - began, compress_seconds)
-        return [ImageResult(f, k, compress_seconds) for f, k in zip(features, kept, strict=True)]
+        return [
+            ImageResult(image, kept, compress_seconds) if isinstance(kept, CompressedTokens) else kept
+            for image, kept in zip(features, compressed, strict=True)
+        ]
 
     def _is_multi_image(self, images: Sequence[types_pb2.Image]) -> bool:
         """Whether the model prepares the pictures of this request as several of one conversation."""
@@ -195,23 +199,39 @@ def _encode(model: VisualEncoder, jobs: Sequence[ImageJob]) -> tuple[list[ImageF
     return features, [model.visual_tokens(f, i) for f, i in zip(features, instructions, strict=True)]
 
 
+def _budget_of(job: ImageJob, tokens: int) -> Budget | InvalidRequest:
+    """The budget of an image with so many tokens, or the error of a share that the policy does not allow."""
+    try:
+        return job.plan.bounds.apply(job.plan.budget, tokens)
+    except InvalidRequest as error:
+        return error
+
+
 @torch.inference_mode()
 def _compress(
-    jobs: Sequence[ImageJob], features: Sequence[ImageFeatures], samples: Sequence[VisualTokens]
-) -> list[CompressedTokens]:
-    """Compresses a batch: one call for each pair of compressor and spread in it."""
-    kept: dict[int, CompressedTokens] = {}
-    for compressor, spread in {(job.plan.compressor, job.plan.spread) for job in jobs}:
-        members = [i for i, job in enumerate(jobs) if (job.plan.compressor, job.plan.spread) == (compressor, spread)]
-        compressed = compress_images(
+    jobs: Sequence[ImageJob],
+    features: Sequence[ImageFeatures],
+    samples: Sequence[VisualTokens],
+    budgets: Sequence[Budget | InvalidRequest],
+) -> list[CompressedTokens | InvalidRequest]:
+    """Compresses a batch: one call for each pair of compressor and spread in it. An error as budget is the outcome."""
+    outcomes: dict[int, CompressedTokens | InvalidRequest] = {}
+    groups: dict[tuple[Compressor, Spread], dict[int, Budget]] = {}
+    for i, (job, budget) in enumerate(zip(jobs, budgets, strict=True)):
+        if isinstance(budget, InvalidRequest):
+            outcomes[i] = budget
+        else:
+            groups.setdefault((job.plan.compressor, job.plan.spread), {})[i] = budget
+    for (compressor, spread), members in groups.items():
+        kept = compress_images(
             compressor,
             [features[i] for i in members],
             [samples[i] for i in members],
-            [jobs[i].plan.budget for i in members],
+            list(members.values()),
             spread,
         )
-        kept.update(zip(members, compressed, strict=True))
-    return [kept[i] for i in range(len(jobs))]
+        outcomes.update(zip(members, kept, strict=True))
+    return [outcomes[i] for i in range(len(jobs))]
 
 
 def _expired() -> Expired:

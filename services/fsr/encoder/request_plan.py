@@ -9,6 +9,7 @@ from google.protobuf.json_format import MessageToDict
 
 from fsr.common.errors import InvalidRequest
 from fsr.common.method_options import check_finite
+from fsr.encoder.share_bounds import ShareBounds
 from fsr.v1 import encoder_pb2, types_pb2
 from fsr_core import DEFAULT_METHOD, Budget, Compressor, create
 from fsr_core.spread import Spread
@@ -22,12 +23,13 @@ _SPREADS: Mapping[int, Spread] = {
 }
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class RequestPlan:
     """What applies to every image of a request. Requests with equal compressors and spreads share a batch."""
 
     compressor: Compressor
     budget: Budget
+    bounds: ShareBounds
     spread: Spread
     instruction: str
 
@@ -44,7 +46,21 @@ def plan_of(request: encoder_pb2.EncodeRequest) -> RequestPlan:
         compressor, budget = create(request.method.name or DEFAULT_METHOD, **options), _budget_of(request.budget)
     except (ValueError, TypeError) as error:
         raise InvalidRequest(str(error)) from error
-    return RequestPlan(compressor, budget, _SPREADS[request.budget.spread], request.instruction)
+    return RequestPlan(
+        compressor=compressor,
+        budget=budget,
+        bounds=_bounds_of(request),
+        spread=_SPREADS[request.budget.spread],
+        instruction=request.instruction,
+    )
+
+
+def _bounds_of(request: encoder_pb2.EncodeRequest) -> ShareBounds:
+    """Raises InvalidRequest."""
+    low, high = request.bounds.min_tokens, request.bounds.max_tokens
+    if low < 0 or high < 0 or 0 < high < low:
+        raise InvalidRequest(f"bounds: {low}..{high} is no range of tokens; give min_tokens <= max_tokens")
+    return ShareBounds(low, high or None, narrows=request.budget_chosen_by == types_pb2.CHOSEN_BY_POLICY)
 
 
 def _budget_of(message: types_pb2.Budget) -> Budget:

@@ -44,6 +44,7 @@ class Admission:
         record = RequestRecord(request_id=uuid.uuid4().hex)
         structlog.contextvars.bind_contextvars(request_id=record.request_id)
         with self.call(rpc, call, record) as caller:
+            record.key_name = caller.name
             default, longest = self._settings.default_timeout_seconds, self._settings.max_timeout_seconds
             deadline = Deadline.after(call.time_remaining(), default, longest)
             with self._in_flight():

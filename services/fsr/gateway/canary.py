@@ -14,7 +14,6 @@ from itertools import zip_longest
 import structlog
 
 from fsr.common.errors import Overloaded, ServiceError
-from fsr.common.method_options import DEFAULT_METHOD
 from fsr.gateway.auth import ANYBODY
 from fsr.gateway.deadline import Deadline
 from fsr.gateway.decoder_hop import DecoderHop
@@ -95,10 +94,11 @@ class Canary:
             self._metrics.canary_skipped.labels("busy").inc()
             return
         self._share.take()
-        by = (model, encode_request.method.name or DEFAULT_METHOD, bucket(kept, source))
+        by = (model, encode_request.method.name, bucket(kept, source))
         uncompressed = encoder_pb2.EncodeRequest()
         uncompressed.CopyFrom(encode_request)
         uncompressed.budget.CopyFrom(types_pb2.Budget(keep_ratio=1.0))
+        uncompressed.ClearField("bounds")  # of the caller's policy
         # So the logs of all services show which calls are the canary's.
         uncompressed.request_id = f"{encode_request.request_id}-canary"
         with structlog.contextvars.bound_contextvars(request_id=uncompressed.request_id):

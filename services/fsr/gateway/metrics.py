@@ -22,6 +22,12 @@ class Metrics:
             "fsr_requests", "Requests by interface, rpc and gRPC code", ("interface", "rpc", "code"), registry=r
         )
         self.in_flight = Gauge("fsr_requests_in_flight", "Requests in flight", registry=r)
+        self.compressed_requests = Counter(
+            "fsr_compressed_requests",
+            "Requests with images, by who chose the budget and the method: request or policy",
+            (*by, "budget_chosen_by", "method_chosen_by"),
+            registry=r,
+        )
         self.tokens_in = Counter("fsr_visual_tokens_in", "Visual tokens before compression", by, registry=r)
         self.tokens_kept = Counter("fsr_visual_tokens_kept", "Visual tokens kept", (*by, "stage"), registry=r)
         self.tokens_merged = Counter(

@@ -7,12 +7,14 @@ import time
 from collections.abc import AsyncGenerator, Iterable
 from contextlib import aclosing
 
+from fsr.common.budget_text import budget_text
 from fsr.gateway import validation
 from fsr.gateway.auth import Caller
 from fsr.gateway.canary import Canary
 from fsr.gateway.decoder_hop import DecoderHop
 from fsr.gateway.encoder_hop import EncoderHop
 from fsr.gateway.metrics import Metrics
+from fsr.gateway.policy import Applied
 from fsr.gateway.request_context import RequestContext
 from fsr.gateway.routing.attempts import RetryPolicy
 from fsr.gateway.routing.pools import Pools
@@ -27,6 +29,8 @@ __all__ = ["Pipeline"]
 _WIRE_DTYPES = {"weights": types_pb2.DTYPE_UNSPECIFIED} | {
     name: types_pb2.Dtype.Value(f"DTYPE_{name.upper()}") for name in ("fp32", "fp16", "bf16", "int8")
 }
+
+_CHOSEN_BY = {types_pb2.CHOSEN_BY_REQUEST: "request", types_pb2.CHOSEN_BY_POLICY: "policy"}
 
 
 class Pipeline:
@@ -47,6 +51,7 @@ class Pipeline:
                 encoders=len(self._pools.serving("encoder", name)),
                 decoders=len(self._pools.matching_decoders(name)),
                 methods=self._pools.methods(name),
+                policy=caller.policy_for(name).message(),
             )
             for name in self._pools.models()
             if caller.may_use(name)
@@ -60,12 +65,14 @@ class Pipeline:
         """Raises ServiceError."""
         validation.check_compress(request, self._settings)
         model = self._model(request.model, request.method, context.caller)
-        encode_request = self._encode_request(request, request.instruction, context)
-        encode_request.explain = request.explain
+        applied = self._apply_policy(model, request, context)
+        encode_request = self._encode_request(request, request.instruction, applied, context)
         encoded = await self._encode(model, encode_request, context)
-        return pb.CompressResponse(
+        response = pb.CompressResponse(
             request_id=context.record.request_id, fingerprint=encoded.fingerprint, images=encoded.images
         )
+        applied.report_to(response)
+        return response
 
     async def generate(
         self, request: pb.GenerateRequest, context: RequestContext
@@ -76,8 +83,8 @@ class Pipeline:
         model = self._model(request.model, request.method, context.caller)
         encoded = encoder_pb2.EncodeResponse()
         if request.images:
-            encode_request = self._encode_request(request, instruction, context)
-            encode_request.explain = request.explain
+            applied = self._apply_policy(model, request, context)
+            encode_request = self._encode_request(request, instruction, applied, context)
             encoded = await self._encode(model, encode_request, context)
         explained = _explained(encoded.images) if request.explain else []
         decode_request = self._decode_request(request, encoded, context)
@@ -101,9 +108,9 @@ class Pipeline:
                     usage = usage_of(encoded, request.messages, message.stats, replica, record)
                     seconds = watch.seconds(encoded, message.stats, time.monotonic())
                     usage.seconds.update(seconds)
-                    # Without images no encoder has checked the method's name, so it must not become a label.
-                    method = request.method.name if request.images else ""
-                    count_usage(self._metrics, model, method, usage, replica.cost, seconds)
+                    if request.images:
+                        applied.report_to(usage)
+                    count_usage(self._metrics, model, usage, replica.cost, seconds)
                     response.usage.CopyFrom(usage)
                 yield response
         if request.images:
@@ -112,9 +119,12 @@ class Pipeline:
     async def _encode(
         self, model: str, request: encoder_pb2.EncodeRequest, context: RequestContext
     ) -> encoder_pb2.EncodeResponse:
-        encoded = await self._encoder_hop.encode(model, request, context)
-        context.record.visual_tokens_in = sum(image.source_tokens for image in encoded.images)
-        context.record.visual_tokens_kept = sum(len(image.index) for image in encoded.images)
+        encoded, record = await self._encoder_hop.encode(model, request, context), context.record
+        record.visual_tokens_in = sum(image.source_tokens for image in encoded.images)
+        record.visual_tokens_kept = sum(len(image.index) for image in encoded.images)
+        # Now an encoder has checked the method's name, so it may become a label.
+        by = (model, record.method, record.budget_chosen_by, record.method_chosen_by)
+        self._metrics.compressed_requests.labels(*by).inc()
         return encoded
 
     def _model(self, name: str, method: types_pb2.Method, caller: Caller) -> str:
@@ -127,16 +137,36 @@ class Pipeline:
         validation.check_method(method, self._pools.methods(model))
         return model
 
+    def _apply_policy(
+        self, model: str, request: pb.GenerateRequest | pb.CompressRequest, context: RequestContext
+    ) -> Applied:
+        """How the images are compressed. Raises InvalidRequest for a budget out of the policy's bounds, and Failed if
+        the policy's method does not exist."""
+        applied = context.caller.policy_for(model).apply(request.budget, request.method)
+        validation.check_default_method(applied.method, self._pools.methods(model))
+        record = context.record
+        record.budget, record.method = budget_text(applied.budget), applied.method.name
+        record.budget_chosen_by = _CHOSEN_BY[applied.budget_chosen_by]
+        record.method_chosen_by = _CHOSEN_BY[applied.method_chosen_by]
+        return applied
+
     def _encode_request(
-        self, request: pb.GenerateRequest | pb.CompressRequest, instruction: str, context: RequestContext
+        self,
+        request: pb.GenerateRequest | pb.CompressRequest,
+        instruction: str,
+        applied: Applied,
+        context: RequestContext,
     ) -> encoder_pb2.EncodeRequest:
         return encoder_pb2.EncodeRequest(
             request_id=context.record.request_id,
             images=request.images,
             instruction=instruction,
-            budget=request.budget,
-            method=request.method,
+            budget=applied.budget,
+            budget_chosen_by=applied.budget_chosen_by,
+            bounds=applied.bounds,
+            method=applied.method,
             wire_dtype=request.wire_dtype or _WIRE_DTYPES[self._settings.wire_dtype],
+            explain=request.explain,
         )
 
     @staticmethod

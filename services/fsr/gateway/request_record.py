@@ -11,13 +11,22 @@ __all__ = ["RequestRecord"]
 
 @dataclass(kw_only=True)
 class RequestRecord:
-    """The caller gets it as trailing metadata, after a failure too, and it goes into the log."""
+    """The caller gets it as trailing metadata, after a failure too, and it goes into the log.
+
+    Budget and method are those that were applied, "request" or "policy" who chose them. All four are empty for a
+    request without images, or before they are known.
+    """
 
     request_id: str
+    key_name: str = ""
     encoders: list[str] = field(default_factory=list)
     decoders: list[str] = field(default_factory=list)
     failovers: int = 0
     retries: int = 0
+    budget: str = ""
+    budget_chosen_by: str = ""
+    method: str = ""
+    method_chosen_by: str = ""
     visual_tokens_in: int = 0
     visual_tokens_kept: int = 0
     completion_tokens: int = 0

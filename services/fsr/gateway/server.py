@@ -14,6 +14,7 @@ from fsr.gateway.admission import Admission
 from fsr.gateway.auth import ApiKeys, Authentication
 from fsr.gateway.http.app import http_app
 from fsr.gateway.http.server import HttpServer
+from fsr.gateway.keys_file import KeysFileError
 from fsr.gateway.metrics import Metrics
 from fsr.gateway.pipeline import Pipeline
 from fsr.gateway.routing.pools import Pools
@@ -48,6 +49,14 @@ def _probe_server(health: HealthServicer, settings: GatewaySettings) -> grpc.aio
     return server
 
 
+def _keys(settings: GatewaySettings) -> ApiKeys:
+    """The keys and their policies. Exits with one line if their file cannot be used."""
+    try:
+        return ApiKeys(settings.api_keys, settings.api_keys_file, settings.policy)
+    except KeysFileError as error:
+        raise SystemExit(f"error: --api-keys-file: {settings.api_keys_file}: {error}") from error
+
+
 async def _watch(pools: Pools, keys: ApiKeys, process: ServiceProcess, every: float) -> None:
     """Refreshes keys and replicas every so many seconds. The gateway serves while some model has both halves."""
     while True:
@@ -60,7 +69,7 @@ async def _watch(pools: Pools, keys: ApiKeys, process: ServiceProcess, every: fl
 async def serve(settings: GatewaySettings) -> None:
     """Serves until a signal, then drains and stops."""
     stop = stop_signal()
-    metrics, keys = Metrics(), ApiKeys(settings.api_keys, settings.api_keys_file)
+    metrics, keys = Metrics(), _keys(settings)
     pools = Pools(settings, metrics)
     server = grpc.aio.server(
         interceptors=[Authentication(keys, _SERVICE, metrics)], options=server_options(settings.max_message_bytes)

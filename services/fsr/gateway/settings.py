@@ -8,8 +8,10 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, field_validator, model_validator
 from pydantic_settings import NoDecode, SettingsConfigDict
 
+from fsr.common.method_options import DEFAULT_METHOD
 from fsr.common.settings import ServiceSettings
 from fsr.common.transport import MESSAGE_BYTES
+from fsr.gateway.policy import BudgetText, MethodOptions, Policy, TokenCount, check_method_options
 
 __all__ = ["GatewaySettings"]
 
@@ -50,7 +52,28 @@ class GatewaySettings(ServiceSettings):
     )
     api_keys_file: Path | None = Field(
         None,
-        description="file with one API key a line and the models that it may use (none: all); read again when changed",
+        description="file of API keys, read again when it changes: YAML or TOML with policies (docs/policies.md), or "
+        "one key a line and the models that it may use",
+    )
+
+    default_budget: BudgetText = Field(
+        "auto",
+        description="budget of a request that sets none: visual tokens of each image (64), a share of them (0.11), "
+        "auto, or auto within bounds (auto:16..128)",
+    )
+    default_method: str = Field(
+        DEFAULT_METHOD, min_length=1, description="compression method of a request that names none"
+    )
+    default_options: MethodOptions = Field(
+        {}, description='options of the default method as JSON, such as {"rho": 0.7}; a request may set others'
+    )
+    min_tokens: TokenCount = Field(
+        0, description="fewest visual tokens of an image that a budget may ask for; 0: no limit"
+    )
+    max_tokens: TokenCount = Field(
+        0,
+        description="most visual tokens of an image that a budget may ask for; 0: no limit. The length of answers is a "
+        "request's own max_tokens",
     )
 
     max_requests: int = Field(64, ge=1, description="most requests in flight; further ones are refused")
@@ -124,6 +147,8 @@ class GatewaySettings(ServiceSettings):
                 raise ValueError(f"{value!r} is no address; write host:port or dns:///name:port")
         return values
 
+    _check_options = field_validator("default_options")(check_method_options)
+
     @field_validator("tls_cert", "tls_key", "tls_client_ca", "api_keys_file")
     @classmethod
     def _readable(cls, value: Path | None) -> Path | None:
@@ -138,3 +163,13 @@ class GatewaySettings(ServiceSettings):
         if self.tls_client_ca is not None and self.tls_cert is None:
             raise ValueError("tls_client_ca: needs tls_cert and tls_key")
         return self
+
+    @model_validator(mode="after")
+    def _policy_is_possible(self) -> Self:
+        self.policy.check()
+        return self
+
+    @property
+    def policy(self) -> Policy:
+        """What applies to requests unless the file of keys says something else of their key or model."""
+        return Policy(**{name: getattr(self, name) for name in Policy.model_fields})

@@ -106,7 +106,7 @@ class Stopwatch:
 
 def count_images(metrics: Metrics, model: str, method: str, encoded: encoder_pb2.EncodeResponse) -> None:
     """Counts tokens in, kept by stage, merged, dropped, and the share kept, image by image."""
-    by = (model, method or DEFAULT_METHOD)
+    by = (model, method)
     for counts in map(count_tokens, encoded.images):
         metrics.tokens_in.labels(*by).inc(counts.source)
         for stage, kept in counts.kept_by_stage.items():
@@ -124,13 +124,12 @@ def count_images(metrics: Metrics, model: str, method: str, encoded: encoder_pb2
 def count_usage(
     metrics: Metrics,
     model: str,
-    method: str,
     usage: pb.Usage,
     cost: types_pb2.CostModel,
     seconds: Mapping[str, float],
 ) -> None:
     """Counts what a complete answer took and saved, and its seconds by stage."""
-    by, length = (model, method or DEFAULT_METHOD), usage.prompt_tokens
+    by, length = (model, usage.method or DEFAULT_METHOD), usage.prompt_tokens
     metrics.kv.labels(*by).inc(cost.kv_bytes_per_token * (length + usage.completion_tokens))
     metrics.flops.labels(*by).inc(_prefill_flops(cost, length))
     metrics.wire.labels(*by).inc(usage.wire_bytes)

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from math import isfinite
 
-from fsr.common.errors import InvalidRequest
+from fsr.common.errors import Failed, InvalidRequest
 from fsr.common.sampling_limits import check_sampling
 from fsr.gateway.settings import GatewaySettings
 from fsr.v1 import gateway_pb2, types_pb2
 
-__all__ = ["check_compress", "check_generate", "check_method"]
+__all__ = ["check_compress", "check_default_method", "check_generate", "check_method"]
 
 _ROLES = {types_pb2.ROLE_SYSTEM, types_pb2.ROLE_USER, types_pb2.ROLE_ASSISTANT}
 
@@ -41,10 +41,8 @@ def check_compress(request: gateway_pb2.CompressRequest, settings: GatewaySettin
 
 
 def _check_budget(budget: types_pb2.Budget) -> None:
-    """Raises InvalidRequest."""
+    """Raises InvalidRequest. A budget without a kind is open: the policy chooses."""
     kind = budget.WhichOneof("kind")
-    if kind is None:
-        raise InvalidRequest("budget: is not set; give tokens, keep_ratio or auto")
     if budget.spread not in types_pb2.Spread.values():
         raise InvalidRequest(f"budget.spread: {budget.spread} is unknown; use even or free")
     if kind == "tokens" and budget.tokens < 1:
@@ -90,6 +88,13 @@ def check_method(method: types_pb2.Method, offered: Sequence[str]) -> None:
     """Raises InvalidRequest, which lists the methods, if the request names another one."""
     if method.name and offered and method.name not in offered:
         raise InvalidRequest(f"method.name: {method.name!r} is unknown; choose one of {', '.join(offered)}")
+
+
+def check_default_method(method: types_pb2.Method, offered: Sequence[str]) -> None:
+    """Raises Failed if no encoder has the method, which the policy has chosen: callers' own are checked before."""
+    if offered and method.name not in offered:
+        reason = f"the policy's default {method.name!r} is no method of this model"
+        raise Failed(f"method.name: {reason}; name one of {', '.join(offered)}, and tell whoever runs the gateway")
 
 
 def _check_messages(messages: Sequence[types_pb2.Message], images: int, settings: GatewaySettings) -> str:

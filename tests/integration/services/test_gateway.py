@@ -143,6 +143,40 @@ def test_a_port_in_use_is_one_clear_line(option):
     assert done.stderr.splitlines()[-1].startswith(f"error: {option}: ") and "in use" in done.stderr.splitlines()[-1]
 
 
+@pytest.mark.parametrize(
+    ("name", "text", "flags", "says"),
+    [
+        ("keys.yaml", "keys: [{kee: a}]", (), "error: --api-keys-file: {}: keys[0].kee: is no field here; use key, "),
+        (
+            "keys.yaml",
+            "policies: {m: {max_tokens: 3}}",
+            ("--min-tokens", "9"),
+            "error: --api-keys-file: {}: policies.m: ",
+        ),
+        (
+            "keys",
+            "a",
+            ("--min-tokens", "9", "--max-tokens", "3"),
+            "error: max_tokens: 3 is below min_tokens 9; raise it",
+        ),
+        (
+            "keys",
+            "a",
+            ("--default-budget", "few"),
+            "error: --default-budget: 'few' is no budget; write tokens (64), a ",
+        ),
+    ],
+)
+def test_policy_with_a_mistake_ends_the_gateway_with_one_clear_line(tmp_path, name, text, flags, says):
+    file = tmp_path / name
+    file.write_text(text)
+    command = [sys.executable, "-m", "fsr.gateway", *NOWHERE, "--port", "0", "--metrics-port", "0"]
+    done = subprocess.run([*command, "--api-keys-file", str(file), *flags], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 1 and errors[0].startswith(says.format(file))
+
+
 def test_keys(gateways):
     assert models(gateways["keys"], api_key="open-sesame") == []
     for wrong, says in ((None, "no API key; send"), ("sesame", "the API key is unknown; check it")):
@@ -273,7 +307,6 @@ SHOWN_AGAIN = types_pb2.Message(role=types_pb2.ROLE_USER, parts=[types_pb2.Part(
         ({"images": [types_pb2.Image(frames=[b"x" * 40_001])]}, r"images\[0\]\.frames\[0\]: 40001 bytes exceed 40000"),
         ({"images": [types_pb2.Image(data=b"x" * 31_000)] * 2}, "images: 62000 bytes together exceed 60000"),
         ({"images": [types_pb2.Image(frames=[b"x"], frames_per_second=-1)]}, r"images\[0\]\.frames_per_second: -1"),
-        ({"budget": types_pb2.Budget()}, "budget: is not set"),
         ({"budget": types_pb2.Budget(tokens=0)}, "budget.tokens"),
         ({"budget": types_pb2.Budget(keep_ratio=float("nan"))}, "budget.keep_ratio"),
         ({"budget": types_pb2.Budget(auto=types_pb2.AutoBudget(min_tokens=9, max_tokens=3))}, "budget.auto"),

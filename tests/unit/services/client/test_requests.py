@@ -64,8 +64,8 @@ def test_options_that_are_left_out_keep_their_defaults():
     question, passage = generate_request(b"x", "?"), compress_request(b"x", "?")
     assert question.sampling == types_pb2.Sampling() and not passage.explain
     for request in (question, passage):
-        assert request.budget.WhichOneof("kind") == "auto" and request.budget.spread == types_pb2.SPREAD_EVEN
-        assert (request.method.name, request.model, request.wire_dtype) == ("fsr", "", types_pb2.DTYPE_UNSPECIFIED)
+        assert request.budget == types_pb2.Budget(spread=types_pb2.SPREAD_EVEN), "open: the policy chooses"
+        assert (request.method.name, request.model, request.wire_dtype) == ("", "", types_pb2.DTYPE_UNSPECIFIED)
 
 
 def test_numpy_numbers_are_budgets_too():

@@ -6,6 +6,7 @@ import pytest
 
 from fsr.common.errors import Expired, InvalidRequest
 from fsr.encoder.cache import cache_key
+from fsr.v1 import types_pb2
 from fsr_core.backbones import load_encoder
 from helpers import checkpoints
 from helpers.benches import SIZES
@@ -31,6 +32,40 @@ def test_batch_when_one_job_is_wrong_then_the_others_succeed(bench, tmp_path):
     assert len(first.kept) == len(last.kept) == 9
     assert isinstance(wrong, InvalidRequest) and "instruction: has no words" in str(wrong)
     assert batches == [1, 1]
+
+
+def test_batch_when_a_share_is_out_of_the_policy_s_bounds_then_only_its_job_is_refused(bench):
+    """The batch runs once: the tower's work for the others is not done again."""
+    batches = []
+    pipeline = pipeline_of(bench("llava").encoder, on_batch=lambda size, *seconds: batches.append(size))
+    share, bounds = types_pb2.Budget(keep_ratio=1.0), types_pb2.TokenBounds(max_tokens=4)
+    requests = [
+        request_of(image_of(SIZES[0])),
+        request_of(image_of(SIZES[0]), budget_message=share, bounds=bounds),
+        request_of(
+            image_of(SIZES[0]), budget_message=share, bounds=bounds, budget_chosen_by=types_pb2.CHOSEN_BY_POLICY
+        ),
+    ]
+    first, refused, narrowed = pipeline.run_batch(jobs_of(pipeline, *requests))
+    assert len(first.kept) == 9 and len(narrowed.kept) == 4 and batches == [3]
+    with pytest.raises(InvalidRequest, match=r"1 of \d+ tokens are \d+, more than 4, the most that the policy allows"):
+        raise refused
+
+
+def test_share_when_a_picture_has_tiles_is_of_all_its_tokens(bench):
+    """Each picture of a request has its own number of tokens, and one that is out of bounds refuses the request."""
+    pipeline, share = pipeline_of(bench("llava_next").encoder), types_pb2.Budget(keep_ratio=0.5)
+    counts = [image.source_tokens for image in answer(pipeline, request_of(*map(image_of, SIZES))).images]
+    halves = [int(count / 2 + 0.5) for count in counts]
+    within = request_of(
+        *map(image_of, SIZES), budget_message=share, bounds=types_pb2.TokenBounds(max_tokens=max(halves))
+    )
+    assert [len(image.index) for image in answer(pipeline, within).images] == halves
+    beyond = request_of(*map(image_of, SIZES), budget_message=share, bounds=types_pb2.TokenBounds(max_tokens=8))
+    with pytest.raises(InvalidRequest, match=rf"0\.5 of {counts[0]} tokens are {halves[0]}, more than 8"):
+        answer(pipeline, beyond)
+    beyond.budget_chosen_by = types_pb2.CHOSEN_BY_POLICY
+    assert [len(image.index) for image in answer(pipeline, beyond).images] == [8, 8]
 
 
 def test_batch_when_a_deadline_has_passed_then_that_job_is_not_run(bench):

@@ -1,4 +1,7 @@
+import os
+
 import pytest
+from structlog.testing import capture_logs
 
 from fsr.common.errors import Forbidden, Unauthenticated
 from fsr.gateway.auth import ANYBODY, ApiKeys
@@ -27,7 +30,7 @@ def test_caller_when_its_key_names_models_may_use_only_these(keys):
 
 
 def test_caller_when_no_keys_are_required_is_anybody():
-    assert ApiKeys([], None).caller_of("") is ANYBODY
+    assert ApiKeys([], None).caller_of("") == ANYBODY
 
 
 @pytest.mark.parametrize(
@@ -48,3 +51,37 @@ def test_keys_when_their_file_changes_are_read_again_and_when_it_goes_are_kept(k
     file.unlink()
     known.refresh()
     known.caller_of("Bearer delta")
+
+
+def test_keys_when_a_symbolic_link_leads_to_another_file_are_read_again(tmp_path):
+    """As Kubernetes changes a mounted Secret; both files have the same size and time."""
+    for version, key in (("one", "alpha"), ("two", "gamma")):
+        (tmp_path / version).mkdir()
+        (tmp_path / version / "keys.yaml").write_text(f"keys: [{{key: {key}}}]")
+        os.utime(tmp_path / version / "keys.yaml", ns=(0, 0))
+    (tmp_path / "..data").symlink_to("one")
+    (tmp_path / "keys.yaml").symlink_to("..data/keys.yaml")
+    known = ApiKeys([], tmp_path / "keys.yaml")
+    known.caller_of("Bearer alpha")
+    (tmp_path / "..new").symlink_to("two")
+    (tmp_path / "..new").rename(tmp_path / "..data")
+    known.refresh()
+    known.caller_of("Bearer gamma")
+    with pytest.raises(Unauthenticated):
+        known.caller_of("Bearer alpha")
+
+
+def test_keys_when_a_new_version_is_broken_stay_and_one_line_says_why(tmp_path):
+    file = tmp_path / "keys.yaml"
+    file.write_text("keys: [{key: alpha}]")
+    known = ApiKeys([], file)
+    file.write_text("keys: [{kee: beta}]")
+    with capture_logs() as lines:
+        for _ in range(3):
+            known.refresh()
+    (line,) = lines
+    assert (line["log_level"], line["file"]) == ("error", str(file)) and "keys[0].kee: is no field" in line["reason"]
+    known.caller_of("Bearer alpha")
+    file.write_text("keys: [{key: beta}]")
+    known.refresh()
+    known.caller_of("Bearer beta")

@@ -208,7 +208,7 @@ async def run_a_canary(pools, policy):
     """To its end; how it ended."""
     canary = Canary(pools, policy.metrics, policy.settings)
     few = types_pb2.CompressedImage(index=[0], source_tokens=2)
-    request = encoder_pb2.EncodeRequest(images=[types_pb2.Image(data=b"x")])
+    request = encoder_pb2.EncodeRequest(images=[types_pb2.Image(data=b"x")], method=types_pb2.Method(name="fsr"))
     encoded = encoder_pb2.EncodeResponse(images=[few])
     canary.consider("m", request, decoder_pb2.DecodeRequest(), encoded, [])
     async with asyncio.timeout(30):

@@ -31,6 +31,6 @@ def test_stages_when_several_decoders_answered_add_up_to_the_total(messages, end
 
 def test_time_per_output_token_is_by_the_caller_s_clock():
     metrics, usage = Metrics(), gateway_pb2.Usage(completion_tokens=10)
-    count_usage(metrics, "m", "", usage, types_pb2.CostModel(), {"ttft": 2.5, "total": 11.5, "decode": 2.0})
+    count_usage(metrics, "m", usage, types_pb2.CostModel(), {"ttft": 2.5, "total": 11.5, "decode": 2.0})
     name = "fsr_time_per_output_token_seconds_sum"
     assert metrics.registry.get_sample_value(name, {"model": "m"}) == 1.0
