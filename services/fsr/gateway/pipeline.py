@@ -61,7 +61,6 @@ class Pipeline:
         validation.check_compress(request, self._settings)
         model = self._model(request.model, request.method, context.caller)
         encode_request = self._encode_request(request, request.instruction, context)
-        encode_request.explain = request.explain
         encoded = await self._encode(model, encode_request, context)
         return pb.CompressResponse(
             request_id=context.record.request_id, fingerprint=encoded.fingerprint, images=encoded.images
@@ -77,7 +76,6 @@ class Pipeline:
         encoded = encoder_pb2.EncodeResponse()
         if request.images:
             encode_request = self._encode_request(request, instruction, context)
-            encode_request.explain = request.explain
             encoded = await self._encode(model, encode_request, context)
         explained = _explained(encoded.images) if request.explain else []
         decode_request = self._decode_request(request, encoded, context)
@@ -137,6 +135,7 @@ class Pipeline:
             budget=request.budget,
             method=request.method,
             wire_dtype=request.wire_dtype or _WIRE_DTYPES[self._settings.wire_dtype],
+            explain=request.explain,
         )
 
     @staticmethod
@@ -168,7 +167,7 @@ def _explained(images: Iterable[types_pb2.CompressedImage]) -> list[types_pb2.Co
                 focus_count=image.focus_count,
                 focus_wanted=image.focus_wanted,
                 merged_count=image.merged_count,
-                explanation=image.explanation,
+                explanation=image.explanation if image.HasField("explanation") else None,
                 video=image.video,
                 step_seconds=image.step_seconds,
             )
