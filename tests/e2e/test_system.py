@@ -92,10 +92,28 @@ def test_features_travel_in_the_format_that_was_asked_for(client, wire, bytes_a_
 
 
 def test_tokens_and_their_probabilities_come_along(client):
-    answer = client.ask(png(3), "Is there a red star?", budget=16, logprobs=True)
+    answer = client.ask(png(3), "Is there a red star?", budget=16, logprobs=True, top_logprobs=3)
     assert len(answer.token_ids) == len(answer.logprobs) == answer.usage.completion_tokens
     assert all(value <= 0 for value in answer.logprobs)
+    chosen = [choice.token for choice in answer.token_choices]
+    assert [(one.id, one.logprob) for one in chosen] == list(zip(answer.token_ids, answer.logprobs, strict=True))
+    assert b"".join(one.text for one in chosen).decode() == answer.text
+    assert all(len(choice.top) == 3 and choice.top[0] == choice.token for choice in answer.token_choices)
     assert answer.route.request_id == answer.usage.request_id and len(answer.route.decoders) == 1
+
+
+def test_an_answer_comes_with_the_explanation_that_a_compression_gives(client):
+    """For each picture, and with the first piece of the stream; an answer without the option has none."""
+    two, question = [png(3), png(4)], "Is there a red star?"
+    chunks = list(client.stream(two, question, budget=16, explain=True))
+    assert not any(chunk.images for chunk in chunks[1:])
+    for image, whole in zip(
+        chunks[0].images, client.compress(two, question, budget=16, explain=True).images, strict=True
+    ):
+        assert image.explanation == whole.explanation and image.index == whole.index and len(image.index) == 16
+        assert (image.source_tokens, image.focus_count) == (whole.source_tokens, whole.focus_count)
+    assert client.ask(two, question, budget=16, explain=True).images == chunks[0].images
+    assert client.ask(two, question, budget=16).images == ()
 
 
 def whole_lines(text: str) -> Iterator[str]:
@@ -182,6 +200,7 @@ def test_methods_and_options_change_the_choice(client):
         ({"images": huge()}, InvalidRequestError, r"images\[0\]\.data: 8000 x 6000 is more than .* scale it down"),
         ({"images": [png(1), b"\xff\xd8\xff\xe0"]}, InvalidRequestError, r"images\[1\]\.data"),
         ({"wire_dtype": "fp8"}, InvalidRequestError, "wire_dtype"),
+        ({"logprobs": True, "top_logprobs": 21}, InvalidRequestError, r"sampling\.top_logprobs: 21 is outside"),
     ],
 )
 def test_bad_input_is_named(client, arguments, error, says):
@@ -248,6 +267,13 @@ def test_the_command(system, tmp_path):
     assert told["usage"]["visual_tokens_kept"] == 16
     table = fsr("ask", str(picture), question, *at).stdout
     assert "144 -> 16" in table and told["answer"] in table
+    more = ("--top-logprobs", "2", "--explain")
+    described = json.loads(fsr("ask", str(picture), question, *at, *more, "--json").stdout)
+    assert len(described["images"][0]["index"]) == 16 and len(described["images"][0]["explanation"]["priority"]) == 144
+    assert bytes(b for token in described["tokens"] for b in token["bytes"]).decode().strip() == told["answer"]
+    assert all(len(token["top"]) == 2 for token in described["tokens"])
+    table = fsr("ask", str(picture), question, *at, *more).stdout
+    assert "likeliest at its place" in table and "picture 1" in table and "focus" in table
     kept = json.loads(fsr("explain", str(picture), question, *at, "-o", str(why), "--json").stdout)
     assert kept["kept"] == 16 and why.read_bytes().startswith(b"\x89PNG")
     for wrong in (

@@ -209,6 +209,22 @@ class Ask:
             )
         return out[0, ids.shape[1] :].tolist()
 
+    def generate_logits(self, count):
+        """``[count, vocabulary]``: what the library's greedy decoding takes each token from."""
+        ids = self.prompt.token_ids.unsqueeze(0)
+        with torch.inference_mode():
+            out = self.model.model.generate(
+                input_ids=ids,
+                inputs_embeds=self.prompt.inputs_embeds.unsqueeze(0),
+                attention_mask=torch.ones_like(ids),
+                max_new_tokens=count,
+                do_sample=False,
+                eos_token_id=None,
+                output_logits=True,
+                return_dict_in_generate=True,
+            )
+        return torch.cat(out.logits)
+
     def log_probabilities(self, answer):
         """Of every token of the vocabulary at every place of the prompt and of this answer, by the library's model."""
         if self.prompt.position_ids is not None:

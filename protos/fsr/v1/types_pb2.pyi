@@ -452,7 +452,9 @@ class TokenLogprob(_message.Message):
     id: _builtins.int
     """Id of the token."""
     text: _builtins.bytes
-    """Its text in UTF-8. A token may hold a part of a character only."""
+    """What it adds to the text, in UTF-8: it may be a part of a character, and it is nothing for a special token. Joined,
+    the texts of an answer's tokens are its text, and go on behind it if a stop string has ended it.
+    """
     logprob: _builtins.float
     """The natural logarithm of its probability before temperature, penalty and truncation."""
     def __init__(

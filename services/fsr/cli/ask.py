@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -13,8 +13,10 @@ from rich.console import Console
 from fsr.cli import options
 from fsr.cli.connection import Connection, connects
 from fsr.cli.terminal import fail
+from fsr.cli.token_table import token_objects, token_table
 from fsr.cli.usage_table import usage_table
 from fsr.client.errors import ClientError
+from fsr.client.types import Chunk
 
 __all__ = ["ask"]
 
@@ -31,6 +33,11 @@ def ask(
     method: options.MethodName = "",
     max_tokens: Annotated[int, typer.Option(min=1, help="most tokens of the answer")] = 64,
     temperature: Annotated[float, typer.Option(help="sampling temperature; 0 is greedy")] = 0.0,
+    top_logprobs: Annotated[
+        int | None,
+        typer.Option(min=0, max=20, help="print the probability of each token, and so many of the likeliest instead"),
+    ] = None,
+    explain: Annotated[bool, typer.Option("--explain", help="say how the tokens of each picture were chosen")] = False,
     timeout: options.Timeout = 60.0,
     as_json: options.AsJson = False,
 ) -> None:
@@ -40,30 +47,39 @@ def ask(
 
     example: mkdir frames && ffmpeg -i clip.mp4 -vf fps=2 frames/%05d.png && fsr ask frames "What happens?" --fps 2
     """
-    texts: list[str] = []
-    usage = None
+    chunks: list[Chunk] = []
     try:
         choice = options.compression_choice(budget, spread, model, method)
         with connection.open() as client:
-            chunks = client.stream(
+            stream = client.stream(
                 options.media_sources(images, fps),
                 question,
                 timeout=timeout,
                 max_tokens=max_tokens,
                 temperature=temperature,
+                logprobs=top_logprobs is not None,
+                top_logprobs=top_logprobs or 0,
+                explain=explain,
                 **choice,
             )
-            for chunk in chunks:
+            for chunk in stream:
                 if not as_json:
-                    print(chunk.text if texts else chunk.text.lstrip(), end="", flush=True)
-                texts.append(chunk.text)
-                usage = chunk.usage
+                    print(chunk.text if chunks else chunk.text.lstrip(), end="", flush=True)
+                chunks.append(chunk)
     except ClientError as error:
         fail(error)
+    usage = chunks[-1].usage if chunks else None
     if usage is None:
         fail("the gateway ended its stream early; see its logs")
+    kept = [image for chunk in chunks for image in chunk.images]
+    choices = [choice for chunk in chunks for choice in chunk.token_choices]
     if as_json:
-        print(json.dumps({"answer": "".join(texts).strip(), "usage": asdict(usage)}))
+        answer: dict[str, Any] = {"answer": "".join(chunk.text for chunk in chunks).strip(), "usage": asdict(usage)}
+        answer |= {"images": [asdict(image) for image in kept]} if explain else {}
+        answer |= {"tokens": token_objects(choices)} if top_logprobs is not None else {}
+        print(json.dumps(answer))
     else:
         print("\n")
-        Console().print(usage_table(usage))
+        Console().print(usage_table(usage, kept))
+        if choices:
+            Console().print("\n", token_table(choices))

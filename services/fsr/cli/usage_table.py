@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from rich.table import Table
 
-from fsr.client.types import Compression, Usage
+from fsr.client.types import Compression, KeptTokens, Usage
 
 __all__ = ["applied", "usage_table"]
 
 _WHO = {"request": "asked for", "policy": "the gateway's default"}
 
 
-def usage_table(usage: Usage) -> Table:
-    """One row for each figure."""
+def usage_table(usage: Usage, images: Sequence[KeptTokens] = ()) -> Table:
+    """One row for each figure, and for each picture or video whose tokens are explained."""
     share = usage.visual_tokens_kept / usage.visual_tokens_in if usage.visual_tokens_in else 1
     table = Table(show_header=False, box=None, pad_edge=False)
     table.add_row("visual tokens", f"{usage.visual_tokens_in} -> {usage.visual_tokens_kept}  ({share:.1%} kept)")
@@ -22,6 +24,9 @@ def usage_table(usage: Usage) -> Table:
     table.add_row("KV cache saved", _size(usage.kv_bytes_saved))
     table.add_row("on the wire", f"{_size(usage.wire_bytes)} sent, {_size(usage.wire_bytes_saved)} saved")
     table.add_row("prefill saved", f"{usage.prefill_flops_saved / 1e9:.2f} GFLOP")
+    for number, image in enumerate(images, 1):
+        scan = len(image.index) - image.focus_count
+        table.add_row(f"picture {number}", f"{image.focus_count} focus, {scan} scan, {image.merged_count} merged")
     return table
 
 

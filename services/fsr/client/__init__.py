@@ -22,7 +22,18 @@ from fsr.client.errors import (
 from fsr.client.media import Video
 from fsr.client.requests import CompressOptions, GenerateOptions
 from fsr.client.sync import Client
-from fsr.client.types import Answer, Chunk, Compression, Explanation, ImageTokens, Route, Usage
+from fsr.client.types import (
+    Answer,
+    Chunk,
+    Compression,
+    Explanation,
+    ImageTokens,
+    KeptTokens,
+    Route,
+    TokenChoice,
+    TokenLogprob,
+    Usage,
+)
 
 __all__ = [
     "Answer",
@@ -40,11 +51,14 @@ __all__ = [
     "GenerateOptions",
     "ImageTokens",
     "InvalidRequestError",
+    "KeptTokens",
     "NotFoundError",
     "OverloadedError",
     "Route",
     "ServerError",
     "Tls",
+    "TokenChoice",
+    "TokenLogprob",
     "UnavailableError",
     "Usage",
     "Video",

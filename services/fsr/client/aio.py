@@ -14,7 +14,7 @@ from fsr.client.channel import Tls, open_channel
 from fsr.client.errors import InvalidRequestError, ServerError, from_rpc
 from fsr.client.media import ImageSource
 from fsr.client.requests import CompressOptions, GenerateOptions, compress_request, generate_request
-from fsr.client.types import Answer, Chunk, Compression, Route, Usage
+from fsr.client.types import Answer, Chunk, Compression, KeptTokens, Route, TokenChoice, Usage
 from fsr.common.transport import MESSAGE_BYTES
 from fsr.v1 import decoder_pb2, gateway_pb2, gateway_pb2_grpc
 
@@ -75,7 +75,13 @@ class AsyncClient:
         call = self._stub.Generate(request, timeout=timeout, metadata=self._metadata)
         try:
             async for message in call:
-                chunk = Chunk(text=message.text, token_ids=tuple(message.token_ids), logprobs=tuple(message.logprobs))
+                chunk = Chunk(
+                    text=message.text,
+                    token_ids=tuple(message.token_ids),
+                    logprobs=tuple(message.logprobs),
+                    token_choices=tuple(TokenChoice.of(choice) for choice in message.token_choices),
+                    images=tuple(KeptTokens.of(image) for image in message.images),
+                )
                 reason = _REASONS.get(message.finish_reason)
                 if reason is not None:
                     route = Route.of(await call.trailing_metadata())
@@ -103,6 +109,8 @@ class AsyncClient:
             text="".join(chunk.text for chunk in chunks),
             token_ids=tuple(token for chunk in chunks for token in chunk.token_ids),
             logprobs=tuple(value for chunk in chunks for value in chunk.logprobs),
+            token_choices=tuple(choice for chunk in chunks for choice in chunk.token_choices),
+            images=tuple(image for chunk in chunks for image in chunk.images),
             finish_reason=last.finish_reason,
             usage=last.usage,
             route=last.route,

@@ -67,12 +67,17 @@ class SamplingOptions(TypedDict, total=False):
     stop: Sequence[str]
     #: Go on after an end-of-sequence token until `max_tokens`.
     ignore_eos: bool
-    #: Return the log probability of each token.
+    #: Return the log probability and the text of each token.
     logprobs: bool
+    #: With `logprobs`: return so many of the likeliest tokens at each place of the answer; at most 20.
+    top_logprobs: int
 
 
 class GenerateOptions(CompressionOptions, SamplingOptions, total=False):
-    """Options of a question: `CompressionOptions` and `SamplingOptions`."""
+    """Options of a question: `CompressionOptions`, `SamplingOptions` and `explain`."""
+
+    #: Return which tokens of each picture and video were kept, and why, as `images` of the answer.
+    explain: bool
 
 
 class CompressOptions(CompressionOptions, total=False):
@@ -97,6 +102,7 @@ def generate_request(
             images=pictures,
             messages=[types_pb2.Message(role=types_pb2.ROLE_USER, parts=parts)],
             sampling=_sampling(options),
+            explain=options.get("explain", False),
             **_compression(options),
         )
 

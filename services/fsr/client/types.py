@@ -4,13 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 from fsr.common.budget_text import budget_text
 from fsr.common.transport import DECODERS, ENCODERS, REQUEST_ID
 from fsr.v1 import gateway_pb2, types_pb2
 
-__all__ = ["Answer", "ChosenBy", "Chunk", "Compression", "Explanation", "ImageTokens", "Route", "Usage"]
+__all__ = [
+    "Answer",
+    "ChosenBy",
+    "Chunk",
+    "Compression",
+    "Explanation",
+    "ImageTokens",
+    "KeptTokens",
+    "Route",
+    "TokenChoice",
+    "TokenLogprob",
+    "Usage",
+]
 
 ChosenBy = Literal["request", "policy", ""]
 
@@ -88,11 +100,17 @@ class Usage:
 
 @dataclass(frozen=True, kw_only=True)
 class Chunk:
-    """A piece of an answer. The last piece has `finish_reason` ("stop" or "length"), `usage` and `route`."""
+    """A piece of an answer. The last piece has `finish_reason` ("stop" or "length"), `usage` and `route`.
+
+    With `logprobs` there is one of `logprobs` and of `token_choices` for each of `token_ids`. A token's text may come
+    with a later piece. With `explain` the first piece has `images`, one for each picture and video.
+    """
 
     text: str
     token_ids: tuple[int, ...] = ()
     logprobs: tuple[float, ...] = ()
+    token_choices: tuple[TokenChoice, ...] = ()
+    images: tuple[KeptTokens, ...] = ()
     finish_reason: str | None = None
     usage: Usage | None = None
     route: Route | None = None
@@ -100,14 +118,48 @@ class Chunk:
 
 @dataclass(frozen=True, kw_only=True)
 class Answer:
-    """A whole answer."""
+    """A whole answer, with what its pieces have; see `Chunk`.
+
+    The texts of `token_choices`, joined, are `text` in UTF-8, and go on behind it if a stop string has ended it.
+    """
 
     text: str
     token_ids: tuple[int, ...]
     logprobs: tuple[float, ...]
+    token_choices: tuple[TokenChoice, ...]
+    images: tuple[KeptTokens, ...]
     finish_reason: str
     usage: Usage
     route: Route | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenLogprob:
+    """A token, its text, and the natural logarithm of its probability, before temperature, penalty and truncation.
+
+    `text` is what the token adds to the answer, in UTF-8; it may end or begin within a character. It is empty for a
+    special token, such as the end of the sequence.
+    """
+
+    id: int
+    text: bytes
+    logprob: float
+
+    @classmethod
+    def of(cls, message: types_pb2.TokenLogprob) -> TokenLogprob:
+        return cls(id=message.id, text=message.text, logprob=message.logprob)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenChoice:
+    """A token of an answer, and the likeliest tokens at its place, likeliest first."""
+
+    token: TokenLogprob
+    top: tuple[TokenLogprob, ...]
+
+    @classmethod
+    def of(cls, message: types_pb2.TokenChoice) -> TokenChoice:
+        return cls(token=TokenLogprob.of(message.token), top=tuple(TokenLogprob.of(one) for one in message.top))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -146,7 +198,40 @@ def _box(crop: types_pb2.Crop) -> tuple[float, float, float, float]:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ImageTokens:
+class KeptTokens:
+    """Which tokens of one picture or video were kept, by source index, and why if an explanation was asked for.
+
+    `focus_wanted` is the size of the focus set before the budget limits it. `step_seconds` is the time of each step of
+    a video.
+    """
+
+    index: tuple[int, ...]
+    source_tokens: int
+    focus_count: int
+    focus_wanted: int
+    merged_count: int
+    step_seconds: tuple[float, ...]
+    explanation: Explanation | None
+
+    @classmethod
+    def of(cls, message: types_pb2.CompressedImage) -> Self:
+        return cls(**cls._fields(message))
+
+    @classmethod
+    def _fields(cls, message: types_pb2.CompressedImage) -> dict[str, Any]:
+        return {
+            "index": tuple(message.index),
+            "source_tokens": message.source_tokens,
+            "focus_count": message.focus_count,
+            "focus_wanted": message.focus_wanted,
+            "merged_count": message.merged_count,
+            "step_seconds": tuple(message.step_seconds),
+            "explanation": Explanation.of(message.explanation) if message.HasField("explanation") else None,
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageTokens(KeptTokens):
     """The kept tokens of one picture or video.
 
     `features` holds the raw little-endian bytes of `shape` [rows, D] in `dtype`, with `scales` if that is int8. Its
@@ -163,34 +248,20 @@ class ImageTokens:
     positions: tuple[tuple[int, int, int], ...]
     grid: tuple[int, int, int] | None
     deepstack: tuple[tuple[bytes, bytes], ...]
-    step_seconds: tuple[float, ...]
-    index: tuple[int, ...]
-    source_tokens: int
-    focus_count: int
-    focus_wanted: int
-    merged_count: int
-    explanation: Explanation | None
 
     @classmethod
-    def of(cls, message: types_pb2.CompressedImage) -> ImageTokens:
+    def _fields(cls, message: types_pb2.CompressedImage) -> dict[str, Any]:
         features, grid = message.features, message.grid
-        return cls(
-            features=features.data,
-            scales=features.scales,
-            shape=tuple(features.shape),
-            dtype=types_pb2.Dtype.Name(features.dtype).removeprefix("DTYPE_").lower(),
-            newlines=tuple(message.newlines),
-            positions=tuple(zip(*[iter(message.positions)] * 3, strict=True)),
-            grid=(grid.steps, grid.rows, grid.columns) if message.HasField("grid") else None,
-            deepstack=tuple((layer.data, layer.scales) for layer in message.deepstack),
-            step_seconds=tuple(message.step_seconds),
-            index=tuple(message.index),
-            source_tokens=message.source_tokens,
-            focus_count=message.focus_count,
-            focus_wanted=message.focus_wanted,
-            merged_count=message.merged_count,
-            explanation=Explanation.of(message.explanation) if message.HasField("explanation") else None,
-        )
+        return super()._fields(message) | {
+            "features": features.data,
+            "scales": features.scales,
+            "shape": tuple(features.shape),
+            "dtype": types_pb2.Dtype.Name(features.dtype).removeprefix("DTYPE_").lower(),
+            "newlines": tuple(message.newlines),
+            "positions": tuple(zip(*[iter(message.positions)] * 3, strict=True)),
+            "grid": (grid.steps, grid.rows, grid.columns) if message.HasField("grid") else None,
+            "deepstack": tuple((layer.data, layer.scales) for layer in message.deepstack),
+        }
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,7 +7,9 @@ from math import isfinite
 from fsr.common.errors import InvalidRequest
 from fsr.v1 import types_pb2
 
-__all__ = ["check_sampling"]
+__all__ = ["MAX_TOP_LOGPROBS", "check_sampling"]
+
+MAX_TOP_LOGPROBS = 20  # tokens at each place of an answer, as in OpenAI's API
 
 _MAX_STOPS = 16  # stop strings of a request
 _MAX_STOP_CHARACTERS = 256  # of each: a decoder compares the end of the answer with it at every token
@@ -33,6 +35,12 @@ def check_sampling(sampling: types_pb2.Sampling) -> None:
             raise InvalidRequest(f"sampling.{name}: {value} is outside {range_text}; {remedy}")
         if 0 < value < smallest:
             raise InvalidRequest(f"sampling.{name}: {value:.3g} is below 1e-6; {remedy}")
+    if not 0 <= sampling.top_logprobs <= MAX_TOP_LOGPROBS:
+        raise InvalidRequest(
+            f"sampling.top_logprobs: {sampling.top_logprobs} is outside [0, {MAX_TOP_LOGPROBS}]; ask for fewer tokens"
+        )
+    if sampling.top_logprobs and not sampling.logprobs:
+        raise InvalidRequest(f"sampling.top_logprobs: {sampling.top_logprobs} has no effect alone; set logprobs too")
     if len(sampling.stop) > _MAX_STOPS:
         raise InvalidRequest(f"sampling.stop: {len(sampling.stop)} strings are more than {_MAX_STOPS}; send fewer")
     for i, text in enumerate(sampling.stop):

@@ -7,7 +7,9 @@ import time
 from fsr.decoder.detokenizer import TextStream
 from fsr.decoder.engines.base import Generation, Token
 from fsr.decoder.metrics import Metrics
+from fsr.decoder.token_texts import TokenTexts
 from fsr.v1 import decoder_pb2 as pb
+from fsr.v1 import types_pb2
 from fsr_core.backbones import LanguageDecoder
 
 __all__ = ["AnswerWriter"]
@@ -16,8 +18,16 @@ __all__ = ["AnswerWriter"]
 class AnswerWriter:
     """Writes the messages of one answer, and observes its durations and token counts in the metrics."""
 
-    def __init__(self, generation: Generation, model: LanguageDecoder, metrics: Metrics, queue_seconds: float) -> None:
+    def __init__(
+        self,
+        generation: Generation,
+        model: LanguageDecoder,
+        token_texts: TokenTexts,
+        metrics: Metrics,
+        queue_seconds: float,
+    ) -> None:
         self._generation, self._model, self._metrics = generation, model, metrics
+        self._token_texts = token_texts
         self._first_token_at = 0.0
         prompt = generation.prompt
         metrics.tokens_in("text").inc(prompt.text_tokens)
@@ -31,6 +41,8 @@ class AnswerWriter:
         self._text = TextStream(model.tokenizer, generation.sampling.stop)
         for token in generation.emitted:
             self._text.push(token)
+        # Whether a token of the answer has added to its text. Nobody asks unless the caller wants log probabilities.
+        self._begun = generation.sampling.logprobs and any(token_texts.of(token) for token in generation.emitted)
 
     def complete_before(self) -> pb.DecodeResponse | None:
         """The only message, if the emitted tokens are a complete answer; else None."""
@@ -56,6 +68,7 @@ class AnswerWriter:
         message = pb.DecodeResponse(text=self._text.push(token.id), token_ids=[token.id])
         if token.logprob is not None:
             message.logprobs.append(token.logprob)
+            message.token_choices.append(self._choice(token, token.logprob))
         if token.last or self._text.stopped:
             by_length = token.by_length and not self._text.stopped
             message.text += self._text.finish()
@@ -63,6 +76,17 @@ class AnswerWriter:
             self._finish()
             message.stats.CopyFrom(self._stats)
         return message
+
+    def _choice(self, token: Token, logprob: float) -> types_pb2.TokenChoice:
+        """The token and the likeliest at its place, with their texts."""
+
+        def described(id_: int, logprob: float) -> types_pb2.TokenLogprob:
+            text = self._token_texts.of(id_, begins=not self._begun)
+            return types_pb2.TokenLogprob(id=id_, text=text, logprob=logprob)
+
+        choice = types_pb2.TokenChoice(token=described(token.id, logprob), top=[described(*one) for one in token.top])
+        self._begun = self._begun or bool(self._token_texts.of(token.id))
+        return choice
 
     def _count(self, token: Token) -> None:
         self._metrics.tokens_out.inc()

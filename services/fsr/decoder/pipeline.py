@@ -20,6 +20,7 @@ from fsr.decoder.metrics import Metrics
 from fsr.decoder.prompts import prompt_of, visual_rows
 from fsr.decoder.sampling import Sampling
 from fsr.decoder.settings import DecoderSettings
+from fsr.decoder.token_texts import TokenTexts
 from fsr.v1 import decoder_pb2 as pb
 from fsr.v1 import types_pb2
 from fsr_core.backbones import LanguageDecoder, Prompt
@@ -42,6 +43,7 @@ class DecodePipeline:
         self._model, self._engine, self._admission, self._draining = model, engine, admission, draining
         self._metrics, self._settings = metrics, settings
         self._cost = model.info.geometry.cost_model()
+        self._token_texts = TokenTexts(model.tokenizer)
 
     def describe(self) -> pb.DescribeDecoderResponse:
         """The model, what a token costs, and the load. Raises NotReady if the replica drains or its engine is dead."""
@@ -108,7 +110,7 @@ class DecodePipeline:
                 emitted=emitted,
                 cache_salt=request.cache_salt,
             )
-            writer = AnswerWriter(generation, self._model, self._metrics, queue_seconds)
+            writer = AnswerWriter(generation, self._model, self._token_texts, self._metrics, queue_seconds)
             complete = writer.complete_before()
             if complete is not None:
                 yield complete

@@ -23,6 +23,7 @@ class Sampling:
     repetition_penalty: float = 1.0
     ignore_eos: bool = False
     logprobs: bool = False
+    top_logprobs: int = 0
 
     @classmethod
     def of(cls, message: types_pb2.Sampling, default_max_tokens: int, random_seed: int) -> Sampling:
@@ -42,6 +43,7 @@ class Sampling:
             repetition_penalty=message.repetition_penalty or 1.0,
             ignore_eos=message.ignore_eos,
             logprobs=message.logprobs,
+            top_logprobs=message.top_logprobs,
         )
 
     @property

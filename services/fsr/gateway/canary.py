@@ -99,6 +99,7 @@ class Canary:
         uncompressed.CopyFrom(encode_request)
         uncompressed.budget.CopyFrom(types_pb2.Budget(keep_ratio=1.0))
         uncompressed.ClearField("bounds")  # of the caller's policy
+        uncompressed.explain = False  # nobody reads it, and it would go on to the decoder
         # So the logs of all services show which calls are the canary's.
         uncompressed.request_id = f"{encode_request.request_id}-canary"
         with structlog.contextvars.bound_contextvars(request_id=uncompressed.request_id):

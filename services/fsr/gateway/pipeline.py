@@ -198,7 +198,7 @@ def _explained(images: Iterable[types_pb2.CompressedImage]) -> list[types_pb2.Co
                 focus_count=image.focus_count,
                 focus_wanted=image.focus_wanted,
                 merged_count=image.merged_count,
-                explanation=image.explanation,
+                explanation=image.explanation if image.HasField("explanation") else None,
                 video=image.video,
                 step_seconds=image.step_seconds,
             )

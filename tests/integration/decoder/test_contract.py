@@ -76,6 +76,58 @@ def test_log_probabilities_are_the_models(replica, asks):
     assert not replica.decode(ask.with_(max_tokens=2))[0].logprobs
 
 
+def token_bytes(messages):
+    return b"".join(choice.token.text for message in messages for choice in message.token_choices)
+
+
+def test_likeliest_tokens_of_one_batch_are_the_models(replica, asks):
+    """Each request asks for another number, and samples in another way. The probabilities are those before that."""
+    ask, penalty = asks["few"], {"repetition_penalty": 1.8, "ignore_eos": True}
+    kinds = [(20, {"ignore_eos": True}), (3, WARM), (1, penalty), (0, WARM), (5, penalty | WARM)]
+    requests = [ask.with_(max_tokens=12, logprobs=True, top_logprobs=count, **kind) for count, kind in kinds]
+    with ThreadPoolExecutor(len(requests)) as pool:
+        answers = list(pool.map(replica.decode, requests))
+    for (count, kind), got in zip(kinds, answers, strict=True):
+        places = ask.log_probabilities(ids(got))[len(ask.prompt.token_ids) - 1 : -1]
+        for place, message in zip(places, got, strict=True):
+            (choice,) = message.token_choices
+            assert (choice.token.id, choice.token.logprob) == (message.token_ids[0], message.logprobs[0])
+            values = torch.tensor([one.logprob for one in choice.top])
+            assert torch.allclose(values, place.topk(count).values, atol=1e-3)
+            assert torch.allclose(values, place[[one.id for one in choice.top]], atol=1e-3)
+            assert values.tolist() == sorted(values.tolist(), reverse=True)
+            assert kind != {"ignore_eos": True} or choice.top[0] == choice.token
+        assert token_bytes(got).decode(errors="replace") == text(got)
+
+
+@TINY
+def test_likeliest_tokens_are_those_of_generate(replica, asks):
+    for ask in (asks["few"], asks["text"], asks["system"]):
+        got = replica.decode(ask.with_(max_tokens=16, ignore_eos=True, logprobs=True, top_logprobs=8))
+        for step, message in zip(ask.generate_logits(16), got, strict=True):
+            want = step.log_softmax(-1).topk(8)
+            (choice,) = message.token_choices
+            assert [one.id for one in choice.top] == want.indices.tolist()
+            assert torch.allclose(torch.tensor([one.logprob for one in choice.top]), want.values, atol=1e-3)
+
+
+@TINY
+@pytest.mark.parametrize("sampling", [{"ignore_eos": True}, HOT], ids=["greedy", "hot"])
+def test_likeliest_tokens_after_a_failover_are_those_of_new_tokens(replica, asks, sampling):
+    """Cut also within characters, whose bytes come from both replicas."""
+    ask, options = asks["few"], sampling | {"max_tokens": 24, "logprobs": True, "top_logprobs": 2}
+    whole = replica.decode(ask.with_(**options))
+    for cut in range(0, 24, 5):
+        after = replica.decode(ask.with_(emitted=ids(whole[:cut]), **options))
+        assert [list(m.token_ids) for m in after] == [list(m.token_ids) for m in whole[cut:]]
+        for message, alone in zip(after, whole[cut:], strict=True):
+            (choice,), (want,) = message.token_choices, alone.token_choices
+            assert [one.id for one in choice.top] == [one.id for one in want.top]
+            assert [one.text for one in choice.top] == [one.text for one in want.top]
+        assert token_bytes(whole[:cut]) + token_bytes(after) == token_bytes(whole)
+    assert not replica.decode(ask.with_(max_tokens=2))[0].token_choices
+
+
 @TINY
 def test_sampling_is_repeatable_and_follows_its_seed(replica, asks):
     def draw(**more):
@@ -222,6 +274,7 @@ def test_metrics_count_what_was_done(replica, asks):
         ({"sampling": {"top_k": -1}}, grpc.StatusCode.INVALID_ARGUMENT, "sampling.top_k"),
         ({"sampling": {"repetition_penalty": -1}}, grpc.StatusCode.INVALID_ARGUMENT, "sampling.repetition_penalty"),
         ({"sampling": {"max_tokens": -1}}, grpc.StatusCode.INVALID_ARGUMENT, "sampling.max_tokens"),
+        ({"sampling": {"top_logprobs": 2}}, grpc.StatusCode.INVALID_ARGUMENT, "sampling.top_logprobs"),
         ({"sampling": {"stop": [""]}}, grpc.StatusCode.INVALID_ARGUMENT, "sampling.stop"),
         ({"emitted": [4_000_000]}, grpc.StatusCode.INVALID_ARGUMENT, "emitted_token_ids[0]"),
         ({"emitted": [5] * 25}, grpc.StatusCode.INVALID_ARGUMENT, "emitted_token_ids: 25"),

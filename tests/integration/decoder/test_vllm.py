@@ -104,6 +104,13 @@ async def test_an_unknown_option_is_refused_before_weights_are_read(without_weig
     assert message.startswith("engine-options: vllm 0.32") and says in message and "\n" not in message
 
 
+async def test_an_option_that_forbids_what_callers_may_ask_for_is_refused(without_weights):
+    message = await refusal(model=without_weights(), engine_options={"max_logprobs": 5})
+    assert message == "engine-options: max_logprobs 5 is below 20, which callers may ask for; leave it out"
+    # It is let through, so the start goes on until it looks for weights.
+    assert "holds no weights" in await refusal(model=without_weights(), engine_options={"max_logprobs": -1})
+
+
 @pytest.mark.parametrize("version", ["0.31.9", "0.33.0", "1.0.0"])
 async def test_another_vllm_is_refused_before_weights_are_read(without_weights, monkeypatch, version):
     monkeypatch.setattr("vllm.__version__", version)

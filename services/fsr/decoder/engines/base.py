@@ -16,6 +16,7 @@ import torch
 from prometheus_client import CollectorRegistry
 
 from fsr.common.errors import InvalidRequest
+from fsr.decoder.log_probabilities import TokenLogprob
 from fsr.decoder.metrics import Metrics
 from fsr.decoder.sampling import Sampling
 from fsr.decoder.settings import DecoderSettings
@@ -52,6 +53,7 @@ class Token:
         last: whether the answer ends with it.
         by_length: whether the answer ends because of its length limit, and not because the model ended it.
         logprob: its log probability if the sampling asks for it, else None.
+        top: the likeliest tokens at its place, likeliest first, as many as the sampling asks for.
         prefill_seconds: from the engine's first work on the request to its first token.
         cached_tokens: prompt tokens whose keys and values were cached.
     """
@@ -60,6 +62,7 @@ class Token:
     last: bool
     by_length: bool
     logprob: float | None
+    top: tuple[TokenLogprob, ...]
     prefill_seconds: float
     cached_tokens: int
 

@@ -12,6 +12,7 @@ from fsr.decoder.engines.base import Generation, Token
 from fsr.decoder.engines.transformers.batch import ForwardInputs, RunningSequence, decode_inputs, prefill_inputs
 from fsr.decoder.engines.transformers.kv_cache import PooledCache
 from fsr.decoder.engines.transformers.kv_slots import KVSlots
+from fsr.decoder.log_probabilities import TokenLogprob, log_probabilities
 from fsr.decoder.token_choice import RowOptions, choose_tokens, pad_seen
 from fsr_core.backbones import LanguageDecoder
 
@@ -119,17 +120,19 @@ class BatchRunner:
         sampled = [row for row, sequence in enumerate(sequences) if not sequence.generation.sampling.is_argmax]
         if sampled:
             ids[sampled] = _sample([sequences[row] for row in sampled], logits[sampled]).to(ids.device)
-        logprobs: dict[int, float] = {}
+        likelihoods: dict[int, tuple[float, tuple[TokenLogprob, ...]]] = {}
         wanted = [row for row, sequence in enumerate(sequences) if sequence.generation.sampling.logprobs]
         if wanted:
-            of_ids = logits[wanted].float().log_softmax(-1).gather(1, ids[wanted].unsqueeze(1))
-            logprobs = dict(zip(wanted, of_ids.flatten().tolist(), strict=True))
+            counts = [sequences[row].generation.sampling.top_logprobs for row in wanted]
+            likelihoods = dict(zip(wanted, log_probabilities(logits[wanted], ids[wanted], counts), strict=True))
         return [
-            self._token(sequence, token, logprobs.get(row))
+            self._token(sequence, token, *likelihoods.get(row, (None, ())))
             for row, (sequence, token) in enumerate(zip(sequences, ids.tolist(), strict=True))
         ]
 
-    def _token(self, sequence: RunningSequence, token: int, logprob: float | None) -> Token:
+    def _token(
+        self, sequence: RunningSequence, token: int, logprob: float | None, top: tuple[TokenLogprob, ...]
+    ) -> Token:
         """Appends a token to the answer."""
         sequence.tokens.append(token)
         ended = token in self._model.eos_token_ids and not sequence.generation.sampling.ignore_eos
@@ -139,6 +142,7 @@ class BatchRunner:
             last=ended or full,
             by_length=full and not ended,
             logprob=logprob,
+            top=top,
             prefill_seconds=sequence.prefill_seconds,
             cached_tokens=sequence.lease.cached,
         )

@@ -18,19 +18,16 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import dataclasses
-import difflib
 import shutil
 import tempfile
 import uuid
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator
 from pathlib import Path
 from typing import Any
 
 import prometheus_client
 import structlog
 import vllm
-from packaging.version import Version
 from vllm import ModelRegistry, SamplingParams
 from vllm.engine.arg_utils import AsyncEngineArgs
 from vllm.plugins import load_general_plugins
@@ -41,12 +38,13 @@ from vllm.v1.engine.exceptions import EngineDeadError
 
 from fsr.common.errors import NotReady
 from fsr.decoder.engines.base import Engine, Generation, Token
-from fsr.decoder.engines.kv_budget import free_share, kv_budget
+from fsr.decoder.engines.kv_budget import kv_budget
+from fsr.decoder.engines.vllm.arguments import BLOCK, check_options, check_version, engine_arguments, usable_blocks
 from fsr.decoder.engines.vllm.checkpoint import export
-from fsr.decoder.engines.vllm.families import check_family, is_multi_axis, position_limit
-from fsr.decoder.engines.vllm.multi_axis import MODALITY
+from fsr.decoder.engines.vllm.families import check_family, position_limit
 from fsr.decoder.engines.vllm.prompt import engine_prompt
 from fsr.decoder.engines.vllm.sampling import extra_args, processor_for
+from fsr.decoder.log_probabilities import likeliest
 from fsr.decoder.metrics import Metrics
 from fsr.decoder.settings import DecoderSettings
 from fsr_core.backbones import LanguageDecoder, dtype_of, load_decoder
@@ -55,8 +53,6 @@ from fsr_core.backbones.checkpoints.checkpoint import Checkpoint
 __all__ = ["VllmEngine"]
 
 log = structlog.get_logger()
-_BLOCK = 32
-_TRIED = ("0.32", "0.33")  # from, and below; as in pyproject.toml
 _WATCH_SECONDS = 0.2
 _DEAD = "decoder: its engine has died; ask another replica"
 
@@ -65,12 +61,12 @@ class VllmEngine(Engine):
     """An `AsyncLLM`. It runs in a process of its own, and gets and returns tokens."""
 
     name = "vllm"
-    kv_granularity = _BLOCK
+    kv_granularity = BLOCK
 
     def __init__(self, model: LanguageDecoder, llm: AsyncLLM, kv_bytes: int, scratch: Path | None) -> None:
         self._model, self._llm, self._scratch = model, llm, scratch
         self._bytes_per_token = model.info.geometry.cost_model().kv_bytes_per_token
-        self.kv_capacity = _usable_blocks(model, kv_bytes) * _BLOCK * self._bytes_per_token
+        self.kv_capacity = usable_blocks(model, kv_bytes) * BLOCK * self._bytes_per_token
         self.position_limit = position_limit(model.model.config)
         self.registry = prometheus_client.REGISTRY
         self.dead = asyncio.Event()
@@ -80,8 +76,8 @@ class VllmEngine(Engine):
     @classmethod
     async def start(cls, settings: DecoderSettings, metrics: Metrics) -> tuple[LanguageDecoder, VllmEngine]:
         """As in the base class. The model that it returns holds no weights but the embeddings: vLLM has the others."""
-        _check_version(vllm.__version__)
-        _check_options(settings.engine_options)
+        check_version(vllm.__version__)
+        check_options(settings.engine_options)
         dtype = dtype_of(settings.dtype)
         config = (await asyncio.to_thread(Checkpoint.open, settings.model)).config
         load_general_plugins()
@@ -89,7 +85,7 @@ class VllmEngine(Engine):
             check_family(config.model_type, config.text_config, ModelRegistry.get_supported_archs())
         model = await asyncio.to_thread(load_decoder, settings.model, device="cpu", dtype=dtype)
         kv_bytes = kv_budget(settings, sum(weight.nbytes for weight in model.model.parameters()))
-        arguments = _engine_arguments(model, settings, kv_bytes)
+        arguments = engine_arguments(model, settings, kv_bytes)
         scratch = None if settings.engine_folder else Path(tempfile.mkdtemp(prefix="fsr-vllm-"))
         try:
             folder = await asyncio.to_thread(export, model, Path(settings.engine_folder or str(scratch)))
@@ -122,7 +118,7 @@ class VllmEngine(Engine):
             async with contextlib.aclosing(self._llm.generate(prompt, params, request_id)) as outputs:
                 async for output in outputs:
                     prefill = prefill or asyncio.get_running_loop().time() - started
-                    for token in _tokens(output, prefill):
+                    for token in _tokens(output, generation.sampling.top_logprobs, prefill):
                         self._tokens[request_id] += 1
                         yield token
         except EngineDeadError as error:
@@ -140,7 +136,7 @@ class VllmEngine(Engine):
             temperature=0.0,
             ignore_eos=True,
             stop_token_ids=[] if sampling.ignore_eos else list(self._model.eos_token_ids),
-            logprobs=0 if sampling.logprobs else None,
+            logprobs=sampling.top_logprobs if sampling.logprobs else None,
             detokenize=False,
             output_kind=RequestOutputKind.DELTA,
             extra_args=extra_args(generation),
@@ -158,54 +154,6 @@ class VllmEngine(Engine):
         _remove(self._scratch)
 
 
-def _check_version(version: str) -> None:
-    """Raises ValueError for a vLLM that this engine was not tried with: its interfaces change with each version."""
-    first, beyond = _TRIED
-    if not Version(first) <= Version(version) < Version(beyond):
-        raise ValueError(
-            f"engine: vllm {version} was not tried; install vllm>={first},<{beyond}, or use --engine transformers"
-        )
-
-
-def _check_options(options: Mapping[str, Any]) -> None:
-    """Raises ValueError for an option that vLLM does not know."""
-    known = [field.name for field in dataclasses.fields(AsyncEngineArgs)]
-    for name in options:
-        if name not in known:
-            near = difflib.get_close_matches(name, known, 1)
-            remedy = f"did you mean {near[0]!r}?" if near else "see AsyncEngineArgs in vllm's documentation"
-            raise ValueError(f"engine-options: vllm {vllm.__version__} has no option {name!r}; {remedy}")
-
-
-def _engine_arguments(model: LanguageDecoder, settings: DecoderSettings, kv_bytes: int) -> dict[str, Any]:
-    """What the decoder itself sets in vLLM's arguments. Raises ValueError if `--engine-options` sets one of them."""
-    arguments: dict[str, Any] = {
-        "skip_tokenizer_init": True,
-        "enable_prefix_caching": True,
-        "block_size": _BLOCK,
-        "dtype": str(model.dtype).removeprefix("torch."),
-        "kv_cache_memory_bytes": kv_bytes,
-        # vLLM does not start if the longest request does not fit; admission refuses such a request.
-        "max_model_len": min(model.info.context_length, _usable_blocks(model, kv_bytes) * _BLOCK),
-        "max_num_seqs": settings.max_running,
-        "logits_processors": None,  # ours is set in _start
-        "async_scheduling": False,  # our sampling reads the tokens before the one that it draws
-    }
-    if is_multi_axis(model.model.config):
-        # Items come with the prompt; vLLM itself makes none from pictures, and keeps no copies of them.
-        arguments |= {"enable_mm_embeds": True, "limit_mm_per_prompt": {MODALITY: 0}, "mm_processor_cache_gb": 0}
-    else:
-        arguments["enable_prompt_embeds"] = True
-    share = free_share(settings)
-    if share is not None and "gpu_memory_utilization" not in settings.engine_options:
-        # vLLM does not start if this share of the GPU is not free. By default it asks for more than an encoder leaves.
-        arguments["gpu_memory_utilization"] = share
-    taken = sorted({"model", *arguments} & settings.engine_options.keys())
-    if taken:
-        raise ValueError(f"engine-options: the decoder itself sets {taken[0]}; leave it out")
-    return arguments
-
-
 def _start(engine_args: AsyncEngineArgs) -> AsyncLLM:
     """Starts vLLM with our sampling for the model runner that it chooses."""
     config = engine_args.create_engine_config(UsageContext.ENGINE_CONTEXT)
@@ -218,31 +166,26 @@ def _start(engine_args: AsyncEngineArgs) -> AsyncLLM:
     )
 
 
-def _usable_blocks(model: LanguageDecoder, kv_bytes: int) -> int:
-    """Blocks for requests: vLLM keeps one for itself. Raises ValueError if none is left."""
-    size = model.info.geometry.cost_model().kv_bytes_per_token * _BLOCK
-    if kv_bytes < 2 * size:
-        raise ValueError(f"kv-memory: {kv_bytes} bytes are too few; vllm needs at least {2 * size}")
-    return kv_bytes // size - 1
-
-
 def _remove(scratch: Path | None) -> None:
     if scratch is not None:
         shutil.rmtree(scratch, ignore_errors=True)
 
 
-def _tokens(output: Any, prefill_seconds: float) -> list[Token]:
+def _tokens(output: Any, top_logprobs: int, prefill_seconds: float) -> list[Token]:
     """The tokens of one output of vLLM."""
     (answer,) = output.outputs
     tokens = []
     for at, token in enumerate(answer.token_ids):
         last = output.finished and at == len(answer.token_ids) - 1
+        # The chosen token, and as many of the likeliest as were asked for; none if no log probabilities were.
+        logprobs = {id_: float(entry.logprob) for id_, entry in answer.logprobs[at].items()} if answer.logprobs else {}
         tokens.append(
             Token(
                 id=token,
                 last=last,
                 by_length=last and answer.finish_reason == "length",
-                logprob=float(answer.logprobs[at][token].logprob) if answer.logprobs else None,
+                logprob=logprobs.get(token),
+                top=likeliest(logprobs, token, top_logprobs),
                 prefill_seconds=prefill_seconds,
                 cached_tokens=output.num_cached_tokens or 0,
             )
