@@ -22,6 +22,11 @@ class Draining:
         self._idle.set()
         self.in_flight = 0
 
+    @property
+    def active(self) -> bool:
+        """Whether the service drains."""
+        return self._draining
+
     def check(self) -> None:
         """Raises NotReady while the service drains."""
         if self._draining:

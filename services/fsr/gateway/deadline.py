@@ -31,11 +31,16 @@ class Deadline:
 
     @property
     def passed(self) -> bool:
-        return time.monotonic() >= self._end
+        return self.seconds_left <= 0
+
+    @property
+    def seconds_left(self) -> float:
+        """Below 0 once it has passed."""
+        return self._end - time.monotonic()
 
     def remaining(self) -> float:
         """Seconds, above 0. Raises Expired."""
-        seconds = self._end - time.monotonic()
+        seconds = self.seconds_left
         if seconds <= 0:
             raise Expired("deadline: has passed; allow more time")
         return seconds

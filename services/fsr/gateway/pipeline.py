@@ -64,7 +64,7 @@ class Pipeline:
     async def compress(self, request: pb.CompressRequest, context: RequestContext) -> pb.CompressResponse:
         """Raises ServiceError."""
         validation.check_compress(request, self._settings)
-        model = self._model(request.model, request.method, context.caller)
+        model = context.record.model = self._model(request.model, request.method, context.caller)
         applied = self._apply_policy(model, request, context)
         encode_request = self._encode_request(request, request.instruction, applied, context)
         encoded = await self._encode(model, encode_request, context)
@@ -80,7 +80,7 @@ class Pipeline:
         """Raises ServiceError."""
         watch, record = Stopwatch(time.monotonic()), context.record
         instruction = validation.check_generate(request, self._settings)
-        model = self._model(request.model, request.method, context.caller)
+        model = record.model = self._model(request.model, request.method, context.caller)
         encoded = encoder_pb2.EncodeResponse()
         if request.images:
             applied = self._apply_policy(model, request, context)

@@ -18,6 +18,7 @@ class RequestRecord:
     """
 
     request_id: str
+    model: str = ""  # the one that was chosen; empty before
     key_name: str = ""
     encoders: list[str] = field(default_factory=list)
     decoders: list[str] = field(default_factory=list)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from typing import TYPE_CHECKING
 
 import grpc
 from grpc_health.v1 import health_pb2_grpc
@@ -12,8 +13,6 @@ from fsr.common.process import MetricsServer, ServiceProcess, open_port, stop_si
 from fsr.common.transport import server_options
 from fsr.gateway.admission import Admission
 from fsr.gateway.auth import ApiKeys, Authentication
-from fsr.gateway.http.app import http_app
-from fsr.gateway.http.server import HttpServer
 from fsr.gateway.keys_file import KeysFileError
 from fsr.gateway.metrics import Metrics
 from fsr.gateway.pipeline import Pipeline
@@ -21,6 +20,9 @@ from fsr.gateway.routing.pools import Pools
 from fsr.gateway.service import GatewayServicer
 from fsr.gateway.settings import GatewaySettings
 from fsr.v1 import gateway_pb2, gateway_pb2_grpc
+
+if TYPE_CHECKING:
+    from fsr.gateway.http.server import HttpServer
 
 __all__ = ["serve"]
 
@@ -57,6 +59,18 @@ def _keys(settings: GatewaySettings) -> ApiKeys:
         raise SystemExit(f"error: --api-keys-file: {settings.api_keys_file}: {error}") from error
 
 
+def _http_server(
+    pipeline: Pipeline, admission: Admission, keys: ApiKeys, metrics: Metrics, settings: GatewaySettings
+) -> HttpServer | None:
+    """The HTTP interface over the same parts, or None when it is off; then its libraries are not loaded either."""
+    if settings.http_port is None:
+        return None
+    from fsr.gateway.http.app import http_app
+    from fsr.gateway.http.server import HttpServer
+
+    return HttpServer(http_app(pipeline, admission, keys, metrics, settings), settings, settings.http_port)
+
+
 async def _watch(pools: Pools, keys: ApiKeys, process: ServiceProcess, every: float) -> None:
     """Refreshes keys and replicas every so many seconds. The gateway serves while some model has both halves."""
     while True:
@@ -81,9 +95,7 @@ async def serve(settings: GatewaySettings) -> None:
     process = ServiceProcess(server, _SERVICE.full_name, admission.draining, settings.drain_seconds)
     address = open_port(server, settings.host, settings.port, credentials=_credentials(settings))
     probes = _probe_server(process.health, settings)
-    http = None
-    if settings.http_port is not None:
-        http = HttpServer(http_app(pipeline, admission), settings, settings.http_port)
+    http = _http_server(pipeline, admission, keys, metrics, settings)
     exporter = MetricsServer(settings.host, settings.metrics_port, metrics.registry)
     await process.set_serving(False)
     if probes is not None:

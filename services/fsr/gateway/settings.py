@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, IPvAnyNetwork, field_validator, model_validator
 from pydantic_settings import NoDecode, SettingsConfigDict
 
 from fsr.common.method_options import DEFAULT_METHOD
 from fsr.common.settings import ServiceSettings
 from fsr.common.transport import MESSAGE_BYTES
+from fsr.gateway.http.remote_hosts import AllowedHosts
 from fsr.gateway.policy import BudgetText, MethodOptions, Policy, TokenCount, check_method_options
 
 __all__ = ["GatewaySettings"]
@@ -27,6 +29,17 @@ class GatewaySettings(ServiceSettings):
     port: int = Field(50050, ge=0, le=65535, description="gRPC port; 0 picks a free one")
     http_port: int | None = Field(
         None, ge=0, le=65535, description="port of the HTTP interface (OpenAI's API); 0 picks a free one; default: off"
+    )
+    http_max_body_bytes: int | None = Field(
+        None,
+        ge=1024,
+        description="most bytes of an HTTP request; default: 64 KiB and four thirds of --max-message-bytes (base64)",
+    )
+    http_body_seconds: float = Field(60.0, gt=0, description="longest time that an HTTP request takes to arrive")
+    http_cors_origins: Annotated[list[str], NoDecode] = Field(
+        [],
+        description="origins whose web pages may call the HTTP interface, comma-separated: https://app.example; "
+        "default: none",
     )
     metrics_port: int = Field(9464, ge=0, le=65535, description="port of the Prometheus metrics")
     health_port: int | None = Field(
@@ -92,6 +105,20 @@ class GatewaySettings(ServiceSettings):
         description="format of features if the request names none; weights: the format of the encoder's weights",
     )
 
+    http_image_hosts: Annotated[list[str], NoDecode] = Field(
+        [],
+        description="hosts that pictures may be fetched from by URL, comma-separated: host, host:port, *.domain, or * "
+        "for all; default: none",
+    )
+    http_image_networks: Annotated[list[IPvAnyNetwork], NoDecode] = Field(
+        [],
+        description="networks that are not public and that those hosts may be in if named in full, comma-separated, "
+        "such as 10.1.0.0/16",
+    )
+    http_image_seconds: float = Field(
+        10.0, gt=0, description="longest time to fetch all pictures that a request gives by URL"
+    )
+
     discovery_seconds: float = Field(2.0, gt=0, description="time between two looks at DNS and at every replica")
     probe_timeout_seconds: float = Field(
         2.0, gt=0, description="time that a replica has to answer a probe, and DNS a lookup"
@@ -132,7 +159,15 @@ class GatewaySettings(ServiceSettings):
 
     drain_seconds: float = Field(20.0, ge=0, description="time that running answers have at shutdown")
 
-    @field_validator("encoders", "decoders", "api_keys", mode="before")
+    @field_validator(
+        "encoders",
+        "decoders",
+        "api_keys",
+        "http_cors_origins",
+        "http_image_hosts",
+        "http_image_networks",
+        mode="before",
+    )
     @classmethod
     def _split(cls, value: object) -> object:
         values = value if isinstance(value, list) else [value]
@@ -149,6 +184,20 @@ class GatewaySettings(ServiceSettings):
 
     _check_options = field_validator("default_options")(check_method_options)
 
+    @field_validator("http_cors_origins")
+    @classmethod
+    def _origins(cls, values: list[str]) -> list[str]:
+        for value in values:
+            if value != "*" and not re.fullmatch(r"https?://[^/\s]+", value):
+                raise ValueError(f"{value!r} is no origin; write https://host or https://host:port, without a path")
+        return values
+
+    @field_validator("http_image_hosts")
+    @classmethod
+    def _hosts(cls, values: list[str]) -> list[str]:
+        AllowedHosts(values)
+        return values
+
     @field_validator("tls_cert", "tls_key", "tls_client_ca", "api_keys_file")
     @classmethod
     def _readable(cls, value: Path | None) -> Path | None:
@@ -162,6 +211,8 @@ class GatewaySettings(ServiceSettings):
             raise ValueError("tls_cert and tls_key: give both, or neither")
         if self.tls_client_ca is not None and self.tls_cert is None:
             raise ValueError("tls_client_ca: needs tls_cert and tls_key")
+        if self.http_image_networks and not self.http_image_hosts:
+            raise ValueError("http_image_networks: needs http_image_hosts, the hosts in them")
         return self
 
     @model_validator(mode="after")

@@ -2,34 +2,66 @@
 
 from __future__ import annotations
 
-import structlog
-from fastapi import FastAPI, Request
-from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse, Response
+from importlib import metadata
 
-from fsr.common.errors import Failed, InvalidRequest, NotReady, ServiceError
+from fastapi import FastAPI, Request
+from fastapi.middleware.cors import CORSMiddleware
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+
+from fsr.common.errors import NotReady, ServiceError
 from fsr.gateway.admission import Admission
-from fsr.gateway.http.call import HttpCall
-from fsr.gateway.http.chat import CallerGone, chat_router
-from fsr.gateway.http.errors import error_response
+from fsr.gateway.auth import ApiKeys
+from fsr.gateway.http.chat import chat_router
+from fsr.gateway.http.compress import compress_router
+from fsr.gateway.http.docs import add_docs
+from fsr.gateway.http.errors import error_response, refusal
+from fsr.gateway.http.limits import Limits
+from fsr.gateway.http.models import models_router
+from fsr.gateway.http.openapi import ERRORS
+from fsr.gateway.http.pictures import Pictures
+from fsr.gateway.http.remote import RemotePictures
+from fsr.gateway.http.request_ids import RequestIds
+from fsr.gateway.http.response_schemas import Status
+from fsr.gateway.metrics import Metrics
 from fsr.gateway.pipeline import Pipeline
+from fsr.gateway.settings import GatewaySettings
 
 __all__ = ["http_app"]
 
-log = structlog.get_logger()
 
+def http_app(
+    pipeline: Pipeline, admission: Admission, keys: ApiKeys, metrics: Metrics, settings: GatewaySettings
+) -> FastAPI:
+    """The application. It shares its parts with gRPC."""
+    app = FastAPI(
+        title="Visual-token compression gateway",
+        description="OpenAI's chat API for pictures, answered from a fraction of their visual tokens.",
+        version=metadata.version("fsr-gateway"),
+        openapi_url=None,
+        redirect_slashes=False,
+    )
+    pictures = Pictures(settings, RemotePictures(settings))
+    app.include_router(chat_router(pipeline, admission, pictures, settings))
+    app.include_router(compress_router(pipeline, admission, pictures, settings))
+    app.include_router(models_router(pipeline, admission))
+    app.add_middleware(Limits, keys=keys, metrics=metrics, settings=settings)
+    if settings.http_cors_origins:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=settings.http_cors_origins,
+            allow_methods=["GET", "POST"],
+            allow_headers=["*"],
+            expose_headers=["x-request-id", "retry-after", "retry-after-ms"],
+        )
+    app.add_middleware(RequestIds, draining=admission.draining)
 
-def http_app(pipeline: Pipeline, admission: Admission) -> FastAPI:
-    """The application. It shares pipeline and admission with gRPC."""
-    app = FastAPI(title="Visual-token compression gateway", redoc_url=None)
-    app.include_router(chat_router(pipeline, admission))
-
-    @app.get("/health")
+    @app.get("/health", response_model=Status)
     async def health() -> dict[str, str]:
         """The process lives."""
         return {"status": "ok"}
 
-    @app.get("/ready")
+    @app.get("/ready", response_model=Status, responses={503: ERRORS[503]})
     async def ready() -> dict[str, str]:
         """Some model has an encoder and a decoder, and the gateway takes requests."""
         admission.draining.check()
@@ -37,36 +69,17 @@ def http_app(pipeline: Pipeline, admission: Admission) -> FastAPI:
             raise NotReady("model: no model has both an encoder and a decoder yet; try again", 1.0)
         return {"status": "ready"}
 
-    @app.get("/v1/models")
-    async def models(request: Request) -> dict[str, object]:
-        with admission.call("ListModels", HttpCall(request)) as caller:
-            listed = [
-                {"id": model.model, "object": "model", "created": 0, "owned_by": "fsr"}
-                for model in pipeline.models(caller)
-            ]
-        return {"object": "list", "data": listed}
-
     @app.exception_handler(ServiceError)
     async def failed(request: Request, error: ServiceError) -> JSONResponse:
-        return error_response(error, _request_id(request))
+        return error_response(error)
 
-    @app.exception_handler(RequestValidationError)
-    async def invalid(request: Request, error: RequestValidationError) -> JSONResponse:
-        first = error.errors()[0]
-        field = ".".join(str(part) for part in first["loc"][1:])
-        return error_response(InvalidRequest(f"{field}: {first['msg']}"), _request_id(request))
+    @app.exception_handler(HTTPException)
+    async def refused(request: Request, error: HTTPException) -> JSONResponse:
+        """Paths and methods that do not exist."""
+        if error.status_code == 405:
+            allowed = (error.headers or {}).get("Allow", "")
+            return refusal(405, f"http: {request.method} is not allowed here; use {allowed}", error.headers)
+        return refusal(error.status_code, "path: is no route of this service; see /docs", error.headers)
 
-    @app.exception_handler(CallerGone)
-    async def gone(request: Request, error: CallerGone) -> Response:
-        return Response(status_code=499)  # nginx's status for it; nobody reads it
-
-    @app.exception_handler(Exception)
-    async def unexpected(request: Request, error: Exception) -> JSONResponse:
-        return error_response(Failed("request: failed unexpectedly; the service's log says more"), _request_id(request))
-
+    add_docs(app, keys.required)
     return app
-
-
-def _request_id(request: Request) -> dict[str, str]:
-    request_id = getattr(request.state, "request_id", None)
-    return {} if request_id is None else {"x-request-id": request_id}

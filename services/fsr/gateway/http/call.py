@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Literal
 
 from fastapi import Request
 
+from fsr.gateway.deadline import Deadline
+from fsr.gateway.http.field_names import FieldNames
+from fsr.gateway.request_context import RequestContext
 from fsr.gateway.request_record import RequestRecord
+from fsr.gateway.settings import GatewaySettings
 
 __all__ = ["HttpCall"]
 
@@ -16,15 +21,26 @@ class HttpCall:
 
     interface: Literal["grpc", "http"] = "http"
 
-    def __init__(self, request: Request, seconds: float | None = None) -> None:
-        """`seconds`: how long the caller waits; None if it does not say."""
-        self._request, self._seconds = request, seconds
+    def __init__(self, request: Request) -> None:
+        self._request = request
+        self._deadline: Deadline | None = None
 
     def authorization(self) -> str:
         return self._request.headers.get("authorization", "")
 
     def time_remaining(self) -> float | None:
-        return self._seconds
+        return self._deadline.seconds_left if self._deadline else None
 
     def report(self, record: RequestRecord) -> None:
         self._request.state.request_id = record.request_id
+
+    def waits(self, seconds: float | None, context: RequestContext, settings: GatewaySettings) -> RequestContext:
+        """The context, once the body has said how long the caller waits; None if it does not say.
+
+        Raises InvalidRequest, which names `fsr.timeout`, for a time that is too long.
+        """
+        if seconds is None:
+            return context
+        with FieldNames().named():
+            self._deadline = Deadline.after(seconds, settings.default_timeout_seconds, settings.max_timeout_seconds)
+        return dataclasses.replace(context, deadline=self._deadline)

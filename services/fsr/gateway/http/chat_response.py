@@ -3,42 +3,48 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
-from google.protobuf.json_format import MessageToDict
-
+from fsr.gateway.http.facts import image_facts, usage_object
+from fsr.gateway.http.schemas import ChatRequest
+from fsr.gateway.request_record import RequestRecord
 from fsr.v1 import decoder_pb2, types_pb2
 from fsr.v1 import gateway_pb2 as pb
 
-__all__ = ["ChatResponses", "explained_image", "usage_object"]
+__all__ = ["ChatResponses"]
 
 _FINISH = {decoder_pb2.FINISH_REASON_STOP: "stop", decoder_pb2.FINISH_REASON_LENGTH: "length"}
+_LEAST_LOGPROB = -9999.0  # OpenAI's number for a token that is very unlikely; JSON has no infinity
 
 
 class ChatResponses:
     """Makes the objects of one answer, which share its id, time and model."""
 
-    def __init__(self, request_id: str, model: str) -> None:
-        self._shared = {"id": f"chatcmpl-{request_id}", "created": int(time.time()), "model": model}
+    def __init__(self, record: RequestRecord, body: ChatRequest) -> None:
+        self._record, self._created = record, int(time.time())
+        self._logprobs = bool(body.logprobs)
+        self._usage_asked = bool(body.stream_options and body.stream_options.include_usage)
+        self._first = True
 
-    def chunk(self, response: pb.GenerateResponse, first: bool, usage_asked: bool) -> dict[str, Any]:
-        """One event of a stream."""
-        delta: dict[str, Any] = {"role": "assistant"} if first else {}
+    def chunk(self, response: pb.GenerateResponse) -> dict[str, Any]:
+        """An event of a stream; the first call makes the first event."""
+        role = {"role": "assistant"} if self._first else {}
+        self._first = False
         choice = {
             "index": 0,
-            "delta": delta | {"content": response.text},
-            "logprobs": None,
+            "delta": role | {"content": response.text},
+            "logprobs": self._logprobs_object([response]),
             "finish_reason": _FINISH.get(response.finish_reason),
         }
-        chunk = self._shared | {"object": "chat.completion.chunk", "choices": [choice]}
+        chunk = self._object("chat.completion.chunk", [choice])
         if response.images:
-            chunk["fsr"] = {"images": [explained_image(image) for image in response.images]}
-        return chunk | ({"usage": None} if usage_asked else {})
+            chunk["fsr"] = _explanation(response.images)
+        return chunk | ({"usage": None} if self._usage_asked else {})
 
     def usage_chunk(self, usage: pb.Usage) -> dict[str, Any]:
         """The last event of a stream whose request has `stream_options.include_usage`."""
-        return self._shared | {"object": "chat.completion.chunk", "choices": [], "usage": usage_object(usage)}
+        return self._object("chat.completion.chunk", []) | {"usage": usage_object(usage)}
 
     def whole(self, responses: Sequence[pb.GenerateResponse]) -> dict[str, Any]:
         """The answer to a request without `stream`."""
@@ -46,30 +52,38 @@ class ChatResponses:
         choice = {
             "index": 0,
             "message": {"role": "assistant", "content": text, "refusal": None},
-            "logprobs": None,
+            "logprobs": self._logprobs_object(responses),
             "finish_reason": _FINISH.get(responses[-1].finish_reason),
         }
-        answer = self._shared | {
-            "object": "chat.completion",
-            "choices": [choice],
-            "usage": usage_object(responses[-1].usage),
-        }
+        answer = self._object("chat.completion", [choice]) | {"usage": usage_object(responses[-1].usage)}
         if responses[0].images:
-            answer["fsr"] = {"images": [explained_image(image) for image in responses[0].images]}
+            answer["fsr"] = _explanation(responses[0].images)
         return answer
 
+    def _object(self, kind: str, choices: list[dict[str, Any]]) -> dict[str, Any]:
+        return {
+            "id": f"chatcmpl-{self._record.request_id}",
+            "object": kind,
+            "created": self._created,
+            "model": self._record.model,
+            "choices": choices,
+        }
 
-def usage_object(usage: pb.Usage) -> dict[str, Any]:
-    """OpenAI's usage, with all of ours under `fsr`."""
+    def _logprobs_object(self, responses: Iterable[pb.GenerateResponse]) -> dict[str, Any] | None:
+        if not self._logprobs:
+            return None
+        choices = [choice for response in responses for choice in response.token_choices]
+        content = [_token(choice.token) | {"top_logprobs": [_token(t) for t in choice.top]} for choice in choices]
+        return {"content": content, "refusal": None}
+
+
+def _token(token: types_pb2.TokenLogprob) -> dict[str, Any]:
     return {
-        "prompt_tokens": usage.prompt_tokens,
-        "completion_tokens": usage.completion_tokens,
-        "total_tokens": usage.prompt_tokens + usage.completion_tokens,
-        "prompt_tokens_details": {"cached_tokens": usage.cached_tokens},
-        "fsr": MessageToDict(usage, preserving_proto_field_name=True, always_print_fields_with_no_presence=True),
+        "token": token.text.decode(errors="replace"),  # a part of a character shows as a question mark
+        "logprob": max(token.logprob, _LEAST_LOGPROB),
+        "bytes": list(token.text),
     }
 
 
-def explained_image(image: types_pb2.CompressedImage) -> dict[str, Any]:
-    """Which tokens were kept, by source index, and why."""
-    return MessageToDict(image, preserving_proto_field_name=True, always_print_fields_with_no_presence=True)
+def _explanation(images: Iterable[types_pb2.CompressedImage]) -> dict[str, Any]:
+    return {"images": [image_facts(image) for image in images]}

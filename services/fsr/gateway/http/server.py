@@ -4,16 +4,32 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import socket
 import ssl
 from collections.abc import Iterator
 
+import structlog
 import uvicorn
 from fastapi import FastAPI
 
+from fsr.gateway.http.protocol import HttpProtocol
 from fsr.gateway.settings import GatewaySettings
 
 __all__ = ["HttpServer"]
+
+log = structlog.get_logger()
+
+_MOST_CONNECTIONS = 2048
+_KEEP_ALIVE_SECONDS = 75  # longer than load balancers and clients keep idle connections, so that they close first
+_LAST_SECONDS = 2  # for responses to be read, after the gateway has drained
+
+
+class _ToStructlog(logging.Handler):
+    """uvicorn's own warnings, as lines of the gateway's log."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        log.log(record.levelno, "http server", reason=record.getMessage(), exc_info=record.exc_info)
 
 
 class _Server(uvicorn.Server):
@@ -37,9 +53,13 @@ class HttpServer:
         self._server = _Server(
             uvicorn.Config(
                 app,
+                http=HttpProtocol,
                 lifespan="off",
                 log_config=None,
                 access_log=False,
+                limit_concurrency=_MOST_CONNECTIONS,
+                timeout_keep_alive=_KEEP_ALIVE_SECONDS,
+                timeout_graceful_shutdown=_LAST_SECONDS,
                 proxy_headers=False,
                 server_header=False,
                 ws="none",
@@ -50,6 +70,8 @@ class HttpServer:
             )
         )
         self._task: asyncio.Task[None] | None = None
+        logger = logging.getLogger("uvicorn")
+        logger.handlers, logger.propagate = [_ToStructlog(logging.WARNING)], False
 
     async def start(self) -> None:
         """Returns when the server accepts connections."""
