@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help install tools demo test test-cluster unit test-vllm lint types protos protos-check constraints format soak evaluate lmms-eval clean
+.PHONY: help install tools demo test test-cluster unit test-vllm test-clients lint types protos protos-check constraints format soak evaluate lmms-eval clean
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## /\1\t/' | expand -t 14
 
@@ -30,7 +30,7 @@ tools: ## Debian packages that tests need: prometheus, with promtool
 # way a little. One thread each: torch's threads are slow when they share a core.
 COMPUTING := tests/unit/fsr_core $(wildcard tests/integration/test_*.py)
 
-test: install tools ## Every test but those of test-cluster, test-vllm and lmms-eval
+test: install tools ## Every test but those of test-cluster, test-vllm, test-clients and lmms-eval
 	@logs=$$(mktemp -d); export OMP_NUM_THREADS=1; pytest="$(BIN)/python -m pytest -p no:cacheprovider"; \
 	nice -n 3 $$pytest $(COMPUTING) >$$logs/computing 2>&1 & computing=$$!; \
 	$$pytest tests/e2e >$$logs/e2e 2>&1 & e2e=$$!; \
@@ -63,6 +63,24 @@ $(VLLM)/.installed: pyproject.toml
 test-vllm: install $(VLLM)/.installed ## The decoder's tests on vLLM, in an environment of its own (3.5 GB), and `fsr up` with it
 	$(VLLM_CACHES) FSR_TEST_ENGINE=vllm $(VLLM)/bin/python -m pytest tests/integration/decoder -p no:cacheprovider --timeout 900
 	$(BIN)/python -m pytest tests/e2e/test_vllm.py -m vllm
+
+CLIENTS := .venv-clients
+NODE := .node-clients
+$(CLIENTS)/.installed: pyproject.toml
+	python3 -m venv $(CLIENTS)
+	$(CLIENTS)/bin/python -m pip install --quiet --disable-pip-version-check 'langchain-openai>=1'
+	touch $@
+
+$(NODE)/.installed: Makefile
+	@command -v npm >/dev/null || { SUDO=$$([ "$$(id -u)" = 0 ] || echo sudo); \
+		{ $$SUDO apt-get update -qq && DEBIAN_FRONTEND=noninteractive $$SUDO apt-get install -qq --yes \
+		--no-install-recommends nodejs npm >/dev/null; } || { \
+		echo "error: cannot install Debian's packages nodejs and npm; install node and npm by hand" >&2; exit 1; }; }
+	npm install --silent --no-fund --no-audit --prefix $(NODE) 'openai@^7'
+	touch $@
+
+test-clients: install $(CLIENTS)/.installed $(NODE)/.installed ## Other clients of the HTTP interface, in environments of their own
+	$(BIN)/python -m pytest tests/e2e/test_other_clients.py tests/e2e/test_page_examples.py -m clients
 
 lint: install ## Style, and the proto files
 	$(BIN)/ruff format --check .

@@ -9,10 +9,12 @@ import signal
 from collections.abc import Callable
 
 import numpy
+import openai
 import psutil
 import pytest
 
 from fsr.client import Answer, AsyncClient
+from helpers.chat import messages
 from helpers.waiting import until
 
 pytestmark = pytest.mark.timeout(1800)  # starting processes takes long on a busy machine
@@ -23,16 +25,34 @@ STREAMS, TOKENS = 30, 300
 class Cluster:
     """A gateway in front of three decoders, and the load on it."""
 
-    def __init__(self, gateway, decoders, pictures):
-        self.gateway, self.decoders, self.pictures = gateway, decoders, pictures
+    def __init__(self, gateway, base_url, decoders, pictures):
+        self.gateway, self.base_url, self.decoders, self.pictures = gateway, base_url, decoders, pictures
 
     async def ask(self, client: AsyncClient, number: int) -> Answer:
         """Request number `number`: every other one is sampled."""
-        sampling = {"temperature": 1.5, "top_p": 0.95, "seed": number} if number % 2 else {}
-        picture = self.pictures[number % len(self.pictures)]
+        picture, sampling = self._picture_and_sampling(number)
         return await client.ask(
             picture, QUESTION, budget=16 + number, max_tokens=TOKENS, ignore_eos=True, timeout=600, **sampling
         )
+
+    async def ask_by_http(self, client: openai.AsyncOpenAI, number: int) -> tuple[str, openai.types.CompletionUsage]:
+        """The same request as a stream of OpenAI's API: its text, and its figures."""
+        picture, sampling = self._picture_and_sampling(number)
+        stream = await client.chat.completions.create(
+            model="",
+            messages=messages(QUESTION, picture),
+            max_tokens=TOKENS,
+            stream=True,
+            stream_options={"include_usage": True},
+            extra_body={"ignore_eos": True, "fsr": {"budget": 16 + number, "timeout": 600}},
+            **sampling,
+        )
+        *chunks, last = [chunk async for chunk in stream]
+        return "".join(chunk.choices[0].delta.content or "" for chunk in chunks), last.usage
+
+    def _picture_and_sampling(self, number: int) -> tuple[bytes, dict]:
+        sampling = {"temperature": 1.5, "top_p": 0.95, "seed": number} if number % 2 else {}
+        return self.pictures[number % len(self.pictures)], sampling
 
     async def answers(self, count: int, disturb: Callable[[], None] = lambda: None) -> list[Answer]:
         """`count` answers at a time; `disturb` runs beside them, in a thread of its own."""
@@ -53,17 +73,18 @@ class Cluster:
 
 
 @pytest.fixture(scope="module")
-def cluster(system, spawn, served_model, pictures):
+def cluster(system, spawn, served_model, pictures, free_ports):
     decoders = [spawn("decoder", *served_model) for _ in range(3)]
     addresses = ",".join(decoder.address for decoder in decoders)
     flags = ("--encoders", system["encoder"], "--decoders", addresses, "--max-requests", "128")
+    flags += ("--http-port", str(http_port := free_ports()))
     # Only pings find out in time that a decoder is frozen: all other patience is longer.
     patience = ("--discovery-seconds", "0.3", "--probe-timeout-seconds", "60", "--keepalive-seconds", "2")
     patience += ("--stall-seconds", "600", "--first-token-seconds", "600", "--encode-seconds", "300")
     gateway = spawn("gateway", *flags, *patience)
     for service in (*decoders, gateway):
         service.wait_until_serving()
-    return Cluster(gateway, decoders, pictures(200, 8))
+    return Cluster(gateway, f"http://127.0.0.1:{http_port}/v1", decoders, pictures(200, 8))
 
 
 def contents(answers: list[Answer]) -> list[tuple]:
@@ -99,6 +120,27 @@ async def test_answers_when_their_decoder_is_killed_go_on_elsewhere(cluster, und
     assert len(moved) >= 3
     for answer in moved:
         assert victim.address in answer.route.decoders[:-1] and len(answer.route.decoders) > 1
+    await cluster.until_all_serve()
+
+
+async def test_http_streams_when_their_decoder_is_killed_go_on_elsewhere(cluster, undisturbed):
+    victim = cluster.decoders[1]
+
+    def kill():
+        victim.wait_until_generating(answers=3, tokens=30)  # of at least 3 * 300
+        victim.end(signal.SIGKILL)
+
+    options = {"base_url": cluster.base_url, "api_key": "none", "max_retries": 0, "timeout": 600}
+    try:
+        async with openai.AsyncOpenAI(**options) as client, asyncio.TaskGroup() as group:
+            tasks = [group.create_task(cluster.ask_by_http(client, number)) for number in range(20)]
+            await asyncio.to_thread(kill)
+    finally:
+        victim.start()
+    texts, usages = zip(*(task.result() for task in tasks), strict=True)
+    assert list(texts) == [text for text, *_ in undisturbed[:20]]
+    assert all(usage.completion_tokens == TOKENS for usage in usages)
+    assert sum(usage.model_extra["fsr"]["failovers"] > 0 for usage in usages) >= 2
     await cluster.until_all_serve()
 
 
