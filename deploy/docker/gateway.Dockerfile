@@ -14,6 +14,6 @@ RUN useradd --uid 10001 --no-create-home fsr
 COPY --from=build /opt/fsr /opt/fsr
 ENV PATH=/opt/fsr/bin:$PATH PYTHONUNBUFFERED=1 FSR_GATEWAY_HOST=0.0.0.0 FSR_GATEWAY_HEALTH_PORT=50049
 USER 10001
-EXPOSE 50049 50050 8080 9464
+EXPOSE 50049 50050 50052 9464
 HEALTHCHECK --interval=5s --timeout=6s --start-period=20s CMD ["python", "-m", "fsr.common.health", "127.0.0.1:50049"]
 ENTRYPOINT ["python", "-m", "fsr.gateway"]
