@@ -110,7 +110,8 @@ def test_http_has_a_service_that_spreads_connections(overlay):
     (port,) = service["ports"]
     assert "clusterIP" not in service  # headless, a client would stay with the first address
     numbers = {one["name"]: one["containerPort"] for one in gateway["ports"]}
-    assert numbers[port["targetPort"]] == options(overlay, "gateway").http_port == port["port"]
+    variables = {one["name"]: one.get("value") for one in gateway["env"]}
+    assert numbers[port["targetPort"]] == int(variables["FSR_GATEWAY_HTTP_PORT"]) == port["port"]
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
@@ -145,7 +146,7 @@ def test_ports_probes_and_images_are_those_of_the_services(overlay):
         grpc = ports.get("grpc", ports.get("serve-grpc"))
         health = int(environment(component).get("FSR_GATEWAY_HEALTH_PORT", grpc))  # the port grpc may have TLS
         assert ports.get("health", grpc) == health
-        assert exposed == {grpc, health, ports["metrics"]}
+        assert exposed == {grpc, health, ports["metrics"], ports.get("http", grpc)}
         assert SETTINGS[component].model_fields["port"].default == grpc
         assert container["image"] == f"fsr-{component}:0.1.0"
         for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
