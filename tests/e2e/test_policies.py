@@ -153,5 +153,12 @@ def test_file_when_its_new_version_is_broken_changes_nothing(ask, keys_file, gat
     reason = json.loads(lines()[0])["reason"]
     assert reason == "keys[3].policies.fsr-tiny: max_tokens: 1 is below min_tokens 4; raise it"
     keys_file.write_text(KEYS + "  - key: after\n")
-    until(lambda: gateway.log.read_text().count("keys read") > 1)
-    assert ask("after").budget == "32" and len(lines()) == 1
+
+    def known():
+        try:
+            return ask("after").budget == "32"
+        except AuthenticationError:
+            return False
+
+    until(known)
+    assert len(lines()) == 1

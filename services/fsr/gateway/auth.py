@@ -63,7 +63,7 @@ class ApiKeys:
     def __init__(self, keys: Sequence[str], file: Path | None, policy: Policy = ANYBODY.policy) -> None:
         """`policy` is the service's. Raises KeysFileError."""
         self._policy, self._file = policy, file
-        self._option_keys = [Key.model_construct(key=key) for key in keys]
+        self._option_keys = [Key.model_construct(sha256=digest_of(key).hex()) for key in keys]
         self._digest, self._problem = b"", ""
         self._callers = _callers(KeysFile.model_construct(keys=self._option_keys), policy)
         self._anybody = Caller(policy=policy)

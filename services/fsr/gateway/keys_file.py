@@ -40,7 +40,7 @@ class Key(_Strict):
     are those that it may use, empty for all. `policy` applies to all of them, `policies` to each by its name.
     """
 
-    key: str | None = None
+    key: str | None = Field(default=None, repr=False)
     sha256: str | None = Field(None, pattern="^[0-9a-fA-F]{64}$")
     name: str = Field("", max_length=100)
     models: list[ModelName] = Field(default_factory=list)

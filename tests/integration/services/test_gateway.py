@@ -143,38 +143,16 @@ def test_a_port_in_use_is_one_clear_line(option):
     assert done.stderr.splitlines()[-1].startswith(f"error: {option}: ") and "in use" in done.stderr.splitlines()[-1]
 
 
-@pytest.mark.parametrize(
-    ("name", "text", "flags", "says"),
-    [
-        ("keys.yaml", "keys: [{kee: a}]", (), "error: --api-keys-file: {}: keys[0].kee: is no field here; use key, "),
-        (
-            "keys.yaml",
-            "policies: {m: {max_tokens: 3}}",
-            ("--min-tokens", "9"),
-            "error: --api-keys-file: {}: policies.m: ",
-        ),
-        (
-            "keys",
-            "a",
-            ("--min-tokens", "9", "--max-tokens", "3"),
-            "error: max_tokens: 3 is below min_tokens 9; raise it",
-        ),
-        (
-            "keys",
-            "a",
-            ("--default-budget", "few"),
-            "error: --default-budget: 'few' is no budget; write tokens (64), a ",
-        ),
-    ],
-)
-def test_policy_with_a_mistake_ends_the_gateway_with_one_clear_line(tmp_path, name, text, flags, says):
-    file = tmp_path / name
-    file.write_text(text)
+def test_a_keys_file_with_a_mistake_ends_the_gateway_with_one_clear_line(tmp_path):
+    file = tmp_path / "keys.yaml"
+    file.write_text("keys: [{kee: a}]")
     command = [sys.executable, "-m", "fsr.gateway", *NOWHERE, "--port", "0", "--metrics-port", "0"]
-    done = subprocess.run([*command, "--api-keys-file", str(file), *flags], capture_output=True, text=True, timeout=120)
+    done = subprocess.run([*command, "--api-keys-file", str(file)], capture_output=True, text=True, timeout=120)
     assert done.returncode == 1 and "Traceback" not in done.stderr
     errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
-    assert len(errors) == 1 and errors[0].startswith(says.format(file))
+    assert len(errors) == 1 and errors[0].startswith(
+        f"error: --api-keys-file: {file}: keys[0].kee: is no field here; use"
+    )
 
 
 def test_keys(gateways):

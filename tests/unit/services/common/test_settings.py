@@ -83,6 +83,13 @@ def test_list_when_given_by_any_source_is_split(load, arguments):
         ({"flags": ["--tls-cert", "/no/cert"]}, "--tls-cert: no file /no/cert"),
         ({"flags": ["--tls-key", __file__]}, "tls_cert and tls_key: give both"),
         ({"flags": ["--wire-dtype", "fp8"]}, "--wire-dtype: Input should be"),
+        ({"flags": ["--default-budget", "few"]}, "--default-budget: 'few' is no budget; write tokens"),
+        ({"file": "default_budget: 1.5"}, "--default-budget: '1.5' is no budget"),
+        ({"flags": ["--default-method", ""]}, "--default-method: String should have at least 1"),
+        ({"flags": ["--default-options", '{"rho": Infinity}']}, r"--default-options: option\.rho: inf is no finite"),
+        ({"environment": {"FSR_GATEWAY_MAX_TOKENS": "-1"}}, "--max-tokens: Input should be greater"),
+        ({"flags": ["--min-tokens", "9", "--max-tokens", "3"]}, "max_tokens: 3 is below min_tokens 9; raise it"),
+        ({"flags": ["--default-budget", "64", "--max-tokens", "32"]}, r"default_budget: 64 is outside of 1\.\.32"),
         ({"environment": {"FSR_GATEWAY_PORT": "tcp://10.0.0.1:50050"}}, "enableServiceLinks: false"),
     ],
 )
@@ -91,6 +98,26 @@ def test_wrong_option_when_loaded_exits_with_one_line(load, arguments, message):
         load(**arguments)
     *lines, last = str(caught.value).splitlines()
     assert len(lines) == 1 and lines[0].startswith("error: ") and last == "see --help for every option"
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"flags": ["--default-budget", "0.11", "--default-options", '{"rho": 0.7}', "--max-tokens", "64"]},
+        {"file": "default_budget: 0.11\ndefault_options: {rho: 0.7}\nmax_tokens: 64"},
+        {
+            "environment": {
+                "FSR_GATEWAY_DEFAULT_BUDGET": "0.11",
+                "FSR_GATEWAY_DEFAULT_OPTIONS": '{"rho": 0.7}',
+                "FSR_GATEWAY_MAX_TOKENS": "64",
+            }
+        },
+    ],
+)
+def test_policy_when_given_by_any_source_is_the_same(load, arguments):
+    policy = load(**arguments).policy
+    assert (policy.default_budget, policy.default_method, policy.max_tokens) == ("0.11", "fsr", 64)
+    assert policy.default_options == {"rho": 0.7}
 
 
 def test_two_wrong_options_when_loaded_exit_with_two_lines(load):

@@ -7,11 +7,12 @@ from grpc_health.v1._async import HealthServicer
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fsr.gateway.auth import ANYBODY
+from fsr.gateway.auth import Caller
 from fsr.gateway.canary import Share, bucket, tokens_agreed
 from fsr.gateway.deadline import Deadline
 from fsr.gateway.metrics import Metrics
 from fsr.gateway.pipeline import Pipeline
+from fsr.gateway.policy import Policy
 from fsr.gateway.request_context import RequestContext
 from fsr.gateway.request_record import RequestRecord
 from fsr.gateway.routing.pools import Pools
@@ -63,7 +64,7 @@ class Encoder(encoder_pb2_grpc.EncoderServiceServicer):
         return encoder_pb2.DescribeEncoderResponse(model=MODEL)
 
     async def Encode(self, request, context):
-        requests.append((request.request_id, request.budget))
+        requests.append((request.request_id, request.budget, request.HasField("bounds")))
         kept = range(9) if request.budget.keep_ratio == 1 else [4]
         features = types_pb2.Tensor(data=b"12" * len(kept))
         image = types_pb2.CompressedImage(source_tokens=9, index=kept, features=features)
@@ -101,7 +102,7 @@ async def test_canary_when_an_answer_is_complete_asks_once_more_under_an_id_of_i
     pools = Pools(settings, metrics)
     await pools.refresh()
     parts = [types_pb2.Part(image=0), types_pb2.Part(text="?")]
-    budget = types_pb2.Budget(tokens=1)
+    budget = types_pb2.Budget(keep_ratio=0.1)
     request = gateway_pb2.GenerateRequest(
         messages=[types_pb2.Message(role=types_pb2.ROLE_USER, parts=parts)],
         images=[types_pb2.Image(data=b"x")],
@@ -109,7 +110,8 @@ async def test_canary_when_an_answer_is_complete_asks_once_more_under_an_id_of_i
     )
     record = RequestRecord(request_id="r")
     pipeline = Pipeline(pools, metrics, settings)
-    context = RequestContext(ANYBODY, Deadline(20), record)
+    caller = Caller(policy=Policy(max_tokens=4))
+    context = RequestContext(caller, Deadline(20), record)
     responses = [response async for response in pipeline.generate(request, context)]
     assert responses[-1].usage.request_id == "r"
     assert (record.visual_tokens_in, record.visual_tokens_kept, record.completion_tokens) == (9, 1, 2)
@@ -122,7 +124,8 @@ async def test_canary_when_an_answer_is_complete_asks_once_more_under_an_id_of_i
         while not compared("tokens_agreed"):
             await asyncio.sleep(0.01)
     whole = types_pb2.Budget(keep_ratio=1.0)
-    assert requests == [("r", budget), ("r", []), ("r-canary", whole), ("r-canary", [])]
+    # The policy's bounds are for callers: the canary compares with all tokens.
+    assert requests == [("r", budget, True), ("r", []), ("r-canary", whole, False), ("r-canary", [])]
     assert [compared(name) for name in ("answers", "exact", "tokens", "tokens_agreed")] == [1, 0, 2, 1]
     await pools.close()
     await server.stop(None)
