@@ -58,9 +58,11 @@ export async function* streamChat(body, key, signal) {
   const headers = { "content-type": "application/json", ...authorization(key) };
   const response = await request("v1/chat/completions", { method: "POST", headers, body: JSON.stringify(body), signal });
   if (response.body === null) throw new ApiError("The gateway sent no answer; ask again", response.status);
+  let complete = false;
   try {
     for await (const data of events(response.body)) {
-      if (data === "[DONE]") return;
+      complete = data === "[DONE]";
+      if (complete) continue; // to the end of the response, which comes now
       const chunk = JSON.parse(data);
       if (chunk.error) throw new ApiError(chunk.error.message, response.status, chunk.error.param);
       yield chunk;
@@ -68,7 +70,7 @@ export async function* streamChat(body, key, signal) {
   } catch (error) {
     throw lostConnection(error);
   }
-  throw new ApiError("The connection broke before the answer was complete; ask again", 0);
+  if (!complete) throw new ApiError("The connection broke before the answer was complete; ask again", 0);
 }
 
 /**

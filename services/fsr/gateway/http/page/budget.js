@@ -28,6 +28,6 @@ export function describeStop(stop, tokens) {
   if (stop === 0) return "1 token";
   if (stop === LAST_STOP) return tokens === null ? "all tokens" : `all ${tokens} tokens`;
   const share = SHARES[stop - 1];
-  const percent = `${Number((100 * share).toFixed(1))} % of the tokens`;
-  return tokens === null ? percent : `${percent}, about ${Math.max(1, Math.round(share * tokens))} of ${tokens}`;
+  const percent = `${Number((100 * share).toFixed(1))} %`;
+  return tokens === null ? `${percent} of the tokens` : `${percent}, about ${Math.max(1, Math.round(share * tokens))} of ${tokens}`;
 }

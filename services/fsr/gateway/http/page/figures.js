@@ -19,11 +19,12 @@ const FIGURES = [
   },
   { name: "compression", part: true, text: ({ fsr }) => seconds(fsr.seconds.compress) },
   { name: "prefill", part: true, text: ({ fsr }) => seconds(fsr.seconds.prefill) },
-  { name: "Whole answer", text: (usage) => `${seconds(usage.fsr.seconds.total)}, ${tokens(usage.completion_tokens)}` },
+  { name: "Whole answer", text: ({ fsr }) => seconds(fsr.seconds.total) },
+  { name: "Answer", text: (usage) => tokens(usage.completion_tokens) },
   { name: "KV cache saved", text: ({ fsr }) => bytes(fsr.kv_bytes_saved) },
   { name: "Prefill saved", text: ({ fsr }) => flops(fsr.prefill_flops_saved) },
-  { name: "Budget", text: ({ fsr }) => `${budget(fsr)}, ${chosenBy(fsr.budget_chosen_by)}` },
-  { name: "Method", text: ({ fsr }) => `${fsr.method}, ${chosenBy(fsr.method_chosen_by)}` },
+  { name: "Budget", text: ({ fsr }) => `${budget(fsr)} ${chosenBy(fsr.budget_chosen_by)}` },
+  { name: "Method", text: ({ fsr }) => `${fsr.method} ${chosenBy(fsr.method_chosen_by)}` },
 ];
 
 /**
@@ -88,5 +89,5 @@ function budget({ budget, visual_tokens_kept }) {
 
 /** @param {"request" | "policy"} who */
 function chosenBy(who) {
-  return who === "policy" ? "by the policy" : "by request";
+  return who === "policy" ? "(policy)" : "(request)";
 }

@@ -41,8 +41,8 @@ export function showHistory(shown, restore) {
  */
 function entry({ picture, settings, few, all }, shown) {
   const kept = few.usage === null ? "" : `${few.usage.fsr.visual_tokens_kept} of ${few.usage.fsr.visual_tokens_in}: `;
-  const texts = [element("strong", {}, settings.question), element("span", {}, `${kept}${few.text || "no answer"}`)];
-  if (all.text !== "") texts.push(element("span", {}, `all: ${all.text}`));
+  const texts = [element("strong", {}, settings.question), element("span", {}, `${kept}${few.text.trim() || "no answer"}`)];
+  if (all.text !== "") texts.push(element("span", {}, `all: ${all.text.trim()}`));
   return element(
     "button",
     { type: "button", class: "past", ...(shown ? { "aria-current": "true" } : {}) },

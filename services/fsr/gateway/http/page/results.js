@@ -38,7 +38,7 @@ function showAnswer(name, { phase, text, note, image, usage }) {
   const card = byId(`answer-${name}`, HTMLElement);
   card.dataset.phase = phase;
   card.setAttribute("aria-busy", String(phase === "asking" || phase === "streaming"));
-  byId(`text-${name}`, HTMLElement).textContent = text;
+  byId(`text-${name}`, HTMLElement).textContent = text.trimStart(); // models begin with a space
   byId(`note-${name}`, HTMLElement).textContent = noteOf(phase, text, note);
   const kept = usage?.fsr.visual_tokens_kept ?? image?.index.length;
   const from = usage?.fsr.visual_tokens_in ?? image?.source_tokens;
@@ -67,8 +67,8 @@ function statusOf(few, all) {
   if (few.phase === "failed") return "The request failed.";
   if (few.phase === "stopped" || all.phase === "stopped") return "Stopped.";
   if (few.phase !== "done") return "Asking with few tokens.";
-  const said = `With few tokens: ${few.text}.`;
-  if (all.phase === "done") return `${said} With all tokens: ${all.text}.`;
+  const said = `With few tokens: ${few.text.trim()}.`;
+  if (all.phase === "done") return `${said} With all tokens: ${all.text.trim()}.`;
   return all.phase === "skipped" || all.phase === "failed" ? said : `${said} Asking with all tokens.`;
 }
 
