@@ -16,7 +16,7 @@ import { events } from "./sse.js";
 /**
  * @typedef {object} Model
  * @property {string} id
- * @property {{methods: string[], policy: {default_method: string} | null}} fsr
+ * @property {{methods: string[], policy: {default_method: string, default_budget: number | "auto" | object} | null}} fsr
  */
 
 /** A request that failed. `param` is the field of the request that caused it, if one did. */

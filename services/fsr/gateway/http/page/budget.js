@@ -31,3 +31,12 @@ export function describeStop(stop, tokens) {
   const percent = `${Number((100 * share).toFixed(1))} %`;
   return tokens === null ? `${percent} of the tokens` : `${percent}, about ${Math.max(1, Math.round(share * tokens))} of ${tokens}`;
 }
+
+/**
+ * @param {number | "auto" | object} budget as the API sends it
+ */
+export function describeBudget(budget) {
+  if (typeof budget !== "number") return "automatic";
+  if (!Number.isInteger(budget)) return `${Number((100 * budget).toFixed(1))} %`;
+  return budget === 1 ? "1 token" : `${budget} tokens`;
+}

@@ -1,5 +1,6 @@
 /** What an answer took, as a table that compares few tokens with all. */
 
+import { describeBudget } from "./budget.js";
 import { element } from "./dom.js";
 
 /** @typedef {import("./conversation.js").Answer} Answer */
@@ -23,7 +24,7 @@ const FIGURES = [
   { name: "Answer", text: (usage) => tokens(usage.completion_tokens) },
   { name: "KV cache saved", text: ({ fsr }) => bytes(fsr.kv_bytes_saved) },
   { name: "Prefill saved", text: ({ fsr }) => flops(fsr.prefill_flops_saved) },
-  { name: "Budget", text: ({ fsr }) => `${budget(fsr)} ${chosenBy(fsr.budget_chosen_by)}` },
+  { name: "Budget", text: ({ fsr }) => `${appliedBudget(fsr)} ${chosenBy(fsr.budget_chosen_by)}` },
   { name: "Method", text: ({ fsr }) => `${fsr.method} ${chosenBy(fsr.method_chosen_by)}` },
 ];
 
@@ -81,10 +82,8 @@ function scaled(count, step, units) {
  * The budget that was applied. In JavaScript the share 1.0 is the number 1, as one token is: what was kept tells them apart.
  * @param {any} usage the gateway's
  */
-function budget({ budget, visual_tokens_kept }) {
-  if (typeof budget !== "number") return "automatic";
-  if (budget === 1 && visual_tokens_kept > 1) return "all";
-  return Number.isInteger(budget) ? tokens(budget) : `${Number((100 * budget).toFixed(1))} %`;
+function appliedBudget({ budget, visual_tokens_kept }) {
+  return budget === 1 && visual_tokens_kept > 1 ? "all" : describeBudget(budget);
 }
 
 /** @param {"request" | "policy"} who */

@@ -1,6 +1,6 @@
 /** The form: reads its settings, and shows them again. */
 
-import { budgetOf, describeStop, FIRST_CHOICE, LAST_STOP } from "./budget.js";
+import { budgetOf, describeBudget, describeStop, FIRST_CHOICE, LAST_STOP } from "./budget.js";
 import { byId, element } from "./dom.js";
 import { FieldError } from "./errors.js";
 
@@ -66,10 +66,11 @@ export function setModels(listed) {
 function showMethods() {
   const chosen = method.value;
   const { methods = [], policy } = models.find(({ id }) => id === model.value)?.fsr ?? {};
-  const byPolicy = policy?.default_method ? `The gateway's policy: ${policy.default_method}` : "The gateway's policy";
+  const byPolicy = policy ? `The gateway’s policy: ${policy.default_method}` : "The gateway’s policy";
   const named = methods.map((name) => element("option", { value: name }, name));
   method.replaceChildren(element("option", { value: "" }, byPolicy), ...named);
   if (methods.includes(chosen)) method.value = chosen;
+  byId("policy-budget", HTMLElement).textContent = policy ? `: ${describeBudget(policy.default_budget)}` : "";
 }
 
 /**
