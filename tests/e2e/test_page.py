@@ -1,24 +1,23 @@
 """The page at / in headless Chromium, against a running system."""
 
-import base64
 import itertools
-import json
 import os
 import re
-import shutil
 import urllib.request
-from contextlib import contextmanager
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import expect, sync_playwright
+from playwright.sync_api import expect
 
 from fsr.gateway.http.page import FOLDER
 from fsr_core.overlay import FOCUS_INK, SCAN_INK
+from helpers.page import api_answer, ask_and_wait, chromium, data_uri, expected_states, table_of_tokens
+from helpers.page import opened as opened_page
 from helpers.waiting import until
 
 KEY = "a-key-of-the-page-test"
-SCENE = FOLDER / "scenes/1100051.webp"
+SCENE = (FOLDER / "scenes/1100051.webp").read_bytes()
+QUESTION = "What colour is the star?"
 PHONE = {"width": 360, "height": 740}
 GROWTH = """() => {
   const answer = document.getElementById("text-few");
@@ -29,34 +28,16 @@ GROWTH = """() => {
 
 @pytest.fixture(scope="module")
 def browser():
-    path = shutil.which("chromium")
-    assert path, "no chromium: run make tools"
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
+    with chromium() as browser:
         yield browser
-        browser.close()
 
 
 @pytest.fixture
 def opened(browser, system):
-    """Opens the page of a gateway. Afterwards nothing has failed in it, and it has loaded nothing from elsewhere."""
+    """Opens the page, of the running system or of another gateway."""
 
-    @contextmanager
-    def opened(address=system["http"], failures="the server responded with a status of [45]", **options):
-        context = browser.new_context(**options)
-        context.set_default_timeout(60_000)
-        page, requests, problems = context.new_page(), [], []
-        page.on("request", lambda request: requests.append(request.url))
-        page.on("pageerror", lambda error: problems.append(str(error)))
-        page.on("console", lambda message: problems.append(message.text) if message.type == "error" else None)
-        page.goto(f"http://{address}/")
-        expect(page.locator(".scene")).to_have_count(3)
-        yield page
-        local = (f"http://{address}/", "data:", f"blob:http://{address}/")
-        assert [url for url in requests if not url.startswith(local)] == []
-        # The browser itself reports failed requests, which tests provoke.
-        assert [text for text in problems if not re.match(f"Failed to load resource: {failures}", text)] == []
-        context.close()
+    def opened(address=system["http"], **options):
+        return opened_page(browser, address, **options)
 
     return opened
 
@@ -75,30 +56,10 @@ def other_gateway(system, spawn, free_ports):
     return start
 
 
-def chat(address, budget, **options):
-    """What the API says to the page's request."""
-    url = "data:image/webp;base64," + base64.b64encode(SCENE.read_bytes()).decode()
-    content = [
-        {"type": "image_url", "image_url": {"url": url}},
-        {"type": "text", "text": "What colour is the star?"},
-    ]
-    body = {"messages": [{"role": "user", "content": content}], "fsr": {"budget": budget, "explain": True}} | options
-    request = urllib.request.Request(f"http://{address}/v1/chat/completions", json.dumps(body).encode())
-    request.add_header("content-type", "application/json")
-    return json.load(urllib.request.urlopen(request))
-
-
 def choose_scene(page, number=0):
     page.locator(".scene").nth(number).click()
     expect(page.locator("#picture-name")).to_have_text(f"Scene {number + 1}")
     expect(page.locator("#question")).not_to_have_value("")
-
-
-def ask_and_wait(page):
-    page.click("#ask-button")
-    expect(page.locator("#answer-few")).to_have_attribute("data-phase", "done")
-    expect(page.locator("#answer-all")).to_have_attribute("data-phase", "done")
-    expect(page.locator("#ask-button")).to_have_attribute("aria-disabled", "false")
 
 
 def ask_for_long(page, tokens):
@@ -116,17 +77,9 @@ def errors_of(page):
     return {error.get_attribute("id").removeprefix("error-"): error.text_content() for error in shown}
 
 
-def expected_states(image):
-    """What became of each token, from the explanation alone."""
-    explanation = image["explanation"]
-    states = ["merged" if into >= 0 else "dropped" for into in explanation["merged_into"]]
-    for token, stage in zip(image["index"], explanation["stage"], strict=True):
-        states[token] = ("focus", "scan")[stage]
-    return states
-
-
 def test_both_answers_and_every_token_equal_those_of_the_api(opened, system):
-    few, whole = chat(system["http"], 0.11), chat(system["http"], "all")
+    picture = {"type": "image_url", "image_url": {"url": data_uri(SCENE, "webp")}}
+    few, whole = (api_answer(system["http"], picture, QUESTION, budget) for budget in (0.11, "all"))
     image = few["fsr"]["images"][0]
     states = expected_states(image)
     with opened() as page:
@@ -139,10 +92,7 @@ def test_both_answers_and_every_token_equal_those_of_the_api(opened, system):
         assert page.text_content("#kept-all") == f"{image['source_tokens']} of {image['source_tokens']}"
         for state in ("focus", "scan", "merged", "dropped"):
             assert page.text_content(f"#count-{state}") == str(states.count(state)) != "0"
-        page.click("#token-details summary")
-        cells = page.locator("#token-tables td[data-token]").evaluate_all(
-            "cells => cells.map((cell) => ({...cell.dataset, text: cell.textContent}))"
-        )
+        cells = table_of_tokens(page)
         assert [int(cell["token"]) for cell in cells] == list(range(image["source_tokens"]))
         assert [cell["state"] for cell in cells] == states
         assert [int(cell["into"]) for cell in cells] == image["explanation"]["merged_into"]
@@ -221,7 +171,7 @@ def test_errors_are_sentences_next_to_their_cause(opened, tmp_path):
         page.click("#ask-button")
         assert errors_of(page) == {"question": "Write a question about the picture."}
         expect(page.locator("#question")).to_be_focused()
-        page.fill("#question", "What colour is the star?")
+        page.fill("#question", QUESTION)
         page.click("form summary")
         page.fill("#options", "{")
         page.click("#ask-button")
@@ -290,7 +240,7 @@ def test_keyboard_alone_asks_and_restores(opened):
         page.focus("#question")
         page.keyboard.press("Enter")
         expect(page.locator(".past")).to_have_count(2)
-        assert page.text_content("#asked") == "What colour is the star?"
+        assert page.text_content("#asked") == QUESTION
         tab_to("#token-details summary")
         page.keyboard.press("Enter")
         tab_to(".scroll")
