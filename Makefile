@@ -19,12 +19,14 @@ $(STAMP): pyproject.toml
 demo: install ## Start the whole system, ask about a drawn scene, print what was saved
 	$(BIN)/fsr demo
 
-tools: ## Debian packages that tests need: prometheus, with promtool
-	@command -v promtool >/dev/null && command -v prometheus >/dev/null || { \
-		SUDO=$$([ "$$(id -u)" = 0 ] || echo sudo); \
+# In order: what the packages install, and their names.
+tools: ## Debian packages that tests need: prometheus with promtool, and chromium
+	@missing=; for pair in promtool:prometheus prometheus:prometheus chromium:chromium; do \
+		command -v $${pair%:*} >/dev/null || missing="$$missing $${pair#*:}"; done; \
+	test -z "$$missing" || { SUDO=$$([ "$$(id -u)" = 0 ] || echo sudo); \
 		{ $$SUDO apt-get update -qq && DEBIAN_FRONTEND=noninteractive $$SUDO apt-get install -qq --yes \
-		--no-install-recommends prometheus >/dev/null; } || { \
-		echo "error: cannot install Debian's package prometheus; install prometheus and promtool by hand" >&2; exit 1; }; }
+		--no-install-recommends $$missing >/dev/null; } || { \
+		echo "error: cannot install Debian's packages:$$missing; install them by hand" >&2; exit 1; }; }
 
 # Three runs beside each other. Tests that start services wait for much of their time; the others only compute, and give
 # way a little. One thread each: torch's threads are slow when they share a core.

@@ -7,12 +7,14 @@ import sys
 
 import pytest
 import torch
+from playwright.sync_api import expect
 
 import fsr_core
 from fsr.cli.local_stack import running
 from fsr.client import Client, InvalidRequestError, Video
 from helpers import checkpoints
 from helpers.benches import Bench, chat, picture
+from helpers.page import api_answer, ask_and_wait, chromium, data_uri, expected_states, opened, table_of_tokens
 
 QUESTION = "what colour is the star?"
 BUDGET = 9
@@ -66,6 +68,7 @@ def test_the_whole_system(family, free_ports, tmp_path, name):
         assert answer.usage.visual_tokens_kept == BUDGET
         if name in checkpoints.VIDEO:
             videos_are_answered(own, client, at["gateway"], tmp_path)
+            page_shows_each_frame(at["http"], tmp_path)
         else:
             with pytest.raises(InvalidRequestError, match=rf"images\[0\]: video: {name} takes pictures only"):
                 client.ask(Video([png()]), QUESTION, budget=BUDGET)
@@ -75,8 +78,8 @@ def videos_are_answered(own, client, gateway, folder):
     """Through the SDK as bytes and through the command as a folder, evenly and freely, as plug-and-play answers."""
     frames = [picture((48, 32), number) for number in range(4)]
     (folder / "frames").mkdir()
-    for number, frame in enumerate(frames):
-        frame.save(folder / "frames" / f"{number + 8}.png")
+    for path, frame in zip(frame_paths(folder), frames, strict=True):
+        frame.save(path)
     for spread in ("even", "free"):
         want = plugged(own, frames, spread)
         options = {"budget": BUDGET, "spread": spread, "max_tokens": 8}
@@ -86,9 +89,33 @@ def videos_are_answered(own, client, gateway, folder):
         assert json.loads(said.stdout)["answer"] == want.strip()
     why = fsr("explain", folder / "frames", QUESTION, "--gateway", gateway, "-o", folder / "why.png")
     assert json.loads(why.stdout)["kept"] == BUDGET and (folder / "why.png").read_bytes().startswith(b"\x89PNG")
-    (folder / "frames" / "9.png").write_bytes(b"no picture")
-    wrong = fsr("ask", folder / "frames", QUESTION, "--gateway", gateway)
+    (folder / "wrong").mkdir()
+    for number in range(2):
+        (folder / "wrong" / f"{number}.png").write_bytes(b"no picture" if number else png(frames[0]))
+    wrong = fsr("ask", folder / "wrong", QUESTION, "--gateway", gateway)
     assert wrong.returncode == 1 and wrong.stderr.startswith("error: images[0].frames[1]: is no readable JPEG")
+
+
+def page_shows_each_frame(address, folder):
+    """Several files on the page are a video; every view is drawn, with the tokens that the API tells."""
+    files = [path.read_bytes() for path in frame_paths(folder)]
+    video = {"type": "video_url", "video_url": {"frames": [data_uri(file, "png") for file in files], "fps": 4}}
+    image = api_answer(address, video, QUESTION, 0.11, max_tokens=8)["fsr"]["images"][0]
+    with chromium() as browser, opened(browser, address) as page:
+        page.set_input_files("#files", list(reversed(frame_paths(folder))))
+        expect(page.locator("#preview img")).to_have_count(len(files))
+        page.fill("#fps", "4")
+        page.fill("#question", QUESTION)
+        page.click("form summary")
+        page.fill("#max-tokens", "8")
+        ask_and_wait(page)
+        assert page.locator("canvas").count() == len(image["explanation"]["views"]) > 1
+        assert [cell["state"] for cell in table_of_tokens(page)] == expected_states(image)
+
+
+def frame_paths(folder):
+    """In the order of the frames, which is not that of their names as text."""
+    return [folder / "frames" / f"{number}.png" for number in range(8, 12)]
 
 
 def fsr(*arguments):

@@ -111,7 +111,8 @@ def test_wheel_adds_two_top_level_names_and_holds_every_file(wheel):
     code, markers = packaged("*.py"), packaged("py.typed")
     data = packaged("tiny/weights/*") | packaged("tiny/*.json") | packaged("tiny/README.md")
     assert len(code) > 100 and {"fsr/client/py.typed", "fsr/cli/py.typed", "fsr_core/py.typed"} <= markers
-    assert {Path(name).suffix for name in data} >= {".json", ".md", ".safetensors"}
+    data |= packaged("http/page/**/*")
+    assert {Path(name).suffix for name in data} >= {".json", ".md", ".safetensors", ".html", ".js", ".css", ".webp"}
     assert (code | markers | data) - names == set()
 
 

@@ -41,6 +41,8 @@ class GatewaySettings(ServiceSettings):
         description="origins whose web pages may call the HTTP interface, comma-separated: https://app.example; "
         "default: none",
     )
+    http_page: bool = Field(True, description="whether the HTTP port has a page at / to try the gateway in a browser")
+    grafana_url: str | None = Field(None, description="address of Grafana, for a link on the page; default: no link")
     metrics_port: int = Field(9464, ge=0, le=65535, description="port of the Prometheus metrics")
     health_port: int | None = Field(
         None,
@@ -197,6 +199,13 @@ class GatewaySettings(ServiceSettings):
     def _hosts(cls, values: list[str]) -> list[str]:
         AllowedHosts(values)
         return values
+
+    @field_validator("grafana_url")
+    @classmethod
+    def _web_address(cls, value: str | None) -> str | None:
+        if value is not None and not re.match(r"https?://[^\s/]", value):
+            raise ValueError(f"{value!r} is no web address; write http://host:port or https://host/path")
+        return value
 
     @field_validator("tls_cert", "tls_key", "tls_client_ca", "api_keys_file")
     @classmethod

@@ -19,6 +19,7 @@ from fsr.gateway.http.errors import error_response, refusal
 from fsr.gateway.http.limits import Limits
 from fsr.gateway.http.models import models_router
 from fsr.gateway.http.openapi import ERRORS
+from fsr.gateway.http.page import page_router
 from fsr.gateway.http.pictures import Pictures
 from fsr.gateway.http.remote import RemotePictures
 from fsr.gateway.http.request_ids import RequestIds
@@ -45,6 +46,8 @@ def http_app(
     app.include_router(chat_router(pipeline, admission, pictures, settings))
     app.include_router(compress_router(pipeline, admission, pictures, settings))
     app.include_router(models_router(pipeline, admission))
+    if settings.http_page:
+        app.include_router(page_router(settings, keys))
     app.add_middleware(Limits, keys=keys, metrics=metrics, settings=settings)
     if settings.http_cors_origins:
         app.add_middleware(
