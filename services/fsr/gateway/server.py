@@ -51,14 +51,6 @@ def _probe_server(health: HealthServicer, settings: GatewaySettings) -> grpc.aio
     return server
 
 
-def _keys(settings: GatewaySettings) -> ApiKeys:
-    """The keys and their policies. Exits with one line if their file cannot be used."""
-    try:
-        return ApiKeys(settings.api_keys, settings.api_keys_file, settings.policy)
-    except KeysFileError as error:
-        raise SystemExit(f"error: --api-keys-file: {settings.api_keys_file}: {error}") from error
-
-
 def _http_server(
     pipeline: Pipeline, admission: Admission, keys: ApiKeys, metrics: Metrics, settings: GatewaySettings
 ) -> HttpServer | None:
@@ -69,6 +61,14 @@ def _http_server(
     from fsr.gateway.http.server import HttpServer
 
     return HttpServer(http_app(pipeline, admission, keys, metrics, settings), settings, settings.http_port)
+
+
+def _keys(settings: GatewaySettings) -> ApiKeys:
+    """The keys and their policies. Exits with one line if their file cannot be used."""
+    try:
+        return ApiKeys(settings.api_keys, settings.api_keys_file, settings.policy)
+    except KeysFileError as error:
+        raise SystemExit(f"error: --api-keys-file: {settings.api_keys_file}: {error}") from error
 
 
 async def _watch(pools: Pools, keys: ApiKeys, process: ServiceProcess, every: float) -> None:
