@@ -151,6 +151,33 @@ def test_question_without_picture(api):
     assert usage["fsr"]["visual_tokens_in"] == 0 and usage["fsr"]["budget"] is None
 
 
+def test_usage_says_what_was_applied_and_who_chose_it(api, pictures):
+    (picture,) = pictures(3, 1)
+    names = ("budget", "spread", "budget_chosen_by", "method", "method_chosen_by")
+    for options, expected in (
+        (None, ["auto", "even", "policy", "fsr", "policy"]),
+        ({"budget": 0.5, "spread": "free"}, [0.5, "free", "request", "fsr", "policy"]),
+        ({"method": "uniform"}, ["auto", "even", "policy", "uniform", "request"]),
+    ):
+        usage = api.chat(ask(QUESTION, picture, fsr=options))["usage"]["fsr"]
+        assert [usage[name] for name in names] == expected
+
+
+def test_log_probabilities_are_those_by_grpc(system, api, pictures):
+    (picture,) = pictures(2_000_015, 1)
+    body = ask(QUESTION, picture, max_tokens=5, ignore_eos=True, logprobs=True, top_logprobs=3)
+    with Client(system["gateway"]) as client:
+        by_grpc = client.ask(picture, QUESTION, budget=16, max_tokens=5, ignore_eos=True, logprobs=True)
+    content = api.chat(body)["choices"][0]["logprobs"]["content"]
+    assert [token["logprob"] for token in content] == pytest.approx(list(by_grpc.logprobs))
+    for token in content:
+        assert bytes(token["bytes"]).decode() == token["token"]
+        assert len(token["top_logprobs"]) == 3
+        assert token["top_logprobs"][0] == {name: token[name] for name in ("token", "logprob", "bytes")}  # greedy
+    streamed = [one for c in api.events(body) for ch in c["choices"] for one in ch["logprobs"]["content"]]
+    assert [token["token"] for token in streamed] == [token["token"] for token in content]
+
+
 @pytest.mark.parametrize(("budget", "kept"), [(7, 7), (0.1, 14), (1.0, 144), ("all", 144)])
 def test_budgets(api, pictures, budget, kept):
     answer = api.chat(ask(QUESTION, *pictures(3, 1), fsr={"budget": budget}))
@@ -213,7 +240,7 @@ def test_models_with_facts(api):
         ({"fsr": {"budget": 16, "options": {"rho": 7}}}, 400, "fsr.options.rho"),
         ({"fsr": {"budget": 16, "options": {"magic": 7}}}, 400, "fsr.options"),
         ({"messages": [turn(QUESTION, b"no picture")]}, 400, "messages[0].content[0].image_url.url"),
-        ({"messages": [{"role": "user", "content": "star " * 13_000}]}, 400, "messages"),
+        ({"messages": [{"role": "user", "content": "?!" * 32_000}]}, 400, "messages"),
     ],
 )
 @pytest.mark.parametrize("stream", [False, True])

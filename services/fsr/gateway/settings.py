@@ -184,8 +184,6 @@ class GatewaySettings(ServiceSettings):
                 raise ValueError(f"{value!r} is no address; write host:port or dns:///name:port")
         return values
 
-    _check_options = field_validator("default_options")(check_method_options)
-
     @field_validator("http_cors_origins")
     @classmethod
     def _origins(cls, values: list[str]) -> list[str]:

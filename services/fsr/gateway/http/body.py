@@ -9,11 +9,11 @@ import pydantic_core
 from pydantic import BaseModel, ValidationError
 
 from fsr.common.errors import InvalidRequest
+from fsr.gateway.http.field_names import shortened
 
 __all__ = ["parse_json", "validated"]
 
 _Schema = TypeVar("_Schema", bound=BaseModel)
-_LONGEST = 300  # characters of a message; what the caller sent may be in it
 
 
 def parse_json(raw: bytes) -> dict[str, Any]:
@@ -36,7 +36,7 @@ def validated(schema: type[_Schema], body: dict[str, Any]) -> _Schema:
         field = _field(body, first["loc"])
         if first["type"].startswith("union_tag"):
             field += "." + first["ctx"]["discriminator"].strip("'")
-        raise InvalidRequest(f"{field}: {_reason(first)}"[:_LONGEST]) from error
+        raise InvalidRequest(shortened(f"{field}: {_reason(first)}")) from error
 
 
 def _field(body: Any, location: Sequence[int | str]) -> str:

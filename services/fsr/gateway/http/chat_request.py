@@ -47,7 +47,7 @@ async def generate_request(
     options = body.fsr or CompressionOptions()
     request = pb.GenerateRequest(
         model=body.model or "",
-        method=method_message(options),
+        method=method_message(options, names),
         sampling=sampling_message(body),
         explain=bool(options.explain),
         budget=budget_message(options),

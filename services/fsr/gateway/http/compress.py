@@ -15,7 +15,7 @@ from fsr.gateway.deadline import Deadline
 from fsr.gateway.http.body import parse_json, validated
 from fsr.gateway.http.call import HttpCall
 from fsr.gateway.http.connection import ConnectedResponse
-from fsr.gateway.http.facts import image_facts, image_sizes
+from fsr.gateway.http.facts import applied_facts, image_facts, image_sizes
 from fsr.gateway.http.field_names import FieldNames
 from fsr.gateway.http.openapi import COMPRESS_EXAMPLE, ERRORS, request_body
 from fsr.gateway.http.options import budget_message, method_message, wire_dtype
@@ -71,7 +71,7 @@ class _Compress:
             model=body.model or "",
             instruction=body.instruction,
             budget=budget_message(options),
-            method=method_message(options),
+            method=method_message(options, names),
             wire_dtype=wire_dtype(options),
             explain=bool(options.explain),
             images=await self._pictures.images(parts, deadline),
@@ -105,10 +105,11 @@ def _wants_file(body: CompressRequest, request: Request) -> bool:
 
 def _json(compressed: pb.CompressResponse, facts: dict[str, Any], body: CompressRequest) -> Response:
     images = [image_facts(image, features=bool(body.features)) for image in compressed.images]
-    return JSONResponse({"object": "compression", **facts, "images": images})
+    return JSONResponse({"object": "compression", **facts, **applied_facts(compressed), "images": images})
 
 
 def _file(compressed: pb.CompressResponse, facts: dict[str, Any]) -> Response:
     sizes = [image_sizes(image) for image in compressed.images]
-    metadata = facts | {"images": json.dumps(sizes, separators=(",", ":"))}
+    applied = applied_facts(compressed)
+    metadata = facts | {name: json.dumps(value) for name, value in (applied | {"images": sizes}).items()}
     return Response(compressed_images_file(compressed.images, metadata), media_type=SAFETENSORS)

@@ -19,7 +19,7 @@ from fsr.common.errors import (
     Unauthenticated,
     UnknownModel,
 )
-from fsr.gateway.http.field_names import field_of
+from fsr.gateway.http.field_names import field_of, shortened
 
 __all__ = ["error_object", "error_response", "refusal"]
 
@@ -36,7 +36,6 @@ _KINDS: dict[type[ServiceError], tuple[int, str, str | None]] = {
     Expired: (504, "timeout_error", "deadline_exceeded"),
 }
 # What our messages begin with, and what is no field of a request's body.
-_HALF = 300  # characters of a message at its beginning, where the field is, and at its end, where the remedy is
 _NO_FIELDS = {"authorization", "body", "content-type", "gateway", "headers", "http", "path", "request"}
 _RETRY_AFTER = 1.0  # seconds, where an error that passes does not say when
 
@@ -69,6 +68,5 @@ def refusal(status: int, message: str, headers: Mapping[str, str] | None = None)
 def _object(message: str, kind: str, code: str | None) -> dict[str, object]:
     field = field_of(message)
     param = None if field in _NO_FIELDS else field
-    if len(message) > 2 * _HALF:  # a name of the caller's is in it
-        message = f"{message[:_HALF]} ... {message[-_HALF:]}"
-    return {"error": {"message": message, "type": kind, "param": param and param[:_HALF], "code": code}}
+    facts = {"message": shortened(message), "type": kind, "param": param and shortened(param), "code": code}
+    return {"error": facts}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.json_format import MessageToDict
 from google.protobuf.message import Message
 
@@ -12,7 +11,7 @@ from fsr.gateway.http.options import budget_value
 from fsr.v1 import gateway_pb2 as pb
 from fsr.v1 import types_pb2
 
-__all__ = ["enum_word", "image_facts", "image_sizes", "usage_object"]
+__all__ = ["applied_facts", "enum_word", "image_facts", "image_sizes", "usage_object"]
 
 # What only a language model needs.
 _LAYOUT = ("features", "newlines", "source_newlines", "positions", "grid", "deepstack")
@@ -23,26 +22,34 @@ _EXPLANATION_TENSORS = ("stage", "merged_into", "priority")
 
 def usage_object(usage: pb.Usage) -> dict[str, Any]:
     """OpenAI's usage, with all of ours under `fsr`."""
+    figures = {field.name: _number(usage, field.name) for field in usage.DESCRIPTOR.fields}
     return {
         "prompt_tokens": usage.prompt_tokens,
         "completion_tokens": usage.completion_tokens,
         "total_tokens": usage.prompt_tokens + usage.completion_tokens,
         "prompt_tokens_details": {"cached_tokens": usage.cached_tokens},
-        "fsr": {field.name: _usage_value(usage, field) for field in usage.DESCRIPTOR.fields}
-        | {"spread": enum_word(types_pb2.Spread.DESCRIPTOR, usage.budget.spread) if usage.budget.spread else None},
+        "fsr": figures | applied_facts(usage),
     }
 
 
-def _usage_value(usage: pb.Usage, field: FieldDescriptor) -> Any:
-    """A field as JSON. Numbers are numbers, also those of 64 bits, which protobuf's own JSON makes strings."""
-    value = getattr(usage, field.name)
-    if field.name == "budget":
-        return budget_value(value)
-    if field.enum_type is not None:
-        return enum_word(field.enum_type, value) if value else None
-    if field.name == "seconds":
-        return dict(value)
-    return value or None if isinstance(value, str) else value
+def applied_facts(message: pb.Usage | pb.CompressResponse) -> dict[str, Any]:
+    """Budget and method that were applied, and who chose them; null for a request without images."""
+    spread = types_pb2.Spread.DESCRIPTOR, message.budget.spread or types_pb2.SPREAD_EVEN
+    chosen_by = types_pb2.ChosenBy.DESCRIPTOR
+    facts = {
+        "budget": budget_value(message.budget),
+        "spread": enum_word(*spread),
+        "budget_chosen_by": enum_word(chosen_by, message.budget_chosen_by),
+        "method": message.method,
+        "method_chosen_by": enum_word(chosen_by, message.method_chosen_by),
+    }
+    return facts if message.HasField("budget") else dict.fromkeys(facts)
+
+
+def _number(usage: pb.Usage, name: str) -> Any:
+    """Numbers stay numbers, also those of 64 bits, which protobuf's own JSON makes strings."""
+    value = getattr(usage, name)
+    return dict(sorted(value.items())) if name == "seconds" else value
 
 
 def enum_word(kind: Any, number: int) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from fastapi import APIRouter, Request
+from google.protobuf.json_format import MessageToDict
 
 from fsr.common.errors import UnknownModel
 from fsr.gateway.admission import Admission
@@ -62,10 +63,9 @@ def _model_object(model: pb.AvailableModel) -> dict[str, Any]:
             "policy": {
                 "default_budget": budget_value(policy.default_budget),
                 "default_method": policy.default_method,
+                "default_options": MessageToDict(policy.default_options),
                 "min_tokens": policy.bounds.min_tokens or None,
                 "max_tokens": policy.bounds.max_tokens or None,
-            }
-            if model.HasField("policy")
-            else None,
+            },
         },
     }

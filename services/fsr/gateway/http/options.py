@@ -6,6 +6,7 @@ from typing import Any
 
 from fsr.common.errors import InvalidRequest
 from fsr.common.method_options import check_finite
+from fsr.gateway.http.field_names import FieldNames
 from fsr.gateway.http.schemas import AutoBudget, CompressionOptions
 from fsr.v1 import types_pb2
 
@@ -43,10 +44,11 @@ def budget_value(budget: types_pb2.Budget) -> Any:
     return None
 
 
-def method_message(options: CompressionOptions) -> types_pb2.Method:
-    """The method and its options. Raises InvalidRequest."""
+def method_message(options: CompressionOptions, names: FieldNames) -> types_pb2.Method:
+    """The method and its options, which errors of the encoder name without their place. Raises InvalidRequest."""
     method = types_pb2.Method(name=options.method or "")
     for name, value in (options.options or {}).items():
+        names.rename(name, f"fsr.options.{name}")
         try:
             method.options.update({name: value})
         except (OverflowError, ValueError) as error:  # an integer that no double holds

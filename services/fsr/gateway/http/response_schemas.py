@@ -32,7 +32,15 @@ class Bounds(_Response):
     radius: float | None = None
 
 
-class FsrUsage(_Response):
+class Applied(_Response):
+    budget: int | float | str | Bounds | None = Field(description="what was applied; null without images")
+    spread: Literal["even", "free"] | None
+    budget_chosen_by: Literal["request", "policy"] | None
+    method: str | None
+    method_chosen_by: Literal["request", "policy"] | None
+
+
+class FsrUsage(Applied):
     """What the answer took, and what compression saved: differences to the same prompt with all visual tokens."""
 
     request_id: str
@@ -51,11 +59,6 @@ class FsrUsage(_Response):
     retries: int
     cached_images: int
     cached_tokens: int
-    budget: int | float | str | Bounds | None = Field(description="what was applied; null without images")
-    spread: Literal["even", "free"] | None
-    budget_chosen_by: Literal["request", "policy"] | None
-    method: str | None
-    method_chosen_by: Literal["request", "policy"] | None
 
 
 class PromptDetails(_Response):
@@ -169,7 +172,7 @@ class CompressedImage(Image):
     deepstack: list[Tensor] | None = None
 
 
-class Compression(_Response):
+class Compression(Applied):
     object: Literal["compression"]
     model: str
     request_id: str
@@ -180,6 +183,7 @@ class Compression(_Response):
 class Policy(_Response):
     default_budget: int | float | str | Bounds | None
     default_method: str
+    default_options: dict[str, Any] = Field(description="of that method")
     min_tokens: int | None
     max_tokens: int | None
 
@@ -188,7 +192,7 @@ class ModelFacts(_Response):
     methods: list[str]
     encoders: int = Field(description="that answer")
     decoders: int = Field(description="that answer and hold the same checkpoint")
-    policy: Policy | None = Field(description="what applies to the caller's requests")
+    policy: Policy = Field(description="what applies to the caller's requests")
 
 
 class ServedModel(_Response):

@@ -96,6 +96,7 @@ def test_chunks_have_role_first_reason_last_and_usage_when_asked(usage_asked):
 
 
 def test_usage_is_numbers_and_words():
+    assert usage_object(pb.Usage())["fsr"]["budget"] is usage_object(pb.Usage())["fsr"]["method"] is None
     usage = usage_object(USAGE)
     assert (usage["total_tokens"], usage["prompt_tokens_details"]) == (30, {"cached_tokens": 5})
     ours = usage["fsr"]
@@ -108,7 +109,6 @@ def test_usage_is_numbers_and_words():
 @pytest.mark.parametrize(
     ("budget", "expected"),
     [
-        ({}, None),
         ({"keep_ratio": 0.5}, 0.5),
         ({"auto": types_pb2.AutoBudget()}, "auto"),
         ({"auto": types_pb2.AutoBudget(max_tokens=9)}, {"max_tokens": 9}),
