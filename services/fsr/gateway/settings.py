@@ -205,6 +205,8 @@ class GatewaySettings(ServiceSettings):
             raise ValueError(f"{value!r} is no web address; write http://host:port or https://host/path")
         return value
 
+    _check_options = field_validator("default_options")(check_method_options)
+
     @field_validator("tls_cert", "tls_key", "tls_client_ca", "api_keys_file")
     @classmethod
     def _readable(cls, value: Path | None) -> Path | None:
