@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from fsr.common.errors import ServiceError
+from fsr.v1 import gateway_pb2
 
 __all__ = ["FieldNames", "field_of", "shortened"]
 
@@ -42,10 +43,14 @@ def shortened(message: str) -> str:
 
 
 class FieldNames:
-    """The names of one request. `images`: for each image of the gRPC message, where the HTTP request has it."""
+    """The names of one request. `images`: for each image of the gRPC message, where the HTTP request has it.
+
+    `options`: names of its options of the method, which the encoder's errors name alone.
+    """
 
     def __init__(self) -> None:
         self.images: list[str] = []
+        self.options: set[str] = set()
         self._renamed: dict[str, str] = {}
 
     def rename(self, field: str, name: str) -> None:
@@ -66,7 +71,8 @@ class FieldNames:
             if field.startswith(beginning):
                 kept = field[len(beginning) :] if beginning in ("sampling.", "method.options") else ""
                 return name + kept
-        return field
+        is_option = field in self.options and field not in gateway_pb2.GenerateRequest.DESCRIPTOR.fields_by_name
+        return f"fsr.options.{field}" if is_option else field
 
     @contextmanager
     def named(self) -> Iterator[None]:

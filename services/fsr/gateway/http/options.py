@@ -45,10 +45,10 @@ def budget_value(budget: types_pb2.Budget) -> Any:
 
 
 def method_message(options: CompressionOptions, names: FieldNames) -> types_pb2.Method:
-    """The method and its options, which errors of the encoder name without their place. Raises InvalidRequest."""
+    """The method and its options. Tells `names` of them. Raises InvalidRequest."""
     method = types_pb2.Method(name=options.method or "")
+    names.options.update(options.options or {})
     for name, value in (options.options or {}).items():
-        names.rename(name, f"fsr.options.{name}")
         try:
             method.options.update({name: value})
         except (OverflowError, ValueError) as error:  # an integer that no double holds

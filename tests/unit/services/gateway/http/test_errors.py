@@ -14,6 +14,7 @@ def names():
     names = FieldNames()
     names.images = ["messages[1].content[0].image_url.url", "messages[1].content[2].image_url.url"]
     names.rename("sampling.max_tokens", "max_completion_tokens")
+    names.options = {"rho", "model"}
     return names
 
 
@@ -35,6 +36,8 @@ def names():
         ("images[1]", "messages[1].content[2].image_url.url"),
         ("messages[1].parts[0].image", "messages[1].content[0]"),
         ("messages[1].role", "messages[1].role"),
+        ("rho", "fsr.options.rho"),
+        ("kappa", "kappa"),
         ("model", "model"),
     ],
 )
