@@ -1,11 +1,14 @@
 """Policies at a real gateway before the running system: defaults, bounds, and the file that changes under it."""
 
 import json
+import urllib.error
+import urllib.request
 
 import pytest
 
 from fsr.client import AuthenticationError, Client, InvalidRequestError
 from fsr.common.budget_text import budget_text
+from helpers.chat import messages
 from helpers.waiting import until
 
 QUESTION = "Is there a red star?"
@@ -31,11 +34,16 @@ def keys_file(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def gateway(system, spawn, keys_file):
+def http_port(free_ports):
+    return free_ports()
+
+
+@pytest.fixture(scope="module")
+def gateway(system, spawn, keys_file, http_port):
     """A second gateway in front of the system's replicas."""
     replicas = ("--encoders", system["encoder"], "--decoders", f"{system['decoder-0']},{system['decoder-1']}")
     keys = ("--api-keys-file", str(keys_file), "--discovery-seconds", "0.3")
-    service = spawn("gateway", *replicas, *keys, *OPTIONS)
+    service = spawn("gateway", *replicas, *keys, "--http-port", str(http_port), *OPTIONS)
     service.wait_until_serving()
     return service
 
@@ -115,6 +123,29 @@ def test_share_of_the_policy_itself_is_narrowed(ask, gateway):
 @pytest.mark.parametrize("budget", [1.0, 144, 5000])
 def test_request_opts_out_of_compression_where_the_policy_allows_it(ask, budget):
     assert ask("boss", budget=budget).visual_tokens_kept == 144
+
+
+def test_http_request_follows_the_same_policy(gateway, http_port, pictures):
+    (picture,) = pictures(31, 1)
+
+    def post(**options):
+        body = {"messages": messages(QUESTION, picture), "max_tokens": 2, "fsr": options}
+        headers = {"content-type": "application/json", "authorization": "Bearer plain"}
+        url = f"http://127.0.0.1:{http_port}/v1/chat/completions"
+        return urllib.request.urlopen(urllib.request.Request(url, json.dumps(body).encode(), headers), timeout=120)
+
+    usage = json.load(post())["usage"]["fsr"]
+    assert (usage["visual_tokens_kept"], usage["budget"], usage["budget_chosen_by"]) == (32, 32, "policy")
+    assert (usage["method"], usage["method_chosen_by"]) == ("cdpruner", "policy")
+    for budget, says in (
+        (73, "73 is more than 72, the most"),
+        (0.9, "0.9 of 144 tokens are 130, more than 72, the most"),
+    ):
+        with pytest.raises(urllib.error.HTTPError) as caught:
+            post(budget=budget)
+        error = json.load(caught.value)["error"]
+        assert caught.value.code == 400 and error["param"] == "fsr.budget"
+        assert error["message"].startswith(f"fsr.budget: {says} that the policy allows; ask for ")
 
 
 def test_compression_and_list_of_models_show_the_policy(gateway, pictures):
