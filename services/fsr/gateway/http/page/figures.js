@@ -16,7 +16,7 @@ const FIGURES = [
   {
     name: "encoding",
     part: true,
-    text: ({ fsr }) => (fsr.cached_images > 0 ? "from the cache" : seconds(fsr.seconds.encode)),
+    text: ({ fsr }) => (fsr.cached_images > 0 ? "cached" : seconds(fsr.seconds.encode)),
   },
   { name: "compression", part: true, text: ({ fsr }) => seconds(fsr.seconds.compress) },
   { name: "prefill", part: true, text: ({ fsr }) => seconds(fsr.seconds.prefill) },
