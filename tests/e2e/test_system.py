@@ -263,16 +263,13 @@ def test_the_command(system, tmp_path):
     drawn = json.loads(fsr("scene", "-o", str(picture), "--json").stdout)
     question = drawn["questions"][0]["question"]
     at = ("--gateway", system["gateway"], "--budget", "16")
-    told = json.loads(fsr("ask", str(picture), question, *at, "--json").stdout)
-    assert told["usage"]["visual_tokens_kept"] == 16
-    table = fsr("ask", str(picture), question, *at).stdout
-    assert "144 -> 16" in table and told["answer"] in table
     more = ("--top-logprobs", "2", "--explain")
-    described = json.loads(fsr("ask", str(picture), question, *at, *more, "--json").stdout)
-    assert len(described["images"][0]["index"]) == 16 and len(described["images"][0]["explanation"]["priority"]) == 144
-    assert bytes(b for token in described["tokens"] for b in token["bytes"]).decode().strip() == told["answer"]
-    assert all(len(token["top"]) == 2 for token in described["tokens"])
+    told = json.loads(fsr("ask", str(picture), question, *at, *more, "--json").stdout)
+    assert told["usage"]["visual_tokens_kept"] == len(told["images"][0]["index"]) == 16
+    assert bytes(b for token in told["tokens"] for b in token["bytes"]).decode().strip() == told["answer"]
+    assert all(len(token["top"]) == 2 for token in told["tokens"])
     table = fsr("ask", str(picture), question, *at, *more).stdout
+    assert "144 -> 16" in table and told["answer"] in table
     assert "likeliest at its place" in table and "picture 1" in table and "focus" in table
     kept = json.loads(fsr("explain", str(picture), question, *at, "-o", str(why), "--json").stdout)
     assert kept["kept"] == 16 and why.read_bytes().startswith(b"\x89PNG")
