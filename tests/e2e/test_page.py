@@ -329,7 +329,7 @@ def test_policy_that_refuses_all_tokens_is_said_in_their_place(opened, other_gat
     _, address = other_gateway("--max-tokens", "32", "--default-budget", "20", "--default-method", "visionzip")
     with opened(address) as page:
         expect(page.locator("#policy-budget")).to_have_text(": 20 tokens")
-        expect(page.locator("#method option").first).to_have_text("The gateway’s policy: visionzip")
+        expect(page.locator("#method option").first).to_have_text("The gateway’s policy: visionzip")  # noqa: RUF001
         choose_scene(page)
         page.check("#choice-policy")
         page.click("#ask-button")
