@@ -40,7 +40,7 @@ test: install tools ## Every test but those of test-cluster, test-vllm, test-cli
 	$$pytest tests --ignore=tests/e2e $(COMPUTING:%=--ignore=%); code=$$?; \
 	wait $$computing || code=1; wait $$e2e || code=1; exit $$code
 
-test-cluster: install tools ## A Ray of several nodes, images of torch, every family and signal; many minutes
+test-cluster: install tools ## A Ray of several nodes, images of torch, every family and signal, training; many minutes
 	$(BIN)/python -m pytest tests -m cluster
 
 unit: install ## Only the tests that start no server, in two runs beside each other

@@ -37,6 +37,7 @@ def _interrupted(stage, arguments, monkeypatch):
     train.main([*arguments, "--stage", stage])
 
 
+@pytest.mark.cluster  # three minutes of CPU time
 def test_a_training_that_was_stopped_ends_with_the_same_weights(tmp_path, monkeypatch):
     whole = [*STEPS, "--work", str(tmp_path / "whole"), "--out", str(tmp_path / "whole-out")]
     subprocess.run([sys.executable, "-m", "fsr_core.tiny.training", *whole], check=True, capture_output=True)
