@@ -3,6 +3,7 @@
 import base64
 import http.client
 import json
+import signal
 import socket
 import threading
 import urllib.request
@@ -291,6 +292,37 @@ def test_streams_beside_each_other_do_not_mix(api, pictures):
     for thread in threads:
         thread.join()
     assert [together[i] for i in range(8)] == alone
+
+
+def test_gateway_that_is_full_or_shuts_down_says_when_to_try_again(system, spawn, free_ports, pictures):
+    """Its running stream goes on to its end; the process ends then."""
+    port, decoders = free_ports(), f"{system['decoder-0']},{system['decoder-1']}"
+    flags = ("--encoders", system["encoder"], "--decoders", decoders, "--max-requests", "1", "--drain-seconds", "120")
+    service = spawn("gateway", *flags, "--http-port", str(port))
+    service.wait_until_serving()
+    api = Http(f"127.0.0.1:{port}")
+    body = ask(QUESTION, *pictures(3, 1), max_tokens=600, ignore_eos=True)
+    stream = api.connection_of(body | {"stream": True})
+    received = stream.recv(4096)
+    assert received.startswith(b"HTTP/1.1 200 OK")
+    response, data = api.post(CHAT, body)
+    assert response.status == 429 and Error.model_validate_json(data).error.code == "rate_limit_exceeded"
+    assert (response.headers["retry-after"], response.headers["retry-after-ms"]) == ("1", "500")
+    idle = http.client.HTTPConnection(api.host, api.port, timeout=60)
+    idle.request("GET", "/health")
+    idle.getresponse().read()
+    service.send(signal.SIGTERM)
+    until(lambda: "draining" in service.log.read_text())
+    idle.request("POST", CHAT, json.dumps(body), {"content-type": "application/json"})
+    response = idle.getresponse()
+    assert response.status == 503 and Error.model_validate_json(response.read()).error.code == "not_ready"
+    assert (response.headers["retry-after"], response.headers["connection"]) == ("1", "close")
+    idle.close()
+    while piece := stream.recv(2**16):
+        received += piece
+    stream.close()
+    assert received.endswith(b"data: [DONE]\n\n\r\n0\r\n\r\n")
+    assert service.end(0) == 0 and "Traceback" not in service.log.read_text()
 
 
 def test_request_is_found_in_the_logs_by_its_id(system, api, pictures):
