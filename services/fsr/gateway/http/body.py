@@ -6,17 +6,27 @@ from collections.abc import Sequence
 from typing import Any, TypeVar
 
 import pydantic_core
+from fastapi import Request
 from pydantic import BaseModel, ValidationError
 
 from fsr.common.errors import InvalidRequest
 from fsr.gateway.http.field_names import shortened
 
-__all__ = ["parse_json", "validated"]
+__all__ = ["parse_json", "read_body", "validated"]
 
 _Schema = TypeVar("_Schema", bound=BaseModel)
 
 
-def parse_json(raw: bytes) -> dict[str, Any]:
+async def read_body(request: Request) -> bytearray:
+    """The whole body. Not `request.body()`, which keeps it as long as the request lives: pictures make it large, and an
+    answer may take minutes."""
+    raw = bytearray()
+    async for chunk in request.stream():
+        raw += chunk
+    return raw
+
+
+def parse_json(raw: bytes | bytearray) -> dict[str, Any]:
     """The object in a JSON body. Raises InvalidRequest for anything else, NaN and lone surrogates included."""
     try:
         body = pydantic_core.from_json(raw, allow_inf_nan=False)

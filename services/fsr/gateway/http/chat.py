@@ -10,6 +10,7 @@ from fastapi.responses import JSONResponse, Response
 from starlette.types import Send
 
 from fsr.gateway.admission import Admission
+from fsr.gateway.http.body import read_body
 from fsr.gateway.http.call import HttpCall
 from fsr.gateway.http.chat_request import chat_request, generate_request
 from fsr.gateway.http.chat_response import ChatResponses
@@ -33,8 +34,9 @@ class _Chat:
         self._pipeline, self._admission, self._settings = pipeline, admission, settings
         self._pictures = pictures
 
-    async def answer(self, request: Request, raw: bytes, send: Send) -> None:
-        """Sends the whole response to a request with this body. Raises ServiceError before the response begins."""
+    async def answer(self, request: Request, raw: bytearray, send: Send) -> None:
+        """Sends the whole response to a request with this body, which it clears. Raises ServiceError before the
+        response begins."""
         call, names, stream = HttpCall(request), FieldNames(), None
         try:
             with self._admission.request("Generate", call) as context:
@@ -42,6 +44,8 @@ class _Chat:
                 body = chat_request(raw)
                 context = call.waits(body.fsr.timeout if body.fsr else None, context, self._settings)
                 generate = await generate_request(body, self._pictures, names, context.deadline)
+                raw.clear()
+                body.messages.clear()  # both hold the pictures in base64
                 made, whole = ChatResponses(context.record, body), []
                 stream = EventStream(send, request.state.abort, context.deadline) if body.stream else None
                 with names.named():
@@ -75,6 +79,6 @@ def chat_router(pipeline: Pipeline, admission: Admission, pictures: Pictures, se
     )
     async def chat_completions(request: Request) -> Response:
         """Answers a conversation with pictures, as a whole or as a stream of events, each with a ChatChunk."""
-        return ConnectedResponse(partial(chat.answer, request, await request.body()))
+        return ConnectedResponse(partial(chat.answer, request, await read_body(request)))
 
     return router

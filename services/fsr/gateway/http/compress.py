@@ -12,7 +12,7 @@ from starlette.types import Send
 
 from fsr.gateway.admission import Admission
 from fsr.gateway.deadline import Deadline
-from fsr.gateway.http.body import parse_json, validated
+from fsr.gateway.http.body import parse_json, read_body, validated
 from fsr.gateway.http.call import HttpCall
 from fsr.gateway.http.connection import ConnectedResponse
 from fsr.gateway.http.facts import applied_facts, image_facts, image_sizes
@@ -39,7 +39,7 @@ class _Compress:
         self._pipeline, self._admission, self._settings = pipeline, admission, settings
         self._pictures = pictures
 
-    async def answer(self, request: Request, raw: bytes, send: Send) -> None:
+    async def answer(self, request: Request, raw: bytearray, send: Send) -> None:
         """Sends the whole response to a request with this body. Raises ServiceError."""
         call, names = HttpCall(request), FieldNames()
         with self._admission.request("Compress", call) as context:
@@ -92,7 +92,7 @@ def compress_router(
     )
     async def compress_images(request: Request) -> Response:
         """The kept visual tokens of pictures, for applications that run their own language model."""
-        return ConnectedResponse(partial(compress.answer, request, await request.body()))
+        return ConnectedResponse(partial(compress.answer, request, await read_body(request)))
 
     return router
 

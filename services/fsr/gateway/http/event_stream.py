@@ -47,16 +47,16 @@ class EventStream:
 
     async def fail(self, error: Exception) -> None:
         """Ends a stream that has begun by an error event, without [DONE]: the answer is not complete."""
-        if self._stuck:
-            self._abort()
-            await asyncio.sleep(0)  # the connection is lost when this returns, so the server expects no more
-            return
         if not isinstance(error, ServiceError):
             log.exception("unexpected", rpc="Generate")
             error = Failed("Generate: failed unexpectedly; the service's log says more")
-        with suppress(Expired):
-            await self.event(error_object(error))
-            await self._close()
+        if not self._stuck:
+            with suppress(Expired):
+                await self.event(error_object(error))
+                await self._close()
+        if self._stuck:
+            self._abort()
+            await asyncio.sleep(0)  # the connection is lost when this returns, so the server expects no more
 
     async def _close(self) -> None:
         await self._put({"type": "http.response.body", "body": b"", "more_body": False})

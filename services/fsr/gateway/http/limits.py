@@ -66,7 +66,7 @@ class Limits:
         if kind != "application/json":
             raise _refused(415, f"content-type: {kind[:40]!r} is not supported; send application/json")
         length = headers.get("content-length", "")
-        if length.isdigit() and int(length) > self._max_bytes:
+        if length.isdecimal() and int(length) > self._max_bytes:
             raise self._too_large()
 
     def _bounded(self, receive: Receive) -> Receive:

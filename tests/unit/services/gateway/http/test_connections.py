@@ -110,3 +110,13 @@ async def test_reader_who_stops_is_cut_at_the_deadline(monkeypatch):
         await stream.event({})
     await stream.fail(caught.value)
     assert peer.aborted
+
+
+async def test_reader_who_stops_before_the_error_event_is_cut_too(monkeypatch):
+    monkeypatch.setattr("fsr.gateway.http.event_stream._LAST_SECONDS", 0.0)
+    peer = Peer()
+    stream = EventStream(peer.send, peer.abort, Deadline(0.05))
+    await stream.event({})
+    peer.reads.clear()
+    await stream.fail(Failed("decoder: failed"))
+    assert peer.aborted
