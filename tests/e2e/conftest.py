@@ -4,6 +4,8 @@ import pytest
 from PIL import Image
 
 from fsr_core.tiny.scenes import draw, make_scene
+from helpers.page import chromium
+from helpers.page import opened as opened_page
 
 
 @pytest.fixture(scope="session")
@@ -29,3 +31,19 @@ def encoded(picture: Image.Image, large: bool) -> bytes:
     else:
         picture.save(out, "PNG")
     return out.getvalue()
+
+
+@pytest.fixture(scope="module")
+def browser():
+    with chromium() as browser:
+        yield browser
+
+
+@pytest.fixture
+def opened(browser, system):
+    """Opens the page, of the running system or of another gateway."""
+
+    def opened(address=system["http"], **options):
+        return opened_page(browser, address, **options)
+
+    return opened

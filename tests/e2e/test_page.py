@@ -1,9 +1,8 @@
-"""The page at / in headless Chromium, against a running system."""
+"""The page at / in headless Chromium, against the running system."""
 
 import itertools
 import os
 import re
-import urllib.error
 import urllib.request
 
 import pytest
@@ -13,11 +12,19 @@ from playwright.sync_api import expect
 
 from fsr.gateway.http.page import FOLDER
 from fsr_core.overlay import FOCUS_INK, SCAN_INK
-from helpers.page import api_answer, ask_and_wait, chromium, data_uri, expected_states, table_of_tokens
-from helpers.page import opened as opened_page
+from helpers.page import (
+    api_answer,
+    ask_and_wait,
+    ask_for_long,
+    choose_scene,
+    data_uri,
+    errors_of,
+    expected_states,
+    figures,
+    table_of_tokens,
+)
 from helpers.waiting import until
 
-KEY = "a-key-of-the-page-test"
 SCENE = (FOLDER / "scenes/1100051.webp").read_bytes()
 QUESTION = "What colour is the star?"
 PHONE = {"width": 360, "height": 740}
@@ -26,57 +33,6 @@ GROWTH = """() => {
   window.seen = [];
   new MutationObserver(() => window.seen.push(answer.textContent)).observe(answer, {childList: true});
 }"""
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with chromium() as browser:
-        yield browser
-
-
-@pytest.fixture
-def opened(browser, system):
-    """Opens the page, of the running system or of another gateway."""
-
-    def opened(address=system["http"], **options):
-        return opened_page(browser, address, **options)
-
-    return opened
-
-
-@pytest.fixture(scope="module")
-def other_gateway(system, spawn, free_ports):
-    """Starts one more gateway of the same replicas; returns it and the address of its HTTP port."""
-
-    def start(*flags):
-        port = str(free_ports())
-        replicas = ["--encoders", system["encoder"], "--decoders", system["decoder-0"]]
-        gateway = spawn("gateway", *replicas, "--http-port", port, "--discovery-seconds", "0.5", *flags)
-        gateway.wait_until_serving()
-        return gateway, f"127.0.0.1:{port}"
-
-    return start
-
-
-def choose_scene(page, number=0):
-    page.locator(".scene").nth(number).click()
-    expect(page.locator("#picture-name")).to_have_text(f"Scene {number + 1}")
-    expect(page.locator("#question")).not_to_have_value("")
-
-
-def ask_for_long(page, tokens):
-    """Asks for an answer of about so many tokens: the model rambles if it is hot."""
-    choose_scene(page)
-    page.click("form summary")
-    page.fill("#temperature", "10")
-    page.fill("#max-tokens", str(tokens))
-    page.click("#ask-button")
-
-
-def errors_of(page):
-    """The sentences that are shown, by their field."""
-    shown = page.locator(".error:not(:empty)").all()
-    return {error.get_attribute("id").removeprefix("error-"): error.text_content() for error in shown}
 
 
 def test_both_answers_and_every_token_equal_those_of_the_api(opened, system):
@@ -103,12 +59,6 @@ def test_both_answers_and_every_token_equal_those_of_the_api(opened, system):
         assert frames_on_canvas(page, columns) == [state if state in ("focus", "scan") else None for state in states]
         assert figures(page)["Budget"] == ["11 % (request)", "all (request)"]
         assert figures(page)["KV cache saved"][1] == "nothing" and "KiB" in figures(page)["KV cache saved"][0]
-
-
-def figures(page):
-    """The texts of the table by the name of their row."""
-    rows = page.locator("#figure-rows tr").all()
-    return {row.locator("th").text_content(): row.locator("td").all_text_contents() for row in rows}
 
 
 def frames_on_canvas(page, columns):
@@ -185,25 +135,19 @@ def test_errors_are_sentences_next_to_their_cause(opened, tmp_path):
         assert page.get_attribute("#options", "aria-invalid") == "true"
         expect(page.locator("#note-all")).to_have_text("Not asked.")
         page.fill("#options", '{"rho": 0.8}')
+        page.fill("#more", '{"stream": false}')
+        page.click("#ask-button")
+        assert errors_of(page) == {"more": "The page sets stream itself. Take it out here."}
+        page.fill("#more", '{"top_p": 7}')
+        page.click("#ask-button")
+        expect(page.locator("#error-more")).to_contain_text("7")
+        page.fill("#more", "")
         page.fill("#temperature", "11")
         page.click("#ask-button")
         assert errors_of(page) == {"temperature": "Write a number from 0 to 10."}
         page.fill("#temperature", "")
         ask_and_wait(page)
         assert errors_of(page) == {}
-
-
-def test_gateway_that_dies_while_it_answers_is_a_sentence(opened, other_gateway):
-    gateway, address = other_gateway()
-    with opened(address, failures=r"net::ERR_(CONNECTION_REFUSED|INCOMPLETE_CHUNKED_ENCODING)") as page:
-        ask_for_long(page, 30_000)
-        expect(page.locator("#text-few")).not_to_be_empty()
-        gateway.end()
-        expect(page.locator("#error-request")).to_have_text(
-            re.compile("^The gateway does not answer; check that it runs")
-        )
-        expect(page.locator("#note-few")).to_have_text("The answer broke off.")
-        expect(page.locator("#note-all")).to_have_text("Not asked.")
 
 
 def test_keyboard_alone_asks_and_restores(opened):
@@ -302,72 +246,6 @@ def test_axe_finds_no_violation(opened, scheme):
         page.click("#ask-button")
         expect(page.locator("#error-options")).not_to_be_empty()
         check("error")
-
-
-def test_key_is_asked_for_and_kept_in_memory_alone(opened, other_gateway):
-    _, address = other_gateway("--api-keys", KEY, "--grafana-url", "https://grafana.example/d/fsr")
-    with opened(address) as page:
-        expect(page.locator("#links a").last).to_have_attribute("href", "https://grafana.example/d/fsr")
-        choose_scene(page)
-        page.click("#ask-button")
-        assert errors_of(page) == {"key": "This gateway needs a key. Enter yours."}
-        page.fill("#key", "another")
-        page.keyboard.press("Tab")
-        expect(page.locator("#error-key")).to_contain_text("the API key is unknown")
-        page.fill("#key", KEY)
-        page.keyboard.press("Tab")
-        expect(page.locator("#method option")).not_to_have_count(1)
-        assert errors_of(page) == {}
-        with page.expect_request("**/v1/chat/completions") as sent:
-            ask_and_wait(page)
-        assert sent.value.headers["authorization"] == f"Bearer {KEY}"
-        stored = page.evaluate("() => [localStorage.length, sessionStorage.length, document.cookie, location.href]")
-        assert stored == [0, 0, "", f"http://{address}/"]
-
-
-def test_policy_that_refuses_all_tokens_is_said_in_their_place(opened, other_gateway):
-    _, address = other_gateway("--max-tokens", "32", "--default-budget", "20", "--default-method", "visionzip")
-    with opened(address) as page:
-        expect(page.locator("#policy-budget")).to_have_text(": 20 tokens")
-        expect(page.locator("#method option").first).to_have_text("The gateway’s policy: visionzip")  # noqa: RUF001
-        choose_scene(page)
-        page.check("#choice-policy")
-        page.click("#ask-button")
-        expect(page.locator("#note-all")).to_have_text(re.compile(r"^The gateway does not give you all tokens\. .*32"))
-        assert errors_of(page) == {} and page.text_content("#kept-few") == "20 of 144"
-        assert figures(page)["Budget"][0] == "20 tokens (policy)"
-        assert figures(page)["Method"][0] == "visionzip (policy)"
-        page.check("#choice-share")
-        page.focus("#share")
-        page.keyboard.press("End")
-        page.click("#ask-button")
-        expect(page.locator("#error-budget")).to_contain_text("32")
-        assert errors_of(page).keys() == {"budget"}
-
-
-def test_gateway_without_a_model_says_so_and_without_the_page_has_none(opened, spawn, free_ports):
-    port, closed = free_ports(), free_ports()
-    absent = f"127.0.0.1:{free_ports()}"
-    replicas = ("--encoders", absent, "--decoders", absent)
-    spawn("gateway", *replicas, "--http-port", str(port))
-    spawn("gateway", *replicas, "--http-port", str(closed), "--no-http-page")
-    until(lambda: status(f"127.0.0.1:{port}/") == 200 and status(f"127.0.0.1:{closed}/health") == 200)
-    with opened(f"127.0.0.1:{port}") as page:
-        expect(page.locator("#error-model")).to_have_text(
-            "No model is ready yet. The page looks again every few seconds."
-        )
-    assert [status(f"127.0.0.1:{closed}{path}") for path in ("/", "/page/app.js", "/page/config.json")] == [404] * 3
-
-
-def status(address):
-    """The status of a response; 0 without one."""
-    try:
-        with urllib.request.urlopen(f"http://{address}") as response:
-            return response.status
-    except urllib.error.HTTPError as error:
-        return error.code
-    except OSError:
-        return 0
 
 
 def test_events_are_read_whatever_the_pieces(opened):

@@ -89,3 +89,32 @@ def api_answer(
     request.add_header("content-type", "application/json")
     with urllib.request.urlopen(request) as response:
         return json.load(response)
+
+
+def choose_scene(page: Page, number: int = 0) -> None:
+    """Until its picture and a question are in the form."""
+    page.locator(".scene").nth(number).click()
+    expect(page.locator("#picture-name")).to_have_text(f"Scene {number + 1}")
+    expect(page.locator("#question")).not_to_have_value("")
+
+
+def ask_for_long(page: Page, tokens: int) -> None:
+    """Asks for an answer of so many tokens: the model rambles if it is hot and may not end."""
+    choose_scene(page)
+    page.click("form summary")
+    page.fill("#temperature", "10")
+    page.fill("#max-tokens", str(tokens))
+    page.fill("#more", '{"ignore_eos": true, "seed": 1}')
+    page.click("#ask-button")
+
+
+def errors_of(page: Page) -> dict[str, str]:
+    """The sentences that are shown, by their field."""
+    shown = page.locator(".error:not(:empty)").all()
+    return {error.get_attribute("id").removeprefix("error-"): error.text_content() for error in shown}
+
+
+def figures(page: Page) -> dict[str, list[str]]:
+    """The texts of the table by the name of their row."""
+    rows = page.locator("#figure-rows tr").all()
+    return {row.locator("th").text_content(): row.locator("td").all_text_contents() for row in rows}

@@ -19,6 +19,7 @@ import { FieldError, fieldError } from "./errors.js";
  * @property {Record<string, unknown>} options
  * @property {number | null} maxTokens
  * @property {number | null} temperature
+ * @property {Record<string, unknown>} more other fields of the request
  * @property {number} fps
  *
  * @typedef {"waiting" | "asking" | "streaming" | "done" | "stopped" | "failed" | "skipped"} Phase
@@ -32,6 +33,9 @@ import { FieldError, fieldError } from "./errors.js";
  *
  * @typedef {{picture: Picture, settings: Settings, few: Answer, all: Answer}} Conversation
  */
+
+/** Fields of a request that have a place of their own in the form, or that the page itself needs. */
+export const OWN_FIELDS = ["model", "messages", "max_tokens", "max_completion_tokens", "temperature", "stream", "stream_options", "fsr"];
 
 /**
  * @param {Picture} picture
@@ -116,8 +120,9 @@ async function receive(answer, body, key, signal, changed) {
  * @param {boolean} explain
  */
 function requestBody({ picture, settings }, budget, explain) {
-  const { question, model, method, options, maxTokens, temperature } = settings;
+  const { question, model, method, options, maxTokens, temperature, more } = settings;
   return {
+    ...more,
     model,
     messages: [{ role: "user", content: [mediaPart(picture, settings.fps), { type: "text", text: question }] }],
     max_tokens: maxTokens,

@@ -2,7 +2,7 @@
 
 import { byId } from "./dom.js";
 
-/** @typedef {"picture" | "question" | "budget" | "model" | "method" | "options" | "max_tokens" | "temperature" | "fps" | "key" | "request"} Field */
+/** @typedef {"picture" | "question" | "budget" | "model" | "method" | "options" | "max_tokens" | "temperature" | "more" | "fps" | "key" | "request"} Field */
 
 /** What the page calls its fields. */
 const NAMES = {
@@ -14,6 +14,7 @@ const NAMES = {
   options: "Options",
   max_tokens: "Longest answer",
   temperature: "Temperature",
+  more: "Other fields",
   fps: "Frames per second",
   key: "Key",
   request: "Request",
@@ -31,6 +32,7 @@ const FIELDS = /** @type {[RegExp, Field][]} */ ([
   [/^temperature/, "temperature"],
   [/^model/, "model"],
   [/^authorization/, "key"],
+  [/^(top_|seed|stop|logprobs|repetition_penalty|ignore_eos)/, "more"],
 ]);
 
 /** An input that cannot be sent; its message is a sentence. */

@@ -1,6 +1,7 @@
 /** The form: reads its settings, and shows them again. */
 
 import { budgetOf, describeBudget, describeStop, FIRST_CHOICE, LAST_STOP } from "./budget.js";
+import { OWN_FIELDS } from "./conversation.js";
 import { byId, element } from "./dom.js";
 import { FieldError } from "./errors.js";
 
@@ -14,6 +15,7 @@ const slider = byId("share", HTMLInputElement);
 const model = byId("model", HTMLSelectElement);
 const method = byId("method", HTMLSelectElement);
 const options = byId("options", HTMLTextAreaElement);
+const more = byId("more", HTMLTextAreaElement);
 const maxTokens = byId("max-tokens", HTMLInputElement);
 const temperature = byId("temperature", HTMLInputElement);
 const fps = byId("fps", HTMLInputElement);
@@ -91,9 +93,10 @@ export function readSettings() {
     budget: { share: budgetOf(stop), auto: /** @type {const} */ ("auto"), policy: null }[choice],
     model: model.value,
     method: method.value,
-    options: readOptions(),
+    options: readObject(options, "options", '{"rho": 0.8}'),
     maxTokens: readNumber(maxTokens, "max_tokens"),
     temperature: readNumber(temperature, "temperature"),
+    more: readMore(),
     fps: readNumber(fps, "fps") ?? 2,
   };
 }
@@ -106,7 +109,8 @@ export function restoreSettings(settings) {
   if (models.some(({ id }) => id === settings.model)) model.value = settings.model;
   showMethods();
   method.value = settings.method;
-  options.value = Object.keys(settings.options).length === 0 ? "" : JSON.stringify(settings.options);
+  options.value = writeObject(settings.options);
+  more.value = writeObject(settings.more);
   maxTokens.value = String(settings.maxTokens ?? "");
   temperature.value = String(settings.temperature ?? "");
   fps.value = String(settings.fps);
@@ -114,8 +118,26 @@ export function restoreSettings(settings) {
 }
 
 /** @returns {Record<string, unknown>} */
-function readOptions() {
-  const text = options.value.trim();
+function readMore() {
+  const fields = readObject(more, "more", '{"seed": 1}');
+  const own = Object.keys(fields).find((name) => OWN_FIELDS.includes(name));
+  if (own === undefined) return fields;
+  throw new FieldError("more", `The page sets ${own} itself. Take it out here.`);
+}
+
+/** @param {Record<string, unknown>} object */
+function writeObject(object) {
+  return Object.keys(object).length === 0 ? "" : JSON.stringify(object);
+}
+
+/**
+ * @param {HTMLTextAreaElement} input
+ * @param {import("./errors.js").Field} field
+ * @param {string} example
+ * @returns {Record<string, unknown>}
+ */
+function readObject(input, field, example) {
+  const text = input.value.trim();
   if (text === "") return {};
   try {
     const value = JSON.parse(text);
@@ -123,7 +145,7 @@ function readOptions() {
   } catch {
     // The sentence below tells it.
   }
-  throw new FieldError("options", 'This is no JSON object. Write one such as {"rho": 0.8}.');
+  throw new FieldError(field, `This is no JSON object. Write one such as ${example}.`);
 }
 
 /**
