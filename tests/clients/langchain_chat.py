@@ -36,7 +36,7 @@ for options in ({"n": 2}, {"model": "missing"}, {"api_key": "wrong"}):
     try:
         model(**options).invoke(conversation(as_openai_writes))
     except openai.APIStatusError as error:
-        errors.append({"class": type(error).__name__, "status": error.status_code, "param": error.param})
+        errors.append({"status": error.status_code, "param": error.param})
 print(
     json.dumps(
         {

@@ -1,6 +1,7 @@
 """The HTTP interface of a real gateway process: routes, limits, keys, TLS. It needs no replica for that."""
 
 import asyncio
+import contextlib
 import http.client
 import json
 import signal
@@ -339,3 +340,30 @@ async def test_reader_who_stops_reading_loses_the_connection_at_the_deadline():
     writer.close()
     await writer.wait_closed()
     assert received.startswith(b"HTTP/1.1 200 OK") and not received.endswith(b"0\r\n\r\n")
+
+
+@pytest.mark.parametrize("pieces", [1, 50])
+async def test_reader_who_does_not_read_to_the_end_loses_the_connection(monkeypatch, pieces):
+    """The server alone: the answer is complete, or goes on, while more than the sockets take is unsent."""
+    monkeypatch.setattr("fsr.gateway.http.protocol._UNSENT_SECONDS", 0.3)
+
+    async def answer(scope, receive, send):
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        for _ in range(pieces):
+            await send({"type": "http.response.body", "body": bytes(20_000_000 // pieces), "more_body": True})
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    server = HttpServer(answer, GatewaySettings(), 0)
+    await server.start()
+    host, port = server.address.split(":")
+    reader, writer = await asyncio.open_connection(host, int(port))
+    writer.write(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n")
+    await reader.readuntil(b"\r\n\r\n")
+    async with asyncio.timeout(60):
+        await server.stop()  # waits for every connection
+        with pytest.raises(ConnectionResetError):
+            while await reader.read(2**20):
+                pass
+    writer.close()
+    with contextlib.suppress(ConnectionError):
+        await writer.wait_closed()

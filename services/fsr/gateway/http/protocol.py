@@ -16,6 +16,8 @@ __all__ = ["HttpProtocol"]
 _MAX_HEAD_BYTES = 64 * 2**10
 _HEAD_SECONDS = 10.0
 _UNREAD_SECONDS = 30.0  # for the rest of a body whose request has its response already; clients send it all
+_UNSENT_SECONDS = 30.0  # for a client to read on; a stream of the chat API waits by its own deadline instead
+_STREAMS = "/v1/chat/completions"
 
 
 class HttpProtocol(HttpToolsProtocol):
@@ -62,6 +64,19 @@ class HttpProtocol(HttpToolsProtocol):
         super().on_response_complete()
         if not self._body_complete and not self._in_head:
             self._set_timer(_UNREAD_SECONDS, self.transport.abort)
+        elif self.transport.get_write_buffer_size():
+            # Closing would wait for a client that never reads the rest.
+            self._set_timer(_UNSENT_SECONDS, self.transport.abort)
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        if self.scope is not None and self.scope["path"] != _STREAMS:
+            self._set_timer(_UNSENT_SECONDS, self.transport.abort)
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        if self._body_complete:
+            self._clear_timer()
 
     def send_400_response(self, msg: str) -> None:
         """uvicorn's answer to what is no HTTP."""
