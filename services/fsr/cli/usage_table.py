@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 from rich.table import Table
 
-from fsr.client.types import Compression, KeptTokens, Usage
+from fsr.client.kept_tokens import KeptTokens
+from fsr.client.types import Compression, Usage
 
 __all__ = ["applied", "usage_table"]
 

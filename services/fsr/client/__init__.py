@@ -19,21 +19,11 @@ from fsr.client.errors import (
     ServerError,
     UnavailableError,
 )
+from fsr.client.kept_tokens import Explanation, ImageTokens, KeptTokens
 from fsr.client.media import Video
 from fsr.client.requests import CompressOptions, GenerateOptions
 from fsr.client.sync import Client
-from fsr.client.types import (
-    Answer,
-    Chunk,
-    Compression,
-    Explanation,
-    ImageTokens,
-    KeptTokens,
-    Route,
-    TokenChoice,
-    TokenLogprob,
-    Usage,
-)
+from fsr.client.types import Answer, Chunk, Compression, Route, TokenChoice, TokenLogprob, Usage
 
 __all__ = [
     "Answer",

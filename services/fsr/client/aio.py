@@ -12,9 +12,10 @@ from google.protobuf.message import Message
 
 from fsr.client.channel import Tls, open_channel
 from fsr.client.errors import InvalidRequestError, ServerError, from_rpc
+from fsr.client.kept_tokens import KeptTokens
 from fsr.client.media import ImageSource
 from fsr.client.requests import CompressOptions, GenerateOptions, compress_request, generate_request
-from fsr.client.types import Answer, Chunk, Compression, KeptTokens, Route, TokenChoice, Usage
+from fsr.client.types import Answer, Chunk, Compression, Route, TokenChoice, Usage
 from fsr.common.transport import MESSAGE_BYTES
 from fsr.v1 import decoder_pb2, gateway_pb2, gateway_pb2_grpc
 

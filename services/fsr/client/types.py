@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, Self
+from typing import Any, Literal
 
+from fsr.client.kept_tokens import ImageTokens, KeptTokens
 from fsr.common.budget_text import budget_text
 from fsr.common.transport import DECODERS, ENCODERS, REQUEST_ID
 from fsr.v1 import gateway_pb2, types_pb2
@@ -15,9 +16,6 @@ __all__ = [
     "ChosenBy",
     "Chunk",
     "Compression",
-    "Explanation",
-    "ImageTokens",
-    "KeptTokens",
     "Route",
     "TokenChoice",
     "TokenLogprob",
@@ -160,108 +158,6 @@ class TokenChoice:
     @classmethod
     def of(cls, message: types_pb2.TokenChoice) -> TokenChoice:
         return cls(token=TokenLogprob.of(message.token), top=tuple(TokenLogprob.of(one) for one in message.top))
-
-
-@dataclass(frozen=True, kw_only=True)
-class Explanation:
-    """Why tokens were kept.
-
-    `stage` is 0 (focus) or 1 (scan) for each kept token. For each source token, `merged_into` is the index of the kept
-    token that absorbed it, or -1, and `priority` its priority. The source tokens form `views`: grids of (index of the
-    first token, rows, columns, crop), one for each tile of a picture or frame of a video. `crop` is the region of the
-    picture that a grid covers: left, top, right, bottom, in pixels. `rows`, `columns` and `crop` are the first grid's.
-    """
-
-    stage: tuple[int, ...]
-    merged_into: tuple[int, ...]
-    priority: tuple[float, ...]
-    rows: int
-    columns: int
-    crop: tuple[float, float, float, float]
-    views: tuple[tuple[int, int, int, tuple[float, float, float, float]], ...]
-
-    @classmethod
-    def of(cls, message: types_pb2.Explanation) -> Explanation:
-        return cls(
-            stage=tuple(message.stage),
-            merged_into=tuple(message.merged_into),
-            priority=tuple(message.priority),
-            rows=message.rows,
-            columns=message.columns,
-            crop=_box(message.crop),
-            views=tuple((view.start, view.rows, view.columns, _box(view.crop)) for view in message.views),
-        )
-
-
-def _box(crop: types_pb2.Crop) -> tuple[float, float, float, float]:
-    return (crop.left, crop.top, crop.right, crop.bottom)
-
-
-@dataclass(frozen=True, kw_only=True)
-class KeptTokens:
-    """Which tokens of one picture or video were kept, by source index, and why if an explanation was asked for.
-
-    `focus_wanted` is the size of the focus set before the budget limits it. `step_seconds` is the time of each step of
-    a video.
-    """
-
-    index: tuple[int, ...]
-    source_tokens: int
-    focus_count: int
-    focus_wanted: int
-    merged_count: int
-    step_seconds: tuple[float, ...]
-    explanation: Explanation | None
-
-    @classmethod
-    def of(cls, message: types_pb2.CompressedImage) -> Self:
-        return cls(**cls._fields(message))
-
-    @classmethod
-    def _fields(cls, message: types_pb2.CompressedImage) -> dict[str, Any]:
-        return {
-            "index": tuple(message.index),
-            "source_tokens": message.source_tokens,
-            "focus_count": message.focus_count,
-            "focus_wanted": message.focus_wanted,
-            "merged_count": message.merged_count,
-            "step_seconds": tuple(message.step_seconds),
-            "explanation": Explanation.of(message.explanation) if message.HasField("explanation") else None,
-        }
-
-
-@dataclass(frozen=True, kw_only=True)
-class ImageTokens(KeptTokens):
-    """The kept tokens of one picture or video.
-
-    `features` holds the raw little-endian bytes of `shape` [rows, D] in `dtype`, with `scales` if that is int8. Its
-    rows are the kept tokens in the order of `index`, and newline embeddings in the rows that `newlines` names.
-    `positions` and `grid` (time, row, column) are set for models that place tokens so; `deepstack` holds (features,
-    scales) of the kept tokens for each layer of models with DeepStack.
-    """
-
-    features: bytes
-    scales: bytes
-    shape: tuple[int, ...]
-    dtype: str
-    newlines: tuple[int, ...]
-    positions: tuple[tuple[int, int, int], ...]
-    grid: tuple[int, int, int] | None
-    deepstack: tuple[tuple[bytes, bytes], ...]
-
-    @classmethod
-    def _fields(cls, message: types_pb2.CompressedImage) -> dict[str, Any]:
-        features, grid = message.features, message.grid
-        return super()._fields(message) | {
-            "features": features.data,
-            "scales": features.scales,
-            "shape": tuple(features.shape),
-            "dtype": types_pb2.Dtype.Name(features.dtype).removeprefix("DTYPE_").lower(),
-            "newlines": tuple(message.newlines),
-            "positions": tuple(zip(*[iter(message.positions)] * 3, strict=True)),
-            "grid": (grid.steps, grid.rows, grid.columns) if message.HasField("grid") else None,
-            "deepstack": tuple((layer.data, layer.scales) for layer in message.deepstack),
-        }
 
 
 @dataclass(frozen=True, kw_only=True)
