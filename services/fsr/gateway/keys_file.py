@@ -145,6 +145,8 @@ def _toml(text: str) -> Any:
         return tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise KeysFileError(f"is no TOML ({error})") from error
+    except (ValueError, RecursionError) as error:  # an integer of thousands of digits, lists in lists
+        raise KeysFileError(f"is no TOML ({type(error).__name__})") from None
 
 
 def _first_problem(error: ValidationError) -> str:

@@ -34,7 +34,7 @@ def check_method_options(value: dict[str, Any]) -> dict[str, Any]:
     try:
         options = Struct()
         options.update(value)
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, OverflowError) as error:
         raise ValueError(f"{error}; values are numbers, texts, booleans or lists of them") from error
     check_finite(options, "option")
     return value

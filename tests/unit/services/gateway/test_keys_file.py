@@ -190,6 +190,16 @@ def test_structured_file_without_its_suffix_is_no_list_of_keys(keys_of):
         keys_of(TOML, "keys.txt")
 
 
+@pytest.mark.parametrize("name", ["keys.yaml", "keys.toml"])
+@pytest.mark.parametrize("value", ["9" * 400, "9" * 5000, "[" * 5000])
+def test_value_that_nothing_can_hold_is_refused_too(keys_of, name, value):
+    text = f"policies.m.default_options.rho = {value}"
+    if name == "keys.yaml":
+        text = f"policies: {{m: {{default_options: {{rho: {value}}}}}}}"
+    with pytest.raises(KeysFileError, match=r"^is no |: is no |^policies\.m\.default_options: "):
+        keys_of(text, name)
+
+
 def test_file_that_is_no_utf_8_says_where():
     with pytest.raises(KeysFileError, match="is not UTF-8 at byte 3"):
         parse_keys_file(Path("keys"), b"abc\xff")
