@@ -301,7 +301,7 @@ def smol(folder, name):
         extra_special_tokens={"image_token": "<image>", "fake_image_token": "<fake_token_around_image>"},
     )
     config = getattr(tf, f"{name}Config")(
-        text_config=llava_language(words) | {"tie_word_embeddings": False},
+        text_config=llava_language(words) | HEADS | {"tie_word_embeddings": False},
         vision_config=CLIP_VISION | {"image_size": 24, "patch_size": 4},
         image_token_id=words.convert_tokens_to_ids("<image>"),
         scale_factor=2,
@@ -342,7 +342,7 @@ def internvl(folder):
         },
     )
     config = tf.InternVLConfig(
-        text_config=llava_language(words) | {"model_type": "qwen2"},
+        text_config=llava_language(words) | HEADS | {"model_type": "qwen2"},
         vision_config=CLIP_VISION | {"image_size": [24, 24], "patch_size": [4, 4], "use_qk_norm": True},
         image_token_id=words.convert_tokens_to_ids("<IMG_CONTEXT>"),
         image_seq_length=9,
