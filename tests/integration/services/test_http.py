@@ -359,11 +359,13 @@ async def test_reader_who_does_not_read_to_the_end_loses_the_connection(monkeypa
     reader, writer = await asyncio.open_connection(host, int(port))
     writer.write(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n")
     await reader.readuntil(b"\r\n\r\n")
+    received = 0
     async with asyncio.timeout(60):
         await server.stop()  # waits for every connection
-        with pytest.raises(ConnectionResetError):
-            while await reader.read(2**20):
-                pass
+        with contextlib.suppress(ConnectionResetError):  # or the end, if the system had sent all that it held
+            while data := await reader.read(2**20):
+                received += len(data)
+    assert received < 20_000_000
     writer.close()
     with contextlib.suppress(ConnectionError):
         await writer.wait_closed()
