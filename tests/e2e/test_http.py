@@ -14,7 +14,7 @@ import torch
 from prometheus_client.parser import text_string_to_metric_families
 
 from fsr.client import Client
-from fsr.gateway.http.response_schemas import ChatAnswer, ChatChunk, Compression, Error, ModelList, ServedModel
+from fsr.gateway.http.schemas.responses import ChatAnswer, ChatChunk, Compression, Error, ModelList, ServedModel
 from helpers.waiting import until
 
 CHAT, COMPRESS = "/v1/chat/completions", "/v1/compress"

@@ -12,7 +12,7 @@ from pydantic_settings import NoDecode, SettingsConfigDict
 from fsr.common.method_options import DEFAULT_METHOD
 from fsr.common.settings import ServiceSettings
 from fsr.common.transport import MESSAGE_BYTES
-from fsr.gateway.http.remote_hosts import AllowedHosts
+from fsr.gateway.http.pictures.hosts import AllowedHosts
 from fsr.gateway.policy import BudgetText, MethodOptions, Policy, TokenCount, check_method_options
 
 __all__ = ["GatewaySettings"]

@@ -14,8 +14,8 @@ import trustme
 
 from fsr.common.errors import Expired
 from fsr.gateway.deadline import Deadline
-from fsr.gateway.http.event_stream import EventStream
-from fsr.gateway.http.response_schemas import Error, ModelList
+from fsr.gateway.http.connections.event_stream import EventStream
+from fsr.gateway.http.schemas.responses import Error, ModelList
 from fsr.gateway.http.server import HttpServer
 from fsr.gateway.settings import GatewaySettings
 from helpers.waiting import until
@@ -345,7 +345,7 @@ async def test_reader_who_stops_reading_loses_the_connection_at_the_deadline():
 @pytest.mark.parametrize("pieces", [1, 50])
 async def test_reader_who_does_not_read_to_the_end_loses_the_connection(monkeypatch, pieces):
     """The server alone: the answer is complete, or goes on, while more than the sockets take is unsent."""
-    monkeypatch.setattr("fsr.gateway.http.protocol._UNSENT_SECONDS", 0.3)
+    monkeypatch.setattr("fsr.gateway.http.connections.protocol._UNSENT_SECONDS", 0.3)
 
     async def answer(scope, receive, send):
         await send({"type": "http.response.start", "status": 200, "headers": []})

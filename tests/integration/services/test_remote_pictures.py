@@ -13,9 +13,9 @@ import trustme
 
 from fsr.common.errors import Expired, InvalidRequest
 from fsr.gateway.deadline import Deadline
-from fsr.gateway.http.public_network import PublicNetwork
-from fsr.gateway.http.remote import RemotePictures
-from fsr.gateway.http.remote_hosts import AllowedHosts
+from fsr.gateway.http.pictures.hosts import AllowedHosts
+from fsr.gateway.http.pictures.network import PublicNetwork
+from fsr.gateway.http.pictures.remote import RemotePictures
 from fsr.gateway.settings import GatewaySettings
 from helpers.waiting import until
 

@@ -14,16 +14,16 @@ from fsr.gateway.admission import Admission
 from fsr.gateway.auth import ApiKeys
 from fsr.gateway.http.chat import chat_router
 from fsr.gateway.http.compress import compress_router
+from fsr.gateway.http.connections.limits import Limits
+from fsr.gateway.http.connections.request_ids import RequestIds
 from fsr.gateway.http.docs import add_docs
 from fsr.gateway.http.errors import error_response, refusal
-from fsr.gateway.http.limits import Limits
 from fsr.gateway.http.models import models_router
-from fsr.gateway.http.openapi import ERRORS
 from fsr.gateway.http.page import page_router
-from fsr.gateway.http.pictures import Pictures
-from fsr.gateway.http.remote import RemotePictures
-from fsr.gateway.http.request_ids import RequestIds
-from fsr.gateway.http.response_schemas import Status
+from fsr.gateway.http.pictures.pictures import Pictures
+from fsr.gateway.http.pictures.remote import RemotePictures
+from fsr.gateway.http.schemas.openapi import ERRORS
+from fsr.gateway.http.schemas.responses import Status
 from fsr.gateway.metrics import Metrics
 from fsr.gateway.pipeline import Pipeline
 from fsr.gateway.settings import GatewaySettings

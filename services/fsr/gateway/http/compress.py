@@ -12,17 +12,17 @@ from starlette.types import Send
 
 from fsr.gateway.admission import Admission
 from fsr.gateway.deadline import Deadline
-from fsr.gateway.http.body import parse_json, read_body, validated
 from fsr.gateway.http.call import HttpCall
-from fsr.gateway.http.connection import ConnectedResponse
-from fsr.gateway.http.facts import applied_facts, image_facts, image_sizes
-from fsr.gateway.http.field_names import FieldNames
-from fsr.gateway.http.openapi import COMPRESS_EXAMPLE, ERRORS, request_body
-from fsr.gateway.http.options import budget_message, method_message, wire_dtype
-from fsr.gateway.http.pictures import Pictures
-from fsr.gateway.http.response_schemas import Compression
-from fsr.gateway.http.safetensors_file import compressed_images_file
-from fsr.gateway.http.schemas import CompressionOptions, CompressRequest, ImagePart, ImageUrl, VisualPart
+from fsr.gateway.http.connections.connected_response import ConnectedResponse
+from fsr.gateway.http.messages.facts import applied_facts, image_facts, image_sizes
+from fsr.gateway.http.messages.field_names import FieldNames
+from fsr.gateway.http.messages.options import budget_message, method_message, wire_dtype
+from fsr.gateway.http.messages.safetensors_file import compressed_images_file
+from fsr.gateway.http.pictures.pictures import Pictures
+from fsr.gateway.http.schemas.body import parse_json, read_body, validated
+from fsr.gateway.http.schemas.openapi import COMPRESS_EXAMPLE, ERRORS, request_body
+from fsr.gateway.http.schemas.requests import CompressionOptions, CompressRequest, ImagePart, ImageUrl, VisualPart
+from fsr.gateway.http.schemas.responses import Compression
 from fsr.gateway.pipeline import Pipeline
 from fsr.gateway.settings import GatewaySettings
 from fsr.v1 import gateway_pb2 as pb

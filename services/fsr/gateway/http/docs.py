@@ -8,7 +8,7 @@ from fastapi import APIRouter, FastAPI
 from fastapi.responses import HTMLResponse, JSONResponse, Response
 from starlette.staticfiles import StaticFiles
 
-from fsr.gateway.http.openapi import openapi_schema
+from fsr.gateway.http.schemas.openapi import openapi_schema
 
 __all__ = ["add_docs"]
 

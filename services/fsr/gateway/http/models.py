@@ -10,9 +10,9 @@ from google.protobuf.json_format import MessageToDict
 from fsr.common.errors import UnknownModel
 from fsr.gateway.admission import Admission
 from fsr.gateway.http.call import HttpCall
-from fsr.gateway.http.openapi import ERRORS
-from fsr.gateway.http.options import budget_value
-from fsr.gateway.http.response_schemas import ModelList, ServedModel
+from fsr.gateway.http.messages.options import budget_value
+from fsr.gateway.http.schemas.openapi import ERRORS
+from fsr.gateway.http.schemas.responses import ModelList, ServedModel
 from fsr.gateway.pipeline import Pipeline
 from fsr.v1 import gateway_pb2 as pb
 

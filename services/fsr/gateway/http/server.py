@@ -13,7 +13,7 @@ import structlog
 import uvicorn
 from fastapi import FastAPI
 
-from fsr.gateway.http.protocol import HttpProtocol
+from fsr.gateway.http.connections.protocol import HttpProtocol
 from fsr.gateway.settings import GatewaySettings
 
 __all__ = ["HttpServer"]

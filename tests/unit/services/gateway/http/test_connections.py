@@ -8,8 +8,8 @@ import structlog
 
 from fsr.common.errors import Expired, Failed, InvalidRequest
 from fsr.gateway.deadline import Deadline
-from fsr.gateway.http.connection import ConnectedResponse
-from fsr.gateway.http.event_stream import EventStream
+from fsr.gateway.http.connections.connected_response import ConnectedResponse
+from fsr.gateway.http.connections.event_stream import EventStream
 
 
 class Peer:
@@ -101,7 +101,7 @@ async def test_stream_when_it_fails_ends_with_an_error_and_without_done(error, c
 
 
 async def test_reader_who_stops_is_cut_at_the_deadline(monkeypatch):
-    monkeypatch.setattr("fsr.gateway.http.event_stream._LAST_SECONDS", 0.0)
+    monkeypatch.setattr("fsr.gateway.http.connections.event_stream._LAST_SECONDS", 0.0)
     peer = Peer()
     stream = EventStream(peer.send, peer.abort, Deadline(0.05))
     await stream.event({})
@@ -113,7 +113,7 @@ async def test_reader_who_stops_is_cut_at_the_deadline(monkeypatch):
 
 
 async def test_reader_who_stops_before_the_error_event_is_cut_too(monkeypatch):
-    monkeypatch.setattr("fsr.gateway.http.event_stream._LAST_SECONDS", 0.0)
+    monkeypatch.setattr("fsr.gateway.http.connections.event_stream._LAST_SECONDS", 0.0)
     peer = Peer()
     stream = EventStream(peer.send, peer.abort, Deadline(0.05))
     await stream.event({})

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from fsr.gateway.http.schemas import ChatRequest, CompressionOptions, CompressRequest
-from fsr.gateway.http.unsupported import REQUEST, WITHOUT_EFFECT
+from fsr.gateway.http.schemas.requests import ChatRequest, CompressionOptions, CompressRequest
+from fsr.gateway.http.schemas.unsupported import REQUEST, WITHOUT_EFFECT
 
 PAGE = (Path(__file__).parents[5] / "docs/http.md").read_text()
 NAMES = {*ChatRequest.model_fields, *CompressionOptions.model_fields, *CompressRequest.model_fields}

@@ -2,8 +2,8 @@ import ipaddress
 
 import pytest
 
-from fsr.gateway.http.public_network import is_public
-from fsr.gateway.http.remote_hosts import AllowedHosts, BadUrl, RemoteUrl
+from fsr.gateway.http.pictures.hosts import AllowedHosts, BadUrl, RemoteUrl
+from fsr.gateway.http.pictures.network import is_public
 
 
 @pytest.mark.parametrize(

@@ -4,9 +4,9 @@ import pytest
 
 from fsr.common.errors import InvalidRequest
 from fsr.gateway.deadline import Deadline
-from fsr.gateway.http.pictures import Pictures
-from fsr.gateway.http.remote import RemotePictures
-from fsr.gateway.http.schemas import VideoPart
+from fsr.gateway.http.pictures.pictures import Pictures
+from fsr.gateway.http.pictures.remote import RemotePictures
+from fsr.gateway.http.schemas.requests import VideoPart
 from fsr.gateway.settings import GatewaySettings
 from helpers.chat import data_uri
 

@@ -12,8 +12,8 @@ import structlog
 
 from fsr.common.errors import Expired, InvalidRequest
 from fsr.gateway.deadline import Deadline
-from fsr.gateway.http.public_network import NotPublic, PublicNetwork
-from fsr.gateway.http.remote_hosts import AllowedHosts, BadUrl, RemoteUrl
+from fsr.gateway.http.pictures.hosts import AllowedHosts, BadUrl, RemoteUrl
+from fsr.gateway.http.pictures.network import NotPublic, PublicNetwork
 from fsr.gateway.settings import GatewaySettings
 
 __all__ = ["RemotePictures"]

@@ -6,8 +6,8 @@ import time
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from fsr.gateway.http.facts import image_facts, usage_object
-from fsr.gateway.http.schemas import ChatRequest
+from fsr.gateway.http.messages.facts import image_facts, usage_object
+from fsr.gateway.http.schemas.requests import ChatRequest
 from fsr.gateway.request_record import RequestRecord
 from fsr.v1 import decoder_pb2, types_pb2
 from fsr.v1 import gateway_pb2 as pb

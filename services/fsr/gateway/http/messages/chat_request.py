@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from fsr.common.errors import InvalidRequest
 from fsr.gateway.deadline import Deadline
-from fsr.gateway.http.body import parse_json, validated
-from fsr.gateway.http.field_names import FieldNames
-from fsr.gateway.http.options import budget_message, method_message, wire_dtype
-from fsr.gateway.http.pictures import Pictures
-from fsr.gateway.http.schemas import ChatRequest, CompressionOptions, ImagePart, TextPart, VisualPart
-from fsr.gateway.http.unsupported import MESSAGE, REQUEST, WITHOUT_EFFECT, without_unsupported
+from fsr.gateway.http.messages.field_names import FieldNames
+from fsr.gateway.http.messages.options import budget_message, method_message, wire_dtype
+from fsr.gateway.http.pictures.pictures import Pictures
+from fsr.gateway.http.schemas.body import parse_json, validated
+from fsr.gateway.http.schemas.requests import ChatRequest, CompressionOptions, ImagePart, TextPart, VisualPart
+from fsr.gateway.http.schemas.unsupported import MESSAGE, REQUEST, WITHOUT_EFFECT, without_unsupported
 from fsr.v1 import gateway_pb2 as pb
 from fsr.v1 import types_pb2
 

@@ -9,8 +9,8 @@ from fastapi.openapi.utils import get_openapi
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
-from fsr.gateway.http.response_schemas import ChatChunk, Error
-from fsr.gateway.http.schemas import ChatRequest, CompressRequest
+from fsr.gateway.http.schemas.requests import ChatRequest, CompressRequest
+from fsr.gateway.http.schemas.responses import ChatChunk, Error
 
 __all__ = ["CHAT_EXAMPLE", "COMPRESS_EXAMPLE", "ERRORS", "EVENTS", "openapi_schema", "request_body"]
 

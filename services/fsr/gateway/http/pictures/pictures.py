@@ -9,8 +9,8 @@ from collections.abc import Sequence
 
 from fsr.common.errors import InvalidRequest
 from fsr.gateway.deadline import Deadline
-from fsr.gateway.http.remote import RemotePictures
-from fsr.gateway.http.schemas import VideoPart, VideoUrl, VisualPart
+from fsr.gateway.http.pictures.remote import RemotePictures
+from fsr.gateway.http.schemas.requests import VideoPart, VideoUrl, VisualPart
 from fsr.gateway.settings import GatewaySettings
 from fsr.v1 import types_pb2
 

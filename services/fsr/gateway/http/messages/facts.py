@@ -7,7 +7,7 @@ from typing import Any
 from google.protobuf.json_format import MessageToDict
 from google.protobuf.message import Message
 
-from fsr.gateway.http.options import budget_value
+from fsr.gateway.http.messages.options import budget_value
 from fsr.v1 import gateway_pb2 as pb
 from fsr.v1 import types_pb2
 

@@ -1,0 +1,1 @@
+"""From HTTP requests to the gateway's messages, and from these to HTTP responses."""
