@@ -111,6 +111,7 @@ def up(
             else:
                 for name, address in addresses.items():
                     console.print(f"{name:17} {address}", highlight=False)
+            console.print(f"try it on http://{addresses['http']}", highlight=False)
             console.print("encoder and Ray listen on every interface: docs/deploy.md")
             console.print("ready; Ctrl-C stops everything", highlight=False)
             with suppress(KeyboardInterrupt):

@@ -8,7 +8,7 @@ from typing import Literal
 from fastapi import Request
 
 from fsr.gateway.deadline import Deadline
-from fsr.gateway.http.messages.field_names import FieldNames
+from fsr.gateway.http.field_names import FieldNames
 from fsr.gateway.request_context import RequestContext
 from fsr.gateway.request_record import RequestRecord
 from fsr.gateway.settings import GatewaySettings

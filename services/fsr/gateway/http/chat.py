@@ -13,9 +13,9 @@ from fsr.gateway.admission import Admission
 from fsr.gateway.http.call import HttpCall
 from fsr.gateway.http.connections.connected_response import ConnectedResponse
 from fsr.gateway.http.connections.event_stream import EventStream
+from fsr.gateway.http.field_names import FieldNames
 from fsr.gateway.http.messages.chat_request import chat_request, generate_request
 from fsr.gateway.http.messages.chat_response import ChatResponses
-from fsr.gateway.http.messages.field_names import FieldNames
 from fsr.gateway.http.pictures.pictures import Pictures
 from fsr.gateway.http.schemas.body import read_body
 from fsr.gateway.http.schemas.openapi import CHAT_EXAMPLE, ERRORS, EVENTS, request_body

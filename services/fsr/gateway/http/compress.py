@@ -14,8 +14,8 @@ from fsr.gateway.admission import Admission
 from fsr.gateway.deadline import Deadline
 from fsr.gateway.http.call import HttpCall
 from fsr.gateway.http.connections.connected_response import ConnectedResponse
+from fsr.gateway.http.field_names import FieldNames
 from fsr.gateway.http.messages.facts import applied_facts, image_facts, image_sizes
-from fsr.gateway.http.messages.field_names import FieldNames
 from fsr.gateway.http.messages.options import budget_message, method_message, wire_dtype
 from fsr.gateway.http.messages.safetensors_file import compressed_images_file
 from fsr.gateway.http.pictures.pictures import Pictures

@@ -19,7 +19,7 @@ from fsr.common.errors import (
     Unauthenticated,
     UnknownModel,
 )
-from fsr.gateway.http.messages.field_names import field_of, shortened
+from fsr.gateway.http.field_names import field_of, shortened
 
 __all__ = ["error_object", "error_response", "refusal"]
 

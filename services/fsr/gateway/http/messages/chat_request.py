@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from fsr.common.errors import InvalidRequest
 from fsr.gateway.deadline import Deadline
-from fsr.gateway.http.messages.field_names import FieldNames
+from fsr.gateway.http.field_names import FieldNames
 from fsr.gateway.http.messages.options import budget_message, method_message, wire_dtype
 from fsr.gateway.http.pictures.pictures import Pictures
 from fsr.gateway.http.schemas.body import parse_json, validated

@@ -6,7 +6,7 @@ from typing import Any
 
 from fsr.common.errors import InvalidRequest
 from fsr.common.method_options import check_finite
-from fsr.gateway.http.messages.field_names import FieldNames
+from fsr.gateway.http.field_names import FieldNames
 from fsr.gateway.http.schemas.requests import AutoBudget, CompressionOptions
 from fsr.v1 import types_pb2
 

@@ -10,7 +10,7 @@ from fastapi import Request
 from pydantic import BaseModel, ValidationError
 
 from fsr.common.errors import InvalidRequest
-from fsr.gateway.http.messages.field_names import shortened
+from fsr.gateway.http.field_names import shortened
 
 __all__ = ["parse_json", "read_body", "validated"]
 

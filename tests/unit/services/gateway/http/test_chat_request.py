@@ -7,8 +7,8 @@ import pytest
 
 from fsr.common.errors import InvalidRequest
 from fsr.gateway.deadline import Deadline
+from fsr.gateway.http.field_names import FieldNames
 from fsr.gateway.http.messages.chat_request import chat_request, generate_request
-from fsr.gateway.http.messages.field_names import FieldNames
 from fsr.gateway.http.pictures.pictures import Pictures
 from fsr.gateway.http.pictures.remote import RemotePictures
 from fsr.gateway.http.schemas.unsupported import REQUEST, WITHOUT_EFFECT

@@ -6,7 +6,7 @@ import pytest
 
 from fsr.common.errors import STATUS, InvalidRequest, NotReady, Overloaded, Unauthenticated
 from fsr.gateway.http.errors import error_object, error_response
-from fsr.gateway.http.messages.field_names import FieldNames
+from fsr.gateway.http.field_names import FieldNames
 
 
 @pytest.fixture
