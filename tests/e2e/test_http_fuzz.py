@@ -245,7 +245,8 @@ def test_readers_who_stop_are_left_at_their_deadline(gateway, picture):
     for reader in readers:
         assert reader.recv(12) == b"HTTP/1.1 200"
     assert gateway.metric("fsr_requests_in_flight") == 5
-    until(lambda: settled(gateway))
-    assert gateway.metric("fsr_requests_total", code="DEADLINE_EXCEEDED", interface="http") >= 5
+    until(lambda: gateway.metric("fsr_requests_in_flight") == 0)
+    assert gateway.metric("fsr_requests_total", code="DEADLINE_EXCEEDED", rpc="Generate", interface="http") >= 5
     for reader in readers:
         reader.close()
+    until(lambda: settled(gateway))

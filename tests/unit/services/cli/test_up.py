@@ -137,7 +137,7 @@ def test_vllm_that_is_not_installed_is_refused_in_one_line(tmp_path, flags, says
 
 @pytest.fixture
 def served(monkeypatch):
-    addresses = {"gateway": "127.0.0.1:1"}
+    addresses = {"gateway": "127.0.0.1:1", "http": "127.0.0.1:3"}
     monkeypatch.setattr("fsr.cli.up.running", lambda *_, **__: nullcontext(addresses))
     return addresses
 
