@@ -82,7 +82,7 @@ $(NODE)/.installed: Makefile
 	touch $@
 
 test-clients: install $(CLIENTS)/.installed $(NODE)/.installed ## Other clients of the HTTP interface, in environments of their own
-	$(BIN)/python -m pytest tests/e2e/test_other_clients.py tests/e2e/test_page_examples.py -m clients
+	$(BIN)/python -m pytest tests/e2e/test_other_clients.py tests/e2e/test_docs_examples.py -m clients
 
 lint: install ## Style, and the proto files
 	$(BIN)/ruff format --check .
