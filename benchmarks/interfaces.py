@@ -1,6 +1,6 @@
 """What HTTP adds to gRPC at the client: the same questions by both, in turn, in one run.
 
-    python -m benchmarks.interfaces --clients 1,32 --requests 400
+    python -m benchmarks.interfaces --clients 1,32 --requests 100
 
 It starts a system with the embedded model. Each client asks one question after the other, streamed, about pictures
 whose features the encoder has cached, so that the interface is a large share of the time. `grpc` is the SDK, `openai`
@@ -123,8 +123,8 @@ async def measure(options: argparse.Namespace, grpc_address: str, http_address: 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--clients", default="1,32", help="numbers of concurrent clients, comma-separated")
-    parser.add_argument("--requests", type=int, default=400, help="requests of each interface in each round")
-    parser.add_argument("--rounds", type=int, default=5, help="rounds that count; one more comes before as warm-up")
+    parser.add_argument("--requests", type=int, default=100, help="requests of each interface in each round")
+    parser.add_argument("--rounds", type=int, default=4, help="rounds that count; one more comes before as warm-up")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as logs, running("fsr-tiny", 1, free_ports(40), Path(logs)) as addresses:
         asyncio.run(measure(options, addresses["gateway"], addresses["http"]))

@@ -315,6 +315,27 @@ def test_idle_connection_ends_when_the_gateway_stops(start):
     assert "Traceback" not in service.log.read_text()
 
 
+async def test_events_do_not_wait_for_the_readers_acknowledgement():
+    delays = []
+
+    async def answer(scope, receive, send):
+        transport = scope["state"]["abort"].__self__
+        delays.append(transport.get_extra_info("socket").getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY))
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"0")]})
+        await send({"type": "http.response.body", "body": b""})
+
+    server = HttpServer(answer, GatewaySettings(), 0)
+    await server.start()
+    host, port = server.address.split(":")
+    reader, writer = await asyncio.open_connection(host, int(port))
+    writer.write(b"GET / HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")
+    await reader.read(-1)
+    writer.close()
+    await writer.wait_closed()
+    await server.stop()
+    assert len(delays) == 1 and delays[0] != 0
+
+
 async def test_reader_who_stops_reading_loses_the_connection_at_the_deadline():
     """The server alone, with an answer that never ends: buffers of sockets take more than an answer of the model."""
     cut = asyncio.Event()
