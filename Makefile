@@ -28,9 +28,9 @@ tools: ## Debian packages that tests need: prometheus with promtool, and chromiu
 		--no-install-recommends $$missing >/dev/null; } || { \
 		echo "error: cannot install Debian's packages:$$missing; install them by hand" >&2; exit 1; }; }
 
-# Three runs beside each other. Tests that start services wait for much of their time; the others only compute, and give
-# way a little. One thread each: torch's threads are slow when they share a core.
-COMPUTING := tests/unit/fsr_core $(wildcard tests/integration/test_*.py)
+# Three runs beside each other, about equally long. Tests that start a system wait for much of their time; the others
+# compute, and give way a little. One thread each: torch's threads are slow when they share a core.
+COMPUTING := tests/unit/fsr_core tests/integration/decoder $(wildcard tests/integration/test_*.py)
 
 test: install tools ## Every test but those of test-cluster, test-vllm, test-clients and lmms-eval
 	@logs=$$(mktemp -d); export OMP_NUM_THREADS=1; pytest="$(BIN)/python -m pytest -p no:cacheprovider"; \
