@@ -167,5 +167,7 @@ class Canary:
             sampling=decode_request.sampling,
             cache_salt=decode_request.cache_salt,
         )
+        for unread in ("logprobs", "top_logprobs"):
+            uncompressed.sampling.ClearField(unread)
         async with aclosing(self._decoder_hop.answer(model, uncompressed, context)) as answer:
             return [token async for _, message in answer for token in message.token_ids]

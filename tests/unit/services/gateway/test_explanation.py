@@ -125,3 +125,14 @@ async def test_explanation_when_a_canary_asks_again_is_left_out(pipeline_of):
             await asyncio.sleep(0.01)
     assert [request.explain for request in replicas.encode_requests] == [True, False]
     assert not any(image.HasField("explanation") for image in replicas.decode_requests[-1].images)
+
+
+async def test_log_probabilities_when_a_canary_asks_again_are_left_out(pipeline_of):
+    replicas = Replicas()
+    sampling = types_pb2.Sampling(logprobs=True, top_logprobs=2)
+    await answer(await pipeline_of(replicas, canary_share=1.0), sampling=sampling)
+    async with asyncio.timeout(30):
+        while len(replicas.decode_requests) < 3:
+            await asyncio.sleep(0.01)
+    asked = [(request.sampling.logprobs, request.sampling.top_logprobs) for request in replicas.decode_requests]
+    assert asked[0] == (True, 2) and asked[-1] == (False, 0)
