@@ -196,9 +196,12 @@ class Ask:
         """Ids of the library's greedy decoding, going on after an end of sequence."""
         if self.prompt.position_ids is not None:
             return layout.greedy(library_model(self.model.info.name), *self._laid_out(), count, ends=())
+        return self._generate(count, **options)[0, len(self.prompt.token_ids) :].tolist()
+
+    def _generate(self, count, **options):
         ids = self.prompt.token_ids.unsqueeze(0)
         with torch.inference_mode():
-            out = self.model.model.generate(
+            return self.model.model.generate(
                 input_ids=ids,
                 inputs_embeds=self.prompt.inputs_embeds.unsqueeze(0),
                 attention_mask=torch.ones_like(ids),
@@ -207,22 +210,10 @@ class Ask:
                 eos_token_id=None,
                 **options,
             )
-        return out[0, ids.shape[1] :].tolist()
 
     def generate_logits(self, count):
         """``[count, vocabulary]``: what the library's greedy decoding takes each token from."""
-        ids = self.prompt.token_ids.unsqueeze(0)
-        with torch.inference_mode():
-            out = self.model.model.generate(
-                input_ids=ids,
-                inputs_embeds=self.prompt.inputs_embeds.unsqueeze(0),
-                attention_mask=torch.ones_like(ids),
-                max_new_tokens=count,
-                do_sample=False,
-                eos_token_id=None,
-                output_logits=True,
-                return_dict_in_generate=True,
-            )
+        out = self._generate(count, output_logits=True, return_dict_in_generate=True)
         return torch.cat(out.logits)
 
     def log_probabilities(self, answer):

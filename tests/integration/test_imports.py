@@ -11,6 +11,7 @@ import fsr_core
 
 FORBIDDEN = {
     "fsr.gateway.__main__": ("torch", "ray", "fsr_core", "fsr.encoder", "fsr.decoder", "fsr.client", "fsr.cli"),
+    "fsr.gateway.http.app": ("torch", "ray", "fsr_core", "fsr.encoder", "fsr.decoder", "fsr.client", "fsr.cli"),
     "fsr.client": ("torch", "ray", "typer", "rich", "fsr_core", "fsr.gateway", "fsr.encoder", "fsr.decoder", "fsr.cli"),
     "fsr.cli.main": ("torch", "ray", "fsr_core", "fsr.gateway", "fsr.encoder", "fsr.decoder"),
     "fsr.decoder.__main__": ("torch", "ray", "fsr_core", "fsr.gateway", "fsr.encoder", "fsr.client", "fsr.cli"),

@@ -151,6 +151,12 @@ def test_up_prints_its_addresses_as_json(served, monkeypatch):
     assert done.exit_code == 0 and json.loads(done.stdout) == served
 
 
+def test_http_port_of_another_service_is_refused(tmp_path):
+    flags = ["--port", "50050", "--http-port", "50051", "--logs", str(tmp_path)]
+    done = CliRunner().invoke(app, ["up", *flags])
+    assert done.exit_code == 1 and "error: --http-port: another service uses 50051; choose one outside" in done.stderr
+
+
 def test_logs_folder_that_is_a_file_is_refused(frames):
     done = CliRunner().invoke(app, ["up", "--logs", str(frames / "f1.PNG")])
     assert done.exit_code == 1 and "error: --logs: cannot make" in done.stderr
