@@ -19,6 +19,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from fsr.cli.local_stack import running
 from fsr_core.tiny import WEIGHTS
+from helpers.preloaded import PreloadedDecoder
 from helpers.waiting import until
 
 
@@ -100,22 +101,24 @@ def served_model(long_context):
 
 
 @pytest.fixture(scope="session")
-def start_system(tmp_path_factory, long_context):
-    """Starts a system with two decoders and the given environment; it runs to the end of the session.
+def running_system(tmp_path_factory, long_context):
+    """A context in which a system with two decoders runs, with more environment variables.
 
-    Returns the addresses and the folder of the logs.
+    It gives the addresses and the folder of the logs.
     """
-    with contextlib.ExitStack() as stack:
 
-        def start(**environment: str):
-            logs = tmp_path_factory.mktemp("logs")
+    @contextlib.contextmanager
+    def system(**environment: str):
+        logs = tmp_path_factory.mktemp("logs")
+        with contextlib.ExitStack() as stack:
             with pytest.MonkeyPatch.context() as patch:  # for these services only, not for later tests
                 for name, value in environment.items():
                     patch.setenv(name, value)
                 addresses = running(str(long_context), 2, free_ports(30), logs, start_seconds=None)
-                return stack.enter_context(addresses) | {"logs": logs}
+                ready = stack.enter_context(addresses) | {"logs": logs}
+            yield ready
 
-        yield start
+    return system
 
 
 class Service:
@@ -128,16 +131,20 @@ class Service:
         ports = ["--port", self.address.rpartition(":")[2]]
         if name != "encoder":  # Ray has metrics of its own
             ports += ["--metrics-port", self.metrics.rpartition(":")[2]]
-        self._command = [sys.executable, "-m", f"fsr.{name}", *ports, *flags]
-        self._process: subprocess.Popen[bytes] | None = None
+        self._arguments = (*ports, *flags)
+        self._process: subprocess.Popen[bytes] | PreloadedDecoder | None = None
         self.start()
 
     def start(self) -> None:
         """Does nothing if it runs."""
         if self._process is not None and self._process.poll() is None:
             return
+        if self.name == "decoder":
+            self._process = PreloadedDecoder(self._arguments, self.log)
+            return
+        command = [sys.executable, "-m", f"fsr.{self.name}", *self._arguments]
         with self.log.open("ab") as log:
-            self._process = subprocess.Popen(self._command, stdout=log, stderr=log, start_new_session=True)
+            self._process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
 
     def send(self, number: int) -> None:
         self._process.send_signal(number)

@@ -9,9 +9,10 @@ from helpers.page import opened as opened_page
 
 
 @pytest.fixture(scope="session")
-def system(start_system):
+def system(running_system):
     """A running system. No test ends one of its processes but encoder replicas, which Ray replaces."""
-    return start_system()
+    with running_system() as system:
+        yield system
 
 
 @pytest.fixture(scope="session")

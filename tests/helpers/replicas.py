@@ -21,11 +21,14 @@ from fsr.v1 import decoder_pb2 as pb
 from fsr.v1 import decoder_pb2_grpc, types_pb2
 from fsr_core.backbones import ImagePart, KeptImage, Message, TextPart
 from helpers import layout
+from helpers.preloaded import PreloadedDecoder
 
 ENGINE = os.environ.get("FSR_TEST_ENGINE", "transformers")
 # Compiling the model takes vLLM minutes and changes no token. A prefill step takes so few tokens that a picture of 144
 # does not fit into one.
 ENGINE_OPTIONS = {"enforce_eager": True, "max_num_batched_tokens": 64}
+# One checkpoint of each kind of positions, and one with features for several layers.
+IN_EVERY_RUN = ("fsr-tiny", "qwen2_5_vl", "qwen3_vl")
 TINY = pytest.mark.parametrize("checkpoint", ["fsr-tiny"], indirect=True)
 # The engine's own count, whether or not anybody takes the tokens: sequences in decode steps, or tokens.
 GENERATED = "vllm:generation_tokens_total" if ENGINE == "vllm" else "fsr_decoder_batch_size_sum"
@@ -41,9 +44,17 @@ SHAPES = {
 }
 
 
+def served(*names):
+    """Parameters of `checkpoint`. Those that only repeat what others show run with `make test-cluster`, or on vLLM."""
+    often = [name in IN_EVERY_RUN or ENGINE == "vllm" for name in names]
+    return [
+        pytest.param(name, marks=() if run else pytest.mark.cluster) for name, run in zip(names, often, strict=True)
+    ]
+
+
 @dataclass
 class Replica:
-    process: subprocess.Popen
+    process: subprocess.Popen | PreloadedDecoder
     address: str
     metrics_address: str
 
@@ -81,11 +92,14 @@ class Replica:
 @contextmanager
 def serving(log, *options, engine=ENGINE):
     """A replica with these options. RuntimeError with its log if it does not start."""
-    command = [sys.executable, "-m", "fsr.decoder", "--engine", engine, "--port", "0", "--metrics-port", "0"]
+    options = ("--engine", engine, "--port", "0", "--metrics-port", "0", *options)
+    log.write_bytes(b"")
     if engine == "vllm":
-        command += ["--engine-options", json.dumps(ENGINE_OPTIONS)]
-    with log.open("wb") as out:
-        process = subprocess.Popen([*command, *options], stderr=out, stdout=out)
+        command = [sys.executable, "-m", "fsr.decoder", "--engine-options", json.dumps(ENGINE_OPTIONS), *options]
+        with log.open("wb") as out:
+            process = subprocess.Popen(command, stderr=out, stdout=out)
+    else:
+        process = PreloadedDecoder(options, log)
     replica = None
     try:
         end = time.monotonic() + 600

@@ -20,7 +20,7 @@ def evaluate(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.mark.timeout(1800)
 def test_quick_writes_every_result_and_stores_answers(tmp_path: Path) -> None:
-    done = evaluate("--quick", "--limit", "16", "--out", str(tmp_path))
+    done = evaluate("--quick", "--limit", "8", "--out", str(tmp_path))
     assert done.returncode == 0, done.stderr[-2000:]
     results = json.loads((tmp_path / "results.json").read_text())
     assert list(results["sets"]) == ["test", "crowded", "distractors", "tiny", "shifted"]
@@ -47,7 +47,7 @@ def test_quick_writes_every_result_and_stores_answers(tmp_path: Path) -> None:
             assert min(image.size) > 300
 
     answers = {path: path.stat().st_mtime_ns for path in tmp_path.glob("cache/*/*/*.json")}
-    again = evaluate("--quick", "--limit", "16", "--out", str(tmp_path), "--json")
+    again = evaluate("--quick", "--limit", "8", "--out", str(tmp_path), "--json")
     assert again.returncode == 0, again.stderr[-2000:]
     assert {path: path.stat().st_mtime_ns for path in tmp_path.glob("cache/*/*/*.json")} == answers
     second = json.loads(again.stdout)["sets"]

@@ -29,11 +29,11 @@ def main() -> None:
     settings = EncoderSettings.load()
     configure_logging("encoder", settings.log_level)
     os.environ.update(_RAY_ENVIRONMENT | dict(os.environ) | environment(settings))
-    _check_checkpoint(settings)
+    check_checkpoint(settings)
     _serve(settings)
 
 
-def _check_checkpoint(settings: EncoderSettings) -> None:
+def check_checkpoint(settings: EncoderSettings) -> None:
     """Exits with one line if the checkpoint cannot be used. Otherwise a replica would fail, with Ray's traceback."""
     from fsr_core.backbones import load_encoder
 

@@ -7,10 +7,10 @@ import torch
 
 from fsr_core.backbones import load_decoder
 from helpers import checkpoints
-from helpers.replicas import SHAPES, Ask, question, random_image, serving
+from helpers.replicas import SHAPES, Ask, question, random_image, served, serving
 
 
-@pytest.fixture(scope="session", params=("fsr-tiny", *checkpoints.MULTI_AXIS))
+@pytest.fixture(scope="session", params=served("fsr-tiny", *checkpoints.MULTI_AXIS))
 def checkpoint(request, tmp_path_factory):
     """What is served: the embedded model, and a tiny checkpoint of each family with positions of its own.
 

@@ -37,7 +37,9 @@ def test_admission_by_kv_memory(start, asks):
     ask, length = asks["one"], 450  # tokens: more than are generated while the others come
     need = -(-(len(ask.prompt.token_ids) + length) // 32) * 32 * PER_TOKEN
     # One block to spare: vLLM keeps it for itself.
-    with start("--kv-memory", str(2 * need + 32 * PER_TOKEN), "--max-waiting", "2") as replica:
+    with start(
+        "--kv-memory", str(2 * need + 32 * PER_TOKEN), "--max-waiting", "2", "--max-wait-seconds", "600"
+    ) as replica:
         request = ask.with_(max_tokens=length, ignore_eos=True)
         with ThreadPoolExecutor(4) as pool:
             running = in_background(pool, replica, request, request)

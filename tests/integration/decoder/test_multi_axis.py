@@ -10,9 +10,9 @@ import torch
 from fsr.common import codec
 from fsr.v1 import types_pb2
 from helpers import checkpoints
-from helpers.replicas import ENGINE, LONG, Ask, ids, question, random_image, serving
+from helpers.replicas import ENGINE, LONG, Ask, ids, question, random_image, served, serving
 
-pytestmark = pytest.mark.parametrize("checkpoint", checkpoints.MULTI_AXIS, indirect=True)
+pytestmark = pytest.mark.parametrize("checkpoint", served(*checkpoints.MULTI_AXIS), indirect=True)
 on_vllm = pytest.mark.skipif(ENGINE != "vllm", reason="another engine has no such cache, or no such limit")
 WARM = {"temperature": 1.5, "top_p": 0.95, "top_k": 50, "seed": 5}
 

@@ -11,7 +11,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from fsr.client import AsyncClient, OverloadedError, UnavailableError
 from fsr.v1 import decoder_pb2, decoder_pb2_grpc
 
-LONG = {"max_tokens": 2_000, "ignore_eos": True, "timeout": 600}  # seconds, while a test needs milliseconds of them
+LONG = {"max_tokens": 1_000, "ignore_eos": True, "timeout": 600}  # seconds, while a test needs milliseconds of them
 ENDLESS = LONG | {"max_tokens": 20_000}
 
 
@@ -21,9 +21,11 @@ def pair(spawn, long_context):
     flags = ("--model", str(long_context), "--max-running", "1", "--max-waiting", "0", "--drain-seconds", "300")
     decoders = [spawn("decoder", *flags) for _ in range(2)]
     addresses = ",".join(decoder.address for decoder in decoders)
-    patience = ("--discovery-seconds", "0.3", "--first-token-seconds", "60", "--failover-wait-seconds", "300")
-    patience += ("--drain-seconds", "300")
+    patience = ("--discovery-seconds", "0.3", "--first-token-seconds", "300", "--failover-wait-seconds", "300")
+    patience += ("--stall-seconds", "300", "--drain-seconds", "300")
     gateway = spawn("gateway", "--encoders", "127.0.0.1:9", "--decoders", addresses, *patience)
+    with grpc.insecure_channel(gateway.address) as channel:
+        grpc.channel_ready_future(channel).result(180)
     for decoder in decoders:
         decoder.wait_until_serving()
     return gateway, decoders
