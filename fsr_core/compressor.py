@@ -54,6 +54,16 @@ class Compressor(ABC):
     ) -> list[CompressedTokens]:
         """One result per sample, token for token the same as `compress` gives. Sizes and budgets may differ."""
 
+    def comparisons(self, tokens: int, budget: Budget) -> int:
+        """About how many pairs of tokens it compares at most in a sample of so many tokens.
+
+        A service bounds the cost of a request by it, before the request runs.
+
+        By default every token with every kept one.
+        """
+        limits = budget.limits(tokens)
+        return 0 if limits.minimum == tokens else tokens * limits.maximum
+
 
 def as_budgets(samples: Sequence[VisualTokens], budgets: Sequence[int | Budget]) -> list[Budget]:
     """The budgets as `Budget`s. Raises ValueError if there is not one for each sample."""

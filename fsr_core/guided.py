@@ -10,7 +10,7 @@ from torch import Tensor
 
 from fsr_core.checks import check_number
 from fsr_core.focus import focus_order, focus_wanted, minmax
-from fsr_core.one_by_one import OneByOne, kept, unit_keys
+from fsr_core.one_by_one import ROW_COST, OneByOne, kept, unit_keys
 from fsr_core.tokens import CompressedTokens, VisualTokens
 
 __all__ = ["GuidedFSR"]
@@ -56,6 +56,9 @@ class GuidedFSR(OneByOne):
             signed = -sample.relevance if self.relevance_sign == "-" else sample.relevance
             phi = phi * minmax(signed.unsqueeze(0)) ** self.alpha
         return phi[0]
+
+    def _comparisons(self, n: int, k: int) -> int:
+        return ROW_COST * n * k
 
     def _select(self, sample: VisualTokens, k: int) -> CompressedTokens:
         phi = self.priority(sample)

@@ -12,7 +12,11 @@ from fsr_core.budget import Budget
 from fsr_core.compressor import Compressor, as_budgets
 from fsr_core.tokens import FOCUS, SCAN, CompressedTokens, VisualTokens
 
-__all__ = ["OneByOne", "by_falling", "kept", "raw_keys", "unit_keys"]
+__all__ = ["ROW_COST", "OneByOne", "by_falling", "kept", "raw_keys", "unit_keys"]
+
+ROW_COST = (
+    8  # a row of similarities alone costs as much as so many rows of a large matrix product, which reads keys once
+)
 
 
 class OneByOne(Compressor):
@@ -29,6 +33,14 @@ class OneByOne(Compressor):
             everything = torch.arange(k, device=sample.features.device)
             return kept(sample, scan=everything, features=sample.features)
         return self._select(sample, k)
+
+    def comparisons(self, tokens: int, budget: Budget) -> int:
+        k = budget.limits(tokens).maximum
+        return 0 if k == tokens else self._comparisons(tokens, k)
+
+    def _comparisons(self, n: int, k: int) -> int:
+        """Of `_select`, to keep k of n tokens."""
+        return n * k
 
     @abstractmethod
     def _select(self, sample: VisualTokens, k: int) -> CompressedTokens: ...

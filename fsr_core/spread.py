@@ -18,7 +18,7 @@ from fsr_core.budget import Budget
 from fsr_core.compressor import Compressor
 from fsr_core.tokens import CompressedTokens, VisualTokens
 
-__all__ = ["SPREADS", "Spread", "compress_images"]
+__all__ = ["SPREADS", "Spread", "comparisons", "compress_images"]
 
 Spread = Literal["even", "free"]
 SPREADS = ("even", "free")
@@ -58,6 +58,14 @@ def compress_images(
         _joined([(group, next(kept)) for group in groups], len(sample))
         for groups, sample in zip(members, samples, strict=True)
     ]
+
+
+def comparisons(compressor: Compressor, sizes: Sequence[int], budget: Budget, spread: Spread) -> int:
+    """See `Compressor.comparisons`; of an image whose tiles or frames have these numbers of tokens."""
+    if spread == "free" or len(sizes) == 1 or budget.limits(sum(sizes)).minimum == sum(sizes):
+        return compressor.comparisons(sum(sizes), budget)
+    shares = zip(sizes, _shares(budget, sizes), strict=True)
+    return sum(compressor.comparisons(size, share) for size, share in shares if share is not None)
 
 
 def _shares(budget: Budget, sizes: Sequence[int]) -> list[Budget | None]:

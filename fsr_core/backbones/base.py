@@ -84,6 +84,19 @@ class VisualEncoder(ABC):
             ValueError: an image was prepared for another model.
         """
 
+    def token_counts(self, image: PreparedImage) -> list[int]:
+        """Number of visual tokens of each tile or frame of a prepared image, before it is encoded; or more, if that
+        only shows later."""
+        return [tile.rows * tile.cols for tile in image.tiles]
+
+    def instruction_chunks(self, instruction: str) -> int:
+        """Number of the parts in which an instruction is read for its relevance; 0 if it has no influence.
+
+        Raises:
+            ValueError: the instruction has no words.
+        """
+        return 0
+
     @abstractmethod
     def encode_instructions(self, instructions: Sequence[str]) -> list[Tensor | None]:
         """Embed a batch of instructions in the joint image-text space.

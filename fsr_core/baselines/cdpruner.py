@@ -9,7 +9,7 @@ from typing import ClassVar, Literal
 import torch
 
 from fsr_core.focus import minmax
-from fsr_core.one_by_one import OneByOne, kept, unit_keys
+from fsr_core.one_by_one import ROW_COST, OneByOne, kept, unit_keys
 from fsr_core.tokens import CompressedTokens, VisualTokens
 
 __all__ = ["CDPruner"]
@@ -38,6 +38,9 @@ class CDPruner(OneByOne):
     def __post_init__(self) -> None:
         if self.relevance_sign not in ("+", "-"):
             raise ValueError(f"relevance_sign: expected '+' or '-', got {self.relevance_sign!r}")
+
+    def _comparisons(self, n: int, k: int) -> int:
+        return 2 * ROW_COST * n * k  # for each pick a row of the kernel, and the Cholesky rows of the picks before it
 
     def _select(self, sample: VisualTokens, k: int) -> CompressedTokens:
         keys, n = unit_keys(sample), len(sample)

@@ -22,5 +22,8 @@ class ClsTopK(OneByOne):
 
     name: ClassVar[str] = "cls_topk"
 
+    def _comparisons(self, n: int, k: int) -> int:
+        return 0
+
     def _select(self, sample: VisualTokens, k: int) -> CompressedTokens:
         return kept(sample, focus=by_falling(sample.saliency)[:k], priority=sample.saliency)

@@ -37,6 +37,9 @@ class Dart(OneByOne):
     def __post_init__(self) -> None:
         check_whole("pivots", self.pivots, 1)
 
+    def _comparisons(self, n: int, k: int) -> int:
+        return n * min(int(self.pivots), k)
+
     def _select(self, sample: VisualTokens, k: int) -> CompressedTokens:
         norm, keys = raw_keys(sample).float().abs().sum(1), unit_keys(sample)
         count = min(int(self.pivots), k)

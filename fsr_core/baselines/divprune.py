@@ -28,6 +28,9 @@ class DivPrune(OneByOne):
 
     name: ClassVar[str] = "divprune"
 
+    def _comparisons(self, n: int, k: int) -> int:
+        return n * (n + k)
+
     def _select(self, sample: VisualTokens, k: int) -> CompressedTokens:
         keys, device = Keys(raw_keys(sample).unsqueeze(0)), sample.features.device
         closest = []

@@ -47,6 +47,9 @@ class HoloV(OneByOne):
         check_whole("crops", self.crops, 1)
         check_number("weight", self.weight, 0, 1e6)
 
+    def _comparisons(self, n: int, k: int) -> int:
+        return n * -(-n // min(int(self.crops), n))
+
     def _select(self, sample: VisualTokens, k: int) -> CompressedTokens:
         n, saliency, keys = len(sample), sample.saliency.float(), unit_keys(sample)
         crop = region_of_tokens(n, min(int(self.crops), n), saliency.device)

@@ -41,6 +41,9 @@ class PruMerge(OneByOne):
     def __post_init__(self) -> None:
         check_number("neighbours", self.neighbours, 0, 1)
 
+    def _comparisons(self, n: int, k: int) -> int:
+        return 2 * n * k  # similarities, and shares in the sums of the nearest
+
     def _select(self, sample: VisualTokens, k: int) -> CompressedTokens:
         n, saliency = len(sample), sample.saliency.float()
         low, high = saliency.quantile(0.25), saliency.quantile(0.75)

@@ -26,6 +26,9 @@ class Random(OneByOne):
     def __post_init__(self) -> None:
         check_whole("seed", self.seed, 0)
 
+    def _comparisons(self, n: int, k: int) -> int:
+        return 0
+
     def _select(self, sample: VisualTokens, k: int) -> CompressedTokens:
         # The seed depends on the picture, so that different pictures lose different places. It takes the indices of the
         # most salient tokens, because the last bits of the scores depend on the batch that computed them.

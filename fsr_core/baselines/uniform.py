@@ -29,6 +29,9 @@ class Uniform(OneByOne):
         if not isinstance(self.pool, bool):
             raise ValueError(f"pool: expected true or false, got {self.pool!r}")
 
+    def _comparisons(self, n: int, k: int) -> int:
+        return 0
+
     def _select(self, sample: VisualTokens, k: int) -> CompressedTokens:
         device = sample.features.device
         region = region_of_tokens(len(sample), k, device)

@@ -36,6 +36,13 @@ class VisPruner(OneByOne):
         check_number("important", self.important, 0, 1)
         check_whole("per_round", self.per_round, 1)
 
+    def _comparisons(self, n: int, k: int) -> int:
+        count = max(1, int(k * self.important))
+        if k == count:
+            return 0
+        # A round compares the halves of the remaining r tokens: r * r / 4 pairs, with r from n - count to k - count.
+        return ((n - count) ** 3 - (k - count) ** 3) // (12 * int(self.per_round)) + (n - count) ** 2 // 4
+
     def _select(self, sample: VisualTokens, k: int) -> CompressedTokens:
         keys, order = unit_keys(sample), by_falling(sample.saliency)
         count = max(1, int(k * self.important))

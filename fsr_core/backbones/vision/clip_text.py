@@ -87,6 +87,16 @@ class ClipText:
             raise ValueError(f"clip: its vision tower is {widths}; name the CLIP that the model is made from")
         return F.normalize((normed @ self.visual_projection.T).float(), dim=-1)
 
+    def chunks(self, text: str) -> int:
+        return len(self._pieces(text))
+
+    def _pieces(self, text: str) -> list[list[int]]:
+        """The token ids of each chunk of a text. Raises ValueError."""
+        ids = self.tokenizer(text, add_special_tokens=False, truncation=False)["input_ids"]
+        if not ids:
+            raise ValueError("instruction: is blank; ask a question")
+        return [ids[start : start + self.chunk_length] for start in range(0, len(ids), self.chunk_length)]
+
     @torch.inference_mode()
     def embed(self, texts: Sequence[str]) -> list[Tensor]:
         """One [chunks, P] fp32 tensor per text, rows of unit length; a chunk is at most 75 tokens, BOS and EOS."""
@@ -94,10 +104,7 @@ class ClipText:
         chunks: list[list[int]] = []
         counts: list[int] = []
         for text in texts:
-            ids = tokenizer(text, add_special_tokens=False, truncation=False)["input_ids"]
-            if not ids:
-                raise ValueError("instruction: is blank; ask a question")
-            pieces = [ids[start : start + self.chunk_length] for start in range(0, len(ids), self.chunk_length)]
+            pieces = self._pieces(text)
             chunks += [[tokenizer.bos_token_id, *piece, tokenizer.eos_token_id] for piece in pieces]
             counts.append(len(pieces))
         ends = torch.tensor([len(chunk) - 1 for chunk in chunks], device=self.device)

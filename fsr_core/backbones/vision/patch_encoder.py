@@ -62,6 +62,15 @@ class PatchEncoder(VisualEncoder):
     def features_of(self, image: PreparedImage, output: TowerOutput) -> ImageFeatures:
         """The features of a picture from the tower's output for its views."""
 
+    def token_counts(self, image: PreparedImage) -> list[int]:
+        if image.video:
+            return super().token_counts(image)
+        pixels = image.inputs["pixel_values"]
+        return [self.vision.side**2] * (len(pixels) if pixels.dim() == 4 else 1)
+
+    def instruction_chunks(self, instruction: str) -> int:
+        return 0 if self.vision.text is None else self.vision.text.chunks(instruction)
+
     def encode_instructions(self, instructions: Sequence[str]) -> list[Tensor | None]:
         if any(not text.strip() for text in instructions):
             raise ValueError("instruction: is blank; ask a question")

@@ -24,6 +24,10 @@ _BATCH = 16  # most views in one pass of the tower; a picture of many tiles or a
 class Instructions(Protocol):
     """Embeds instructions in the space in which their relevance is measured."""
 
+    def chunks(self, text: str) -> int:
+        """Number of the parts in which `embed` reads a text. Raises ValueError for a text without words."""
+        ...
+
     def embed(self, texts: Sequence[str]) -> list[Tensor]: ...
 
 

@@ -205,6 +205,9 @@ class QwenEncoder(VisualEncoder):
     def wants_instruction(self) -> bool:
         return self.words is not None
 
+    def instruction_chunks(self, instruction: str) -> int:
+        return 0 if self.words is None else self.words.chunks(instruction)
+
     def encode_instructions(self, instructions: Sequence[str]) -> list[Tensor | None]:
         if any(not text.strip() for text in instructions):
             raise ValueError("instruction: is blank; ask a question")

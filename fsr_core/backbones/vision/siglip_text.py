@@ -72,6 +72,18 @@ class SiglipText:
         pooled = self.head(normed.reshape(-1, 1, width))
         return F.normalize(pooled.float(), dim=-1).view(*hidden.shape[:-1], -1)
 
+    def chunks(self, text: str) -> int:
+        return len(self._pieces(text))
+
+    def _pieces(self, text: str) -> list[list[int]]:
+        """The token ids of each chunk of a text. Raises ValueError."""
+        # SigLIP was trained on lower-cased text without punctuation; its tokenizer class makes it so.
+        ids = self.tokenizer(text, add_special_tokens=False, truncation=False)["input_ids"]
+        if not ids:
+            raise ValueError("instruction: has no words; ask a question")
+        size = self.length - 1  # without EOS
+        return [ids[start : start + size] for start in range(0, len(ids), size)]
+
     @torch.inference_mode()
     def embed(self, texts: Sequence[str]) -> list[Tensor]:
         """One [chunks, P] fp32 tensor per text, rows of unit length.
@@ -80,12 +92,7 @@ class SiglipText:
         """
         tokenizer, chunks, counts = self.tokenizer, [], []
         for text in texts:
-            # SigLIP was trained on lower-cased text without punctuation; its tokenizer class makes it so.
-            ids = tokenizer(text, add_special_tokens=False, truncation=False)["input_ids"]
-            if not ids:
-                raise ValueError("instruction: has no words; ask a question")
-            size = self.length - 1  # without EOS
-            pieces = [ids[start : start + size] for start in range(0, len(ids), size)]
+            pieces = self._pieces(text)
             chunks += [[*piece, tokenizer.eos_token_id] for piece in pieces]
             counts.append(len(pieces))
         pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id

@@ -19,6 +19,8 @@ __all__ = ["Relevance", "WordRelevance", "refuse_clip", "word_tokens"]
 #: "none", as in the paper for families without a text tower, or "instruction".
 Relevance = Literal["none", "instruction"]
 
+_CHUNK = 64  # tokens; about as many as the text towers of other families read at a time
+
 
 class WordRelevance:
     """Tokenizer and embedding table ``[vocabulary, D]`` of the language model."""
@@ -39,6 +41,10 @@ class WordRelevance:
     def of_model(cls, model: Any, processor: Any) -> WordRelevance:
         """Those of a live model of the library."""
         return cls(processor.tokenizer, model.get_input_embeddings().weight)
+
+    def chunks(self, text: str) -> int:
+        ids = self.tokenizer(text, add_special_tokens=False)["input_ids"]
+        return -(-len(ids) // _CHUNK)
 
     def embed(self, texts: Sequence[str]) -> list[Tensor]:
         """One [1, D] fp32 tensor per text, of unit length."""
