@@ -3,7 +3,9 @@
 import asyncio
 import io
 
+from fsr.encoder.limits import RequestLimits
 from fsr.encoder.pipeline import EncoderPipeline
+from fsr.encoder.settings import EncoderSettings
 from fsr.v1 import encoder_pb2, types_pb2
 from helpers.benches import QUESTION, picture
 
@@ -32,9 +34,17 @@ def request_of(*images, budget=9, spread=types_pb2.SPREAD_UNSPECIFIED, budget_me
     )
 
 
-def pipeline_of(encoder, **options):
-    limits = {"cache_bytes": 0, "max_image_pixels": 10**6, "max_request_pixels": 10**7}
-    return EncoderPipeline(encoder, **limits | options)
+def pipeline_of(encoder, cache_bytes=0, on_batch=None, **options):
+    """`options` are those of the encoder's settings."""
+    settings = EncoderSettings(**{"max_image_pixels": 10**6, "max_request_pixels": 10**7} | options)
+    return EncoderPipeline(
+        encoder,
+        cache_bytes=cache_bytes,
+        limits=RequestLimits.of(settings),
+        decode_threads=settings.decode_threads,
+        max_batch_size=settings.max_batch_size,
+        on_batch=on_batch,
+    )
 
 
 def answer(pipeline, request):

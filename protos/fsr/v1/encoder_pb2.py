@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from fsr.v1 import types_pb2 as fsr_dot_v1_dot_types__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x14\x66sr/v1/encoder.proto\x12\x06\x66sr.v1\x1a\x12\x66sr/v1/types.proto\"\xb5\x02\n\rEncodeRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x1d\n\x06images\x18\x02 \x03(\x0b\x32\r.fsr.v1.Image\x12\x13\n\x0binstruction\x18\x03 \x01(\t\x12\x1e\n\x06\x62udget\x18\x04 \x01(\x0b\x32\x0e.fsr.v1.Budget\x12\x1e\n\x06method\x18\x05 \x01(\x0b\x32\x0e.fsr.v1.Method\x12!\n\nwire_dtype\x18\x06 \x01(\x0e\x32\r.fsr.v1.Dtype\x12\x0f\n\x07\x65xplain\x18\x07 \x01(\x08\x12\x17\n\x0ftimeout_seconds\x18\x08 \x01(\x01\x12#\n\x06\x62ounds\x18\t \x01(\x0b\x32\x13.fsr.v1.TokenBounds\x12*\n\x10\x62udget_chosen_by\x18\n \x01(\x0e\x32\x10.fsr.v1.ChosenBy\"\x94\x01\n\x0e\x45ncodeResponse\x12\x13\n\x0b\x66ingerprint\x18\x01 \x01(\t\x12\'\n\x06images\x18\x02 \x03(\x0b\x32\x17.fsr.v1.CompressedImage\x12\x16\n\x0e\x65ncode_seconds\x18\x03 \x01(\x01\x12\x18\n\x10\x63ompress_seconds\x18\x04 \x01(\x01\x12\x12\n\ncache_hits\x18\x05 \x01(\r\"\x18\n\x16\x44\x65scribeEncoderRequest\"f\n\x17\x44\x65scribeEncoderResponse\x12\'\n\x05model\x18\x01 \x01(\x0b\x32\x18.fsr.v1.ModelDescription\x12\x0f\n\x07methods\x18\x02 \x03(\t\x12\x11\n\taddresses\x18\x03 \x03(\t2\x9d\x01\n\x0e\x45ncoderService\x12\x37\n\x06\x45ncode\x12\x15.fsr.v1.EncodeRequest\x1a\x16.fsr.v1.EncodeResponse\x12R\n\x0f\x44\x65scribeEncoder\x12\x1e.fsr.v1.DescribeEncoderRequest\x1a\x1f.fsr.v1.DescribeEncoderResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x14\x66sr/v1/encoder.proto\x12\x06\x66sr.v1\x1a\x12\x66sr/v1/types.proto\"\xc9\x02\n\rEncodeRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x1d\n\x06images\x18\x02 \x03(\x0b\x32\r.fsr.v1.Image\x12\x13\n\x0binstruction\x18\x03 \x01(\t\x12\x1e\n\x06\x62udget\x18\x04 \x01(\x0b\x32\x0e.fsr.v1.Budget\x12\x1e\n\x06method\x18\x05 \x01(\x0b\x32\x0e.fsr.v1.Method\x12!\n\nwire_dtype\x18\x06 \x01(\x0e\x32\r.fsr.v1.Dtype\x12\x0f\n\x07\x65xplain\x18\x07 \x01(\x08\x12\x17\n\x0ftimeout_seconds\x18\x08 \x01(\x01\x12#\n\x06\x62ounds\x18\t \x01(\x0b\x32\x13.fsr.v1.TokenBounds\x12*\n\x10\x62udget_chosen_by\x18\n \x01(\x0e\x32\x10.fsr.v1.ChosenBy\x12\x12\n\ncache_salt\x18\x0b \x01(\t\"\x94\x01\n\x0e\x45ncodeResponse\x12\x13\n\x0b\x66ingerprint\x18\x01 \x01(\t\x12\'\n\x06images\x18\x02 \x03(\x0b\x32\x17.fsr.v1.CompressedImage\x12\x16\n\x0e\x65ncode_seconds\x18\x03 \x01(\x01\x12\x18\n\x10\x63ompress_seconds\x18\x04 \x01(\x01\x12\x12\n\ncache_hits\x18\x05 \x01(\r\"\x18\n\x16\x44\x65scribeEncoderRequest\"f\n\x17\x44\x65scribeEncoderResponse\x12\'\n\x05model\x18\x01 \x01(\x0b\x32\x18.fsr.v1.ModelDescription\x12\x0f\n\x07methods\x18\x02 \x03(\t\x12\x11\n\taddresses\x18\x03 \x03(\t2\x9d\x01\n\x0e\x45ncoderService\x12\x37\n\x06\x45ncode\x12\x15.fsr.v1.EncodeRequest\x1a\x16.fsr.v1.EncodeResponse\x12R\n\x0f\x44\x65scribeEncoder\x12\x1e.fsr.v1.DescribeEncoderRequest\x1a\x1f.fsr.v1.DescribeEncoderResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -33,13 +33,13 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'fsr.v1.encoder_pb2', _globa
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_ENCODEREQUEST']._serialized_start=53
-  _globals['_ENCODEREQUEST']._serialized_end=362
-  _globals['_ENCODERESPONSE']._serialized_start=365
-  _globals['_ENCODERESPONSE']._serialized_end=513
-  _globals['_DESCRIBEENCODERREQUEST']._serialized_start=515
-  _globals['_DESCRIBEENCODERREQUEST']._serialized_end=539
-  _globals['_DESCRIBEENCODERRESPONSE']._serialized_start=541
-  _globals['_DESCRIBEENCODERRESPONSE']._serialized_end=643
-  _globals['_ENCODERSERVICE']._serialized_start=646
-  _globals['_ENCODERSERVICE']._serialized_end=803
+  _globals['_ENCODEREQUEST']._serialized_end=382
+  _globals['_ENCODERESPONSE']._serialized_start=385
+  _globals['_ENCODERESPONSE']._serialized_end=533
+  _globals['_DESCRIBEENCODERREQUEST']._serialized_start=535
+  _globals['_DESCRIBEENCODERREQUEST']._serialized_end=559
+  _globals['_DESCRIBEENCODERRESPONSE']._serialized_start=561
+  _globals['_DESCRIBEENCODERRESPONSE']._serialized_end=663
+  _globals['_ENCODERSERVICE']._serialized_start=666
+  _globals['_ENCODERSERVICE']._serialized_end=823
 # @@protoc_insertion_point(module_scope)

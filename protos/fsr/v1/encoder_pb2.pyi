@@ -35,6 +35,7 @@ class EncodeRequest(_message.Message):
     TIMEOUT_SECONDS_FIELD_NUMBER: _builtins.int
     BOUNDS_FIELD_NUMBER: _builtins.int
     BUDGET_CHOSEN_BY_FIELD_NUMBER: _builtins.int
+    CACHE_SALT_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """Identifies the request in the logs of all services."""
     instruction: _builtins.str
@@ -44,9 +45,11 @@ class EncodeRequest(_message.Message):
     explain: _builtins.bool
     """Whether each compressed image carries its explanation."""
     timeout_seconds: _builtins.float
-    """Seconds that the caller still waits. Work that starts later is not done. 0 means no limit."""
+    """Seconds that the caller still waits. Work that starts later is not done, and the call ends then. 0 means no limit."""
     budget_chosen_by: _types_pb2.ChosenBy.ValueType
     """Who chose the budget. Unspecified means the request."""
+    cache_salt: _builtins.str
+    """Only requests with the same salt share cached features."""
     @_builtins.property
     def images(self) -> _containers.RepeatedCompositeFieldContainer[_types_pb2.Image]:
         """Pictures and videos, at least one."""
@@ -79,10 +82,11 @@ class EncodeRequest(_message.Message):
         timeout_seconds: _builtins.float = ...,
         bounds: _types_pb2.TokenBounds | None = ...,
         budget_chosen_by: _types_pb2.ChosenBy.ValueType = ...,
+        cache_salt: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["bounds", b"bounds", "budget", b"budget", "method", b"method"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["bounds", b"bounds", "budget", b"budget", "budget_chosen_by", b"budget_chosen_by", "explain", b"explain", "images", b"images", "instruction", b"instruction", "method", b"method", "request_id", b"request_id", "timeout_seconds", b"timeout_seconds", "wire_dtype", b"wire_dtype"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bounds", b"bounds", "budget", b"budget", "budget_chosen_by", b"budget_chosen_by", "cache_salt", b"cache_salt", "explain", b"explain", "images", b"images", "instruction", b"instruction", "method", b"method", "request_id", b"request_id", "timeout_seconds", b"timeout_seconds", "wire_dtype", b"wire_dtype"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

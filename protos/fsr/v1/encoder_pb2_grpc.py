@@ -53,8 +53,9 @@ class EncoderServiceServicer:
 
     def Encode(self, request, context):
         """Encodes images and compresses them for one instruction.
-        Errors: INVALID_ARGUMENT (the message names the field), RESOURCE_EXHAUSTED (the queue is full), DEADLINE_EXCEEDED,
-        UNAVAILABLE (no replica runs), INTERNAL.
+        Errors: INVALID_ARGUMENT (the message names the field), RESOURCE_EXHAUSTED (the queue is full, or the work did not
+        begin within `timeout_seconds`), DEADLINE_EXCEEDED (it began, and did not end in time), UNAVAILABLE (no replica runs),
+        INTERNAL.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -6,14 +6,17 @@ import asyncio
 import time
 from typing import Any
 
+import structlog
 import torch
 from ray import serve
 
-from fsr.common.errors import ServiceError, status_of
+from fsr.common.errors import Failed, ServiceError, status_of
 from fsr.common.telemetry import configure_logging, log_end
+from fsr.encoder.image_job import ImageJob, ImageResult
 from fsr.encoder.ingress import ReplicaAddresses, check_ingress
+from fsr.encoder.limits import RequestLimits
 from fsr.encoder.metrics import EncoderMetrics
-from fsr.encoder.pipeline import EncoderPipeline, ImageJob, ImageResult
+from fsr.encoder.pipeline import EncoderPipeline
 from fsr.encoder.settings import EncoderSettings
 from fsr.v1 import encoder_pb2, types_pb2
 from fsr_core import DEFAULT_METHOD, methods
@@ -21,9 +24,22 @@ from fsr_core.backbones import dtype_of, load_encoder
 
 __all__ = ["APPLICATION", "application", "build"]
 
+log = structlog.get_logger()
 APPLICATION = "encoder"
 
 _HEALTH_CHECK_SECONDS = 3.0  # time between Serve's checks of a replica; a dead one is replaced after the next check
+
+
+def _batch_size(jobs: list[ImageJob]) -> int:
+    return sum(job.size for job in jobs)
+
+
+def _service_error(exception: Exception, request_id: str) -> ServiceError:
+    """The error that the caller gets. One that nobody expected is logged, and the caller hears nothing of its cause."""
+    if isinstance(exception, ServiceError):
+        return exception
+    log.error("unexpected", rpc="Encode", request_id=request_id, exc_info=exception)
+    return Failed("encoder: failed unexpectedly; its log says more")
 
 
 @serve.deployment
@@ -46,8 +62,9 @@ class Encoder:
         self._pipeline = EncoderPipeline(
             self._model,
             cache_bytes=int(options.cache_mb * 2**20),
-            max_image_pixels=options.max_image_pixels,
-            max_request_pixels=options.max_request_pixels,
+            limits=RequestLimits.of(options),
+            decode_threads=options.decode_threads,
+            max_batch_size=options.max_batch_size,
             on_batch=self._metrics.count_batch,
         )
         self._addresses = ReplicaAddresses(APPLICATION)
@@ -82,20 +99,21 @@ class Encoder:
                 "cached_images": response.cache_hits,
             }
             return response
-        except ServiceError as error:
-            # Not raised again: Serve would log a traceback for a mistake of the caller.
+        except asyncio.CancelledError:
+            code = "CANCELLED"
+            raise
+        except Exception as exception:
+            # Not raised again: Serve would send the traceback to the caller, and log one for a mistake of the caller.
+            error = _service_error(exception, request.request_id)
             code = status_of(error).name
             log_fields["reason"] = str(error)
             grpc_context.set_code(status_of(error))
             grpc_context.set_details(str(error))
             return encoder_pb2.EncodeResponse()
-        except asyncio.CancelledError:
-            code = "CANCELLED"
-            raise
         finally:
             log_end("Encode", code, began, **log_fields)
 
-    @serve.batch(max_batch_size=16, batch_wait_timeout_s=0.005)
+    @serve.batch(max_batch_size=16, batch_wait_timeout_s=0.005, batch_size_fn=_batch_size)
     async def _run_job(self, jobs: list[ImageJob]) -> list[ImageResult | Exception]:
         """Callers give one job and get its outcome; Serve gathers the jobs, and drops those of cancelled requests."""
         return await asyncio.to_thread(self._pipeline.run_batch, jobs)

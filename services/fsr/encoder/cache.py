@@ -13,16 +13,17 @@ from fsr_core.backbones import ImageFeatures
 __all__ = ["FeatureCache", "cache_key"]
 
 
-def cache_key(image: types_pb2.Image, multi_image: bool) -> str:
-    """A hash of everything that an image's features depend on.
+def cache_key(image: types_pb2.Image, multi_image: bool, salt: str) -> str:
+    """A hash of everything that an image's features depend on, and of the tenant's `salt`: nobody may learn from a hit
+    which pictures another tenant has sent.
 
     A replica has one model and one preprocessing, so neither is in the key. `multi_image` tells whether the image is
     prepared as one of several.
     """
-    content = image.SerializeToString(deterministic=True) if image.frames else image.data
-    if multi_image and not image.frames:
-        content = b"multi-image" + content
-    return hashlib.sha256(content).hexdigest()
+    kind = "video" if image.frames else "multi-image" if multi_image else "image"
+    key = hashlib.sha256(f"{kind} {len(salt)} {salt}".encode())
+    key.update(image.SerializeToString(deterministic=True) if image.frames else image.data)
+    return key.hexdigest()
 
 
 class FeatureCache:

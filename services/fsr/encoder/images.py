@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import io
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from PIL import Image, ImageOps
 
-from fsr.common.errors import InvalidRequest
+from fsr.common.errors import InvalidRequest, ServiceError
+from fsr.encoder.picture_cost import check_cost
 from fsr.v1 import types_pb2
 from fsr_core.backbones.vision.image_processors import to_rgb
 
@@ -20,47 +21,61 @@ _FORMATS = ("JPEG", "PNG", "WEBP")
 _MAX_ASPECT_RATIO = 200
 
 
-def check_pixels(images: Sequence[types_pb2.Image], max_pixels: int, max_total: int) -> None:
-    """Checks the headers of all pictures and frames of a request. It decodes none of them.
+def check_pixels(images: Sequence[types_pb2.Image], max_pixels: int, max_total: int) -> list[int]:
+    """Checks the headers of all pictures and frames of a request; returns the pixels of each image. Decodes nothing.
 
     Raises InvalidRequest, naming the field, if a header is wrong (see `decode_image`), if an image has both data and
     frames, or if all pixels together exceed `max_total`.
     """
-    total = 0
+    pixels = []
     for i, image in enumerate(images):
         if image.data and image.frames:
             raise InvalidRequest(f"images[{i}]: has both data and frames; send a picture or a video")
+        sizes = []
         for j, file in enumerate(image.frames or (image.data,)):
             field = f"images[{i}].frames[{j}]" if image.frames else f"images[{i}].data"
-            width, height = _open(file, field, max_pixels).size
-            total += width * height
-    if total > max_total:
-        raise InvalidRequest(f"images: {total} pixels together exceed {max_total}; scale them down or send fewer")
+            sizes.append(_open(file, field, max_pixels).size)
+        pixels.append(sum(width * height for width, height in sizes))
+    if sum(pixels) > max_total:
+        raise InvalidRequest(f"images: {sum(pixels)} pixels together exceed {max_total}; scale them down or send fewer")
+    return pixels
 
 
-def decode_image(data: bytes, field: str, max_pixels: int) -> Image.Image:
+def decode_image(
+    data: bytes, field: str, max_pixels: int, check_time: Callable[[str], None] = lambda field: None
+) -> Image.Image:
     """The RGB picture of a file, as transformers loads it: turned as its EXIF tag says, transparent pixels on white.
 
-    Raises InvalidRequest, naming `field`, if the file is empty, of another format, animated or damaged, or if it has
-    more than `max_pixels` pixels or too long a shape.
+    `check_time` is called with `field` again and again; decoding ends with what it raises.
+
+    Raises InvalidRequest, naming `field`, if the file is empty, of another format, animated or damaged, if it has more
+    than `max_pixels` pixels or too long a shape, or if it costs more than these tell (see `picture_cost`).
     """
-    image = _open(data, field, max_pixels)
+    image = _open(data, field, max_pixels, lambda: check_time(field))
     try:
         image.load()
         ImageOps.exif_transpose(image, in_place=True)
         return to_rgb(image)
+    except ServiceError:
+        raise
     except Exception as error:
         raise InvalidRequest(f"{field}: is truncated or damaged; upload it again") from error
 
 
-def _open(data: bytes, field: str, max_pixels: int) -> Image.Image:
+def _open(data: bytes, field: str, max_pixels: int, check_time: Callable[[], None] = lambda: None) -> Image.Image:
     """The picture with its header read and checked, and no pixel decoded."""
     if not data:
         raise InvalidRequest(f"{field}: is empty; send a JPEG, PNG or WebP file")
     try:
+        check_cost(data)
+    except ValueError as error:
+        raise InvalidRequest(f"{field}: {error}") from error
+    try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # max_pixels is the limit, see below
-            image = Image.open(io.BytesIO(data), formats=_FORMATS)
+            image = Image.open(_TimedFile(data, check_time), formats=_FORMATS)
+    except ServiceError:
+        raise
     except Image.DecompressionBombError as error:
         raise InvalidRequest(f"{field}: has far more than {max_pixels} pixels; scale it down") from error
     except Exception as error:  # Pillow raises many kinds of errors for hostile headers
@@ -74,3 +89,15 @@ def _open(data: bytes, field: str, max_pixels: int) -> Image.Image:
     if max(image.size) > _MAX_ASPECT_RATIO * min(image.size):
         raise InvalidRequest(f"{field}: {size} is more than {_MAX_ASPECT_RATIO} times as long as wide; cut it")
     return image
+
+
+class _TimedFile(io.BytesIO):
+    """A file whose decoder is stopped where it reads on. Decoders of JPEG and PNG read 64 KiB at a time."""
+
+    def __init__(self, content: bytes, check_time: Callable[[], None]) -> None:
+        super().__init__(content)
+        self._check_time = check_time
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        self._check_time()
+        return super().read(size)

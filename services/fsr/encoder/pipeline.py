@@ -1,50 +1,31 @@
-"""What an encoder replica does with a request: check, prepare, encode, compress, answer. It knows nothing of Ray."""
+"""What an encoder replica does with a request: prepare, encode, compress, answer. It knows nothing of Ray."""
 
 from __future__ import annotations
 
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
-from math import inf
+from math import isfinite
 
 import structlog
 import torch
 
-from fsr.common.errors import Expired, InvalidRequest
+from fsr.common.errors import InvalidRequest
 from fsr.common.message_size import check_tokens_size
-from fsr.encoder.cache import FeatureCache, cache_key
+from fsr.encoder.cache import FeatureCache
 from fsr.encoder.compressed_image import compressed_image
-from fsr.encoder.images import check_pixels, decode_image
-from fsr.encoder.request_plan import RequestPlan, plan_of
+from fsr.encoder.decoding import late
+from fsr.encoder.image_job import ImageJob, ImageResult
+from fsr.encoder.limits import RequestLimits
+from fsr.encoder.preparation import Preparation
 from fsr.v1 import encoder_pb2, types_pb2
 from fsr_core import Budget, CompressedTokens, Compressor, VisualTokens
-from fsr_core.backbones import ImageFeatures, PreparedImage, VisualEncoder
+from fsr_core.backbones import ImageFeatures, VisualEncoder
 from fsr_core.spread import Spread, compress_images
 
-__all__ = ["EncoderPipeline", "ImageJob", "ImageResult"]
+__all__ = ["EncoderPipeline"]
 
 log = structlog.get_logger()
-
-
-@dataclass(frozen=True, kw_only=True)
-class ImageJob:
-    """One image of one request, with its pixels, or with its features if the cache held them."""
-
-    plan: RequestPlan
-    deadline: float  # by time.monotonic
-    cache_key: str
-    prepared: PreparedImage | None
-    features: ImageFeatures | None
-
-
-@dataclass(frozen=True)
-class ImageResult:
-    """What a batch gives for one of its jobs."""
-
-    features: ImageFeatures
-    kept: CompressedTokens
-    compress_seconds: float  # of the whole batch
 
 
 class EncoderPipeline:
@@ -58,13 +39,15 @@ class EncoderPipeline:
         model: VisualEncoder,
         *,
         cache_bytes: int,
-        max_image_pixels: int,
-        max_request_pixels: int,
+        limits: RequestLimits,
+        decode_threads: int,
+        max_batch_size: int,
         on_batch: Callable[[int, float, float], None] | None = None,
     ) -> None:
         self._model = model
         self._cache = FeatureCache(cache_bytes)
-        self._max_image_pixels, self._max_request_pixels = max_image_pixels, max_request_pixels
+        preparation = Preparation(model, self._cache, limits, decode_threads, max_batch_size)
+        self.jobs = preparation.jobs
         self._on_batch = on_batch
 
     @property
@@ -79,12 +62,13 @@ class EncoderPipeline:
     ) -> encoder_pb2.EncodeResponse:
         """The compressed images of a request. `run_job` puts a job into a batch of `run_batch` and returns its outcome.
 
-        Raises InvalidRequest, naming the field; Expired, if the request's time is over; or what `run_job` returned.
+        Raises InvalidRequest, naming the field; Overloaded, if the request's time is over before its work has begun;
+        Expired, if it is over before its work has ended; or what `run_job` returned.
         """
         began = time.monotonic()
         jobs = await self.jobs(request)
         results = []
-        for outcome in await asyncio.gather(*map(run_job, jobs)):
+        for outcome in await _outcomes(jobs, run_job):
             if isinstance(outcome, Exception):
                 raise outcome
             results.append(outcome)
@@ -102,36 +86,17 @@ class EncoderPipeline:
         check_tokens_size(response)
         return response
 
-    async def jobs(self, request: encoder_pb2.EncodeRequest) -> list[ImageJob]:
-        """A job for each image of a request. Raises InvalidRequest, naming the field that is wrong."""
-        deadline = time.monotonic() + (request.timeout_seconds or inf)
-        plan = plan_of(request)
-        if not request.images:
-            raise InvalidRequest("images: is empty; send at least one JPEG, PNG or WebP file")
-        await asyncio.to_thread(check_pixels, request.images, self._max_image_pixels, self._max_request_pixels)
-        multi_image = self._is_multi_image(request.images)
-        keys = [cache_key(image, multi_image) for image in request.images]
-        cached = [self._cache.get(key) for key in keys]
-        return [
-            ImageJob(
-                plan=plan,
-                deadline=deadline,
-                cache_key=key,
-                prepared=await asyncio.to_thread(self._prepare, image, i, multi_image) if features is None else None,
-                features=features,
-            )
-            for i, (image, key, features) in enumerate(zip(request.images, keys, cached, strict=True))
-        ]
-
     def run_batch(self, jobs: Sequence[ImageJob]) -> list[ImageResult | Exception]:
         """The result or the error of each job. A batch may mix requests, methods, budgets and spreads.
 
-        A job after its deadline is not run; its error is Expired. One that fails does not fail the others.
+        A job after its deadline is not run; its error is Overloaded. One that fails does not fail the others.
         """
         now = time.monotonic()
         in_time = [job for job in jobs if job.deadline > now]
+        for job in in_time:
+            job.started.set()
         outcomes = iter(self._run_apart_if_failing(in_time))
-        return [next(outcomes) if job.deadline > now else _expired() for job in jobs]
+        return [next(outcomes) if job.deadline > now else late(started=False) for job in jobs]
 
     def _run_apart_if_failing(self, jobs: Sequence[ImageJob]) -> list[ImageResult | Exception]:
         """Runs the jobs as one batch. If that fails, runs each of them alone, so that only the wrong one fails."""
@@ -160,28 +125,24 @@ class EncoderPipeline:
             for image, kept in zip(features, compressed, strict=True)
         ]
 
-    def _is_multi_image(self, images: Sequence[types_pb2.Image]) -> bool:
-        """Whether the model prepares the pictures of this request as several of one conversation."""
-        return self._model.coarse_when_multi_image and sum(not image.frames for image in images) > 1
-
-    def _prepare(self, image: types_pb2.Image, number: int, multi_image: bool) -> PreparedImage:
-        """Decodes and preprocesses one picture or video. Raises InvalidRequest, naming the field."""
-        field, model = f"images[{number}]", self._model
-        try:
-            if not image.frames:
-                picture = decode_image(image.data, f"{field}.data", self._max_image_pixels)
-                return model.preprocess_multi_image(picture) if multi_image else model.preprocess(picture)
-            frames = [
-                decode_image(frame, f"{field}.frames[{i}]", self._max_image_pixels)
-                for i, frame in enumerate(image.frames)
-            ]
-            return model.preprocess_video(frames, image.frames_per_second or 2.0)
-        except ValueError as error:
-            raise InvalidRequest(f"{field}: {error}") from error
-
     def _message(self, result: ImageResult, request: encoder_pb2.EncodeRequest) -> types_pb2.CompressedImage:
         laid_out = self._model.assemble(result.features, result.kept)
         return compressed_image(result.features, result.kept, laid_out, request.wire_dtype, request.explain)
+
+
+async def _outcomes(
+    jobs: Sequence[ImageJob], run_job: Callable[[ImageJob], Awaitable[ImageResult | Exception]]
+) -> list[ImageResult | Exception]:
+    """The outcomes of a request's jobs. Raises Overloaded and Expired.
+
+    The request does not wait for a batch that ends after its deadline: its caller must hear in time that it is late.
+    """
+    deadline = jobs[0].deadline
+    try:
+        async with asyncio.timeout(deadline - time.monotonic() if isfinite(deadline) else None):
+            return await asyncio.gather(*map(run_job, jobs))
+    except TimeoutError:
+        raise late(started=any(job.started.is_set() for job in jobs)) from None
 
 
 @torch.inference_mode()
@@ -232,7 +193,3 @@ def _compress(
         )
         outcomes.update(zip(members, kept, strict=True))
     return [outcomes[i] for i in range(len(jobs))]
-
-
-def _expired() -> Expired:
-    return Expired("deadline: passed before the encoder came to it; allow more time or add replicas")

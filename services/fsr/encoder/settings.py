@@ -54,6 +54,22 @@ class EncoderSettings(ServiceSettings):
     cache_mb: float = Field(256.0, ge=0, description="MiB of features that each replica caches for follow-up questions")
     max_image_pixels: int = Field(40_000_000, ge=1, description="largest picture or frame, width times height")
     max_request_pixels: int = Field(100_000_000, ge=1, description="pixels of all pictures and frames of a request")
+    max_request_tokens: int = Field(
+        65_536, ge=1, description="most visual tokens, before compression, of all pictures and frames of a request"
+    )
+    max_comparisons: int | None = Field(
+        None,
+        ge=1,
+        description="most pairs of tokens that the compression of a request may compare (docs/methods.md); default: "
+        "67108864 on a CPU, else 536870912",
+    )
+    max_instruction_chunks: int = Field(
+        16, ge=1, description="longest question, in parts of about 70 tokens in which its relevance is read"
+    )
+    decode_threads: int = Field(
+        2, ge=1, description="threads that decode pictures; one more decodes requests of more than 16 megapixels"
+    )
+    decode_seconds: float = Field(10.0, gt=0, description="most CPU seconds to decode and scale a request's pictures")
     ray_address: str | None = Field(None, description="cluster to join, or 'auto'; default: start a local Ray")
 
     @field_validator("host")

@@ -85,7 +85,8 @@ class Pipeline:
         if request.images:
             applied = self._apply_policy(model, request, context)
             encode_request = self._encode_request(request, instruction, applied, context)
-            encoded = await self._encode(model, encode_request, context)
+            with validation.instruction_as_last_turn():
+                encoded = await self._encode(model, encode_request, context)
         explained = _explained(encoded.images) if request.explain else []
         decode_request = self._decode_request(request, encoded, context)
         emitted: list[int] = []
@@ -167,6 +168,7 @@ class Pipeline:
             method=applied.method,
             wire_dtype=request.wire_dtype or _WIRE_DTYPES[self._settings.wire_dtype],
             explain=request.explain,
+            cache_salt=context.caller.salt,
         )
 
     @staticmethod

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from math import isfinite
 
 from fsr.common.errors import Failed, InvalidRequest
@@ -10,7 +11,7 @@ from fsr.common.sampling_limits import check_sampling
 from fsr.gateway.settings import GatewaySettings
 from fsr.v1 import gateway_pb2, types_pb2
 
-__all__ = ["check_compress", "check_default_method", "check_generate", "check_method"]
+__all__ = ["check_compress", "check_default_method", "check_generate", "check_method", "instruction_as_last_turn"]
 
 _ROLES = {types_pb2.ROLE_SYSTEM, types_pb2.ROLE_USER, types_pb2.ROLE_ASSISTANT}
 
@@ -131,6 +132,17 @@ def _check_messages(messages: Sequence[types_pb2.Message], images: int, settings
     if not instruction.strip():
         raise InvalidRequest("messages: the last turn asks nothing; add a question")
     return instruction
+
+
+@contextmanager
+def instruction_as_last_turn() -> Iterator[None]:
+    """Within this block an encoder's error about the instruction names what it was in the caller's request."""
+    try:
+        yield
+    except InvalidRequest as error:
+        if not str(error).startswith("instruction: "):
+            raise
+        raise InvalidRequest(f"messages: the last turn {str(error).removeprefix('instruction: ')}") from error
 
 
 def _check_wire_dtype(dtype: int) -> None:

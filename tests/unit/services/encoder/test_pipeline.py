@@ -1,13 +1,13 @@
 """The encoder's pipeline without Ray: batches, deadlines, and the feature cache."""
 
 import asyncio
+from dataclasses import replace
 
 import pytest
 
-from fsr.common.errors import Expired, InvalidRequest
+from fsr.common.errors import Expired, InvalidRequest, Overloaded
 from fsr.encoder.cache import cache_key
 from fsr.v1 import types_pb2
-from fsr_core.backbones import load_encoder
 from helpers import checkpoints
 from helpers.benches import SIZES
 from helpers.encoder_requests import FRAMES, answer, image_of, pipeline_of, request_of, video_of
@@ -15,22 +15,23 @@ from helpers.encoder_requests import FRAMES, answer, image_of, pipeline_of, requ
 CACHE_BYTES = 2**24
 
 
+async def never(job):
+    await asyncio.sleep(60)
+
+
 def jobs_of(pipeline, *requests):
     return [job for request in requests for job in asyncio.run(pipeline.jobs(request))]
 
 
-def test_batch_when_one_job_is_wrong_then_the_others_succeed(bench, tmp_path):
-    """SigLIP reads no punctuation, so only its tokenizer can tell that a question holds no words."""
-    llava = bench("llava_onevision")
-    checkpoints.siglip(llava.encoder.vision.tower, tmp_path)
+def test_batch_when_one_job_is_wrong_then_the_others_succeed(bench):
+    """As a method of another package may fail."""
     batches = []
-    pipeline = pipeline_of(
-        load_encoder(str(llava.folder), clip=str(tmp_path)), on_batch=lambda size, *seconds: batches.append(size)
-    )
-    requests = [request_of(image_of(SIZES[0]), instruction=question) for question in ("what?", "?!", "where?")]
-    first, wrong, last = pipeline.run_batch(jobs_of(pipeline, *requests))
-    assert len(first.kept) == len(last.kept) == 9
-    assert isinstance(wrong, InvalidRequest) and "instruction: has no words" in str(wrong)
+    pipeline = pipeline_of(bench("llava").encoder, on_batch=lambda size, *seconds: batches.append(size))
+    first, wrong, last = jobs_of(pipeline, *[request_of(image_of(SIZES[0]))] * 3)
+    wrong = replace(wrong, plan=replace(wrong.plan, compressor=None))
+    outcomes = pipeline.run_batch([first, wrong, last])
+    assert len(outcomes[0].kept) == len(outcomes[2].kept) == 9
+    assert isinstance(outcomes[1], AttributeError)
     assert batches == [1, 1]
 
 
@@ -71,18 +72,35 @@ def test_share_when_a_picture_has_tiles_is_of_all_its_tokens(bench):
 def test_batch_when_a_deadline_has_passed_then_that_job_is_not_run(bench):
     batches = []
     pipeline = pipeline_of(bench("llava").encoder, on_batch=lambda size, *seconds: batches.append(size))
-    late = jobs_of(pipeline, request_of(image_of(SIZES[0]), timeout_seconds=1e-6))
+    late = [replace(job, deadline=0.0) for job in jobs_of(pipeline, request_of(image_of(SIZES[0])))]
     in_time = jobs_of(pipeline, request_of(image_of(SIZES[0]), timeout_seconds=3600))
     unlimited = jobs_of(pipeline, request_of(image_of(SIZES[0])))
     first, expired, last = pipeline.run_batch([*in_time, *late, *unlimited])
-    assert isinstance(expired, Expired) and len(first.kept) == len(last.kept) == 9
-    assert isinstance(pipeline.run_batch(late)[0], Expired)
+    assert isinstance(expired, Overloaded) and len(first.kept) == len(last.kept) == 9
+    assert isinstance(pipeline.run_batch(late)[0], Overloaded)
     assert batches == [2]
 
 
-def test_answer_when_the_deadline_has_passed_then_expired(bench):
-    with pytest.raises(Expired, match="deadline: passed before the encoder came to it"):
-        answer(pipeline_of(bench("llava").encoder), request_of(image_of(SIZES[0]), timeout_seconds=1e-6))
+def test_answer_when_the_deadline_passes_before_the_work_begins_then_overloaded(bench):
+    """So a gateway may ask another encoder."""
+    pipeline = pipeline_of(bench("llava").encoder)
+    with pytest.raises(Overloaded, match="did not come to the images in time"):
+        answer(pipeline, request_of(image_of(SIZES[0]), timeout_seconds=1e-6))
+    with pytest.raises(Overloaded):
+        asyncio.run(pipeline.answer(request_of(image_of(SIZES[0]), timeout_seconds=0.5), never))
+
+
+def test_answer_when_the_deadline_passes_in_a_batch_then_expired_without_waiting_for_its_end(bench):
+    """So a gateway asks no other encoder: it would take as long."""
+
+    async def begin(job):
+        assert not job.started.is_set()
+        pipeline.run_batch([job])
+        await asyncio.sleep(60)
+
+    pipeline = pipeline_of(bench("llava").encoder)
+    with pytest.raises(Expired, match="passed while the encoder worked on the images"):
+        asyncio.run(pipeline.answer(request_of(image_of(SIZES[0]), timeout_seconds=2), begin))
 
 
 def test_answer_when_there_is_no_image_then_refused(bench):
@@ -106,7 +124,16 @@ def test_answer_when_the_features_are_cached_then_it_is_the_same(bench):
 
 def test_cache_when_videos_differ_in_frames_or_speed_then_no_hit():
     videos = video_of(), video_of(FRAMES[:2]), video_of(FRAMES[::-1]), video_of(fps=1.0)
-    assert len({cache_key(video, multi_image) for video in videos for multi_image in (False, True)}) == 4
+    assert len({cache_key(video, multi_image, "") for video in videos for multi_image in (False, True)}) == 4
+
+
+def test_cache_when_tenants_send_the_same_picture_then_each_has_its_own_features(bench):
+    pipeline = pipeline_of(bench("llava").encoder, cache_bytes=CACHE_BYTES)
+    hits = [
+        answer(pipeline, request_of(image_of(SIZES[0]), cache_salt=salt)).cache_hits
+        for salt in ("a", "b", "a", "", "", "b")
+    ]
+    assert hits == [0, 0, 1, 0, 1, 1]
 
 
 @pytest.mark.parametrize("name", checkpoints.FAMILIES)

@@ -1,0 +1,106 @@
+"""From a request to its jobs: everything that is checked and done before an image joins a batch that others share."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Sequence
+from functools import partial
+from math import ceil, inf
+
+from fsr.common.errors import InvalidRequest
+from fsr.encoder.cache import FeatureCache, cache_key
+from fsr.encoder.decoding import DecodeThreads, DecodeTime
+from fsr.encoder.image_job import ImageJob
+from fsr.encoder.images import check_pixels, decode_image
+from fsr.encoder.limits import RequestLimits
+from fsr.encoder.request_plan import plan_of
+from fsr.v1 import encoder_pb2, types_pb2
+from fsr_core.backbones import ImageFeatures, PreparedImage, VisualEncoder
+
+__all__ = ["Preparation"]
+
+
+class Preparation:
+    """Checks requests and decodes their pictures, those whose features are not in `cache`.
+
+    An image that costs as much as a whole request may fills a batch of `max_batch_size`.
+    """
+
+    def __init__(
+        self, model: VisualEncoder, cache: FeatureCache, limits: RequestLimits, decode_threads: int, max_batch_size: int
+    ) -> None:
+        self._model, self._cache, self._limits = model, cache, limits
+        self._threads, self._max_batch_size = DecodeThreads(decode_threads), max_batch_size
+
+    async def jobs(self, request: encoder_pb2.EncodeRequest) -> list[ImageJob]:
+        """A job for each image of a request.
+
+        Raises InvalidRequest, naming the field that is wrong or would cost too much; Overloaded and Expired, if the
+        request's time is over.
+        """
+        deadline = time.monotonic() + (request.timeout_seconds or inf)
+        plan = plan_of(request)
+        if not request.images:
+            raise InvalidRequest("images: is empty; send at least one JPEG, PNG or WebP file")
+        multi_image = self._is_multi_image(request.images)
+        pixels, keys = await asyncio.to_thread(self._check, request, multi_image)
+        features = [self._cache.get(key) for key in keys]
+        new = [i for i, cached in enumerate(features) if cached is None]
+        prepare = partial(self._prepare, {i: request.images[i] for i in new}, multi_image, deadline)
+        prepared: dict[int, PreparedImage] = {}
+        if new:
+            prepared = await self._threads.run(prepare, sum(pixels[i] for i in new), deadline)
+        counts = [
+            self._model.token_counts(prepared[i]) if cached is None else _token_counts(cached)
+            for i, cached in enumerate(features)
+        ]
+        shares = self._limits.check_work(plan, counts)
+        return [
+            ImageJob(
+                plan=plan,
+                deadline=deadline,
+                cache_key=key,
+                prepared=prepared.get(i),
+                features=features[i],
+                size=max(1, ceil(share * self._max_batch_size)),
+            )
+            for i, (key, share) in enumerate(zip(keys, shares, strict=True))
+        ]
+
+    def _is_multi_image(self, images: Sequence[types_pb2.Image]) -> bool:
+        """Whether the model prepares the pictures of this request as several of one conversation."""
+        return self._model.coarse_when_multi_image and sum(not image.frames for image in images) > 1
+
+    def _check(self, request: encoder_pb2.EncodeRequest, multi_image: bool) -> tuple[list[int], list[str]]:
+        """Checks the instruction and the headers of all files; the pixels and the cache key of each image."""
+        self._limits.check_instruction(self._model, request.instruction)
+        pixels = check_pixels(request.images, self._limits.max_image_pixels, self._limits.max_request_pixels)
+        return pixels, [cache_key(image, multi_image, request.cache_salt) for image in request.images]
+
+    def _prepare(
+        self, images: dict[int, types_pb2.Image], multi_image: bool, deadline: float
+    ) -> dict[int, PreparedImage]:
+        """Decodes and preprocesses pictures and videos, by their numbers. Raises InvalidRequest, naming the field, and
+        Expired."""
+        decode_time = DecodeTime(self._limits.decode_seconds, deadline)
+        return {number: self._prepared(image, number, multi_image, decode_time) for number, image in images.items()}
+
+    def _prepared(
+        self, image: types_pb2.Image, number: int, multi_image: bool, decode_time: DecodeTime
+    ) -> PreparedImage:
+        field, model = f"images[{number}]", self._model
+        decode = partial(decode_image, max_pixels=self._limits.max_image_pixels, check_time=decode_time.check)
+        try:
+            if not image.frames:
+                picture = decode(image.data, f"{field}.data")
+                return model.preprocess_multi_image(picture) if multi_image else model.preprocess(picture)
+            frames = [decode(frame, f"{field}.frames[{i}]") for i, frame in enumerate(image.frames)]
+            return model.preprocess_video(frames, image.frames_per_second or 2.0)
+        except ValueError as error:
+            raise InvalidRequest(f"{field}: {error}") from error
+
+
+def _token_counts(features: ImageFeatures) -> list[int]:
+    """Tokens of each tile or frame of features."""
+    return [len(features.features)] if features.groups is None else features.groups.bincount().tolist()
