@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import time
 from functools import partial
 
 import grpc
 
+from fsr.common.errors import Expired
 from fsr.common.message_size import check_message_size
 from fsr.gateway.request_context import RequestContext
 from fsr.gateway.routing.attempts import Attempts, RetryPolicy
@@ -15,6 +17,9 @@ from fsr.gateway.usage import count_images
 from fsr.v1 import encoder_pb2
 
 __all__ = ["EncoderHop"]
+
+_ANSWER_SECONDS = 2.0  # an encoder that is late has so long to say so, before it counts as one that does not answer
+_ROUNDED = 0.1  # seconds; gRPC may give up a little early
 
 
 class EncoderHop:
@@ -37,11 +42,19 @@ class EncoderHop:
         while True:
             replica = await attempts.next()
             context.record.encoders.append(replica.address)
-            request.timeout_seconds = min(context.deadline.remaining(), self._policy.settings.encode_seconds)
+            remaining, longest = context.deadline.remaining(), self._policy.settings.encode_seconds
+            request.timeout_seconds = min(remaining, longest)
+            timeout = min(remaining, longest + _ANSWER_SECONDS)
+            given_up = time.monotonic() + timeout - _ROUNDED
             with attempts.calling(replica) as half_open_call:
                 try:
-                    encoded = await replica.encoder.Encode(request, timeout=request.timeout_seconds)
+                    encoded = await replica.encoder.Encode(request, timeout=timeout)
                 except grpc.aio.AioRpcError as error:
+                    if error.code() == grpc.StatusCode.DEADLINE_EXCEEDED and time.monotonic() < given_up:
+                        # The encoder says so itself: it lives, and another one would take as long.
+                        replica.answered()
+                        took = f"took longer than {request.timeout_seconds:.3g} s to encode"
+                        raise Expired(f"images: {took}; send fewer or smaller ones, or allow more time") from error
                     attempts.failed(replica, error, half_open_call)
                     continue
                 replica.answered()

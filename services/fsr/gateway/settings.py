@@ -132,7 +132,11 @@ class GatewaySettings(ServiceSettings):
         gt=0,
         description="longest wait for the first token, time in queues included; then another replica is asked",
     )
-    encode_seconds: float = Field(30.0, gt=0, description="longest wait for one encoder; then another one is asked")
+    encode_seconds: float = Field(
+        30.0,
+        gt=0,
+        description="most seconds that an encoder may take for a request; if it does not answer then, another one is asked",
+    )
     failover_wait_seconds: float = Field(
         15.0, ge=0, description="time that a cut answer waits for a replica to come back"
     )

@@ -243,7 +243,7 @@ def test_a_request_larger_than_the_gateway_takes(gateways):
 
 def test_no_replica_yet_is_unavailable_with_a_hint_and_counted(gateways):
     with Client(gateways["plain"].address) as client:
-        with pytest.raises(UnavailableError, match=r"silent: 127\.0\.0\.1:9") as caught:
+        with pytest.raises(UnavailableError, match="no replica of any model answers yet; it may be starting") as caught:
             client.ask(b"x", "?", budget=1)
         assert caught.value.retry_after == 1.0
         assert caught.value.route.request_id and caught.value.route.decoders == ()

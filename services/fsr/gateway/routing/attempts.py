@@ -101,14 +101,17 @@ class Attempts:
     def failed(self, replica: Replica, error: grpc.aio.AioRpcError, half_open_call: HalfOpenCall | None = None) -> None:
         """The call failed with a gRPC status. Raises ServiceError if another replica would not do better."""
         code, details = error.code(), error.details() or ""
-        if code == Code.RESOURCE_EXHAUSTED:
-            wait = float("inf") if self.started else 0.0
-            self._note(replica, Overloaded(details, retry_after(error) or _RETRY_AFTER_FULL), wait)
-        elif code == Code.DEADLINE_EXCEEDED and self._context.deadline.passed:
+        if code in (Code.DEADLINE_EXCEEDED, Code.RESOURCE_EXHAUSTED) and self._context.deadline.passed:
             remedy = "allow more time or add replicas"
             raise Expired(f"deadline: passed before the {replica.role} had answered; {remedy}") from error
+        if code == Code.RESOURCE_EXHAUSTED:
+            if replica.role == "encoder":  # else it may be Serve that speaks, of its own queues
+                details = "encoder: has no room for more requests; try again or add replicas"
+            wait = float("inf") if self.started else 0.0
+            self._note(replica, Overloaded(details, retry_after(error) or _RETRY_AFTER_FULL), wait)
         elif code in _FAULTS or code == Code.DEADLINE_EXCEEDED:
-            self.fault(replica, f"failed ({code.name}: {details})", half_open_call, gone=code == Code.UNAVAILABLE)
+            gone = code == Code.UNAVAILABLE
+            self.fault(replica, f"failed ({code.name})", half_open_call, gone=gone, details=details)
         elif code == Code.FAILED_PRECONDITION:
             if self._policy.judges_replicas:
                 replica.down("holds another checkpoint")
@@ -117,17 +120,22 @@ class Attempts:
         else:
             raise from_rpc(error, replica.role) from error
 
-    def fault(self, replica: Replica, reason: str, half_open_call: HalfOpenCall | None, gone: bool) -> None:
-        """The call failed by the replica's fault. If the replica is `gone`, it gets no call until a probe succeeds."""
+    def fault(
+        self, replica: Replica, reason: str, half_open_call: HalfOpenCall | None, gone: bool, details: str = ""
+    ) -> None:
+        """The call failed by the replica's fault. If the replica is `gone`, it gets no call until a probe succeeds.
+
+        The caller may hear the `reason`. Address and `details`, which may hold a traceback, are for the log alone.
+        """
         if self._policy.judges_replicas:
-            log.warning("failover", replica=replica.address, reason=reason, started=self.started)
+            log.warning("failover", replica=replica.address, reason=reason, details=details, started=self.started)
             if gone:
                 replica.suspect(self._policy.settings.probe_timeout_seconds)
             if replica.breaker.failed(half_open_call):
                 log.warning("circuit breaker open", role=replica.role, address=replica.address)
                 self._policy.metrics.ejections.labels(replica.role).inc()
         self.failures += 1
-        error = NotReady(f"{replica.role}: {replica.address} {reason}; try again", _RETRY_AFTER_FAULT)
+        error = NotReady(f"{replica.role}: a replica {reason}; try again", _RETRY_AFTER_FAULT)
         self._note(replica, error, self._policy.settings.failover_wait_seconds)
 
     def _note(self, replica: Replica, error: ServiceError, wait: float) -> None:

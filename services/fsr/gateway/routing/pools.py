@@ -126,13 +126,13 @@ class Pools:
         """
         names = self.models()
         usable = [name for name in names if may_use(name)]
-        silent = [replica.address for replica in self._by_address.values() if replica.model is None]
+        silent = any(replica.model is None for replica in self._by_address.values())
         if model in names:
             return model
         if not model and len(usable or names) == 1:
             return (usable or names)[0]
         if not names or (model and silent):
-            reason = f"silent: {', '.join(silent)}" if silent else "no address is known"
+            reason = "it may be starting, try again" if silent else "no address is known"
             raise NotReady(f"model: no replica of {model or 'any model'} answers yet; {reason}", _RETRY_AFTER)
         reason = f"{model!r} is unknown" if model else "is empty, and several are served"
         raise UnknownModel(f"model: {reason}; ask for one of {', '.join(usable) or 'those that your key is for'}")

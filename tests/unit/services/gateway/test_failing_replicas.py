@@ -10,7 +10,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_health.v1._async import HealthServicer
 from prometheus_client import generate_latest
 
-from fsr.common.errors import NotReady
+from fsr.common.errors import Expired, NotReady, Overloaded, ServiceError
 from fsr.gateway.auth import ANYBODY
 from fsr.gateway.canary import Canary
 from fsr.gateway.deadline import Deadline
@@ -55,15 +55,23 @@ class Decoder(decoder_pb2_grpc.DecoderServiceServicer):
 
 
 class Encoder(encoder_pb2_grpc.EncoderServiceServicer):
-    """Answers a probe after `probe_seconds`, and encodes at once."""
+    """Answers a probe after `probe_seconds`, and encodes at once, unless it is to fail with the status `wrong`."""
 
     probe_seconds = 0.0
+
+    def __init__(self, wrong=None):
+        self.wrong, self.calls = wrong, 0
 
     async def DescribeEncoder(self, request, context):
         await asyncio.sleep(self.probe_seconds)
         return encoder_pb2.DescribeEncoderResponse(model=MODEL)
 
     async def Encode(self, request, context):
+        self.calls += 1
+        if self.wrong == "hangs":
+            await asyncio.sleep(60)
+        if self.wrong is not None:
+            await context.abort(self.wrong, "Traceback: ray.exceptions.RayActorError, pid 4711 at 10.0.0.7:40000")
         return encoder_pb2.EncodeResponse(fingerprint="f")
 
 
@@ -195,6 +203,61 @@ async def test_encoder_when_it_is_too_busy_for_probes_stays_up_while_it_encodes(
     assert policy.metrics.registry.get_sample_value("fsr_replicas_ready", {"model": "m", "role": "encoder"}) == 0
     with pytest.raises(NotReady):
         await hop.encode("m", request, context())
+
+
+async def encode_by(pools, policy, seconds=20):
+    at = RequestContext(ANYBODY, Deadline(seconds), RequestRecord(request_id="r"))
+    request = encoder_pb2.EncodeRequest(images=[types_pb2.Image(data=b"x")])
+    await pools.refresh()
+    return await EncoderHop(pools, policy).encode("m", request, at)
+
+
+def breakers(pools):
+    return {replica.breaker.state for replica in pools.all("encoder")}
+
+
+@pytest.mark.parametrize("seconds", [20, 1])
+async def test_images_when_they_take_an_encoder_too_long_go_to_no_other_and_blame_none(serve, gateway, seconds):
+    encoders = [Encoder(Code.DEADLINE_EXCEEDED), Encoder(Code.DEADLINE_EXCEEDED)]
+    addresses = [await serve(encoder) for encoder in encoders]
+    pools, policy = gateway(encoders=addresses, decoders=[], eject_failures=1)
+    for calls in (1, 2, 3):
+        with pytest.raises(Expired, match=r"^images: took longer than [\d.]+ s to encode; send fewer or smaller ones"):
+            await encode_by(pools, policy, seconds)
+        assert sum(encoder.calls for encoder in encoders) == calls and breakers(pools) == {"closed"}
+
+
+async def test_images_when_an_encoder_does_not_come_to_them_go_to_another_one_that_is_not_blamed(serve, gateway):
+    busy, free = Encoder(Code.RESOURCE_EXHAUSTED), Encoder()
+    pools, policy = gateway(encoders=[await serve(busy), await serve(free)], decoders=[], eject_failures=1)
+    for _ in range(4):
+        assert (await encode_by(pools, policy)).fingerprint
+    assert free.calls == 4 and breakers(pools) == {"closed"}
+    free.wrong = Code.RESOURCE_EXHAUSTED
+    with pytest.raises(Overloaded, match=r"^encoder: has no room for more requests; try again"):
+        await encode_by(pools, policy)
+
+
+async def test_images_when_an_encoder_does_not_answer_go_to_another_one(serve, gateway):
+    hanging, free = Encoder("hangs"), Encoder()
+    pools, policy = gateway(
+        encoders=[await serve(hanging), await serve(free)], decoders=[], eject_failures=1, encode_seconds=0.3
+    )
+    for _ in range(3):
+        assert (await encode_by(pools, policy)).fingerprint
+    assert hanging.calls <= 1 and free.calls == 3
+
+
+@pytest.mark.parametrize("wrong", [Code.INTERNAL, Code.UNKNOWN, Code.UNAVAILABLE, Code.RESOURCE_EXHAUSTED])
+async def test_error_when_a_replica_tells_of_its_internals_keeps_them_from_the_caller(serve, gateway, wrong):
+    address = await serve(Encoder(wrong))
+    pools, policy = gateway(encoders=[address], decoders=[], failover_wait_seconds=0)
+    with structlog.testing.capture_logs() as lines, pytest.raises(ServiceError) as caught:
+        await encode_by(pools, policy)
+    told = str(caught.value)
+    assert told.startswith("encoder: ") and not any(part in told for part in (address, "ray", "pid", "10.0.0.7"))
+    if wrong != Code.RESOURCE_EXHAUSTED:
+        assert any(line.get("replica") == address and "pid 4711" in line["details"] for line in lines)
 
 
 def canary_outcomes(metrics):
