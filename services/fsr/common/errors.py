@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
-from contextlib import aclosing, asynccontextmanager
+from contextlib import aclosing
 from typing import Any, cast
 
 import grpc
@@ -38,22 +38,28 @@ __all__ = [
     "UnknownModel",
     "from_rpc",
     "retry_after",
+    "set_status",
+    "shortened",
     "status_of",
     "stream_errors",
     "unary_errors",
 ]
 
 log = structlog.get_logger()
+# Of an error's message in UTF-8. It travels in trailers, where a byte that is no ASCII takes three. A client refuses
+# trailers beyond 8 KiB, and then sees RESOURCE_EXHAUSTED in place of the error's own code.
+_MOST_BYTES = 600
 
 
 class ServiceError(Exception):
     """Base of all errors that go to a caller; the message names the field and the remedy.
 
-    `retry_after`: seconds after which a caller should try again, or None if that is unknown.
+    A long message loses its middle: text of a caller may be in it. `retry_after`: seconds after which a caller should
+    try again, or None if that is unknown.
     """
 
     def __init__(self, message: str, retry_after: float | None = None) -> None:
-        super().__init__(message)
+        super().__init__(shortened(message))
         self.retry_after = retry_after
 
 
@@ -118,7 +124,7 @@ def retry_after(error: grpc.aio.AioRpcError) -> float | None:
     value = dict(trailing).get(RETRY_AFTER)
     try:
         return None if value is None else int(value) / 1000
-    except ValueError:
+    except (ValueError, OverflowError):
         return None
 
 
@@ -131,24 +137,34 @@ def from_rpc(error: grpc.aio.AioRpcError, peer: str) -> ServiceError:
     return kind(error.details() or "", retry_after(error))
 
 
-@asynccontextmanager
-async def _errors_as_status(rpc: str, context: grpc.aio.ServicerContext) -> AsyncIterator[None]:
-    """Ends the call with the status of an error; any other exception is logged and becomes INTERNAL."""
-    try:
-        yield
-    except ServiceError as error:
-        await _abort(context, error)
-    except Exception:
-        log.exception("unexpected", rpc=rpc)
-        await _abort(context, Failed(f"{rpc}: failed unexpectedly; the service's log says more"))
+def shortened(text: str, most: int = _MOST_BYTES) -> str:
+    """`text`, without its middle if it takes more than `most` bytes of UTF-8."""
+    if len(text) <= most and len(text.encode(errors="replace")) <= most:
+        return text
+    half = most // 2
+    beginning = text[:half].encode(errors="replace")[:half].decode(errors="ignore")
+    end = text[-half:].encode(errors="replace")[-half:].decode(errors="ignore")
+    return f"{beginning} ... {end}"
 
 
-async def _abort(context: grpc.aio.ServicerContext, error: ServiceError) -> None:
-    """Raises gRPC's own exception for an ended call."""
+def set_status(context: grpc.aio.ServicerContext, error: ServiceError) -> None:
+    """The call ends with the status of this error as soon as its handler returns.
+
+    `context.abort` would do it too, but it keeps the exception that it raises. That one holds the frames of the
+    handler, and so the request, until the garbage collector comes to such old objects.
+    """
     trailing = list(context.trailing_metadata() or ())
     if error.retry_after is not None:
         trailing.append((RETRY_AFTER, str(round(error.retry_after * 1000))))
-    await context.abort(status_of(error), str(error), tuple(trailing))
+    context.set_trailing_metadata(tuple(trailing))
+    context.set_code(status_of(error))
+    context.set_details(str(error))
+
+
+def _unexpected(rpc: str) -> Failed:
+    """Logs the exception that is being handled. The caller learns nothing of it."""
+    log.exception("unexpected", rpc=rpc)
+    return Failed(f"{rpc}: failed unexpectedly; the service's log says more")
 
 
 def unary_errors(method: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
@@ -156,8 +172,12 @@ def unary_errors(method: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitab
 
     @functools.wraps(method)
     async def wrapped(self: Any, request: Any, context: grpc.aio.ServicerContext) -> Any:
-        async with _errors_as_status(method.__name__, context):
+        try:
             return await method(self, request, context)
+        except ServiceError as error:
+            set_status(context, error)
+        except Exception:
+            set_status(context, _unexpected(method.__name__))
 
     return wrapped
 
@@ -168,8 +188,13 @@ def stream_errors(method: Callable[..., AsyncIterator[Any]]) -> Callable[..., As
     @functools.wraps(method)
     async def wrapped(self: Any, request: Any, context: grpc.aio.ServicerContext) -> AsyncIterator[Any]:
         messages = cast("AsyncGenerator[Any, None]", method(self, request, context))
-        async with _errors_as_status(method.__name__, context), aclosing(messages):
-            async for message in messages:
-                yield message
+        try:
+            async with aclosing(messages):
+                async for message in messages:
+                    yield message
+        except ServiceError as error:
+            set_status(context, error)
+        except Exception:
+            set_status(context, _unexpected(method.__name__))
 
     return wrapped

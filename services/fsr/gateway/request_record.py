@@ -8,6 +8,8 @@ from fsr.common.transport import DECODERS, ENCODERS, REQUEST_ID
 
 __all__ = ["RequestRecord"]
 
+_MOST_ADDRESSES = 16  # of each role in trailing metadata, the last ones: a cut answer may try full replicas for minutes
+
 
 @dataclass(kw_only=True)
 class RequestRecord:
@@ -39,6 +41,6 @@ class RequestRecord:
     def metadata(self) -> tuple[tuple[str, str], ...]:
         return (
             (REQUEST_ID, self.request_id),
-            (ENCODERS, ",".join(self.encoders)),
-            (DECODERS, ",".join(self.decoders)),
+            (ENCODERS, ",".join(self.encoders[-_MOST_ADDRESSES:])),
+            (DECODERS, ",".join(self.decoders[-_MOST_ADDRESSES:])),
         )

@@ -18,8 +18,9 @@ from fsr.common.errors import (
     ServiceError,
     Unauthenticated,
     UnknownModel,
+    shortened,
 )
-from fsr.gateway.http.field_names import field_of, shortened
+from fsr.gateway.http.field_names import field_of
 
 __all__ = ["error_object", "error_response", "refusal"]
 
@@ -37,6 +38,7 @@ _KINDS: dict[type[ServiceError], tuple[int, str, str | None]] = {
 }
 # What our messages begin with, and what is no field of a request's body.
 _NO_FIELDS = {"authorization", "body", "content-type", "gateway", "headers", "http", "path", "request"}
+_MOST_OF_A_FIELD = 300  # bytes
 _RETRY_AFTER = 1.0  # seconds, where an error that passes does not say when
 
 
@@ -68,5 +70,10 @@ def refusal(status: int, message: str, headers: Mapping[str, str] | None = None)
 def _object(message: str, kind: str, code: str | None) -> dict[str, object]:
     field = field_of(message)
     param = None if field in _NO_FIELDS else field
-    facts = {"message": shortened(message), "type": kind, "param": param and shortened(param), "code": code}
+    facts = {
+        "message": shortened(message),
+        "type": kind,
+        "param": param and shortened(param, _MOST_OF_A_FIELD),
+        "code": code,
+    }
     return {"error": facts}

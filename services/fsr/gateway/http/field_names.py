@@ -10,9 +10,8 @@ from contextlib import contextmanager
 from fsr.common.errors import ServiceError
 from fsr.v1 import gateway_pb2
 
-__all__ = ["FieldNames", "field_of", "shortened"]
+__all__ = ["FieldNames", "field_of"]
 
-_HALF = 300  # characters
 _FIELD = re.compile(r"([a-z_]+(?:\.[A-Za-z_]\w*|\[\d+\])*)(?=: )")
 _IMAGE = re.compile(r"images\[(\d+)\](?:\.data)?")
 _PART = re.compile(r"(messages\[\d+\])\.parts(\[\d+\])(?:\.\w+)?")
@@ -32,14 +31,6 @@ def field_of(message: str) -> str | None:
     """The field that an error's message begins with, or None if it names none."""
     match = _FIELD.match(message)
     return match[1] if match else None
-
-
-def shortened(message: str) -> str:
-    """A message without its middle if it is long, because a name of the caller's is in it.
-
-    The field is at its beginning, and the remedy at its end.
-    """
-    return message if len(message) <= 2 * _HALF else f"{message[:_HALF]} ... {message[-_HALF:]}"
 
 
 class FieldNames:
