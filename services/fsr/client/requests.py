@@ -9,7 +9,7 @@ from typing import Any, Literal, TypedDict, Unpack, get_args
 
 from fsr.client.errors import InvalidRequestError
 from fsr.client.media import ImageSource, image_messages
-from fsr.common.method_options import check_finite
+from fsr.common.method_options import check_options
 from fsr.v1 import gateway_pb2, types_pb2
 
 __all__ = [
@@ -196,7 +196,7 @@ def _method(name: str, options: Mapping[str, Any] | None) -> types_pb2.Method:
     except ValueError as error:
         raise InvalidRequestError(f"options: {error}; values are numbers, texts, booleans or lists of them") from error
     try:
-        check_finite(method.options, "options")
+        check_options(method.options, "options")
     except ValueError as error:
         raise InvalidRequestError(str(error)) from error
     return method

@@ -64,11 +64,13 @@ def decode(message: Tensor, field: str) -> torch.Tensor:
     """
     if message.dtype not in _TORCH:
         raise InvalidRequest(f"{field}.dtype: is not set or unknown; use fp32, fp16, bf16 or int8")
+    if len(message.shape) > _MAX_AXES:
+        raise InvalidRequest(
+            f"{field}.shape: {len(message.shape)} axes are more than {_MAX_AXES}; send rows of features"
+        )
     shape = list(message.shape)
     if not shape or 0 in shape:
         raise InvalidRequest(f"{field}.shape: {shape} is empty; send at least one number")
-    if len(shape) > _MAX_AXES:
-        raise InvalidRequest(f"{field}.shape: {len(shape)} axes are more than {_MAX_AXES}; send rows of features")
     dtype = _TORCH[message.dtype]
     expected = prod(shape) * dtype.itemsize
     if len(message.data) != expected:

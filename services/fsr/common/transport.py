@@ -8,6 +8,7 @@ from typing import Any
 __all__ = [
     "DECODERS",
     "ENCODERS",
+    "MAX_STREAMS",
     "MESSAGE_BYTES",
     "REQUEST_ID",
     "RETRY_AFTER",
@@ -16,6 +17,8 @@ __all__ = [
 ]
 
 MESSAGE_BYTES = 64 * 2**20  # of the largest message that our servers and channels accept
+MAX_STREAMS = 100  # calls at a time on one connection to a server, unless it says otherwise
+_UNCOMPRESSED = 1  # gRPC's bit set of compression algorithms, with identity alone
 # Trailing metadata of a call, after a failure too.
 RETRY_AFTER = "retry-after-ms"  # the time after which to try again
 REQUEST_ID = "fsr-request-id"
@@ -41,10 +44,17 @@ def channel_options(keepalive_seconds: float = 0.0) -> list[tuple[str, Any]]:
     return options
 
 
-def server_options(max_message_bytes: int = MESSAGE_BYTES) -> Sequence[tuple[str, Any]]:
-    """Options of a server: our message limit, pings as often as our channels send them, one process for a port."""
+def server_options(max_message_bytes: int = MESSAGE_BYTES, max_streams: int = MAX_STREAMS) -> Sequence[tuple[str, Any]]:
+    """Options of a server: our message limit, pings as often as our channels send them, one process for a port.
+
+    Compressed messages are UNIMPLEMENTED: a small one would take three times its unpacked size before any code of ours
+    sees it, and pictures and features do not shrink. A bound on the streams of a connection is what ends a flood of
+    calls that are reset at once: without it, gRPC drops the calls of others.
+    """
     return [
         ("grpc.max_receive_message_length", max_message_bytes),
+        ("grpc.max_concurrent_streams", max_streams),
+        ("grpc.compression_enabled_algorithms_bitset", _UNCOMPRESSED),
         ("grpc.max_send_message_length", MESSAGE_BYTES),
         ("grpc.so_reuseport", 0),
         ("grpc.http2.min_recv_ping_interval_without_data_ms", 500),

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from google.protobuf.json_format import MessageToDict
 
 from fsr.common.errors import InvalidRequest
-from fsr.common.method_options import check_finite
+from fsr.common.method_options import check_options
+from fsr.common.names import check_name
 from fsr.encoder.share_bounds import ShareBounds
 from fsr.v1 import encoder_pb2, types_pb2
 from fsr_core import DEFAULT_METHOD, Budget, Compressor, create
@@ -36,12 +37,14 @@ class RequestPlan:
 
 def plan_of(request: encoder_pb2.EncodeRequest) -> RequestPlan:
     """The plan of a request. Raises InvalidRequest, naming the field that is wrong."""
+    check_name("request_id", request.request_id)
+    check_name("method.name", request.method.name)
     if not request.instruction.strip():
         raise InvalidRequest("instruction: is blank; ask a question")
     if request.budget.spread not in _SPREADS:
         raise InvalidRequest(f"budget.spread: {request.budget.spread} is unknown; use even or free")
     try:
-        check_finite(request.method.options, "method.options")
+        check_options(request.method.options, "method.options")
         options = MessageToDict(request.method.options)
         compressor, budget = create(request.method.name or DEFAULT_METHOD, **options), _budget_of(request.budget)
     except (ValueError, TypeError) as error:

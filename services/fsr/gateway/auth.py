@@ -7,13 +7,12 @@ import hmac
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import grpc
 import structlog
 from google.protobuf.descriptor import ServiceDescriptor
 
-from fsr.common.errors import Forbidden, ServiceError, Unauthenticated, status_of
+from fsr.common.errors import Forbidden, ServiceError, Unauthenticated, set_status, status_of
 from fsr.gateway.keys_file import Key, KeysFile, KeysFileError, digest_of, parse_keys_file
 from fsr.gateway.metrics import Metrics
 from fsr.gateway.policy import Policy, resolve
@@ -163,7 +162,7 @@ def authorization_in(metadata: Iterable[tuple[str, str | bytes]] | None) -> str:
 
 
 class Authentication(grpc.aio.ServerInterceptor):
-    """Refuses calls of `service` without a known key before their message is read, and counts them."""
+    """Refuses calls of `service` without a known key, and counts them. Their message is not read."""
 
     def __init__(self, keys: ApiKeys, service: ServiceDescriptor, metrics: Metrics) -> None:
         self._keys, self._metrics, self._prefix = keys, metrics, f"/{service.full_name}/"
@@ -187,7 +186,9 @@ class Authentication(grpc.aio.ServerInterceptor):
 
 
 def _refusing(error: ServiceError) -> grpc.RpcMethodHandler:
-    async def refuse(request: Any, context: grpc.aio.ServicerContext) -> Any:
-        await context.abort(status_of(error), str(error))
+    """Ends a call of any kind. gRPC reads the message of a unary handler first, but not those of a streaming one."""
 
-    return grpc.unary_unary_rpc_method_handler(refuse)
+    async def refuse(requests: object, context: grpc.aio.ServicerContext) -> None:
+        set_status(context, error)
+
+    return grpc.stream_stream_rpc_method_handler(refuse)

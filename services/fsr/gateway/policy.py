@@ -14,7 +14,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_valida
 
 from fsr.common.budget_text import parse_budget_text
 from fsr.common.errors import InvalidRequest
-from fsr.common.method_options import DEFAULT_METHOD, check_finite
+from fsr.common.method_options import DEFAULT_METHOD, check_options
 from fsr.v1 import gateway_pb2, types_pb2
 
 __all__ = ["Applied", "BudgetText", "MethodOptions", "Policy", "TokenCount", "check_method_options", "resolve"]
@@ -36,7 +36,7 @@ def check_method_options(value: dict[str, Any]) -> dict[str, Any]:
         options.update(value)
     except (ValueError, TypeError, OverflowError) as error:
         raise ValueError(f"{error}; values are numbers, texts, booleans or lists of them") from error
-    check_finite(options, "option")
+    check_options(options, "option")
     return value
 
 

@@ -9,6 +9,7 @@ import grpc
 from grpc_health.v1 import health_pb2_grpc
 from grpc_health.v1._async import HealthServicer
 
+from fsr.common.incoming import IncomingMessages
 from fsr.common.process import MetricsServer, ServiceProcess, open_port, stop_signal
 from fsr.common.transport import server_options
 from fsr.gateway.admission import Admission
@@ -19,6 +20,7 @@ from fsr.gateway.pipeline import Pipeline
 from fsr.gateway.routing.pools import Pools
 from fsr.gateway.service import GatewayServicer
 from fsr.gateway.settings import GatewaySettings
+from fsr.gateway.validation import max_fields
 from fsr.v1 import gateway_pb2, gateway_pb2_grpc
 
 if TYPE_CHECKING:
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
 __all__ = ["serve"]
 
 _SERVICE = gateway_pb2.DESCRIPTOR.services_by_name["GatewayService"]
+_PROBE_BYTES = 4096  # of a request for health, which has the name of a service
 
 
 def _credentials(settings: GatewaySettings) -> grpc.ServerCredentials | None:
@@ -45,10 +48,19 @@ def _probe_server(health: HealthServicer, settings: GatewaySettings) -> grpc.aio
     """A server of health alone, without TLS: Kubernetes' probes speak plain gRPC and have no client certificate."""
     if settings.health_port is None:
         return None
-    server = grpc.aio.server(options=server_options())
+    server = grpc.aio.server(options=server_options(_PROBE_BYTES))
     health_pb2_grpc.add_HealthServicer_to_server(health, server)
     open_port(server, settings.host, settings.health_port, "--health-port")
     return server
+
+
+def _messages(metrics: Metrics, settings: GatewaySettings) -> IncomingMessages:
+    """What reads the requests, and counts those that it refuses."""
+
+    def count(rpc: str, code: str) -> None:
+        metrics.requests.labels("grpc", rpc, code).inc()
+
+    return IncomingMessages(_SERVICE, count, seconds=settings.message_seconds, max_fields=max_fields(settings))
 
 
 def _http_server(
@@ -86,7 +98,8 @@ async def serve(settings: GatewaySettings) -> None:
     metrics, keys = Metrics(), _keys(settings)
     pools = Pools(settings, metrics)
     server = grpc.aio.server(
-        interceptors=[Authentication(keys, _SERVICE, metrics)], options=server_options(settings.max_message_bytes)
+        interceptors=[Authentication(keys, _SERVICE, metrics), _messages(metrics, settings)],
+        options=server_options(settings.max_message_bytes, settings.max_streams),
     )
     admission = Admission(keys, metrics, settings)
     pipeline = Pipeline(pools, metrics, settings)

@@ -11,7 +11,7 @@ from pydantic_settings import NoDecode, SettingsConfigDict
 
 from fsr.common.method_options import DEFAULT_METHOD
 from fsr.common.settings import ServiceSettings
-from fsr.common.transport import MESSAGE_BYTES
+from fsr.common.transport import MAX_STREAMS, MESSAGE_BYTES
 from fsr.gateway.http.pictures.hosts import AllowedHosts
 from fsr.gateway.policy import BudgetText, MethodOptions, Policy, TokenCount, check_method_options
 
@@ -95,6 +95,10 @@ class GatewaySettings(ServiceSettings):
     default_timeout_seconds: float = Field(120.0, gt=0, description="deadline of a request that has none")
     max_timeout_seconds: float = Field(1200.0, gt=0, description="longest deadline that a request may have")
     max_message_bytes: int = Field(MESSAGE_BYTES, ge=1024, le=MESSAGE_BYTES, description="most bytes of a request")
+    message_seconds: float = Field(60.0, gt=0, description="longest time that a gRPC request takes to arrive")
+    max_streams: int = Field(
+        MAX_STREAMS, ge=1, description="most gRPC calls at a time on one connection; further ones wait in the client"
+    )
     max_images: int = Field(16, ge=1, description="most images of a request; a video counts as one")
     max_frames: int = Field(512, ge=1, description="most frames of all videos of a request")
     max_image_bytes: int = Field(20 * 2**20, ge=1, description="most bytes of an image, or of a frame of a video")

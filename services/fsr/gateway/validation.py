@@ -7,17 +7,35 @@ from contextlib import contextmanager
 from math import isfinite
 
 from fsr.common.errors import Failed, InvalidRequest
+from fsr.common.method_options import check_options
+from fsr.common.names import check_name
 from fsr.common.sampling_limits import check_sampling
 from fsr.gateway.settings import GatewaySettings
 from fsr.v1 import gateway_pb2, types_pb2
 
-__all__ = ["check_compress", "check_default_method", "check_generate", "check_method", "instruction_as_last_turn"]
+__all__ = [
+    "check_compress",
+    "check_default_method",
+    "check_generate",
+    "check_method",
+    "instruction_as_last_turn",
+    "max_fields",
+]
 
+# Of a request on the wire, besides those that options bound: the sampling, the method's options and the like.
+_OTHER_FIELDS = 2048
 _ROLES = {types_pb2.ROLE_SYSTEM, types_pb2.ROLE_USER, types_pb2.ROLE_ASSISTANT}
+
+
+def max_fields(settings: GatewaySettings) -> int:
+    """The most fields of a request as protobuf counts them: two for each message and part, three for each image."""
+    in_lists = 2 * settings.max_messages + 2 * settings.max_parts + 3 * settings.max_images + settings.max_frames
+    return in_lists + _OTHER_FIELDS
 
 
 def check_generate(request: gateway_pb2.GenerateRequest, settings: GatewaySettings) -> str:
     """Returns the instruction: the text of the last user turn. Raises InvalidRequest."""
+    _check_names(request.model, request.method)
     _check_images(request.images, settings)
     instruction = _check_messages(request.messages, len(request.images), settings)
     check_sampling(request.sampling)
@@ -29,6 +47,7 @@ def check_generate(request: gateway_pb2.GenerateRequest, settings: GatewaySettin
 
 def check_compress(request: gateway_pb2.CompressRequest, settings: GatewaySettings) -> None:
     """Raises InvalidRequest."""
+    _check_names(request.model, request.method)
     if not request.images:
         raise InvalidRequest("images: is empty; send at least one JPEG, PNG or WebP file")
     _check_images(request.images, settings)
@@ -39,6 +58,16 @@ def check_compress(request: gateway_pb2.CompressRequest, settings: GatewaySettin
     size = len(request.instruction.encode())
     if size > settings.max_text_bytes:
         raise InvalidRequest(f"instruction: {size} bytes of text exceed {settings.max_text_bytes}; shorten it")
+
+
+def _check_names(model: str, method: types_pb2.Method) -> None:
+    """Raises InvalidRequest."""
+    check_name("model", model)
+    check_name("method.name", method.name)
+    try:
+        check_options(method.options, "method.options")
+    except ValueError as error:
+        raise InvalidRequest(str(error)) from error
 
 
 def _check_budget(budget: types_pb2.Budget) -> None:

@@ -5,10 +5,13 @@ import socket
 import subprocess
 import sys
 import urllib.request
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import grpc
 import pytest
 import trustme
+from google.protobuf import struct_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
@@ -27,6 +30,8 @@ from helpers.waiting import until
 NOWHERE = ("--encoders", "127.0.0.1:9", "--decoders", "127.0.0.1:9", "--log-level", "warning")
 
 SMALL = ("--max-message-bytes", "100000", "--max-images-bytes", "60000", "--max-image-bytes", "40000")
+MANY = struct_pb2.Struct()
+MANY.update({"a": [None] * 300})
 SMALL += ("--max-frames", "4", "--max-messages", "9", "--max-parts", "12")
 
 
@@ -301,6 +306,10 @@ SHOWN_AGAIN = types_pb2.Message(role=types_pb2.ROLE_USER, parts=[types_pb2.Part(
         ),
         ({"sampling": types_pb2.Sampling(temperature=9e-7)}, "sampling.temperature: 9e-07 is below 1e-6; 0 is greedy"),
         ({"sampling": types_pb2.Sampling(repetition_penalty=1e-40)}, "sampling.repetition_penalty: 1e-40 is below"),
+        ({"model": "\x01" * 20_000}, "model: 20000 characters are more than 512; send a shorter one"),
+        ({"method": types_pb2.Method(name="ü" * 5000)}, "method.name: 5000 characters are more than 512"),
+        ({"method": types_pb2.Method(options=MANY)}, r"method\.options\.a: with it, options hold more than 256 values"),
+        ({"messages": [types_pb2.Message()] * 5000}, "messages: the request has more than 2146 fields with it"),
     ],
 )
 def test_raw_requests_are_checked_before_anything_is_spent(gateways, change, says):
@@ -328,3 +337,73 @@ def test_a_deadline_beyond_reason_is_refused_and_counted(gateways):
         client.ask(b"x", "?", budget=1, timeout=100_000)
     assert caught.value.route.request_id
     assert gateways["plain"].metric("fsr_requests_total", **refused) == before + 1
+
+
+def test_bytes_when_they_are_no_request_are_refused_counted_and_logged(gateways):
+    gateway = gateways["plain"]
+    for rpc in ("Generate", "Compress", "ListModels"):
+        refused = {"rpc": rpc, "code": "INVALID_ARGUMENT"}
+        before = gateway.metric("fsr_requests_total", **refused)
+        with grpc.insecure_channel(gateway.address) as channel, pytest.raises(grpc.RpcError) as caught:
+            list(channel.unary_stream(f"/fsr.v1.GatewayService/{rpc}")(b"\xff" * 100, timeout=60))
+        assert caught.value.code() == grpc.StatusCode.INVALID_ARGUMENT
+        assert caught.value.details().startswith(f"request: cannot be read as a {rpc}Request; check the client")
+        assert gateway.metric("fsr_requests_total", **refused) == before + 1
+
+
+class Memory:
+    """What the process of a service takes now, and took at most since this was made, in MiB."""
+
+    def __init__(self, service):
+        self._folder = Path(f"/proc/{service._process.pid}")
+        (self._folder / "clear_refs").write_text("5")  # resets the peak
+        self.before = self._read("VmRSS")
+
+    def _read(self, name):
+        (line,) = [line for line in (self._folder / "status").read_text().splitlines() if line.startswith(name)]
+        return int(line.split()[1]) / 1024
+
+    @property
+    def kept(self):
+        return self._read("VmRSS") - self.before
+
+    @property
+    def peak(self):
+        return self._read("VmHWM") - self.before
+
+
+# 60 MiB of empty messages, which would take more than a gigabyte once they are parsed. 60 KiB if they are compressed.
+EMPTIES = b"\x12\0" * (30 * 2**20)
+
+
+OWN_CONNECTION = [("grpc.max_send_message_length", -1), ("grpc.use_local_subchannel_pool", 1)]
+
+
+def refusal_of_empties(gateway, key, **options):
+    """The code of the status."""
+    with grpc.insecure_channel(gateway.address, options=OWN_CONNECTION, **options) as channel:
+        generate = channel.unary_stream("/fsr.v1.GatewayService/Generate")
+        with pytest.raises(grpc.RpcError) as caught:
+            list(generate(EMPTIES, timeout=120, metadata=[("authorization", f"Bearer {key}")]))
+    return caught.value.code()
+
+
+def test_messages_when_their_callers_have_no_key_are_not_taken(gateways):
+    memory = Memory(gateways["keys"])
+    with ThreadPoolExecutor(4) as pool:
+        codes = [pool.submit(refusal_of_empties, gateways["keys"], "unknown") for _ in range(4)]
+        assert {code.result() for code in codes} == {grpc.StatusCode.UNAUTHENTICATED}
+    assert memory.peak < 50
+
+
+def test_message_when_it_is_compressed_is_not_unpacked(gateways):
+    memory = Memory(gateways["keys"])
+    code = refusal_of_empties(gateways["keys"], "open-sesame", compression=grpc.Compression.Gzip)
+    assert code == grpc.StatusCode.UNIMPLEMENTED and memory.peak < 50
+
+
+def test_message_when_it_is_large_and_refused_leaves_nothing_in_memory(gateways):
+    memory = Memory(gateways["keys"])
+    for _ in range(4):
+        assert refusal_of_empties(gateways["keys"], "open-sesame") == grpc.StatusCode.INVALID_ARGUMENT
+    assert memory.kept < 100 and memory.peak < 300  # gRPC for Python holds a message three times while it reads it

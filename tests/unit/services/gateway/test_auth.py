@@ -1,10 +1,14 @@
+import asyncio
 import os
 
+import grpc
 import pytest
 from structlog.testing import capture_logs
 
 from fsr.common.errors import Forbidden, Unauthenticated
-from fsr.gateway.auth import ANYBODY, ApiKeys
+from fsr.gateway.auth import ANYBODY, ApiKeys, Authentication
+from fsr.gateway.metrics import Metrics
+from fsr.v1 import gateway_pb2, gateway_pb2_grpc
 
 
 @pytest.fixture
@@ -85,3 +89,19 @@ def test_keys_when_a_new_version_is_broken_stay_and_one_line_says_why(tmp_path):
     file.write_text("keys: [{key: beta}]")
     known.refresh()
     known.caller_of("Bearer beta")
+
+
+@pytest.mark.parametrize("rpc", ["Generate", "Compress", "ListModels"])
+async def test_call_when_it_has_no_key_is_refused_before_its_message_has_arrived(rpc):
+    metrics, service = Metrics(), gateway_pb2.DESCRIPTOR.services_by_name["GatewayService"]
+    server = grpc.aio.server(interceptors=[Authentication(ApiKeys(["alpha"], None), service, metrics)])
+    gateway_pb2_grpc.add_GatewayServiceServicer_to_server(gateway_pb2_grpc.GatewayServiceServicer(), server)
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel, asyncio.timeout(60):
+        call = channel.stream_stream(f"/{service.full_name}/{rpc}")()
+        assert await call.code() == grpc.StatusCode.UNAUTHENTICATED  # nothing was sent
+        assert (await call.details()).startswith("authorization: no API key")
+    await server.stop(None)
+    labels = {"interface": "grpc", "rpc": rpc, "code": "UNAUTHENTICATED"}
+    assert metrics.registry.get_sample_value("fsr_requests_total", labels) == 1

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from fsr.common.errors import InvalidRequest
-from fsr.common.method_options import check_finite
+from fsr.common.method_options import MAX_VALUES, check_options
 from fsr.gateway.http.field_names import FieldNames
 from fsr.gateway.http.schemas.requests import AutoBudget, CompressionOptions
 from fsr.v1 import types_pb2
@@ -46,6 +46,9 @@ def budget_value(budget: types_pb2.Budget) -> Any:
 
 def method_message(options: CompressionOptions, names: FieldNames) -> types_pb2.Method:
     """The method and its options. Tells `names` of them. Raises InvalidRequest."""
+    values = (options.options or {}).values()
+    if sum(len(value) if isinstance(value, list) else 1 for value in values) > MAX_VALUES:
+        raise InvalidRequest(f"fsr.options: hold more than {MAX_VALUES} values; send fewer")
     method = types_pb2.Method(name=options.method or "")
     names.options.update(options.options or {})
     for name, value in (options.options or {}).items():
@@ -54,7 +57,7 @@ def method_message(options: CompressionOptions, names: FieldNames) -> types_pb2.
         except (OverflowError, ValueError) as error:  # an integer that no double holds
             raise InvalidRequest(f"fsr.options.{name}: is out of range; give a smaller number") from error
     try:
-        check_finite(method.options, "fsr.options")
+        check_options(method.options, "fsr.options")
     except ValueError as error:
         raise InvalidRequest(str(error)) from error
     return method
