@@ -17,7 +17,7 @@ from fsr.gateway.http.field_names import FieldNames
 from fsr.gateway.http.messages.chat_request import chat_request, generate_request
 from fsr.gateway.http.messages.chat_response import ChatResponses
 from fsr.gateway.http.pictures.pictures import Pictures
-from fsr.gateway.http.schemas.body import read_body
+from fsr.gateway.http.schemas.body import max_values, read_body
 from fsr.gateway.http.schemas.openapi import CHAT_EXAMPLE, ERRORS, EVENTS, request_body
 from fsr.gateway.http.schemas.requests import ChatRequest
 from fsr.gateway.http.schemas.responses import ChatAnswer
@@ -32,7 +32,7 @@ class _Chat:
 
     def __init__(self, pipeline: Pipeline, admission: Admission, pictures: Pictures, settings: GatewaySettings) -> None:
         self._pipeline, self._admission, self._settings = pipeline, admission, settings
-        self._pictures = pictures
+        self._pictures, self._max_values = pictures, max_values(settings)
 
     async def answer(self, request: Request, raw: bytearray, send: Send) -> None:
         """Sends the whole response to a request with this body, which it clears. Raises ServiceError before the
@@ -41,11 +41,13 @@ class _Chat:
         try:
             with self._admission.request("Generate", call) as context:
                 call.report(context.record)
-                body = chat_request(raw)
+                try:
+                    body = chat_request(raw, self._max_values)
+                finally:
+                    raw.clear()
                 context = call.waits(body.fsr.timeout if body.fsr else None, context, self._settings)
                 generate = await generate_request(body, self._pictures, names, context.deadline)
-                raw.clear()
-                body.messages.clear()  # both hold the pictures in base64
+                body.messages.clear()  # as the raw bytes did, they hold the pictures in base64
                 made, whole = ChatResponses(context.record, body), []
                 stream = EventStream(send, request.state.abort, context.deadline) if body.stream else None
                 with names.named():

@@ -19,7 +19,7 @@ from fsr.gateway.http.messages.facts import applied_facts, image_facts, image_si
 from fsr.gateway.http.messages.options import budget_message, method_message, wire_dtype
 from fsr.gateway.http.messages.safetensors_file import compressed_images_file
 from fsr.gateway.http.pictures.pictures import Pictures
-from fsr.gateway.http.schemas.body import parse_json, read_body, validated
+from fsr.gateway.http.schemas.body import max_values, parse_json, read_body, validated
 from fsr.gateway.http.schemas.openapi import COMPRESS_EXAMPLE, ERRORS, request_body
 from fsr.gateway.http.schemas.requests import CompressionOptions, CompressRequest, ImagePart, ImageUrl, VisualPart
 from fsr.gateway.http.schemas.responses import Compression
@@ -37,17 +37,21 @@ class _Compress:
 
     def __init__(self, pipeline: Pipeline, admission: Admission, pictures: Pictures, settings: GatewaySettings) -> None:
         self._pipeline, self._admission, self._settings = pipeline, admission, settings
-        self._pictures = pictures
+        self._pictures, self._max_values = pictures, max_values(settings)
 
     async def answer(self, request: Request, raw: bytearray, send: Send) -> None:
-        """Sends the whole response to a request with this body. Raises ServiceError."""
+        """Sends the whole response to a request with this body, which it clears. Raises ServiceError."""
         call, names = HttpCall(request), FieldNames()
         with self._admission.request("Compress", call) as context:
             call.report(context.record)
-            body = validated(CompressRequest, parse_json(raw))
+            try:
+                body = validated(CompressRequest, parse_json(raw, self._max_values))
+            finally:
+                raw.clear()
             options = body.fsr or CompressionOptions()
             context = call.waits(options.timeout, context, self._settings)
             compress = await self._request(body, options, names, context.deadline)
+            body.images.clear()  # they hold the pictures in base64
             with names.named():
                 compressed = await self._pipeline.compress(compress, context)
         record = context.record

@@ -32,6 +32,8 @@ class ConnectedResponse(Response):
             for task in (work, gone):
                 task.cancel()
             await asyncio.gather(work, gone, return_exceptions=True)
+            # An error holds this frame. With the task that holds the error it would be a circle, and the request in it.
+            del work, gone
 
 
 async def _hang_up(receive: Receive) -> None:

@@ -13,6 +13,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from fsr.common.errors import Unauthenticated, status_of
 from fsr.gateway.auth import ApiKeys
 from fsr.gateway.http.errors import error_response, refusal
+from fsr.gateway.http.schemas.body import count_marks, max_marks
 from fsr.gateway.metrics import Metrics
 from fsr.gateway.settings import GatewaySettings
 
@@ -37,6 +38,7 @@ class Limits:
     def __init__(self, app: ASGIApp, keys: ApiKeys, metrics: Metrics, settings: GatewaySettings) -> None:
         self._app, self._keys, self._metrics = app, keys, metrics
         self._seconds = settings.http_body_seconds
+        self._max_marks = max_marks(settings)
         self._max_bytes = settings.http_max_body_bytes or settings.max_message_bytes * 4 // 3 + _ENVELOPE_BYTES
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -72,10 +74,10 @@ class Limits:
     def _bounded(self, receive: Receive) -> Receive:
         """`receive`, bounded in bytes, and in time until the whole body is here."""
         end = asyncio.get_running_loop().time() + self._seconds
-        received, complete = 0, False
+        received, marks, complete = 0, 0, False
 
         async def bounded() -> Message:
-            nonlocal received, complete
+            nonlocal received, marks, complete
             if complete:
                 return await receive()
             try:
@@ -86,10 +88,15 @@ class Limits:
                 late = _refused(408, reason, grpc.StatusCode.DEADLINE_EXCEEDED)
                 late.response.headers["connection"] = "close"  # there is no use in waiting for the rest
                 raise late from error
-            received += len(message.get("body", b""))
+            body = message.get("body", b"")
+            received += len(body)
+            marks += count_marks(body)
             complete = not message.get("more_body", False)
             if received > self._max_bytes:
                 raise self._too_large()
+            if marks > self._max_marks:  # a value takes two bytes here, and a hundred once it is parsed
+                reason = f"has more than {self._max_marks} commas, brackets and escapes"
+                raise _refused(400, f"body: {reason}; send fewer messages, parts or frames, or shorter texts")
             return message
 
         return bounded

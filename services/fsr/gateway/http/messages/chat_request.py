@@ -25,9 +25,9 @@ _MOST_ALTERNATIVES = 20
 _SMALLEST = 1e-6  # of the numbers below; a much smaller one is 0 as a float, which stands for "not set"
 
 
-def chat_request(raw: bytes | bytearray) -> ChatRequest:
-    """The request in a body. Raises InvalidRequest, which names the field."""
-    body = without_unsupported(parse_json(raw), REQUEST, WITHOUT_EFFECT)
+def chat_request(raw: bytes | bytearray, most_values: int) -> ChatRequest:
+    """The request in a body of at most so many values. Raises InvalidRequest, which names the field."""
+    body = without_unsupported(parse_json(raw, most_values), REQUEST, WITHOUT_EFFECT)
     messages = body.get("messages")
     if isinstance(messages, list):
         body["messages"] = [

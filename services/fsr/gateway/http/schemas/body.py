@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, TypeVar
 
 import pydantic_core
@@ -10,11 +10,33 @@ from fastapi import Request
 from pydantic import BaseModel, ValidationError
 
 from fsr.common.errors import InvalidRequest
-from fsr.gateway.http.field_names import shortened
+from fsr.gateway.settings import GatewaySettings
 
-__all__ = ["parse_json", "read_body", "validated"]
+__all__ = ["count_marks", "max_marks", "max_values", "parse_json", "read_body", "validated"]
+
 
 _Schema = TypeVar("_Schema", bound=BaseModel)
+_OTHER_VALUES = 2048  # of a body, besides those that options bound
+_MOST_FIELDS = 300  # of one object; the method's options are the largest
+_MOST_CHARACTERS = 100  # of a caller's text in an error
+
+
+def max_values(settings: GatewaySettings) -> int:
+    """The most values of a body: three for each message, six for each part, one for each frame, and the others."""
+    return 3 * settings.max_messages + 6 * settings.max_parts + settings.max_frames + _OTHER_VALUES
+
+
+def max_marks(settings: GatewaySettings) -> int:
+    """The most that `count_marks` may count in a body: its texts may consist of nothing else."""
+    return settings.max_text_bytes + 2 * max_values(settings)
+
+
+def count_marks(chunk: bytes) -> int:
+    """How many values a piece of a JSON body has at most, and how many escapes, which are slow to parse.
+
+    Some clients write each slash of base64 as an escape: these do not count.
+    """
+    return sum(map(chunk.count, (b",", b"[", b"{", b"\\"))) - chunk.count(b"\\/")
 
 
 async def read_body(request: Request) -> bytearray:
@@ -26,15 +48,34 @@ async def read_body(request: Request) -> bytearray:
     return raw
 
 
-def parse_json(raw: bytes | bytearray) -> dict[str, Any]:
-    """The object in a JSON body. Raises InvalidRequest for anything else, NaN and lone surrogates included."""
+def parse_json(raw: bytes | bytearray, most: int) -> dict[str, Any]:
+    """The object in a JSON body. Raises InvalidRequest for anything else, NaN and lone surrogates included, and for one
+    with more than `most` values."""
     try:
         body = pydantic_core.from_json(raw, allow_inf_nan=False)
     except ValueError as error:
         raise InvalidRequest(f"body: is no JSON ({error}); send a JSON object in UTF-8") from error
     if not isinstance(body, dict):
         raise InvalidRequest("body: is no JSON object; send {...} with the request's fields")
+    _check_size(body, most)
     return body
+
+
+def _check_size(body: dict[str, Any], most: int) -> None:
+    """Raises InvalidRequest for too many values in all, or in an object."""
+    to_visit: list[Iterable[Any]] = [[body]]
+    count = 0
+    for values in to_visit:  # grows meanwhile
+        for value in values:
+            count += 1
+            if count > most:
+                raise InvalidRequest(f"body: has more than {most} values; send fewer messages, parts or frames")
+            if isinstance(value, dict):
+                if len(value) > _MOST_FIELDS:
+                    raise InvalidRequest(f"body: an object in it has more than {_MOST_FIELDS} fields; send fewer")
+                to_visit.append(value.values())
+            elif isinstance(value, list):
+                to_visit.append(value)
 
 
 def validated(schema: type[_Schema], body: dict[str, Any]) -> _Schema:
@@ -46,7 +87,7 @@ def validated(schema: type[_Schema], body: dict[str, Any]) -> _Schema:
         field = _field(body, first["loc"])
         if first["type"].startswith("union_tag"):
             field += "." + first["ctx"]["discriminator"].strip("'")
-        raise InvalidRequest(shortened(f"{field}: {_reason(first)}")) from error
+        raise InvalidRequest(f"{field}: {_reason(first)}") from error
 
 
 def _field(body: Any, location: Sequence[int | str]) -> str:
@@ -71,7 +112,7 @@ def _reason(error: Any) -> str:
     if kind == "extra_forbidden":
         return "is unknown; check its spelling, or leave it out"
     if kind == "union_tag_invalid":
-        return f"{context['tag']!r} is not supported; use {context['expected_tags']}"
+        return f"{context['tag'][:_MOST_CHARACTERS]!r} is not supported; use {context['expected_tags']}"
     if kind in ("model_type", "model_attributes_type", "dict_type"):
         return "should be a JSON object"
     if kind == "value_error":

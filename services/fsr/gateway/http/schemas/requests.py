@@ -1,7 +1,8 @@
 """What requests look like: OpenAI's fields as far as we have them, and ours under `fsr`.
 
 Types are strict: `true` is no number, and "3" is none either. Unknown names are refused. Ranges are checked where the
-request is translated, so that their messages are the same as by gRPC.
+request is translated, so that their messages are the same as by gRPC. The check of a list ends with its first mistake,
+which is the one that the caller reads: thousands of them would take seconds.
 """
 
 from __future__ import annotations
@@ -55,7 +56,7 @@ class ImagePart(_Request):
 class VideoUrl(_Request):
     """A video by its frames, in one of two forms."""
 
-    frames: list[str] | None = Field(
+    frames: Annotated[list[str], Field(fail_fast=True)] | None = Field(
         None, description="the frames in order, each as a data URI of a JPEG, PNG or WebP file"
     )
     url: str | None = Field(
@@ -80,11 +81,11 @@ def _form(content: object) -> str:
 
 
 _Text = Annotated[
-    Annotated[str, Tag("text")] | Annotated[list[TextPart], Tag("parts")],
+    Annotated[str, Tag("text")] | Annotated[list[TextPart], Field(fail_fast=True), Tag("parts")],
     Discriminator(_form),
 ]
 _TextAndPictures = Annotated[
-    Annotated[str, Tag("text")] | Annotated[list[Part], Tag("parts")],
+    Annotated[str, Tag("text")] | Annotated[list[Part], Field(fail_fast=True), Tag("parts")],
     Discriminator(_form),
 ]
 
@@ -174,7 +175,7 @@ class ChatRequest(_Request):
     """A conversation. Its last message is the user's; the text of that one guides the compression."""
 
     model: str | None = Field(default=None, description="may be left out if only one model is served")
-    messages: list[Message]
+    messages: Annotated[list[Message], Field(fail_fast=True)]
     max_completion_tokens: int | None = Field(
         default=None, description="most tokens of the answer; default: the decoder's"
     )
@@ -184,7 +185,7 @@ class ChatRequest(_Request):
     top_k: int | None = Field(default=None, description="number of likeliest tokens to choose from; 0 or -1: all")
     repetition_penalty: float | None = Field(default=None, description="1e-6 to 10; 1 changes nothing")
     seed: int | None = Field(default=None, description="makes a sampled answer repeatable")
-    stop: str | list[str] | None = Field(
+    stop: str | Annotated[list[str], Field(fail_fast=True)] | None = Field(
         default=None, description="at most 16 texts; the answer ends before the first of them"
     )
     logprobs: bool | None = Field(default=None, description="send the log probability of each token")
@@ -197,16 +198,17 @@ class ChatRequest(_Request):
     fsr: CompressionOptions | None = None
 
 
+_Image = Annotated[
+    Annotated[str, Tag("uri")] | Annotated[VisualPart, Tag("part")],
+    Discriminator(lambda value: "uri" if isinstance(value, str) else "part"),
+]
+
+
 class CompressRequest(_Request):
     """Pictures, and the question to compress them for."""
 
     model: str | None = Field(default=None, description="may be left out if only one model is served")
-    images: list[
-        Annotated[
-            Annotated[str, Tag("uri")] | Annotated[VisualPart, Tag("part")],
-            Discriminator(lambda value: "uri" if isinstance(value, str) else "part"),
-        ]
-    ] = Field(description="URIs of pictures, or the same parts as in a chat")
+    images: list[_Image] = Field(fail_fast=True, description="URIs of pictures, or the same parts as in a chat")
     instruction: str = Field(description="the question; not blank")
     format: Literal["json", "safetensors"] | None = Field(
         default=None, description="of the response; default: what the header Accept asks for, or else json"

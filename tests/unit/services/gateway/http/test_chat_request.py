@@ -2,6 +2,7 @@
 
 import base64
 import json
+import time
 
 import pytest
 
@@ -11,11 +12,13 @@ from fsr.gateway.http.field_names import FieldNames
 from fsr.gateway.http.messages.chat_request import chat_request, generate_request
 from fsr.gateway.http.pictures.pictures import Pictures
 from fsr.gateway.http.pictures.remote import RemotePictures
+from fsr.gateway.http.schemas.body import count_marks
 from fsr.gateway.http.schemas.unsupported import REQUEST, WITHOUT_EFFECT
 from fsr.gateway.settings import GatewaySettings
 from fsr.v1 import types_pb2
 
 SETTINGS = GatewaySettings(max_images=3, max_image_bytes=100)
+MOST = 10_000  # values of a body
 HELLO = [{"role": "user", "content": "hello"}]
 
 
@@ -34,7 +37,7 @@ def user(*parts):
 async def translated(body, names=None):
     raw = json.dumps({"messages": HELLO} | body).encode()
     pictures = Pictures(SETTINGS, RemotePictures(SETTINGS))
-    return await generate_request(chat_request(raw), pictures, names or FieldNames(), Deadline(60))
+    return await generate_request(chat_request(raw, MOST), pictures, names or FieldNames(), Deadline(60))
 
 
 async def refusal(body) -> str:
@@ -221,13 +224,15 @@ async def test_large_picture_is_decoded_as_a_whole():
     file, settings = bytes(range(256)) * 3000, GatewaySettings()
     pictures = Pictures(settings, RemotePictures(settings))
     body = {"messages": user(picture(uri(file)))}
-    request = await generate_request(chat_request(json.dumps(body).encode()), pictures, FieldNames(), Deadline(60))
+    request = await generate_request(
+        chat_request(json.dumps(body).encode(), MOST), pictures, FieldNames(), Deadline(60)
+    )
     assert request.images[0].data == file
     spoilt = uri(file)
     at = len("data:image/png;base64,") + 2**18
     with pytest.raises(InvalidRequest, match=r"is no base64 \(Padding before the end\)"):
         body = {"messages": user(picture(spoilt[: at - 1] + "=" + spoilt[at:]))}
-        await generate_request(chat_request(json.dumps(body).encode()), pictures, FieldNames(), Deadline(60))
+        await generate_request(chat_request(json.dumps(body).encode(), MOST), pictures, FieldNames(), Deadline(60))
 
 
 async def test_picture_of_the_largest_size_is_taken():
@@ -262,13 +267,41 @@ async def test_field_without_effect_changes_nothing():
 )
 def test_body_when_it_is_no_json_object_is_refused(raw, says):
     with pytest.raises(InvalidRequest) as caught:
-        chat_request(raw)
+        chat_request(raw, MOST)
     assert str(caught.value).startswith(says)
 
 
 def test_body_with_a_long_name_is_refused_with_the_remedy_in_few_characters():
     with pytest.raises(InvalidRequest) as caught:
-        chat_request(json.dumps({"messages": HELLO, "x" * 100_000: 1}).encode())
+        chat_request(json.dumps({"messages": HELLO, "x" * 100_000: 1}).encode(), MOST)
     assert (
         str(caught.value).endswith("is unknown; check its spelling, or leave it out") and len(str(caught.value)) < 700
     )
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"messages": [{}] * 10_000}, "body: has more than 10000 values; send fewer messages, parts or frames"),
+        ({"messages": [1] * 10_000}, "body: has more than 10000 values"),
+        ({"stop": [["x"] * 5000] * 2}, "body: has more than 10000 values"),
+        ({f"x{i}": 1 for i in range(300)}, "body: an object in it has more than 300 fields; send fewer"),
+        ({"fsr": {"options": {f"x{i}": None for i in range(301)}}}, "body: an object in it has more than 300 fields"),
+        ({"fsr": {"options": {"a": [0.5] * 200, "b": [0.5] * 57}}}, "fsr.options: hold more than 256 values"),
+        ({"messages": [{"role": "r" * 10_000_000, "content": "x"}]}, "messages[0].role: 'rrr"),
+        ({"messages": [{}] * 9000}, "messages[0].role: is missing; send it"),
+        ({"messages": [{"role": "user", "content": [{}] * 9000}]}, "messages[0].content[0].type: is missing"),
+    ],
+    ids=lambda value: None if isinstance(value, dict) else value[:20],
+)
+async def test_body_when_it_is_all_structure_is_refused_at_once(change, says):
+    began = time.process_time()
+    message = await refusal(change)
+    assert message.startswith(says) and len(message) < 700
+    assert time.process_time() - began < 1
+
+
+def test_marks_are_as_many_as_values_and_escapes():
+    body = json.dumps({"a": [1, [2, {}], "x\n"], "b": {}}).encode()
+    assert count_marks(body) >= 8 and count_marks(b'"' + b"QUJD\\/" * 1000 + b'"') == 0
+    assert count_marks(b"\\u0001" * 100) == 100

@@ -1,15 +1,21 @@
 """Responses to callers who hang up, or stop reading. The other side of the connection is played by the test."""
 
 import asyncio
+import gc
 import json
+import weakref
 
 import pytest
 import structlog
 
 from fsr.common.errors import Expired, Failed, InvalidRequest
+from fsr.gateway.auth import ApiKeys
 from fsr.gateway.deadline import Deadline
 from fsr.gateway.http.connections.connected_response import ConnectedResponse
 from fsr.gateway.http.connections.event_stream import EventStream
+from fsr.gateway.http.connections.limits import Limits
+from fsr.gateway.metrics import Metrics
+from fsr.gateway.settings import GatewaySettings
 
 
 class Peer:
@@ -120,3 +126,51 @@ async def test_reader_who_stops_before_the_error_event_is_cut_too(monkeypatch):
     peer.reads.clear()
     await stream.fail(Failed("decoder: failed"))
     assert peer.aborted
+
+
+async def test_body_when_it_is_all_structure_is_refused_before_it_is_complete():
+    """A value of two bytes takes fifty or more once it is parsed."""
+    metrics, settings, received = Metrics(), GatewaySettings(), []
+
+    async def app(scope, receive, send):
+        while (await receive())["more_body"]:
+            pass
+
+    async def receive():
+        received.append(b"[]," * 20_000)
+        return {"type": "http.request", "body": received[-1], "more_body": True}
+
+    headers = [(b"content-type", b"application/json")]
+    scope = {"type": "http", "method": "POST", "path": "/v1/chat/completions", "headers": headers}
+    peer = Peer()
+    await Limits(app, ApiKeys([], None), metrics, settings)(scope, receive, peer.send)
+    assert peer.messages[0]["status"] == 400 and len(received) < 5
+    assert json.loads(peer.body())["error"]["message"].startswith("body: has more than ")
+    refused = {"interface": "http", "rpc": "Generate", "code": "INVALID_ARGUMENT"}
+    assert metrics.registry.get_sample_value("fsr_requests_total", refused) == 1
+
+
+async def test_request_when_it_failed_is_let_go_of_without_the_garbage_collector():
+    class Local:
+        pass
+
+    watched = []
+
+    async def work(send):
+        local = Local()
+        watched.append(weakref.ref(local))
+        raise InvalidRequest("body: is odd")
+
+    peer = Peer()
+    gc.collect()
+    gc.disable()
+    try:
+        for _ in range(3):
+            try:
+                await ConnectedResponse(work)({}, peer.receive, peer.send)
+            except InvalidRequest as error:
+                assert str(error) == "body: is odd"
+        await asyncio.sleep(0.01)  # the loop lets go of a task a little after its end
+        assert len(watched) == 3 and not any(local() is not None for local in watched)
+    finally:
+        gc.enable()
