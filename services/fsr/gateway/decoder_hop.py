@@ -13,6 +13,7 @@ from contextlib import aclosing
 import grpc
 
 from fsr.common.message_size import check_tokens_size
+from fsr.gateway.replies import UNREADABLE
 from fsr.gateway.request_context import RequestContext
 from fsr.gateway.routing.attempts import Attempts, RetryPolicy
 from fsr.gateway.routing.pools import Pools
@@ -24,6 +25,10 @@ __all__ = ["DecoderHop"]
 
 class _Stalled(Exception):
     """The decoder has sent no message for too long."""
+
+
+class _Unreadable(Exception):
+    """The decoder has sent a message that gRPC could not parse."""
 
 
 class DecoderHop:
@@ -73,6 +78,8 @@ class DecoderHop:
                     attempts.failed(replica, error, half_open_call)
                 except _Stalled as error:
                     attempts.fault(replica, str(error), half_open_call, gone=True)
+                except _Unreadable:
+                    attempts.fault(replica, UNREADABLE, half_open_call, gone=False)
 
     async def _read(
         self, replica: Replica, request: decoder_pb2.DecodeRequest, context: RequestContext
@@ -88,6 +95,8 @@ class DecoderHop:
                     raise _Stalled(f"sent nothing for {patience:g} s") from None
                 if message is grpc.aio.EOF:  # type: ignore[attr-defined]
                     return
+                if message is None:
+                    raise _Unreadable
                 yield message
                 patience = self._policy.settings.stall_seconds
         finally:

@@ -10,6 +10,7 @@ import grpc
 
 from fsr.common.errors import Expired
 from fsr.common.message_size import check_message_size
+from fsr.gateway.replies import fault_in
 from fsr.gateway.request_context import RequestContext
 from fsr.gateway.routing.attempts import Attempts, RetryPolicy
 from fsr.gateway.routing.pools import Pools
@@ -58,6 +59,10 @@ class EncoderHop:
                     attempts.failed(replica, error, half_open_call)
                     continue
                 replica.answered()
+                fault = fault_in(encoded, request.images)
+                if fault is not None:
+                    attempts.fault(replica, fault, half_open_call, gone=False)
+                    continue
                 attempts.succeeded(replica)
             count_images(self._policy.metrics, model, request.method.name, encoded)
             return encoded

@@ -22,6 +22,7 @@ __all__ = ["Replica", "Role"]
 log = structlog.get_logger()
 Role = Literal["encoder", "decoder"]
 _MAX_LATE_PROBES = 3  # after so many probes in a row without an answer in time, a replica is down
+_UNREADABLE = "its description cannot be read"
 _DECODER = decoder_pb2.DESCRIPTOR.services_by_name["DecoderService"].full_name
 
 
@@ -103,14 +104,20 @@ class Replica:
         try:
             if self.role == "encoder":
                 encoder = await self.encoder.DescribeEncoder(encoder_pb2.DescribeEncoderRequest(), timeout=timeout)
+                if not _readable(encoder):
+                    self.down(_UNREADABLE)
+                    return
                 self.methods, self.advertised = tuple(encoder.methods), frozenset(encoder.addresses)
                 self.up(encoder.model)
                 return
             health = await self._health.Check(health_pb2.HealthCheckRequest(service=_DECODER), timeout=timeout)
-            if health.status != health_pb2.HealthCheckResponse.SERVING:
+            if health is None or health.status != health_pb2.HealthCheckResponse.SERVING:
                 self.down("not serving")
                 return
             decoder = await self.decoder.DescribeDecoder(decoder_pb2.DescribeDecoderRequest(), timeout=timeout)
+            if not _readable(decoder):
+                self.down(_UNREADABLE)
+                return
             self.cost, self.load = decoder.cost, decoder.load
             self.up(decoder.model)
         except grpc.aio.AioRpcError as error:
@@ -143,3 +150,8 @@ class Replica:
         if self.model is not None:
             log.warning("replica down", role=self.role, address=self.address, reason=reason)
         self.model = None
+
+
+def _readable(description: encoder_pb2.DescribeEncoderResponse | decoder_pb2.DescribeDecoderResponse | None) -> bool:
+    """Whether it names a model. It is None if gRPC could not parse it."""
+    return description is not None and bool(description.model.model)

@@ -66,7 +66,7 @@ class Encoder(encoder_pb2_grpc.EncoderServiceServicer):
     async def Encode(self, request, context):
         requests.append((request.request_id, request.budget, request.HasField("bounds")))
         kept = range(9) if request.budget.keep_ratio == 1 else [4]
-        features = types_pb2.Tensor(data=b"12" * len(kept))
+        features = types_pb2.Tensor(dtype=types_pb2.DTYPE_BF16, shape=[len(kept), 1], data=b"12" * len(kept))
         image = types_pb2.CompressedImage(source_tokens=9, index=kept, features=features)
         return encoder_pb2.EncodeResponse(images=[image], fingerprint="f")
 

@@ -29,6 +29,7 @@ from fsr.v1 import decoder_pb2, decoder_pb2_grpc, encoder_pb2, encoder_pb2_grpc,
 Code = grpc.StatusCode
 # So long a hanging replica is waited for. It is enough for a healthy one on a busy machine.
 PATIENCE = {"first_token_seconds": 1.0, "stall_seconds": 1.0}
+ROLES = ("encoder", "decoder")
 MODEL = types_pb2.ModelDescription(model="m", fingerprint="f")
 
 
@@ -55,9 +56,15 @@ class Decoder(decoder_pb2_grpc.DecoderServiceServicer):
 
 
 class Encoder(encoder_pb2_grpc.EncoderServiceServicer):
-    """Answers a probe after `probe_seconds`, and encodes at once, unless it is to fail with the status `wrong`."""
+    """Answers a probe after `probe_seconds`, and encodes at once: each image becomes `image`, unless it is to fail with the
+    status `wrong`."""
 
     probe_seconds = 0.0
+    image = types_pb2.CompressedImage(
+        index=[0],
+        source_tokens=2,
+        features=types_pb2.Tensor(dtype=types_pb2.DTYPE_BF16, shape=[1, 1], data=b"12"),
+    )
 
     def __init__(self, wrong=None):
         self.wrong, self.calls = wrong, 0
@@ -72,7 +79,7 @@ class Encoder(encoder_pb2_grpc.EncoderServiceServicer):
             await asyncio.sleep(60)
         if self.wrong is not None:
             await context.abort(self.wrong, "Traceback: ray.exceptions.RayActorError, pid 4711 at 10.0.0.7:40000")
-        return encoder_pb2.EncodeResponse(fingerprint="f")
+        return encoder_pb2.EncodeResponse(fingerprint="f", images=[self.image] * len(request.images))
 
 
 @pytest.fixture
@@ -82,7 +89,9 @@ async def serve():
     async def start(servicer):
         """Its address."""
         server = grpc.aio.server()
-        if isinstance(servicer, Decoder):
+        if isinstance(servicer, Garbage):
+            server.add_generic_rpc_handlers((servicer,))
+        elif isinstance(servicer, Decoder):
             decoder_pb2_grpc.add_DecoderServiceServicer_to_server(servicer, server)
         else:
             encoder_pb2_grpc.add_EncoderServiceServicer_to_server(servicer, server)
@@ -136,6 +145,103 @@ async def test_breaker_when_a_healthy_replica_fails_requests_opens(serve, gatewa
         assert messages[-1].finish_reason and at.record.decoders[-1] == addresses[1]
         assert request == decoder_pb2.DecodeRequest()  # it is the caller's
     assert (bad.calls, good.calls) == (3, 40)
+
+
+class Garbage(grpc.GenericRpcHandler):
+    """Answers each call of a service with bytes: a description as it should be, and else what no protobuf is."""
+
+    def __init__(self, description=None, after=()):
+        self.description, self.after, self.calls = description, after, 0
+
+    def service(self, details):
+        if "Health" in details.method:
+            return None
+        describes = "Describe" in details.method
+
+        async def method(request, context):
+            if describes and self.description is not None:
+                yield self.description.SerializeToString()
+                return
+            self.calls += not describes
+            for message in () if describes else self.after:
+                yield message.SerializeToString()
+            yield b"\xff" * 9
+
+        return grpc.unary_stream_rpc_method_handler(method)
+
+
+ENCODES = encoder_pb2.DescribeEncoderResponse(model=MODEL)
+DECODES = decoder_pb2.DescribeDecoderResponse(model=MODEL)
+
+
+@pytest.mark.parametrize("first", [0, 2])
+async def test_answer_when_a_decoder_s_message_cannot_be_read_moves_to_another(serve, gateway, first):
+    bad = Garbage(DECODES, [decoder_pb2.DecodeResponse(token_ids=[token]) for token in range(first)])
+    good = Decoder()
+    addresses = [await serve(bad), await serve(good)]
+    pools, policy = gateway(encoders=[], decoders=addresses, eject_failures=3, eject_seconds=60)
+    hop = DecoderHop(pools, policy)
+    for _ in range(40):
+        await pools.refresh()
+        at = context()
+        async with aclosing(hop.answer("m", decoder_pb2.DecodeRequest(), at)) as answer:
+            tokens = [token async for _, message in answer for token in message.token_ids]
+        assert tokens in ([], list(range(first))) and at.record.decoders[-1] == addresses[1]
+    assert (bad.calls, good.calls) == (3, 40), "its breaker did not open"
+
+
+def without(field, **changes):
+    """An encoder's image that is not as it should be."""
+    image = types_pb2.CompressedImage()
+    image.CopyFrom(Encoder.image)
+    image.ClearField(field)
+    image.MergeFrom(types_pb2.CompressedImage(**changes))
+    return image
+
+
+@pytest.mark.parametrize(
+    "images",
+    [
+        None,
+        [],
+        [Encoder.image] * 2,
+        [without("index")],
+        [without("source_tokens")],
+        [without("merged_count", merged_count=2)],
+        [without("focus_count", focus_count=2)],
+        [without("newlines", newlines=[1])],
+        [without("features", features=types_pb2.Tensor(dtype=types_pb2.DTYPE_BF16, shape=[1, 2], data=b"12"))],
+        [without("features", features=types_pb2.Tensor(dtype=77, shape=[1, 1], data=b"12"))],
+        [without("features")],
+    ],
+)
+async def test_images_when_an_encoder_s_reply_cannot_be_used_come_from_another(serve, gateway, images):
+    class Odd(Encoder):
+        async def Encode(self, request, context):
+            return encoder_pb2.EncodeResponse(fingerprint="odd", images=images)
+
+    bad = await serve(Garbage(ENCODES) if images is None else Odd())
+    pools, policy = gateway(encoders=[bad, await serve(Encoder())], decoders=[], eject_failures=3, eject_seconds=60)
+    while len(pools.serving("encoder", "m")) < 2:
+        await pools.refresh()
+    hop, called = EncoderHop(pools, policy), []
+    for number in range(40):
+        request = encoder_pb2.EncodeRequest(images=[types_pb2.Image(data=b"%d" % number)])
+        at = context()
+        assert (await hop.encode("m", request, at)).fingerprint == "f"
+        called += at.record.encoders
+    assert called.count(bad) == 3
+
+
+@pytest.mark.parametrize("description", [None, decoder_pb2.DescribeDecoderResponse()], ids=["unreadable", "empty"])
+async def test_replica_when_its_description_cannot_be_read_is_down(serve, gateway, description):
+    """And the others stay up: the look at the replicas goes on."""
+    bad = await serve(Garbage(description))
+    pools, _ = gateway(encoders=[bad, await serve(Encoder())], decoders=[bad, await serve(Decoder())])
+    while not pools.ready("m"):
+        await pools.refresh()
+    await pools.refresh()
+    assert pools.models() == ["m"] and bad not in {r.address for role in ROLES for r in pools.serving(role, "m")}
 
 
 async def test_text_when_a_checkpoint_began_its_answer_is_finished_by_it(serve, gateway):
