@@ -10,6 +10,7 @@ import urllib.request
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 
 import grpc
 import pytest
@@ -57,6 +58,7 @@ class Replica:
     process: subprocess.Popen | PreloadedDecoder
     address: str
     metrics_address: str
+    log: Path
 
     def __post_init__(self):
         self.channel = grpc.insecure_channel(self.address)
@@ -107,7 +109,7 @@ def serving(log, *options, engine=ENGINE):
             lines = [line for line in log.read_text(errors="replace").splitlines() if '"event": "serving"' in line]
             if lines:
                 started = json.loads(lines[0])
-                replica = Replica(process, started["address"], started["metrics"])
+                replica = Replica(process, started["address"], started["metrics"], log)
             elif process.poll() is not None or time.monotonic() > end:
                 raise RuntimeError(log.read_text(errors="replace")[-4000:])
             else:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 
 import structlog
 
 from fsr.common.draining import Draining
 from fsr.common.errors import InvalidRequest, NotReady, ServiceError, status_of
+from fsr.common.names import check_name
 from fsr.common.telemetry import log_end
 from fsr.decoder.admission import Admission
 from fsr.decoder.answer import AnswerWriter
@@ -26,6 +27,10 @@ from fsr.v1 import types_pb2
 from fsr_core.backbones import LanguageDecoder, Prompt
 
 __all__ = ["DecodePipeline"]
+
+# More text than this is no prompt of the model, whatever its tokenizer makes of it. A gateway lets through less.
+_BYTES_PER_TOKEN = 32
+_LEAST_TEXT_BYTES = 2**20
 
 
 class DecodePipeline:
@@ -95,9 +100,10 @@ class DecodePipeline:
 
     async def _answer(self, request: pb.DecodeRequest) -> AsyncGenerator[pb.DecodeResponse, None]:
         arrived = time.monotonic()
+        self._check_texts(request)
         sampling = Sampling.of(request.sampling, self._settings.default_max_tokens, secrets.randbits(62))
+        self._check_emitted(request.emitted_token_ids, sampling)
         emitted = tuple(request.emitted_token_ids)
-        self._check_emitted(emitted, sampling)
         with self._admission.enter(self._kv_bytes(visual_rows(request) + 1, sampling)) as ticket:
             prompt = await asyncio.to_thread(self._prompt, request, sampling)
             await ticket.reserve(self._kv_bytes(len(prompt.token_ids), sampling))
@@ -122,7 +128,21 @@ class DecodePipeline:
                     if message.finish_reason:
                         return
 
-    def _check_emitted(self, emitted: tuple[int, ...], sampling: Sampling) -> None:
+    def _check_texts(self, request: pb.DecodeRequest) -> None:
+        for field in ("request_id", "fingerprint", "cache_salt"):
+            check_name(field, getattr(request, field))
+        most = max(_LEAST_TEXT_BYTES, self._model.info.context_length * _BYTES_PER_TOKEN)
+        size = sum(len(part.text.encode()) for message in request.messages for part in message.parts)
+        if size > most:
+            raise InvalidRequest(f"messages: {size} bytes of text exceed {most}; shorten them")
+
+    def _check_emitted(self, emitted: Sequence[int], sampling: Sampling) -> None:
+        most = min(sampling.max_tokens, self._model.info.context_length)
+        if len(emitted) > most:
+            raise InvalidRequest(
+                f"emitted_token_ids: {len(emitted)} are more than {most}, the most tokens of this answer; raise"
+                " sampling.max_tokens, or ask a model with a longer context"
+            )
         vocabulary = self._model.info.geometry.vocab
         for at, token in enumerate(emitted):
             if token >= vocabulary:
@@ -130,10 +150,6 @@ class DecodePipeline:
                     f"emitted_token_ids[{at}]: {token} is not in the model's vocabulary of {vocabulary} tokens; send"
                     " the ids that a decoder of this model emitted"
                 )
-        if len(emitted) > sampling.max_tokens:
-            raise InvalidRequest(
-                f"emitted_token_ids: {len(emitted)} are more than sampling.max_tokens = {sampling.max_tokens}; raise it"
-            )
 
     def _prompt(self, request: pb.DecodeRequest, sampling: Sampling) -> Prompt:
         prompt = prompt_of(request, self._model)

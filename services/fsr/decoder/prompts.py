@@ -56,7 +56,7 @@ def _kept_image(image: types_pb2.CompressedImage, field: str) -> KeptImage:
     features = codec.decode(image.features, f"{field}.features")
     positions, grid, deepstack = None, None, None
     if image.positions:
-        if len(image.positions) % 3:
+        if len(image.positions) % 3 or len(image.positions) > 3 * len(features):
             raise InvalidRequest(f"{field}.positions: hold {len(image.positions)} numbers; send three a kept token")
         positions = torch.tensor(list(image.positions), dtype=torch.int64).view(-1, 3)
     if image.HasField("grid"):

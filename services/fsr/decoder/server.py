@@ -7,8 +7,9 @@ import structlog
 import torch
 
 from fsr.common.draining import Draining
+from fsr.common.incoming import IncomingMessages
 from fsr.common.process import MetricsServer, ServiceProcess, open_port, stop_signal
-from fsr.common.transport import server_options
+from fsr.common.transport import MAX_STREAMS, server_options
 from fsr.decoder.admission import Admission
 from fsr.decoder.engines.base import Engine
 from fsr.decoder.engines.table import engine_class
@@ -22,7 +23,8 @@ from fsr_core.backbones import LanguageDecoder
 __all__ = ["serve"]
 
 log = structlog.get_logger()
-_SERVICE = decoder_pb2.DESCRIPTOR.services_by_name["DecoderService"].full_name
+_SERVICE = decoder_pb2.DESCRIPTOR.services_by_name["DecoderService"]
+_MESSAGE_SECONDS = 60.0  # a gateway sends a request at once
 
 
 async def _start_engine(settings: DecoderSettings, metrics: Metrics) -> tuple[LanguageDecoder, Engine]:
@@ -65,9 +67,12 @@ async def serve(settings: DecoderSettings) -> None:
     _set_gauges(metrics, admission, engine)
     draining = Draining("decoder: is shutting down; ask another replica")
     pipeline = DecodePipeline(model, engine, admission, draining, metrics, settings)
-    server = grpc.aio.server(options=server_options())
+    messages = IncomingMessages(_SERVICE, lambda rpc, code: metrics.requests(code).inc(), seconds=_MESSAGE_SECONDS)
+    # A gateway has one connection: all that may run or wait here come by it, and a further call is refused at once.
+    streams = settings.max_running + settings.max_waiting + MAX_STREAMS
+    server = grpc.aio.server(interceptors=[messages], options=server_options(max_streams=streams))
     decoder_pb2_grpc.add_DecoderServiceServicer_to_server(DecoderServicer(pipeline), server)
-    process = ServiceProcess(server, _SERVICE, draining, settings.drain_seconds)
+    process = ServiceProcess(server, _SERVICE.full_name, draining, settings.drain_seconds)
     address = open_port(server, settings.host, settings.port)
     await process.set_serving(True)
     try:

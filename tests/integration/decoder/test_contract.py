@@ -280,6 +280,16 @@ def test_metrics_count_what_was_done(replica, asks):
         ({"sampling": {"stop": [""]}}, grpc.StatusCode.INVALID_ARGUMENT, "sampling.stop"),
         ({"emitted": [4_000_000]}, grpc.StatusCode.INVALID_ARGUMENT, "emitted_token_ids[0]"),
         ({"emitted": [5] * 25}, grpc.StatusCode.INVALID_ARGUMENT, "emitted_token_ids: 25"),
+        (
+            {"emitted": [5] * 40_000, "sampling": {"max_tokens": 2**31 - 1}},
+            grpc.StatusCode.INVALID_ARGUMENT,
+            "emitted_token_ids: 40000 are more than",
+        ),
+        ({"request_id": "r" * 600}, grpc.StatusCode.INVALID_ARGUMENT, "request_id: 600 characters"),
+        ({"cache_salt": "s" * 600}, grpc.StatusCode.INVALID_ARGUMENT, "cache_salt: 600 characters"),
+        ({"fingerprint": "f" * 600}, grpc.StatusCode.INVALID_ARGUMENT, "fingerprint: 600 characters"),
+        ({"text": "x" * 2**21}, grpc.StatusCode.INVALID_ARGUMENT, "messages: 20971"),
+        ({"positions": [0] * 60}, grpc.StatusCode.INVALID_ARGUMENT, "images[0].positions: hold 60 numbers"),
         ({"messages": []}, grpc.StatusCode.INVALID_ARGUMENT, "messages"),
         ({"features": torch.ones(2, 7)}, grpc.StatusCode.INVALID_ARGUMENT, "images[0].features"),
         ({"features": torch.ones(1100, 160)}, grpc.StatusCode.INVALID_ARGUMENT, "1024"),
@@ -292,10 +302,28 @@ def test_bad_input_is_named(replica, asks, change, code, says):
         request.images[0].features.CopyFrom(codec.encode(change["features"]))
     if "messages" in change:
         request.ClearField("messages")
-    request.fingerprint = change.get("fingerprint", request.fingerprint)
+    if "text" in change:
+        request.messages[-1].parts.add(text=change["text"])
+    if "positions" in change:
+        request.images[0].positions.extend(change["positions"])
+    for field in ("request_id", "cache_salt", "fingerprint"):
+        setattr(request, field, change.get(field, getattr(request, field)))
     with pytest.raises(grpc.RpcError) as caught:
         replica.decode(request)
     assert caught.value.code() == code and says in caught.value.details()
+
+
+def test_bytes_when_they_are_no_request_are_refused_counted_and_logged(replica, asks):
+    before = replica.metric('fsr_decoder_requests_total{code="INVALID_ARGUMENT"}')
+    ids_of_30_mib = b"\x32\x80\x80\x80\x0f" + b"\1" * (30 * 2**20)
+    for count, data in enumerate((b"\xff" * 100, b"\x1a\0" * 2**20, ids_of_30_mib), 1):
+        call = replica.channel.unary_stream("/fsr.v1.DecoderService/Decode")(data, timeout=300)
+        with pytest.raises(grpc.RpcError) as caught:
+            list(call)
+        assert caught.value.code() == grpc.StatusCode.INVALID_ARGUMENT, caught.value
+        assert replica.metric('fsr_decoder_requests_total{code="INVALID_ARGUMENT"}') == before + count
+        assert f'"reason": "{caught.value.details()}"' in replica.log.read_text()
+    assert ids(replica.decode(asks["few"].with_(max_tokens=4, ignore_eos=True))) == asks["few"].generate(4)
 
 
 def test_poison_is_refused_and_harms_nobody(replica, asks, model):
