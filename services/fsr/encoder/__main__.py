@@ -10,6 +10,7 @@ import threading
 import structlog
 
 from fsr.common.telemetry import configure_logging
+from fsr.common.transport import MESSAGE_BYTES
 from fsr.encoder.ingress import environment
 from fsr.encoder.settings import EncoderSettings
 
@@ -22,6 +23,7 @@ _RAY_ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_DISABLE_WORKER_LOG_PREFIX": "1",  # with a prefix, a replica's log lines would not be JSON
     "RAY_DEDUP_LOGS": "0",  # otherwise Ray folds the lines of several replicas into one
+    "RAY_SERVE_GRPC_MAX_MESSAGE_SIZE": str(MESSAGE_BYTES),  # otherwise 2 GiB, also of what a small message unpacks to
 }
 
 
@@ -50,6 +52,7 @@ def _serve(settings: EncoderSettings) -> None:
     from ray.serve.config import gRPCOptions
 
     from fsr.encoder.app import APPLICATION, build
+    from fsr.encoder.grpc_service import SERVICER_FUNCTION
     from fsr.encoder.ray_start import start_ray
 
     start_ray(address=settings.ray_address or "local", log_to_driver=True, _metrics_export_port=settings.metrics_port)
@@ -63,7 +66,7 @@ def _serve(settings: EncoderSettings) -> None:
             http_options={"host": _LOOPBACK, "port": http.getsockname()[1]},
             grpc_options=gRPCOptions(
                 port=settings.port,
-                grpc_servicer_functions=["fsr.v1.encoder_pb2_grpc.add_EncoderServiceServicer_to_server"],
+                grpc_servicer_functions=[SERVICER_FUNCTION],
             ),
         )
         serve.run(build(settings), name=APPLICATION, route_prefix="/")

@@ -12,6 +12,7 @@ from ray import serve
 
 from fsr.common.errors import Failed, ServiceError, status_of
 from fsr.common.telemetry import configure_logging, log_end
+from fsr.common.wire_fields import parse_message
 from fsr.encoder.image_job import ImageJob, ImageResult
 from fsr.encoder.ingress import ReplicaAddresses, check_ingress
 from fsr.encoder.limits import RequestLimits
@@ -71,7 +72,12 @@ class Encoder:
         self._run_job.set_max_batch_size(options.max_batch_size)  # type: ignore[attr-defined]
         self._run_job.set_batch_wait_timeout_s(options.batch_wait_seconds)  # type: ignore[attr-defined]
 
-    async def DescribeEncoder(self, request: encoder_pb2.DescribeEncoderRequest) -> encoder_pb2.DescribeEncoderResponse:
+    async def DescribeEncoder(self, data: bytes, grpc_context: Any) -> encoder_pb2.DescribeEncoderResponse:
+        try:
+            parse_message(encoder_pb2.DescribeEncoderRequest, data)
+        except ServiceError as error:
+            _set_status(grpc_context, error)
+            return encoder_pb2.DescribeEncoderResponse()
         info = self._model.info
         return encoder_pb2.DescribeEncoderResponse(
             model=types_pb2.ModelDescription(
@@ -84,11 +90,13 @@ class Encoder:
             addresses=await self._addresses.get(),
         )
 
-    async def Encode(self, request: encoder_pb2.EncodeRequest, grpc_context: Any) -> encoder_pb2.EncodeResponse:
+    async def Encode(self, data: bytes, grpc_context: Any) -> encoder_pb2.EncodeResponse:
         code, began = "INTERNAL", time.monotonic()
-        # Not bound to the logger's context: the task that runs the batches would keep it.
-        log_fields: dict[str, Any] = {"request_id": request.request_id}
+        log_fields: dict[str, Any] = {}
         try:
+            request = parse_message(encoder_pb2.EncodeRequest, data)
+            # Not bound to the logger's context: the task that runs the batches would keep it.
+            log_fields["request_id"] = request.request_id
             response = await self._pipeline.answer(request, self._run_job)
             self._metrics.count_response(request.method.name or DEFAULT_METHOD, response, self._pipeline.cache_bytes)
             code = "OK"
@@ -104,11 +112,10 @@ class Encoder:
             raise
         except Exception as exception:
             # Not raised again: Serve would send the traceback to the caller, and log one for a mistake of the caller.
-            error = _service_error(exception, request.request_id)
+            error = _service_error(exception, log_fields.get("request_id", ""))
             code = status_of(error).name
             log_fields["reason"] = str(error)
-            grpc_context.set_code(status_of(error))
-            grpc_context.set_details(str(error))
+            _set_status(grpc_context, error)
             return encoder_pb2.EncodeResponse()
         finally:
             log_end("Encode", code, began, **log_fields)
@@ -117,6 +124,11 @@ class Encoder:
     async def _run_job(self, jobs: list[ImageJob]) -> list[ImageResult | Exception]:
         """Callers give one job and get its outcome; Serve gathers the jobs, and drops those of cancelled requests."""
         return await asyncio.to_thread(self._pipeline.run_batch, jobs)
+
+
+def _set_status(grpc_context: Any, error: ServiceError) -> None:
+    grpc_context.set_code(status_of(error))
+    grpc_context.set_details(str(error))
 
 
 def build(settings: EncoderSettings) -> serve.Application:
