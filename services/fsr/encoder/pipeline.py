@@ -153,11 +153,15 @@ def _encode(model: VisualEncoder, jobs: Sequence[ImageJob]) -> tuple[list[ImageF
     """
     new = iter(model.encode_images([job.prepared for job in jobs if job.prepared is not None]))
     features = [next(new) if job.features is None else job.features for job in jobs]
+    questions = list(dict.fromkeys(job.plan.instruction for job in jobs))  # the images of a request share theirs
     try:
-        instructions = model.encode_instructions([job.plan.instruction for job in jobs])
+        instructions = dict(zip(questions, model.encode_instructions(questions), strict=True))
     except ValueError as error:
         raise InvalidRequest(str(error)) from error
-    return features, [model.visual_tokens(f, i) for f, i in zip(features, instructions, strict=True)]
+    samples = [
+        model.visual_tokens(f, instructions[job.plan.instruction]) for f, job in zip(features, jobs, strict=True)
+    ]
+    return features, samples
 
 
 def _budget_of(job: ImageJob, tokens: int) -> Budget | InvalidRequest:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from collections.abc import Sequence
 from functools import partial
@@ -47,7 +48,7 @@ class Preparation:
         pixels, keys = await asyncio.to_thread(self._check, request, multi_image)
         features = [self._cache.get(key) for key in keys]
         new = [i for i, cached in enumerate(features) if cached is None]
-        prepare = partial(self._prepare, {i: request.images[i] for i in new}, multi_image, deadline)
+        prepare = partial(self._prepare, {i: request.images[i] for i in new}, multi_image)
         prepared: dict[int, PreparedImage] = {}
         if new:
             prepared = await self._threads.run(prepare, sum(pixels[i] for i in new), deadline)
@@ -79,11 +80,11 @@ class Preparation:
         return pixels, [cache_key(image, multi_image, request.cache_salt) for image in request.images]
 
     def _prepare(
-        self, images: dict[int, types_pb2.Image], multi_image: bool, deadline: float
+        self, images: dict[int, types_pb2.Image], multi_image: bool, abandoned: threading.Event
     ) -> dict[int, PreparedImage]:
         """Decodes and preprocesses pictures and videos, by their numbers. Raises InvalidRequest, naming the field, and
         Expired."""
-        decode_time = DecodeTime(self._limits.decode_seconds, deadline)
+        decode_time = DecodeTime(self._limits.decode_seconds, abandoned)
         return {number: self._prepared(image, number, multi_image, decode_time) for number, image in images.items()}
 
     def _prepared(

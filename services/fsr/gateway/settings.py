@@ -139,7 +139,7 @@ class GatewaySettings(ServiceSettings):
     encode_seconds: float = Field(
         30.0,
         gt=0,
-        description="most seconds that an encoder may take for a request; if it does not answer then, another one is asked",
+        description="seconds that an encoder may take for a request; if it does not answer then, another one is asked",
     )
     failover_wait_seconds: float = Field(
         15.0, ge=0, description="time that a cut answer waits for a replica to come back"

@@ -127,6 +127,14 @@ def test_cache_when_videos_differ_in_frames_or_speed_then_no_hit():
     assert len({cache_key(video, multi_image, "") for video in videos for multi_image in (False, True)}) == 4
 
 
+def test_text_tower_when_images_share_a_question_then_it_reads_it_once(bench, monkeypatch):
+    encoder, read = bench("llava").encoder, []
+    embed = encoder.encode_instructions
+    monkeypatch.setattr(encoder, "encode_instructions", lambda texts: read.extend(texts) or embed(texts))
+    assert len(answer(pipeline_of(encoder), request_of(*map(image_of, SIZES))).images) == 2
+    assert len(read) == 1
+
+
 def test_cache_when_tenants_send_the_same_picture_then_each_has_its_own_features(bench):
     pipeline = pipeline_of(bench("llava").encoder, cache_bytes=CACHE_BYTES)
     hits = [

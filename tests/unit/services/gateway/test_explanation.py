@@ -8,7 +8,7 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_health.v1._async import HealthServicer
 
-from fsr.gateway.auth import ANYBODY
+from fsr.gateway.auth import ANYBODY, Caller
 from fsr.gateway.deadline import Deadline
 from fsr.gateway.metrics import Metrics
 from fsr.gateway.pipeline import Pipeline
@@ -77,7 +77,7 @@ async def pipeline_of():
         await server.stop(None)
 
 
-async def answer(pipeline, **options):
+async def answer(pipeline, caller=ANYBODY, **options):
     parts = [types_pb2.Part(image=0), types_pb2.Part(image=1), types_pb2.Part(text="?")]
     request = gateway_pb2.GenerateRequest(
         messages=[types_pb2.Message(role=types_pb2.ROLE_USER, parts=parts)],
@@ -85,7 +85,7 @@ async def answer(pipeline, **options):
         budget=types_pb2.Budget(tokens=1),
         **options,
     )
-    context = RequestContext(ANYBODY, Deadline(20), RequestRecord(request_id="r"))
+    context = RequestContext(caller, Deadline(20), RequestRecord(request_id="r"))
     async with aclosing(pipeline.generate(request, context)) as responses:
         return [response async for response in responses]
 
@@ -125,6 +125,15 @@ async def test_explanation_when_a_canary_asks_again_is_left_out(pipeline_of):
             await asyncio.sleep(0.01)
     assert [request.explain for request in replicas.encode_requests] == [True, False]
     assert not any(image.HasField("explanation") for image in replicas.decode_requests[-1].images)
+
+
+async def test_caches_when_callers_have_keys_are_apart_in_both_replicas(pipeline_of):
+    replicas = Replicas()
+    pipeline = await pipeline_of(replicas)
+    for salt in ("a", "b"):
+        await answer(pipeline, Caller(salt=salt))
+    assert [request.cache_salt for request in replicas.encode_requests] == ["a", "b"]
+    assert {request.cache_salt for request in replicas.decode_requests} == {"a", "b"}
 
 
 async def test_log_probabilities_when_a_canary_asks_again_are_left_out(pipeline_of):
