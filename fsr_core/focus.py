@@ -9,15 +9,18 @@ __all__ = ["focus_order", "focus_wanted", "minmax", "priority"]
 
 
 def minmax(scores: Tensor) -> Tensor:
-    """Scales each row of [B, N] to 0..1; a constant row becomes all ones. fp32."""
-    scores = scores.float()
+    """Scales each row of [B, N] to 0..1; a constant row becomes all ones. fp64."""
+    scores = scores.double()
     low, high = scores.amin(1, keepdim=True), scores.amax(1, keepdim=True)
     spread = high - low
     return torch.where(spread > 0, (scores - low) / torch.where(spread > 0, spread, 1.0), torch.ones_like(scores))
 
 
 def priority(saliency: Tensor, relevance: Tensor | None, alpha: float, beta: float) -> Tensor:
-    """phi = relevance**alpha * saliency**beta (eq. 3), both normalised within the sample. [B, N] -> [B, N] fp32."""
+    """phi = relevance**alpha * saliency**beta (eq. 3), both normalised within the sample. [B, N] -> [B, N] fp64.
+
+    In single precision steep exponents would make it 0 for many tokens, which then tie.
+    """
     phi = _power(minmax(saliency), beta)
     return phi if relevance is None else _power(minmax(relevance), alpha) * phi
 
@@ -38,6 +41,5 @@ def focus_order(phi: Tensor) -> Tensor:
 
 def focus_wanted(phi: Tensor, order: Tensor, rho: float) -> Tensor:
     """Smallest k whose k highest priorities reach `rho` of the sum of all (eq. 4), before the clamp. -> [B] int64."""
-    # Summed in double precision: in single precision rho = 1 may never be reached.
     total = phi.gather(1, order).double().cumsum(1)
     return (total < rho * total[:, -1:]).sum(1) + 1

@@ -73,9 +73,9 @@ class FSR(Compressor):
         device, n = samples[0].features.device, len(samples[0])
         relevance = None
         if samples[0].relevance is not None:
-            relevance = torch.stack([_given(s.relevance).float() for s in samples])
+            relevance = torch.stack([_given(s.relevance).double() for s in samples])
             relevance = -relevance if self.relevance_sign == "-" else relevance
-        phi = priority(torch.stack([s.saliency for s in samples]), relevance, self.alpha, self.beta)
+        phi = priority(torch.stack([s.saliency.double() for s in samples]), relevance, self.alpha, self.beta)
         order = focus_order(phi)
         wanted = focus_wanted(phi, order, self.rho)
         maximum = torch.tensor([limit.maximum for limit in limits], device=device)
@@ -133,7 +133,7 @@ def _results(
             index=index,
             stage=stages,
             merged_into=merged_into[i],
-            priority=phi[i],
+            priority=phi[i].float(),
             focus_count=counts[i],
             focus_wanted=wanted[i],
         )

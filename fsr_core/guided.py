@@ -50,7 +50,7 @@ class GuidedFSR(OneByOne):
             raise ValueError(f"relevance_sign: expected '+' or '-', got {self.relevance_sign!r}")
 
     def priority(self, sample: VisualTokens) -> Tensor:
-        """phi, [N] fp32."""
+        """phi, [N] fp64."""
         phi = self.floor + (1 - self.floor) * minmax(sample.saliency.unsqueeze(0))
         if sample.relevance is not None:
             signed = -sample.relevance if self.relevance_sign == "-" else sample.relevance
@@ -69,7 +69,7 @@ class GuidedFSR(OneByOne):
         return replace(kept(sample, focus=focus, scan=scan, priority=phi), focus_wanted=wanted)
 
     def _scan(self, keys: Tensor, focus: Tensor, phi: Tensor, count: int) -> Tensor:
-        weight = (1 - self.pull) + self.pull * (phi / phi.max().clamp(min=torch.finfo(torch.float32).tiny)).pow(1 / 3)
+        weight = (1 - self.pull) + self.pull * (phi / phi.max().clamp(min=torch.finfo(torch.float64).tiny)).pow(1 / 3)
         near = torch.stack([(keys @ keys[part].T).amax(1) for part in focus.split(64)]).amax(0)
         taken = torch.zeros(len(keys), dtype=torch.bool, device=keys.device)
         taken[focus] = True

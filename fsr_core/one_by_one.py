@@ -10,6 +10,7 @@ from torch import Tensor
 
 from fsr_core.budget import Budget
 from fsr_core.compressor import Compressor, as_budgets
+from fsr_core.norms import sized
 from fsr_core.tokens import FOCUS, SCAN, CompressedTokens, VisualTokens
 
 __all__ = ["ROW_COST", "OneByOne", "by_falling", "kept", "raw_keys", "unit_keys"]
@@ -81,7 +82,7 @@ def kept(
 
 def by_falling(scores: Tensor) -> Tensor:
     """Indices by descending score, ties by index. [N] -> [N] int64."""
-    return scores.float().argsort(descending=True, stable=True)
+    return scores.double().argsort(descending=True, stable=True)
 
 
 def raw_keys(sample: VisualTokens) -> Tensor:
@@ -91,6 +92,5 @@ def raw_keys(sample: VisualTokens) -> Tensor:
 
 def unit_keys(sample: VisualTokens) -> Tensor:
     """The sample's keys at unit length, fp32 [N, Dk]; a zero key stays zero."""
-    keys = raw_keys(sample).float()
-    norm = torch.linalg.vector_norm(keys, dim=1, keepdim=True)
-    return keys / torch.where(norm > 0, norm, 1.0)
+    keys, norm = sized(raw_keys(sample))
+    return keys / torch.where(norm > 0, norm, 1.0).unsqueeze(1)

@@ -29,17 +29,18 @@ def absorbed(kept: Tensor, anchor: Tensor, similarity: Tensor, scan_counts: Tens
 def merge(features: Tensor, merged_into: Tensor, phi: Tensor) -> tuple[Tensor, Tensor]:
     """New features of the anchors that absorbed tokens: phi-weighted means, summed in fp32.
 
-    features [B, N, D]; merged_into int64 [B, N]; phi [B, N]. Returns the anchors' places [A] in the flattened batch,
-    ascending, and their features [A, D] in the dtype of `features`. An anchor with zero weights does not change.
+    features [B, N, D]; merged_into int64 [B, N]; phi [B, N] fp64. Returns the anchors' places [A] in the flattened
+    batch, ascending, and their features [A, D] in the dtype of `features`. An anchor with zero weights does not change.
     """
     batch, n, width = features.shape
     first = n * torch.arange(batch, device=features.device).unsqueeze(1)
     source = (merged_into >= 0).flatten().nonzero().squeeze(1)
     anchors, slot = (merged_into + first).flatten()[source].unique(return_inverse=True)
-    rows, weight = features.reshape(-1, width), phi.flatten()
+    rows, weight = features.reshape(-1, width), phi.double().flatten().unsqueeze(1)
     before = rows[anchors]
-    added = segment_sum(rows[source].float() * weight[source].unsqueeze(1), slot, len(anchors))
-    added += before.float() * weight[anchors].unsqueeze(1)
-    weights = (weight[anchors] + segment_sum(weight[source].unsqueeze(1), slot, len(anchors))[:, 0]).unsqueeze(1)
-    added /= torch.where(weights > 0, weights, 1.0)
+    weights = weight[anchors] + segment_sum(weight[source], slot, len(anchors))
+    # Each token's share of its anchor: phi itself may be too small for single precision.
+    total = torch.where(weights > 0, weights, 1.0)
+    added = segment_sum(rows[source].float() * (weight[source] / total[slot]).float(), slot, len(anchors))
+    added += before.float() * (weight[anchors] / total).float()
     return anchors, torch.where(weights > 0, added.to(features.dtype), before)

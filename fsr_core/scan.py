@@ -21,6 +21,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fsr_core.norms import sized
+
 __all__ = ["Keys", "Scan", "scan"]
 
 # CPU products are padded to a multiple of this width. Other widths take up to twice as long (19 columns take longer
@@ -30,6 +32,7 @@ LANES = 16
 CHUNK = 16  # picks at a time, row by row
 MATRIX_TOKENS = 1024  # most tokens whose matrix of all similarities is computed; with more, rows of the picks cost less
 MATRIX_CHUNK = 64  # picks at a time, from the matrix
+ROUNDING = 2e-6  # equal tokens may come to such a distance; a `radius` of 0 must leave them out all the same
 STRIPE = 6 * LANES  # rows of the matrix of all similarities that are computed at a time
 
 
@@ -51,14 +54,14 @@ class Keys:
     """Keys [B, N, Dk] in fp32, whose cosines are the similarities; with `centre` their mean is subtracted first.
 
     The keys are not scaled to unit length, because that would copy them; products are scaled. A zero key has similarity
-    0 to every token.
+    1 to other zero keys, which are its duplicates, and 0 to the rest.
     """
 
     def __init__(self, keys: Tensor, centre: bool = False) -> None:
-        keys = keys.detach().float()
-        self.values = keys - keys.mean(1, keepdim=True) if centre else keys
-        norm = torch.linalg.vector_norm(self.values, dim=2)
+        keys = keys.detach()
+        self.values, norm = sized(keys - keys.float().mean(1, keepdim=True) if centre else keys)
         self.scale = torch.where(norm > 0, 1 / norm, 0.0)
+        self.zero = (norm == 0).float() if bool((norm == 0).any()) else None  # [B, N], 1 for zero keys
         n, width = self.values.shape[1:]
         self.matrix = self._matrix() if n <= min(width, MATRIX_TOKENS) and not keys.is_cuda else None  # [B, N, N]
 
@@ -72,43 +75,44 @@ class Keys:
             products *= self.scale[:, stripe].unsqueeze(1)
             matrix[:, rest, stripe] = products
             matrix[:, stripe, rest] = products.transpose(1, 2)
+        if self.zero is not None:
+            matrix += self.zero.unsqueeze(2) * self.zero.unsqueeze(1)
         return matrix
 
     def cosine(self, index: Tensor) -> Tensor:
         """Similarity of the tokens `index` [B, m] to all tokens: [B, m, N]."""
         if self.matrix is not None:
             return self.matrix[torch.arange(len(index)).unsqueeze(1), index]
-        return self._products(index, self.values, self.scale)
+        return self._products(index, to_all=True)
 
     def gram(self, index: Tensor) -> Tensor:
         """Similarity of the tokens `index` [B, m] to one another: [B, m, m]."""
-        return self._products(index, None, self.scale.gather(1, index))
+        return self._products(index, to_all=False)
 
-    def _products(self, index: Tensor, others: Tensor | None, scale: Tensor) -> Tensor:
+    def _products(self, index: Tensor, to_all: bool) -> Tensor:
         batch, n, width = self.values.shape
-        padded = index
-        if (missing := -index.shape[1] % LANES) and not index.is_cuda:
+        padded, count = index, index.shape[1]
+        if (missing := -count % LANES) and not index.is_cuda:
             padded = torch.cat([index, index[:, :1].expand(-1, missing)], dim=1)
         place = padded + n * torch.arange(batch, device=index.device).unsqueeze(1)
         rows = self.values.reshape(-1, width).index_select(0, place.flatten()).view(batch, -1, width)
-        others = rows[:, : index.shape[1]] if others is None else others
         # On CPU the product is faster with its long side first.
-        products = torch.bmm(others, rows.transpose(1, 2)).transpose(1, 2)[:, : index.shape[1]]
-        return products * self.scale.gather(1, index).unsqueeze(2) * scale.unsqueeze(1)
+        others, scale = self.values if to_all else rows[:, :count], self.scale.gather(1, index)
+        products = torch.bmm(others, rows.transpose(1, 2)).transpose(1, 2)[:, :count]
+        products = products * scale.unsqueeze(2) * (self.scale if to_all else scale).unsqueeze(1)
+        if self.zero is not None:
+            zero = self.zero.gather(1, index)
+            products += zero.unsqueeze(2) * (self.zero if to_all else zero).unsqueeze(1)
+        return products
 
 
 @dataclass
 class Picks:
-    """Consecutive picks of each sample.
+    """Consecutive picks of each sample."""
 
-    tokens   int64 [B, c]
-    nearest  [B, c] similarity of each pick to the closest token that was chosen before it
-    rows     [B, c, N] similarity of each pick to all tokens
-    """
-
-    tokens: Tensor
-    nearest: Tensor
-    rows: Tensor
+    tokens: Tensor  # int64 [B, c]
+    nearest: Tensor  # [B, c] similarity of each pick to the closest token that was chosen before it
+    rows: Tensor  # [B, c, N] similarity of each pick to all tokens
 
 
 def row_by_row(keys: Keys, near: Tensor, steps: int) -> Iterator[Picks]:
@@ -181,9 +185,7 @@ def _in_blocks(keys: Keys, near: Tensor, steps: list[int]) -> Iterator[Picks]:
             values.append(value)
         count = len(picks)
         if LANES < count < remaining.max():
-            count -= (
-                count % LANES
-            )  # a full multiple wastes no padding; the picks that are cut off are made again in the next block
+            count -= count % LANES  # a full multiple wastes no padding; the next block makes the other picks again
         remaining -= count
         tokens = torch.from_numpy(np.stack(picks[:count], 1))
         rows = keys.cosine(tokens)
@@ -227,7 +229,7 @@ def scan(keys: Keys, focus: Tensor, counts: Tensor, minimum: Tensor, maximum: Te
     for picks in greedy_picks(keys, near, steps):
         # A sample that has enough still gets picks, beside the others; they do not count.
         sizes = counts.unsqueeze(1) + done + torch.arange(picks.tokens.shape[1], device=focus.device)
-        covered = (sizes >= minimum.unsqueeze(1)) & (1 - picks.nearest <= radius.unsqueeze(1))
+        covered = (sizes >= minimum.unsqueeze(1)) & (1 - picks.nearest <= radius.unsqueeze(1) + ROUNDING)
         active = (sizes < maximum.unsqueeze(1)) & ~covered
         result = _add(result, picks, active)
         done += picks.tokens.shape[1]

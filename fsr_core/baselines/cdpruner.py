@@ -47,7 +47,7 @@ class CDPruner(OneByOne):
         relevance = torch.ones(n, device=keys.device)
         if sample.relevance is not None:
             signed = -sample.relevance if self.relevance_sign == "-" else sample.relevance
-            relevance = minmax(signed.unsqueeze(0))[0] + 1e-6  # above zero, so that every token has some volume
+            relevance = minmax(signed.unsqueeze(0))[0].float() + 1e-6  # above zero, so that every token has some volume
         scaled = keys * relevance.unsqueeze(1)
         volume = scaled.square().sum(1)
         floor = 1e-10 * volume.max()

@@ -41,7 +41,7 @@ class Dart(OneByOne):
         return n * min(int(self.pivots), k)
 
     def _select(self, sample: VisualTokens, k: int) -> CompressedTokens:
-        norm, keys = raw_keys(sample).float().abs().sum(1), unit_keys(sample)
+        norm, keys = raw_keys(sample).abs().sum(1, dtype=torch.float64), unit_keys(sample)
         count = min(int(self.pivots), k)
         pivots = by_falling(norm)[:count]
         free = torch.ones(len(sample), dtype=torch.bool, device=keys.device)

@@ -51,7 +51,7 @@ class HoloV(OneByOne):
         return n * -(-n // min(int(self.crops), n))
 
     def _select(self, sample: VisualTokens, k: int) -> CompressedTokens:
-        n, saliency, keys = len(sample), sample.saliency.float(), unit_keys(sample)
+        n, saliency, keys = len(sample), sample.saliency.double(), unit_keys(sample)
         crop = region_of_tokens(n, min(int(self.crops), n), saliency.device)
         members = [(crop == c).nonzero().squeeze(1) for c in range(int(crop.max()) + 1)]
         scores = torch.empty_like(saliency)

@@ -45,7 +45,7 @@ class PruMerge(OneByOne):
         return 2 * n * k  # similarities, and shares in the sums of the nearest
 
     def _select(self, sample: VisualTokens, k: int) -> CompressedTokens:
-        n, saliency = len(sample), sample.saliency.float()
+        n, saliency = len(sample), sample.saliency.double()
         low, high = saliency.quantile(0.25), saliency.quantile(0.75)
         outliers = min(k, int((saliency > high + 1.5 * (high - low)).sum()))
         count = k - outliers
@@ -58,7 +58,8 @@ class PruMerge(OneByOne):
 
     def _merged(self, sample: VisualTokens, centres: Tensor, count: int) -> tuple[Tensor, Tensor]:
         keys, features = unit_keys(sample), sample.features.float()
-        weight = sample.saliency.float() / sample.saliency.float().sum().clamp(min=torch.finfo(torch.float32).tiny)
+        saliency = sample.saliency.double()
+        weight = (saliency / saliency.sum().clamp(min=torch.finfo(torch.float64).tiny)).float()
         similarity = keys[centres] @ keys.T  # [K, N]
         similarity.scatter_(1, centres.unsqueeze(1), -inf)
         nearest = similarity.topk(min(count, len(sample) - 1), dim=1).indices

@@ -44,9 +44,11 @@ class Scope(OneByOne):
         return n * (ALL_GAINS * n + k * (BLOCKS_OF_PICK * BLOCK + ROW_COST))
 
     def _select(self, sample: VisualTokens, k: int) -> CompressedTokens:
-        keys, weight = unit_keys(sample), sample.saliency.float() ** self.alpha
+        # Relative and in double precision: attention to a steep exponent is 0 in single precision.
+        keys, saliency = unit_keys(sample), sample.saliency.double()
+        weight = (saliency / saliency.max().clamp(min=torch.finfo(torch.float64).tiny)) ** self.alpha
         covered = torch.zeros(len(sample), device=keys.device)
-        bound = torch.full_like(covered, inf)
+        bound = torch.full_like(weight, inf)
         chosen: list[int] = []
         fresh = torch.zeros_like(covered, dtype=torch.bool)
         while len(chosen) < k:

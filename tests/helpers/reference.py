@@ -10,7 +10,9 @@ def minmax(values):
 
 def cosine(a, b):
     na, nb = sqrt(sum(x * x for x in a)), sqrt(sum(x * x for x in b))
-    return 0.0 if na == 0 or nb == 0 else sum(x * y for x, y in zip(a, b, strict=True)) / (na * nb)
+    if na == 0 or nb == 0:
+        return float(na == nb)
+    return sum(x * y for x, y in zip(a, b, strict=True)) / (na * nb)
 
 
 def fsr(features, keys, saliency, relevance, budget, alpha=3.0, beta=1.0, rho=0.9, kappa=1.0):

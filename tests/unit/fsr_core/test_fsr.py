@@ -166,6 +166,66 @@ def test_auto_budget_stops_at_radius_within_bounds():
     assert len(FSR(rho=0.01).compress(s, Budget(auto=True, radius=2.0, min_tokens=9))) == 9
 
 
+@pytest.mark.parametrize(("alpha", "beta"), [(1, 1), (30, 9), (100, 100)])
+def test_steep_exponents_equal_plain_loops(alpha, beta):
+    """In single precision most priorities would be 0: ties by index, and merges without weights."""
+    for seed in range(8):
+        s = sample(seed, 40)
+        lists = (s.features.double().tolist(), s.saliency.double().tolist(), s.relevance.double().tolist())
+        want = reference.fsr(lists[0], lists[0], *lists[1:], 20, alpha=alpha, beta=beta, rho=1.0 - 1e-9, kappa=2.0)
+        got = FSR(alpha=alpha, beta=beta, rho=1.0 - 1e-9, kappa=2.0).compress(s, 20)
+        assert (got.index.tolist(), got.stage.tolist(), got.merged_into.tolist()) == want[:3]
+        assert torch.allclose(got.features, torch.tensor(want[3]), atol=1e-5)
+        assert (got.focus_count, got.focus_wanted) == want[4:]
+
+
+@pytest.mark.parametrize("shape", [(60, 5), (60, 100), (60, 4096), (300, 40)])
+@pytest.mark.parametrize("kind", [lambda rows: rows, lambda rows: rows.abs() + 3, lambda rows: (100 * rows).half()])
+@pytest.mark.parametrize("centre", [False, True])
+def test_auto_budget_of_radius_0_keeps_no_duplicate(shape, kind, centre, monkeypatch):
+    """Every token three times, in places that are not in order; the focus is one of them."""
+    n, width = shape
+    generator = torch.Generator().manual_seed(n)
+    rows = kind(torch.randn(n // 3, width, generator=generator))
+    copies = rows.repeat(3, 1)[torch.randperm(n, generator=generator)]
+    s, budget = VisualTokens(copies, torch.rand(n, generator=generator)), Budget(auto=True, radius=0.0)
+    method = FSR(rho=1e-6, centre_keys=centre)
+    kept = method.compress(s, budget)
+    assert len(kept) == n // 3 == len(copies[kept.index].float().unique(dim=0))
+    monkeypatch.setattr(scan, "MATRIX_TOKENS", 0)
+    assert torch.equal(method.compress(s, budget).index, kept.index)
+    monkeypatch.setattr(scan, "greedy_picks", lambda keys, near, steps: scan.row_by_row(keys, near, max(steps)))
+    assert torch.equal(method.compress(s, budget).index, kept.index)
+
+
+@pytest.mark.parametrize("width", [5, 100])
+def test_auto_budget_of_radius_0_keeps_one_zero_token(width, monkeypatch):
+    """A zero key has no direction, but it is equal to another one."""
+    features = torch.randn(60, width, generator=torch.Generator().manual_seed(1))
+    features[7::4] = 0
+    s, budget = VisualTokens(features, torch.linspace(1, 0, 60)), Budget(auto=True, radius=0.0)
+    kept = SCANNING.compress(s, budget)
+    different = len(features.unique(dim=0))
+    assert len(kept) == different and int((features[kept.index] == 0).all(1).sum()) == 1
+    assert same(kept, SCANNING.compress_batch([sample(0, 60, width), s], [9, budget])[1])
+    monkeypatch.setattr(scan, "MATRIX_TOKENS", 0)
+    assert torch.equal(SCANNING.compress(s, budget).index, kept.index)
+
+
+@pytest.mark.parametrize("name", methods())
+@pytest.mark.parametrize("size", [1e-25, 1e-40, 1e17])
+def test_size_of_keys_and_saliency_does_not_change_the_choice(name, size):
+    """Squares of such keys are 0 in single precision, or nearly infinite. Attention in fp64 may be small too."""
+    s = sample(3, 40, 8, dk=16)
+    factor = 2.0 ** round(torch.log2(torch.tensor(size, dtype=torch.float64)).item())
+    dtype = torch.float64 if size < 1e-38 else torch.float32
+    other = VisualTokens(
+        s.features, s.saliency.double() * min(1.0, factor), s.relevance, (s.keys.double() * factor).to(dtype)
+    )
+    method = create(name, **({"rho": 0.1} if "fsr" in name else {}))
+    assert torch.equal(method.compress(other, 12).index, method.compress(s, 12).index)
+
+
 @pytest.mark.parametrize("shape", [(30, 5), (144, 100), (144, 160), (317, 320), (400, 40), (700, 3)])
 def test_all_ways_of_scanning_pick_the_same(shape, monkeypatch):
     n, width = shape
