@@ -28,9 +28,10 @@ from fsr_core.backbones.language.blocks import blocks_by
 from fsr_core.backbones.language.half_decoder import HalfDecoder
 from fsr_core.backbones.prompts import KeptImage
 from fsr_core.backbones.vision.frames import frame_processor, frames_to_rgb
-from fsr_core.backbones.vision.image_processors import to_rgb, video_settings
+from fsr_core.backbones.vision.image_processors import video_settings
 from fsr_core.backbones.vision.shuffled import ShuffledEncoder, ShuffledTower
 from fsr_core.backbones.vision.word_relevance import Relevance, WordRelevance
+from fsr_core.pictures import to_rgb
 
 __all__ = ["InternDecoder", "InternEncoder"]
 

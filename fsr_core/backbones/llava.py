@@ -15,9 +15,10 @@ from fsr_core.backbones.checkpoints.weights import Placement
 from fsr_core.backbones.features import Box, ImageFeatures, PreparedImage, Tile
 from fsr_core.backbones.language.half_decoder import HalfDecoder
 from fsr_core.backbones.vision.clip_text import ClipText, known_clip
-from fsr_core.backbones.vision.image_processors import image_processor, to_rgb, visible
+from fsr_core.backbones.vision.image_processors import image_processor, visible
 from fsr_core.backbones.vision.patch_encoder import PatchEncoder, text_side
 from fsr_core.backbones.vision.patch_tower import PatchTower, TowerOutput
+from fsr_core.pictures import to_rgb
 
 __all__ = ["LlavaDecoder", "LlavaEncoder"]
 

@@ -26,10 +26,11 @@ from fsr_core.backbones.language.half_decoder import HalfDecoder
 from fsr_core.backbones.llava_next import tile_grid, unbatch_tiles
 from fsr_core.backbones.vision.anyres import packed_features, packer
 from fsr_core.backbones.vision.frames import frame_processor, frames_to_rgb
-from fsr_core.backbones.vision.image_processors import image_processor, square, to_rgb, video_settings
+from fsr_core.backbones.vision.image_processors import image_processor, square, video_settings
 from fsr_core.backbones.vision.patch_encoder import PatchEncoder, text_side
 from fsr_core.backbones.vision.patch_tower import PatchTower, TowerOutput
 from fsr_core.backbones.vision.siglip_text import SiglipText
+from fsr_core.pictures import to_rgb
 
 __all__ = ["LlavaOnevisionDecoder", "LlavaOnevisionEncoder"]
 

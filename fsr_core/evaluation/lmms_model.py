@@ -23,6 +23,7 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from fsr_core import DEFAULT_METHOD, Budget, create
 from fsr_core.backbones.registry import FAMILIES
+from fsr_core.pictures import to_rgb
 from fsr_core.plug.compressed_model import CompressedModel, compressed
 from fsr_core.spread import Spread
 from fsr_core.tiny import WEIGHTS
@@ -133,7 +134,7 @@ class CompressedVLM(lmms):
             visuals = visuals_of(self.task_dict[task][split][doc_id]) or []
             if any(not isinstance(visual, Image.Image) for visual in visuals):
                 raise ValueError(f"task {task!r}: has visuals other than pictures; only pictures are supported")
-            pictures.append([visual.convert("RGB") for visual in visuals])
+            pictures.append([to_rgb(visual) for visual in visuals])
             questions.append(context.replace("<image>", "").strip())
             parts = [*({"type": "image"} for _ in visuals), {"type": "text", "text": questions[-1]}]
             message = [{"role": "user", "content": parts}]

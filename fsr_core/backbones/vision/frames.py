@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 from PIL import Image
 from transformers import CLIPImageProcessorPil
 
-from fsr_core.backbones.vision.image_processors import to_rgb
+from fsr_core.pictures import to_rgb
 
 __all__ = ["evenly", "frame_processor", "frames_to_rgb"]
 

@@ -11,12 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import transformers
-from PIL import Image
 
 from fsr_core.backbones.checkpoints.checkpoint import read_json
 from fsr_core.backbones.features import Box
 
-__all__ = ["image_processor", "square", "to_rgb", "video_settings", "visible"]
+__all__ = ["image_processor", "square", "video_settings", "visible"]
 
 
 def image_processor(folder: Path, default: str) -> Any:
@@ -50,19 +49,6 @@ def video_settings(folder: Path) -> dict[str, Any]:
     for name in ("video_preprocessor_config.json", "preprocessor_config.json"):
         settings = settings or read_json(folder / name)
     return dict(settings)
-
-
-def to_rgb(image: Image.Image) -> Image.Image:
-    """The picture in RGB; transparent parts become white, as in the library.
-
-    Raises ValueError for anything but a PIL image, and for an image without pixels.
-    """
-    if not isinstance(image, Image.Image) or 0 in image.size:
-        raise ValueError("image: expected a PIL image with at least one pixel")
-    if "A" in image.getbands() or image.info.get("transparency") is not None:
-        image = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    return image.convert("RGB")
 
 
 def _edges(size: Any) -> dict[str, int]:

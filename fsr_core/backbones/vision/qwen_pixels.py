@@ -11,7 +11,7 @@ from torch import Tensor
 
 from fsr_core.backbones.features import PreparedImage, Tile
 from fsr_core.backbones.vision.frames import frames_to_rgb
-from fsr_core.backbones.vision.image_processors import to_rgb
+from fsr_core.pictures import to_rgb
 
 __all__ = ["QwenPixels", "VideoSize"]
 

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import io
-import warnings
 from collections.abc import Callable, Sequence
 
-from PIL import Image, ImageOps
+from PIL import Image
 
 from fsr.common.errors import InvalidRequest, ServiceError
 from fsr.encoder.picture_cost import check_cost
 from fsr.v1 import types_pb2
-from fsr_core.backbones.vision.image_processors import to_rgb
+from fsr_core.pictures import PictureFile
 
 __all__ = ["check_pixels", "decode_image"]
 
-_FORMATS = ("JPEG", "PNG", "WEBP")
 # Preprocessing scales the shorter side up to the tower's edge, so a longer picture would become enormous.
 # Qwen-VL has the same limit.
 _MAX_ASPECT_RATIO = 200
@@ -49,20 +47,19 @@ def decode_image(
     `check_time` is called with `field` again and again; decoding ends with what it raises.
 
     Raises InvalidRequest, naming `field`, if the file is empty, of another format, animated or damaged, if it has more
-    than `max_pixels` pixels or too long a shape, or if it costs more than these tell (see `picture_cost`).
+    than `max_pixels` pixels or too long a shape, or if it costs more than these tell (see `picture_cost`). Damaged
+    metadata are no reason to refuse it.
     """
-    image = _open(data, field, max_pixels, lambda: check_time(field))
+    file = _open(data, field, max_pixels, lambda: check_time(field))
     try:
-        image.load()
-        ImageOps.exif_transpose(image, in_place=True)
-        return to_rgb(image)
+        return file.decode()
     except ServiceError:
         raise
     except Exception as error:
         raise InvalidRequest(f"{field}: is truncated or damaged; upload it again") from error
 
 
-def _open(data: bytes, field: str, max_pixels: int, check_time: Callable[[], None] = lambda: None) -> Image.Image:
+def _open(data: bytes, field: str, max_pixels: int, check_time: Callable[[], None] = lambda: None) -> PictureFile:
     """The picture with its header read and checked, and no pixel decoded."""
     if not data:
         raise InvalidRequest(f"{field}: is empty; send a JPEG, PNG or WebP file")
@@ -71,24 +68,22 @@ def _open(data: bytes, field: str, max_pixels: int, check_time: Callable[[], Non
     except ValueError as error:
         raise InvalidRequest(f"{field}: {error}") from error
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # max_pixels is the limit, see below
-            image = Image.open(_TimedFile(data, check_time), formats=_FORMATS)
+        file = PictureFile(data, lambda content: _TimedFile(content, check_time))
     except ServiceError:
         raise
     except Image.DecompressionBombError as error:
         raise InvalidRequest(f"{field}: has far more than {max_pixels} pixels; scale it down") from error
     except Exception as error:  # Pillow raises many kinds of errors for hostile headers
         raise InvalidRequest(f"{field}: is no readable JPEG, PNG or WebP file; check the upload") from error
-    # Phones write JPEG files as MPO. Their second picture is the other eye's view, a depth map or a preview.
-    if image.format != "MPO" and getattr(image, "n_frames", 1) > 1:
+    if file.frames > 1:
         raise InvalidRequest(f"{field}: is animated; send one frame")
-    size = f"{image.width} x {image.height}"
-    if image.width * image.height > max_pixels:
+    width, height = file.size
+    size = f"{width} x {height}"
+    if width * height > max_pixels:
         raise InvalidRequest(f"{field}: {size} is more than {max_pixels} pixels; scale it down")
-    if max(image.size) > _MAX_ASPECT_RATIO * min(image.size):
+    if max(width, height) > _MAX_ASPECT_RATIO * min(width, height):
         raise InvalidRequest(f"{field}: {size} is more than {_MAX_ASPECT_RATIO} times as long as wide; cut it")
-    return image
+    return file
 
 
 class _TimedFile(io.BytesIO):
