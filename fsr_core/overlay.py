@@ -10,58 +10,32 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
-from PIL import Image, ImageDraw, ImageFont, ImageOps
+from PIL import Image, ImageDraw, ImageFont
+
+from fsr_core.panels import ELSEWHERE, Box, Plan, View, plans
+from fsr_core.pictures import read_picture, to_rgb
 
 __all__ = ["ELSEWHERE", "Box", "Plan", "View", "draw", "plans", "sheet"]
 
-Box = tuple[float, float, float, float]
-#: Index of the first token, rows, columns, and the region of the picture that the grid covers.
-View = tuple[int, int, int, Box]
-#: Value in `merged_into` of a patch that a patch of another view absorbed.
-ELSEWHERE = -2
-
 FOCUS_INK, SCAN_INK, PALE = (230, 120, 0), (0, 114, 205), (235, 235, 235)
 _WIDTH, _BAR = 720, 76
-
-
-@dataclass(frozen=True, kw_only=True)
-class Plan:
-    """What is drawn over one view of a picture.
-
-    rows, columns  the view's grid of patches
-    index, stage   of the kept patches; stage 0 is focus, 1 is scan
-    merged_into    for each patch the one that absorbed it, -1 for none, `ELSEWHERE` for one of another view
-    crop           region of the picture that the grid covers: left, top, right, bottom in pixels
-    question       title of the legend
-    """
-
-    rows: int
-    columns: int
-    index: Sequence[int]
-    stage: Sequence[int]
-    merged_into: Sequence[int]
-    crop: Box
-    question: str = ""
-
-    def __post_init__(self) -> None:
-        n = self.rows * self.columns
-        if len(self.merged_into) != n:
-            raise ValueError(f"merged_into: has {len(self.merged_into)} entries for a grid of {n} patches")
-        if len(self.index) != len(self.stage) or any(not 0 <= i < n for i in self.index):
-            raise ValueError("index, stage: need one entry per kept patch, within the grid")
+# The drawn picture has the legend's width. It is larger if its patches would be smaller than _CELL otherwise, and its
+# longer side is never above _LONGEST. In pixels.
+_LONGEST, _CELL = 2160, 8
+_FRAME = 4  # widest frame of a kept patch; small patches have a thinner one
 
 
 def draw(image: Image.Image, plan: Plan) -> Image.Image:
-    """The picture with its patches marked and a legend below. RGB, 720 pixels wide."""
-    scale = _WIDTH / image.width
-    base = image.convert("RGB").resize((_WIDTH, max(1, round(image.height * scale))), Image.Resampling.LANCZOS)
+    """The picture with its patches marked and a legend below. RGB, 720 pixels wide; wider if the patches are small."""
+    scale = _scale(image.size, plan)
+    size = max(1, round(image.width * scale)), max(1, round(image.height * scale))
+    base = to_rgb(image).resize(size, Image.Resampling.LANCZOS)
     left, top, right, bottom = (edge * scale for edge in plan.crop)
     across, down = (right - left) / plan.columns, (bottom - top) / plan.rows
 
-    def box(i: int) -> tuple[float, float, float, float]:
+    def box(i: int) -> Box:
         row, column = divmod(i, plan.columns)
         x, y = left + column * across, top + row * down
         return x, y, x + across, y + down
@@ -78,7 +52,7 @@ def draw(image: Image.Image, plan: Plan) -> Image.Image:
     for i in plan.index:
         dim.rectangle(box(i), fill=0)
     out = Image.composite(Image.new("RGB", base.size, (12, 12, 16)), base, shade)
-    canvas = Image.new("RGB", (_WIDTH, base.height + _BAR), (24, 24, 28))
+    canvas = Image.new("RGB", (max(_WIDTH, base.width), base.height + _BAR), (24, 24, 28))
     canvas.paste(out, (0, 0))
     pen = ImageDraw.Draw(canvas)
     for i, anchor in enumerate(plan.merged_into):
@@ -87,95 +61,61 @@ def draw(image: Image.Image, plan: Plan) -> Image.Image:
             x, y = middle(i)
             pen.ellipse((x - 4, y - 4, x + 4, y + 4), fill=(120, 190, 240))
     for i, stage in zip(plan.index, plan.stage, strict=True):
-        x0, y0, x1, y1 = box(i)
-        pen.rectangle((x0 + 1, y0 + 1, x1 - 2, y1 - 2), outline=FOCUS_INK if stage == 0 else SCAN_INK, width=4)
+        _frame(pen, box(i), FOCUS_INK if stage == 0 else SCAN_INK)
     _legend(pen, plan, base.height)
     return canvas
 
 
-def plans(
-    views: Sequence[View],
-    index: Sequence[int],
-    stage: Sequence[int],
-    merged_into: Sequence[int],
-    question: str = "",
-) -> list[Plan]:
-    """One plan per view; views that lie side by side share one, as tiles of a picture do.
-
-    A view is (index of its first token, rows, columns, crop); its tokens are in raster order.
-    """
-    return [_plan(panel, index, stage, merged_into, question) for panel in _panels(views)]
+def _scale(size: tuple[int, int], plan: Plan) -> float:
+    """How many times larger than the picture of this size (width, height) its drawing is."""
+    left, top, right, bottom = plan.crop
+    cell = min((right - left) / plan.columns, (bottom - top) / plan.rows)
+    return min(max(_WIDTH / size[0], _CELL / cell), _LONGEST / max(size))
 
 
-def _panels(views: Sequence[View]) -> list[list[View]]:
-    """The views, each with those before it that have its size and do not overlap it."""
-    panels: list[list[View]] = []
-    for view in views:
-        if panels and all(_side_by_side(view, other) for other in panels[-1]):
-            panels[-1].append(view)
-        else:
-            panels.append([view])
-    return panels
+def _frame(pen: ImageDraw.ImageDraw, box: Box, ink: tuple[int, int, int]) -> None:
+    """A frame inside a patch. Of a patch without room for one, all is ink."""
+    x0, y0, x1, y1 = box
+    width = min(_FRAME, int(min(x1 - x0, y1 - y0) / 4))
+    if width:
+        pen.rectangle((x0 + 1, y0 + 1, x1 - 2, y1 - 2), outline=ink, width=width)
+    else:
+        pen.rectangle((x0, y0, max(x0, x1 - 1), max(y0, y1 - 1)), fill=ink)
 
 
-def _side_by_side(one: View, other: View) -> bool:
-    """Whether two grids have cells of one size, and one lies wholly beside or below the other."""
-    (left, top, right, bottom), (x0, y0, x1, y1) = one[3], other[3]
-    width, height = right - left, bottom - top
-    slack = 1e-3 * min(width, height)
-    same = one[1:3] == other[1:3] and abs(x1 - x0 - width) < slack and abs(y1 - y0 - height) < slack
-    return same and (abs(left - x0) > width - slack or abs(top - y0) > height - slack)
-
-
-def _plan(
-    panel: Sequence[View], index: Sequence[int], stage: Sequence[int], merged_into: Sequence[int], question: str
-) -> Plan:
-    """The plan of views that lie side by side: their cells form one grid."""
-    _, rows, columns, (left, top, right, bottom) = panel[0]
-    across, down = (right - left) / columns, (bottom - top) / rows
-    crops = [crop for _, _, _, crop in panel]
-    left, top = min(crop[0] for crop in crops), min(crop[1] for crop in crops)
-    right, bottom = max(crop[2] for crop in crops), max(crop[3] for crop in crops)
-    height, width = round((bottom - top) / down), round((right - left) / across)
-    cell = {}  # of each token
-    for start, rows, columns, crop in panel:
-        row, column = round((crop[1] - top) / down), round((crop[0] - left) / across)
-        for token in range(rows * columns):
-            cell[start + token] = (row + token // columns) * width + column + token % columns
-    anchors = [-1] * (height * width)
-    for token, place in cell.items():
-        anchor = merged_into[token]
-        anchors[place] = cell.get(anchor, ELSEWHERE) if anchor >= 0 else -1
-    kept = [(cell[i], s) for i, s in zip(index, stage, strict=True) if i in cell]
-    return Plan(
-        rows=height,
-        columns=width,
-        index=[place for place, _ in kept],
-        stage=[s for _, s in kept],
-        merged_into=anchors,
-        crop=(left, top, right, bottom),
-        question=question,
-    )
-
-
-def sheet(pictures: Sequence[Image.Image], plans: Sequence[Plan]) -> Image.Image:
+def sheet(pictures: Sequence[Image.Image | Path], plans: Sequence[Plan]) -> Image.Image:
     """All views of a picture, or all frames of a video, side by side; a single view is the same as from `draw`.
 
-    `pictures` is one picture for all views, or the frames of a video. If several frames share a view, as in families
-    that take two frames at a time, the first one is shown.
+    `pictures` is one picture for all views, or the frames of a video, or their files: a file is read when it is drawn,
+    because all frames together may not fit into memory. If several frames share a view, as in families that take two
+    frames at a time, the first one is shown. Raises ValueError if a file is no picture, OSError if it cannot be read.
     """
     if not pictures or not plans:
         raise ValueError("pictures, plans: need at least one each")
     each = -(-len(pictures) // len(plans))  # frames per view; the last view may have fewer
-    drawn = [draw(pictures[min(i * each, len(pictures) - 1)], plan) for i, plan in enumerate(plans)]
-    if len(drawn) == 1:
-        return drawn[0]
-    panels = [panel.resize((_WIDTH // 2, panel.height // 2), Image.Resampling.LANCZOS) for panel in drawn]
+    if len(plans) == 1:
+        return draw(_read(pictures[0]), plans[0])
+    # Each drawing is made small at once: there may be hundreds.
+    panels = [_half(draw(_read(pictures[min(i * each, len(pictures) - 1)]), plan)) for i, plan in enumerate(plans)]
     across, height = min(4, len(panels)), max(panel.height for panel in panels)
     out = Image.new("RGB", (across * _WIDTH // 2, -(-len(panels) // across) * height), (24, 24, 28))
     for i, panel in enumerate(panels):
         out.paste(panel, (i % across * _WIDTH // 2, i // across * height))
     return out
+
+
+def _read(picture: Image.Image | Path) -> Image.Image:
+    if isinstance(picture, Image.Image):
+        return picture
+    try:
+        return read_picture(picture.read_bytes())
+    except ValueError as error:
+        raise ValueError(f"{picture}: {error}") from error
+
+
+def _half(panel: Image.Image) -> Image.Image:
+    width = _WIDTH // 2
+    return panel.resize((width, max(1, panel.height * width // panel.width)), Image.Resampling.LANCZOS)
 
 
 def _legend(pen: ImageDraw.ImageDraw, plan: Plan, top: int) -> None:
@@ -204,8 +144,7 @@ def main() -> None:
     options = parser.parse_args()
     try:
         arguments = json.loads(sys.stdin.read() if options.plan == "-" else Path(options.plan).read_text())
-        pictures = [ImageOps.exif_transpose(Image.open(path)) for path in options.images]  # upright, as for the encoder
-        drawn = sheet(pictures, plans(**arguments))
+        drawn = sheet(options.images, plans(**arguments))
     except (OSError, ValueError, TypeError) as error:
         raise SystemExit(f"error: {error}") from error
     try:

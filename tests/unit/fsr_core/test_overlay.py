@@ -1,10 +1,12 @@
 import json
 import sys
+import tracemalloc
 
 import pytest
 from PIL import Image, ImageChops
 
 from fsr_core import overlay
+from helpers.png import before_pixels, chunk
 
 
 def test_rotated_photograph_is_drawn_upright(tmp_path, monkeypatch):
@@ -65,3 +67,75 @@ def test_tiles_of_a_picture_share_a_panel():
 def test_frames_of_a_video_have_a_panel_each():
     frames = [(4 * i, 2, 2, (0, 0, 10, 10)) for i in range(3)]
     assert len(overlay.plans(frames, [0], [0], [-1] * 12)) == 3
+
+
+def plan_of(size, side=24, crop=None):
+    """A grid of side x side cells over a picture of this size, with a focus, a scan and a merged patch."""
+    merged_into = [-1] * side**2
+    merged_into[1] = 5
+    crop = crop or (0.0, 0.0, float(size[0]), float(size[1]))
+    return overlay.Plan(rows=side, columns=side, index=[0, 5], stage=[0, 1], merged_into=merged_into, crop=crop)
+
+
+SHAPES = [(728, 90), (970, 90), (2000, 150), (200, 1), (1, 200), (10, 2000), (1, 1), (3, 2), (1, 7), (4000, 20)]
+
+
+@pytest.mark.parametrize("size", SHAPES, ids=str)
+@pytest.mark.parametrize("cropped", [False, True])
+def test_draw_of_any_shape_is_bounded(size, cropped):
+    """With the whole picture as grid, or its middle square, as LLaVA-1.5 sees it."""
+    (width, height), short = size, min(size)
+    left, top = (width - short) / 2, (height - short) / 2
+    crop = (left, top, left + short, top + short) if cropped else None
+    tracemalloc.start()
+    drawn = overlay.draw(Image.new("RGB", size, "green"), plan_of(size, crop=crop))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert 720 <= drawn.width <= 2160 and 76 < drawn.height <= 2160 + 76
+    assert peak < 10e6  # of Python; Pillow's own is that of the sizes above
+    inks = {colour for _, colour in drawn.crop((0, 0, drawn.width, drawn.height - 76)).getcolors(10**6)}
+    assert inks & {overlay.FOCUS_INK, overlay.SCAN_INK}
+
+
+@pytest.mark.parametrize("side", [1, 2, 64, 300])
+def test_draw_of_any_grid_has_patches_that_can_be_seen(side):
+    drawn = overlay.draw(Image.new("RGB", (336, 336), "green"), plan_of((336, 336), max(3, side)))
+    assert drawn.width == max(720, min(2160, 8 * max(3, side)))
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "P"])
+def test_draw_of_a_transparent_picture_is_on_white(mode):
+    picture = Image.new("RGBA", (8, 8), (0, 0, 0, 0)).convert(mode)
+    kept = overlay.Plan(rows=1, columns=1, index=[0], stage=[0], merged_into=[-1], crop=(0, 0, 8, 8))
+    assert overlay.draw(picture, kept).getpixel((360, 360)) == (255, 255, 255)
+
+
+def test_sheet_of_wide_drawings_has_panels_of_one_width():
+    plans = [plan_of((336, 336), 200)] * 3
+    drawn = overlay.sheet([Image.new("RGB", (336, 336), "green")], plans)
+    assert drawn.size == (3 * 360, (1600 + 76) * 360 // 1600)
+
+
+def test_main_when_metadata_are_damaged_then_drawn(tmp_path, monkeypatch, capsys):
+    """What the encoder takes can be explained; what it does not take is named."""
+    Image.new("RGB", (8, 6)).save(tmp_path / "scene.png")
+    (tmp_path / "scene.png").write_bytes(before_pixels((tmp_path / "scene.png").read_bytes(), chunk(b"eXIf", b"junk")))
+    (tmp_path / "text.png").write_bytes(b"hello")
+    plan = {"views": [[0, 1, 1, [0, 0, 8, 6]]], "index": [0], "stage": [0], "merged_into": [-1]}
+    (tmp_path / "plan.json").write_text(json.dumps(plan))
+    for name in ("scene", "text"):
+        arguments = [
+            str(tmp_path / f"{name}.png"),
+            "--plan",
+            str(tmp_path / "plan.json"),
+            "-o",
+            str(tmp_path / "o.png"),
+        ]
+        monkeypatch.setattr(sys, "argv", ["overlay", *arguments])
+        if name == "scene":
+            overlay.main()
+            with Image.open(tmp_path / "o.png") as drawn:
+                assert drawn.size == (720, 540 + 76)
+            continue
+        with pytest.raises(SystemExit, match=r"error: .*text\.png: is no readable JPEG, PNG or WebP file"):
+            overlay.main()

@@ -27,6 +27,8 @@ export function drawOverlay(canvas, picture, panel, width) {
   canvas.height = Math.max(1, Math.round(picture.height * scale));
   const pen = context(canvas);
   pen.imageSmoothingQuality = "high";
+  pen.fillStyle = "white"; // behind transparent parts, as the encoder saw them
+  pen.fillRect(0, 0, canvas.width, canvas.height);
   pen.drawImage(picture.bitmap, 0, 0, canvas.width, canvas.height);
   const boxes = panel.cells.map((_, place) => box(panel, place, scale));
   pen.drawImage(shade(canvas, panel, boxes), 0, 0);

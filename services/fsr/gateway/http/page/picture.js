@@ -89,7 +89,12 @@ function thumbnail(bitmap) {
   const canvas = document.createElement("canvas");
   canvas.height = THUMBNAIL_HEIGHT;
   canvas.width = Math.max(1, Math.min(4 * THUMBNAIL_HEIGHT, Math.round((bitmap.width * THUMBNAIL_HEIGHT) / bitmap.height)));
-  canvas.getContext("2d")?.drawImage(bitmap, 0, 0, canvas.width, canvas.height);
+  const pen = canvas.getContext("2d");
+  if (pen !== null) {
+    pen.fillStyle = "white"; // behind transparent parts, as the encoder sees them; JPEG has none
+    pen.fillRect(0, 0, canvas.width, canvas.height);
+    pen.drawImage(bitmap, 0, 0, canvas.width, canvas.height);
+  }
   return canvas.toDataURL("image/jpeg", 0.85);
 }
 
