@@ -142,7 +142,8 @@ class VisualEncoder(ABC):
             ends[:-1] &= lines[:-1] != lines[1:]
             # The place of each kept token, counting the newlines before it.
             places = torch.arange(len(index), device=index.device) + ends.cumsum(0) - ends.long()
-            with_newlines = image.newline.to(rows).repeat(len(index) + int(ends.sum()), 1)
+            newlines = int(ends.sum()) + (image.empty_lines if len(index) == len(image.features) else 0)
+            with_newlines = image.newline.to(rows).repeat(len(index) + newlines, 1)
             with_newlines[places] = rows
             rows, source = with_newlines, index
             index = torch.full((len(rows),), -1, dtype=torch.int64, device=source.device)

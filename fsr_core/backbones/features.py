@@ -80,6 +80,8 @@ class ImageFeatures:
         deepstack: ``[J, N, D]`` the language model adds these to the outputs of its first ``J`` blocks (Qwen3-VL),
             else None.
         newline: ``[D]`` the row that ends a line; None without ``lines``.
+        empty_lines: lines that have no token. Their newline rows come last, and only if every token is kept: as
+            everywhere, the newline of a line of which nothing is kept is left out.
         grid: (t, h, w) extent in tokens; None without positions.
         video: whether it is a video; its tiles are then its frames.
         frame_seconds: time in the source, in seconds, of each of the ``t`` steps of a video; empty for a picture.
@@ -96,6 +98,7 @@ class ImageFeatures:
     lines: Tensor | None = None
     deepstack: Tensor | None = None
     newline: Tensor | None = None
+    empty_lines: int = 0
     grid: tuple[int, int, int] | None = None
     video: bool = False
     frame_seconds: tuple[float, ...] = ()
@@ -103,7 +106,7 @@ class ImageFeatures:
     @property
     def newlines(self) -> int:
         """Number of newline rows in the layout of all its tokens."""
-        return 0 if self.lines is None else len(self.lines[self.lines >= 0].unique())
+        return 0 if self.lines is None else len(self.lines[self.lines >= 0].unique()) + self.empty_lines
 
     @property
     def nbytes(self) -> int:

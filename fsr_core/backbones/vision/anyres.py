@@ -53,12 +53,14 @@ def packed_features(
     # One of several pictures has no tiles and is padded to a square. A picture with tiles is stretched to a square.
     view = (0.0, 0.0, float(width), float(height)) if tiles > 1 else square(image.size)
     views = [Tile(0, side, side, view)]
-    groups = None
+    groups, empty_lines = None, 0
     if tiles > 1:
         lines[:n] = -1
-        if len(place) > n:  # for a very oblong picture the class leaves nothing but the base view
-            down = int((~evidence).sum())
+        down = int((~evidence).sum())
+        if len(place) > n:
             views.append(Tile(n, down, (len(place) - n) // down, view))
+        else:  # of a very oblong picture the class leaves the base view, and of a tall one the ends of empty rows too
+            empty_lines = down
         groups = 1 + (place[:, 1] // side).long() * columns + (place[:, 2] // side).long()
         groups[:n] = 0
     return ImageFeatures(
@@ -70,6 +72,7 @@ def packed_features(
         groups=groups,
         lines=lines,
         newline=newline,
+        empty_lines=empty_lines,
     )
 
 

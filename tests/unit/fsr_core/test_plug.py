@@ -56,6 +56,37 @@ def test_all_tokens_equal_the_class_itself(bench, name):
     assert all(torch.allclose(g, w, atol=1e-4) for g, w in zip(got.logits, want.logits, strict=True))
 
 
+#: Width and height. 2 x 100 is 50 : 1, 200 : 1 is the most that is taken.
+ODD_SHAPES = ((7, 1000), (1000, 7), (2, 100), (1, 1), (200, 1))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_odd_shapes_equal_the_class_and_the_two_halves(bench, name):
+    """One batch of prompts, each with a picture of another shape."""
+    own = bench(name)
+    turn = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": QUESTION}]}]
+    pictures = [picture(size) for size in ODD_SHAPES]
+    inputs = own.processor(
+        images=[[one] for one in pictures] if own.name == "smolvlm" else pictures,
+        text=[own.processor.apply_chat_template(turn, add_generation_prompt=True)] * len(pictures),
+        return_tensors="pt",
+        padding=True,
+    )
+    options, width = GREEDY | {"max_new_tokens": 2}, inputs["input_ids"].shape[1]
+    want = own.whole.generate(**inputs, **options)
+    with plugged(own, 10**6) as vlm:
+        assert torch.equal(vlm.generate(**inputs, **options), want)
+    with plugged(own, 9) as vlm:
+        rows = vlm.generate(**inputs, **options)[:, width:]
+    messages, _, _, _ = chat(own, ("user", pictures[0], QUESTION))
+    for i, image in enumerate(pictures):
+        prompt = own.decoder.prompt(messages, shown(own, [image])[2])
+        assert prompt.token_ids.tolist() == inputs["input_ids"][i][inputs["attention_mask"][i].bool()].tolist()
+        answer = continue_greedily(own.decoder, own.decoder.prompt(messages, shown(own, [image], budget=9)[2]), 2)
+        assert rows[i][: len(answer)].tolist() == answer
+        assert vlm.last[i].picture(image).width >= 720
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_few_tokens_equal_the_two_halves(bench, name):
     """In a batch of two prompts of different length, each row equals the answer of encoder half and decoder half."""
