@@ -80,7 +80,8 @@ def fingerprint(folder: Path) -> str:
     covers the size and both ends; the end holds a checksum of every tensor. Raises ValueError if a file is damaged.
     """
     digest = hashlib.sha256()
-    for name in _SMALL_FILES:
+    templates = sorted(path.relative_to(folder).as_posix() for path in folder.glob("additional_chat_templates/*.jinja"))
+    for name in (*_SMALL_FILES, *templates):
         if (folder / name).is_file():
             digest.update(name.encode() + b"\0" + (folder / name).read_bytes())
     tensors: dict[str, bytes] = {}

@@ -12,7 +12,8 @@ from torch import Tensor
 from transformers import AutoTokenizer
 
 from fsr_core.backbones.checkpoints.checkpoint import Checkpoint, read_json
-from fsr_core.backbones.prompts import ImagePart, KeptImage, Message
+from fsr_core.backbones.language.templates import ReservedTexts, chat_template
+from fsr_core.backbones.prompts import ImagePart, KeptImage, Message, TextPart
 
 __all__ = ["Chat", "stop_ids"]
 
@@ -33,18 +34,6 @@ def stop_ids(checkpoint: Checkpoint, text_config: Any, tokenizer: Any) -> tuple[
     return ends
 
 
-def _template(checkpoint: Checkpoint, tokenizer: Any) -> str:
-    """The chat template: the processor's, which knows pictures, else the tokenizer's. Raises ValueError if none."""
-    jinja = checkpoint.folder / "chat_template.jinja"
-    template = jinja.read_text() if jinja.is_file() else None
-    for name in ("chat_template.json", "processor_config.json"):
-        template = template or read_json(checkpoint.folder / name).get("chat_template")
-    template = template or tokenizer.chat_template
-    if not isinstance(template, str):
-        raise ValueError(f"model: {checkpoint.name} has no chat template; add its chat_template.jinja")
-    return template
-
-
 class Chat:
     """Tokenizer, chat template and the tokens that stand for pictures and videos.
 
@@ -56,7 +45,7 @@ class Chat:
             self.tokenizer: Any = AutoTokenizer.from_pretrained(checkpoint.folder)
         except Exception as error:  # the library and its Rust parser raise many kinds for damaged files
             raise ValueError(f"model: the tokenizer of {checkpoint.name} cannot be read ({error})") from error
-        self.template = _template(checkpoint, self.tokenizer)
+        self.template = chat_template(checkpoint, self.tokenizer)
         config = checkpoint.config
         video: Any = self.tokenizer.convert_tokens_to_ids(video_token) if video_token is not None else None
         named = (getattr(config, "image_token_id", None), getattr(config, "video_token_id", video))
@@ -70,6 +59,7 @@ class Chat:
         known = [(token, str(text)) for token, text in (image, *videos) if text is not None]
         self.visual_ids: tuple[int, ...] = tuple(token for token, _ in known)
         self.visual_tokens = tuple(text for _, text in known)
+        self._reserved = ReservedTexts(self.tokenizer, self._rendered_texts)
 
     def order(self, messages: Sequence[Message], images: Sequence[KeptImage]) -> list[int]:
         """The image that each image part refers to, in the order of the messages.
@@ -112,15 +102,23 @@ class Chat:
         """
         conversation = self._conversation(messages, images)
         try:
-            text = str(
-                self.tokenizer.apply_chat_template(
-                    conversation, chat_template=self.template, add_generation_prompt=True, tokenize=False
-                )
-            )
+            text = self._rendered(conversation, generation=True)
         except Exception as error:  # a template refuses a conversation by raising any kind from Jinja
             raise ValueError(f"messages: the model's chat template refuses them ({error})") from error
         text, order = self._placed(text, order, [image.video for image in images], written)
         return self._ids(text), order
+
+    def _rendered(self, conversation: list[dict[str, Any]], generation: bool) -> str:
+        """The text that the template writes; with `generation` it ends where the assistant's turn begins."""
+        return str(
+            self.tokenizer.apply_chat_template(
+                conversation, chat_template=self.template, add_generation_prompt=generation, tokenize=False
+            )
+        )
+
+    def _rendered_texts(self, turns: Sequence[tuple[str, str]]) -> str:
+        parts = [{"role": role, "content": [{"type": "text", "text": text}]} for role, text in turns]
+        return self._rendered(parts, generation=False)
 
     def _conversation(self, messages: Sequence[Message], images: Sequence[KeptImage]) -> list[dict[str, Any]]:
         conversation = []
@@ -132,16 +130,23 @@ class Chat:
                 if isinstance(part, ImagePart):
                     content.append({"type": "video" if images[part.image].video else "image"})
                 else:
-                    self._check_text(part.text, turn)
                     content.append({"type": "text", "text": part.text})
+            # A template may write the parts without anything between them, so they are checked as one text.
+            self._check_text("".join(part.text for part in message.parts if isinstance(part, TextPart)), turn)
             conversation.append({"role": message.role, "content": content})
         return conversation
 
     def _check_text(self, text: str, turn: int) -> None:
-        """Raises ValueError if the text holds a placeholder."""
+        """Raises ValueError if the text holds a placeholder, or would make turns of its own."""
         for token in self.visual_tokens:
             if token in text:
                 raise ValueError(f"messages[{turn}]: text holds {token}, which stands for an image or a video")
+        reserved = self._reserved.find(text)
+        if reserved is not None:
+            raise ValueError(
+                f"messages[{turn}]: text holds {reserved}, which only the model's chat template may write; take it out,"
+                " or put a space into it"
+            )
 
     def _placed(
         self, text: str, order: Sequence[int], videos: Sequence[bool], written: Sequence[str | None]
