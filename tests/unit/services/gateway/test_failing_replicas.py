@@ -56,8 +56,10 @@ class Decoder(decoder_pb2_grpc.DecoderServiceServicer):
 
 
 class Encoder(encoder_pb2_grpc.EncoderServiceServicer):
-    """Answers a probe after `probe_seconds`, and encodes at once: each image becomes `image`, unless it is to fail with the
-    status `wrong`."""
+    """Answers a probe after `probe_seconds`, and encodes at once.
+
+    Each image becomes `image`, unless it is to fail with the status `wrong`.
+    """
 
     probe_seconds = 0.0
     image = types_pb2.CompressedImage(
