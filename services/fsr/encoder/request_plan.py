@@ -37,7 +37,8 @@ class RequestPlan:
 
 def plan_of(request: encoder_pb2.EncodeRequest) -> RequestPlan:
     """The plan of a request. Raises InvalidRequest, naming the field that is wrong."""
-    check_name("request_id", request.request_id)
+    for field in ("request_id", "cache_salt"):
+        check_name(field, getattr(request, field))
     check_name("method.name", request.method.name)
     if not request.instruction.strip():
         raise InvalidRequest("instruction: is blank; ask a question")
