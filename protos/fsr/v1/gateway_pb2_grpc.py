@@ -63,7 +63,8 @@ class GatewayServiceServicer:
         Errors: INVALID_ARGUMENT (the message names the field and the remedy), NOT_FOUND (unknown model), UNAVAILABLE (no
         replica answers yet, or the gateway shuts down), RESOURCE_EXHAUSTED (too many requests; trailing metadata
         `retry-after-ms`: milliseconds until a retry), DEADLINE_EXCEEDED, FAILED_PRECONDITION (encoder and decoder have
-        different checkpoints), UNAUTHENTICATED and PERMISSION_DENIED (if the gateway requires keys), INTERNAL.
+        different checkpoints), UNAUTHENTICATED and PERMISSION_DENIED (if the gateway requires keys), UNIMPLEMENTED (a
+        compressed message), INTERNAL.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
