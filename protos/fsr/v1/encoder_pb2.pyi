@@ -49,7 +49,9 @@ class EncodeRequest(_message.Message):
     budget_chosen_by: _types_pb2.ChosenBy.ValueType
     """Who chose the budget. Unspecified means the request."""
     cache_salt: _builtins.str
-    """Only requests with the same salt share cached features."""
+    """Requests share cached features only with requests of the same salt. So a tenant cannot learn which pictures another
+    tenant has sent. All requests with an empty salt share.
+    """
     @_builtins.property
     def images(self) -> _containers.RepeatedCompositeFieldContainer[_types_pb2.Image]:
         """Pictures and videos, at least one."""
