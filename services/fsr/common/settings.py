@@ -28,6 +28,7 @@ __all__ = ["ServiceSettings"]
 _config_file: ContextVar[str | None] = ContextVar("config_file", default=None)
 # Variables that Kubernetes sets in every pod for a service of the same name.
 _SERVICE_LINK = re.compile(r"(.*_)?(SERVICE_HOST|SERVICE_PORT.*|PORT_\d+_(TCP|UDP).*)$")
+_ENCODING = "utf-8-sig"  # some editors begin a file with a byte order mark
 _UNKNOWN = "is no option of this service; check the spelling"
 
 
@@ -60,7 +61,7 @@ class ServiceSettings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        return (init_settings, env_settings, YamlConfigSettingsSource(settings_cls, _config_file.get()))
+        return (init_settings, env_settings, YamlConfigSettingsSource(settings_cls, _config_file.get(), _ENCODING))
 
     @classmethod
     def load(cls, arguments: list[str] | None = None) -> Self:
@@ -111,7 +112,7 @@ class ServiceSettings(BaseSettings):
         if not path:
             return None
         try:
-            with open(path, encoding="utf-8") as file:
+            with open(path, encoding=_ENCODING) as file:
                 content = yaml.safe_load(file)
         except OSError as error:
             raise _BadConfig(f"{name}: cannot read {path} ({error.strerror}); check the path") from error

@@ -1,23 +1,56 @@
-"""Structured logs with the request id."""
+"""Structured logs with the request id.
+
+A request never fails because its log line cannot be written, as on a full disk: the line is lost, and counted.
+"""
 
 from __future__ import annotations
 
 import logging
 import sys
 import time
+from contextlib import suppress
 from functools import partial
+from typing import IO
 
 import structlog
 from structlog.typing import EventDict, WrappedLogger
 
 from fsr.common.errors import shortened
 
-__all__ = ["configure_logging", "log_end"]
+__all__ = ["configure_logging", "lines_lost", "log_end"]
 
 log = structlog.get_logger()
 _MOST_BYTES = 2000  # of a text in a log line
 _MOST_OF_A_TRACEBACK = 20_000
 _MOST_ITEMS = 32  # of a list
+
+
+class _StandardError:
+    """Standard error, which loses a line rather than raise an error."""
+
+    lost = 0  # lines
+
+    def __init__(self) -> None:
+        self._file: IO[bytes] | None = None
+        with suppress(AttributeError, OSError):  # the process has no standard error
+            # Without a buffer: what a full disk did not take would stay in it, and fail once more as the process ends.
+            self._file = open(sys.stderr.fileno(), "wb", buffering=0, closefd=False)  # noqa: SIM115
+
+    def write(self, line: str) -> None:
+        unwritten = line.encode(errors="backslashreplace")
+        with suppress(OSError):
+            while unwritten and self._file is not None and (written := self._file.write(unwritten)):
+                unwritten = unwritten[written:]
+        if unwritten:
+            _StandardError.lost += 1
+
+    def flush(self) -> None:
+        """Nothing is kept back."""
+
+
+def lines_lost() -> int:
+    """Log lines of this process that could not be written."""
+    return _StandardError.lost
 
 
 def configure_logging(service: str, level: str) -> None:
@@ -33,7 +66,7 @@ def configure_logging(service: str, level: str) -> None:
             structlog.processors.JSONRenderer(),
         ],
         wrapper_class=structlog.make_filtering_bound_logger(getattr(logging, level.upper())),
-        logger_factory=structlog.WriteLoggerFactory(file=sys.stderr),
+        logger_factory=structlog.WriteLoggerFactory(file=_StandardError()),  # type: ignore[arg-type]
     )
 
 

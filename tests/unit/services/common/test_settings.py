@@ -43,6 +43,10 @@ def test_option_when_several_sources_have_it_comes_from_flag_then_environment_th
     assert settings.max_requests == (7 if "file" in given else 64)
 
 
+def test_file_with_a_byte_order_mark_is_read(load):
+    assert load(file="\ufeffport: 1003\nmax_requests: 7\n").port == 1003
+
+
 def test_file_when_the_environment_names_it_is_read(load, tmp_path):
     (tmp_path / "by-name.yaml").write_text("model: other\n")
     settings = load(EncoderSettings, environment={"FSR_ENCODER_CONFIG": str(tmp_path / "by-name.yaml")})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from codecs import BOM_UTF8
 from collections.abc import Iterable, Sequence
 from typing import Any, TypeVar
 
@@ -51,6 +52,8 @@ async def read_body(request: Request) -> bytearray:
 def parse_json(raw: bytes | bytearray, most: int) -> dict[str, Any]:
     """The object in a JSON body. Raises InvalidRequest for anything else, NaN and lone surrogates included, and for one
     with more than `most` values."""
+    if raw.startswith(BOM_UTF8):  # some editors begin a file with it
+        raw = raw[len(BOM_UTF8) :]
     try:
         body = pydantic_core.from_json(raw, allow_inf_nan=False)
     except ValueError as error:
