@@ -194,8 +194,8 @@ def spawn(tmp_path_factory):
     """Starts services; all of them end with the module."""
     folder, started = tmp_path_factory.mktemp("services"), []
 
-    def start(name: str, *flags: str) -> Service:
-        started.append(Service(name, folder / f"{name}-{len(started)}.log", *flags))
+    def start(name: str, *flags: str, log: Path | None = None) -> Service:
+        started.append(Service(name, log or folder / f"{name}-{len(started)}.log", *flags))
         return started[-1]
 
     yield start

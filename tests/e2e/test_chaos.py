@@ -56,7 +56,7 @@ class Cluster:
 
     async def answers(self, count: int, disturb: Callable[[], None] = lambda: None) -> list[Answer]:
         """`count` answers at a time; `disturb` runs beside them, in a thread of its own."""
-        async with AsyncClient(self.gateway.address) as client, asyncio.TaskGroup() as group:
+        async with AsyncClient(self.gateway.address, replicas=True) as client, asyncio.TaskGroup() as group:
             tasks = [group.create_task(self.ask(client, number)) for number in range(count)]
             await asyncio.to_thread(disturb)
         return [task.result() for task in tasks]
@@ -66,7 +66,7 @@ class Cluster:
         for decoder in self.decoders:
             await asyncio.to_thread(decoder.wait_until_serving)
         missing = {decoder.address for decoder in self.decoders}
-        async with AsyncClient(self.gateway.address) as client, asyncio.timeout(180):
+        async with AsyncClient(self.gateway.address, replicas=True) as client, asyncio.timeout(180):
             while missing:
                 missing.discard((await client.ask([], "Hello", max_tokens=1)).route.decoders[-1])
                 await asyncio.sleep(0.02)
@@ -199,7 +199,7 @@ async def test_requests_during_a_rolling_restart_all_succeed(cluster, undisturbe
             done.append(((await cluster.ask(client, number)).text, number))
             await asyncio.sleep(1)  # the processes that start need the machine too
 
-    async with AsyncClient(cluster.gateway.address) as client, asyncio.TaskGroup() as group:
+    async with AsyncClient(cluster.gateway.address, replicas=True) as client, asyncio.TaskGroup() as group:
         for number in range(4):
             group.create_task(worker(client, number))  # raises if a request fails
         for decoder in cluster.decoders:
@@ -243,7 +243,7 @@ async def test_an_encoder_replica_killed_in_mid_batch_costs_no_answer(system, cl
         until(lambda: worked() >= before + 0.2)  # it is at it, and far from done
         victim.kill()
 
-    async with AsyncClient(cluster.gateway.address) as client:
+    async with AsyncClient(cluster.gateway.address, replicas=True) as client:
         options = {"budget": 16, "timeout": 600}
         calls = [asyncio.create_task(client.compress(picture, QUESTION, **options)) for picture in some]
         await asyncio.to_thread(kill)

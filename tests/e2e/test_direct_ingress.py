@@ -18,7 +18,7 @@ def gateway(spawn, free_ports):
     flags = ("--encoders", encoder.address, "--decoders", decoder.address, "--discovery-seconds", "0.5")
     gateway = spawn("gateway", *flags)
     gateway.wait_until_serving()
-    with Client(gateway.address) as client:
+    with Client(gateway.address, replicas=True) as client:
         until(lambda: client.models(timeout=60)[0].encoders == 2, 300)
         yield gateway, encoder, client
 

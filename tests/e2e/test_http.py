@@ -297,7 +297,8 @@ def test_streams_beside_each_other_do_not_mix(api, pictures):
 def test_gateway_that_is_full_or_shuts_down_says_when_to_try_again(system, spawn, free_ports, pictures):
     """Its running stream goes on to its end; the process ends then."""
     port, decoders = free_ports(), f"{system['decoder-0']},{system['decoder-1']}"
-    flags = ("--encoders", system["encoder"], "--decoders", decoders, "--max-requests", "1", "--drain-seconds", "120")
+    flags = ("--encoders", system["encoder"], "--decoders", decoders, "--max-requests", "1", "--max-waiting", "0")
+    flags += ("--drain-seconds", "120")
     service = spawn("gateway", *flags, "--http-port", str(port))
     service.wait_until_serving()
     api = Http(f"127.0.0.1:{port}")

@@ -45,7 +45,9 @@ def gateways(system, spawn, free_ports, tmp_path_factory):
         service.base_url = f"http://127.0.0.1:{port}/v1"
         return service
 
-    three = Gateways(gateway(), gateway("--max-requests", "1"), gateway("--api-keys-file", str(keys)))
+    three = Gateways(
+        gateway(), gateway("--max-requests", "1", "--max-waiting", "0"), gateway("--api-keys-file", str(keys))
+    )
     for service in three:
         service.wait_until_serving()
     return three

@@ -53,7 +53,7 @@ async def test_slot_and_memory_when_the_caller_goes_away_are_freed(small, pictur
     (picture,) = pictures(1, 1)
     cancelled = {"code": "CANCELLED", "rpc": "Generate"}
     before, free = gateway.metric("fsr_requests_total", **cancelled), load(decoder).kv_bytes_free
-    async with AsyncClient(gateway.address) as client:
+    async with AsyncClient(gateway.address, replicas=True) as client:
         async with aclosing(client.stream(picture, QUESTION, **ENDLESS)) as chunks:
             first = [await anext(chunks) for _ in range(3)]
             assert load(decoder).running == 1 and load(decoder).kv_bytes_free < free

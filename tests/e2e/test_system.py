@@ -45,7 +45,7 @@ def huge() -> bytes:
 
 @pytest.fixture
 def client(system):
-    with Client(system["gateway"]) as client:
+    with Client(system["gateway"], replicas=True) as client:
         yield client
 
 

@@ -16,7 +16,7 @@ from fsr.client.kept_tokens import KeptTokens
 from fsr.client.media import ImageSource
 from fsr.client.requests import CompressOptions, GenerateOptions, compress_request, generate_request
 from fsr.client.types import Answer, Chunk, Compression, Route, TokenChoice, Usage
-from fsr.common.transport import MESSAGE_BYTES
+from fsr.common.transport import MESSAGE_BYTES, REPLICAS
 from fsr.v1 import decoder_pb2, gateway_pb2, gateway_pb2_grpc
 
 __all__ = ["DEFAULT_ADDRESS", "DEFAULT_TIMEOUT", "MODELS_TIMEOUT", "AsyncClient"]
@@ -31,13 +31,25 @@ _REASONS = {decoder_pb2.FINISH_REASON_STOP: "stop", decoder_pb2.FINISH_REASON_LE
 class AsyncClient:
     """Talks to one gateway. Every call takes `timeout` in seconds and raises a `ClientError` if it fails.
 
-    `tls` encrypts the connection. `api_key` is sent with each call: use it with TLS, or on a trusted network only.
+    `tls` encrypts the connection. `api_key` is sent with each call: use it with TLS, or on a trusted network only. With
+    `replicas` the gateway says which encoders and decoders it has asked (`Route`).
     """
 
-    def __init__(self, address: str = DEFAULT_ADDRESS, *, tls: Tls | None = None, api_key: str | None = None) -> None:
+    def __init__(
+        self,
+        address: str = DEFAULT_ADDRESS,
+        *,
+        tls: Tls | None = None,
+        api_key: str | None = None,
+        replicas: bool = False,
+    ) -> None:
         if api_key is not None and not (api_key.isascii() and api_key.isprintable() and api_key.strip()):
             raise InvalidRequestError("api_key: is empty or holds characters that a header cannot carry; check the key")
-        self._metadata = (("authorization", f"Bearer {api_key.strip()}"),) if api_key else ()
+        self._metadata: tuple[tuple[str, str], ...] = (
+            (("authorization", f"Bearer {api_key.strip()}"),) if api_key else ()
+        )
+        if replicas:
+            self._metadata += ((REPLICAS, "1"),)
         self._channel = open_channel(address, tls)
         self._stub = gateway_pb2_grpc.GatewayServiceStub(self._channel)
 

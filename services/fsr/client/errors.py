@@ -39,8 +39,8 @@ __all__ = [
 class ClientError(Exception):
     """Base of everything that this package raises.
 
-    `retry_after`: seconds after which the service says to try again, or None. `route`: the replicas that were asked,
-    or None if the request did not reach the gateway.
+    `retry_after`: seconds after which the service says to try again, or None. `route`: the request's id and
+    the replicas that were asked, or None if the request did not reach the gateway.
     """
 
     def __init__(self, message: str, retry_after: float | None = None, route: Route | None = None) -> None:

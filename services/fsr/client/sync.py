@@ -22,14 +22,21 @@ class Client:
     Raises RuntimeError if an event loop already runs, as in a notebook: use `AsyncClient` there.
     """
 
-    def __init__(self, address: str = DEFAULT_ADDRESS, *, tls: Tls | None = None, api_key: str | None = None) -> None:
+    def __init__(
+        self,
+        address: str = DEFAULT_ADDRESS,
+        *,
+        tls: Tls | None = None,
+        api_key: str | None = None,
+        replicas: bool = False,
+    ) -> None:
         if _in_a_loop():
             raise RuntimeError(
                 "Client: an event loop runs here, as in notebooks; use AsyncClient: answer = await client.ask(...)"
             )
 
         async def open_client() -> AsyncClient:
-            return AsyncClient(address, tls=tls, api_key=api_key)
+            return AsyncClient(address, tls=tls, api_key=api_key, replicas=replicas)
 
         self._runner = asyncio.Runner()
         try:

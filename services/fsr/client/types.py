@@ -42,7 +42,8 @@ def _applied(message: gateway_pb2.Usage | gateway_pb2.CompressResponse) -> dict[
 
 @dataclass(frozen=True)
 class Route:
-    """The addresses of the encoders and decoders that a request was sent to, in order.
+    """The id of a request and, for a client with `replicas`, the addresses of the encoders and decoders that it was
+    sent to, in order.
 
     More than one decoder means that some were full, or that the answer moved to another.
     """

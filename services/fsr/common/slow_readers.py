@@ -91,7 +91,9 @@ async def _messages(
 ) -> AsyncGenerator[Any, None]:
     """What a unary or a streaming method answers."""
     if not inspect.isasyncgenfunction(method):
-        yield await method(request, context)
+        response = await method(request, context)
+        if response is not None:  # else the context has a status
+            yield response
         return
     async with aclosing(method(request, context)) as messages:
         async for message in messages:

@@ -10,6 +10,7 @@ __all__ = [
     "ENCODERS",
     "MAX_STREAMS",
     "MESSAGE_BYTES",
+    "REPLICAS",
     "REQUEST_ID",
     "RETRY_AFTER",
     "channel_options",
@@ -19,6 +20,7 @@ __all__ = [
 MESSAGE_BYTES = 64 * 2**20  # of the largest message that our servers and channels accept
 MAX_STREAMS = 100  # calls at a time on one connection to a server, unless it says otherwise
 _UNCOMPRESSED = 1  # gRPC's bit set of compression algorithms, with identity alone
+REPLICAS = "fsr-replicas"  # metadata of a caller who wants the addresses below; any value
 # Trailing metadata of a call, after a failure too.
 RETRY_AFTER = "retry-after-ms"  # the time after which to try again
 REQUEST_ID = "fsr-request-id"

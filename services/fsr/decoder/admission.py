@@ -17,12 +17,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from fsr.common.errors import InvalidRequest, Overloaded
+from fsr.common.retry_hints import RetryHints
 from fsr.decoder.metrics import Metrics
 
 __all__ = ["Admission", "Ticket"]
 
 _FIRST_RETRY_AFTER = 1.0  # seconds; the hint while no request has ended yet
-_SMOOTHING = 0.2  # weight of the latest interval between two ends of requests
 
 
 class Ticket:
@@ -55,7 +55,7 @@ class Admission:
         self.reserved = self.running = 0
         self._preparing = 0
         self._queue: deque[Ticket] = deque()
-        self._interval, self._last_end = 0.0, 0.0
+        self._hints = RetryHints(_FIRST_RETRY_AFTER, max_wait_seconds)
 
     @property
     def waiting(self) -> int:
@@ -118,7 +118,7 @@ class Admission:
         if ticket.reserved_bytes:
             self.running -= 1
             self.reserved -= ticket.reserved_bytes
-            self._observe_end()
+            self._hints.ended(busy=bool(self.running or self._queue))  # idle time does not count
         elif ticket.turn is not None:
             self._queue.remove(ticket)
         else:
@@ -128,13 +128,6 @@ class Admission:
             self._run(following)
             if following.turn is not None and not following.turn.done():
                 following.turn.set_result(None)
-
-    def _observe_end(self) -> None:
-        """Updates the mean interval between two ends of requests."""
-        now = time.monotonic()
-        if self._last_end:
-            self._interval += _SMOOTHING * (now - self._last_end - self._interval)
-        self._last_end = now if self.running or self._queue else 0.0  # idle time does not count
 
     def _check_size(self, requested_bytes: int) -> None:
         if requested_bytes > self.capacity:
@@ -150,10 +143,5 @@ class Admission:
 
     def _refuse(self, reason: str, message: str) -> None:
         self._metrics.refused(reason).inc()
-        raise Overloaded(f"decoder: {message}; try again later, or ask another replica", self.retry_after())
-
-    def retry_after(self) -> float:
-        """Seconds until the requests in the queue should have started, at the rate at which answers end."""
-        if not self._interval:
-            return _FIRST_RETRY_AFTER
-        return min(max(self._interval * (self._not_started + 1), 0.05), max(self._max_wait, 0.05))
+        hint = self._hints.next(self._not_started)
+        raise Overloaded(f"decoder: {message}; try again later, or ask another replica", hint)

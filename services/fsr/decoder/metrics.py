@@ -7,6 +7,8 @@ from functools import partial
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
+from fsr.common.telemetry import lines_lost
+
 __all__ = ["Metrics"]
 
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
@@ -37,6 +39,8 @@ class Metrics:
 
         self.requests = counter_by("code", "requests", "Requests by gRPC code")
         self.refused = counter_by("reason", "refused", "Requests refused, by reason")
+        self.slow_readers = counter("slow_readers", "Answers cut because their caller took nothing of them")
+        gauge("log_lines_lost", "Log lines that could not be written, as on a full disk").set_function(lines_lost)
         self.running = gauge("running_requests", "Requests being answered")
         self.waiting = gauge("waiting_requests", "Requests waiting for KV memory or a slot")
         self.kv_capacity = gauge("kv_capacity_bytes", "KV memory that requests can reserve")

@@ -9,6 +9,7 @@ import torch
 from fsr.common.draining import Draining
 from fsr.common.incoming import IncomingMessages
 from fsr.common.process import MetricsServer, ServiceProcess, open_port, stop_signal
+from fsr.common.slow_readers import SlowReaders
 from fsr.common.transport import MAX_STREAMS, server_options
 from fsr.decoder.admission import Admission
 from fsr.decoder.engines.base import Engine
@@ -67,10 +68,11 @@ async def serve(settings: DecoderSettings) -> None:
     _set_gauges(metrics, admission, engine)
     draining = Draining("decoder: is shutting down; ask another replica")
     pipeline = DecodePipeline(model, engine, admission, draining, metrics, settings)
+    readers = SlowReaders(_SERVICE.full_name, settings.stall_seconds, metrics.slow_readers.inc)
     messages = IncomingMessages(_SERVICE, lambda rpc, code: metrics.requests(code).inc(), seconds=_MESSAGE_SECONDS)
     # A gateway has one connection: all that may run or wait here come by it, and a further call is refused at once.
     streams = settings.max_running + settings.max_waiting + MAX_STREAMS
-    server = grpc.aio.server(interceptors=[messages], options=server_options(max_streams=streams))
+    server = grpc.aio.server(interceptors=[messages, readers], options=server_options(max_streams=streams))
     decoder_pb2_grpc.add_DecoderServiceServicer_to_server(DecoderServicer(pipeline), server)
     process = ServiceProcess(server, _SERVICE.full_name, draining, settings.drain_seconds)
     address = open_port(server, settings.host, settings.port)

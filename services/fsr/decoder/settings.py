@@ -41,6 +41,12 @@ class DecoderSettings(ServiceSettings):
     max_wait_seconds: float = Field(
         30.0, gt=0, description="longest wait for KV memory; after that the request is refused"
     )
+    stall_seconds: float = Field(
+        60.0,
+        gt=0,
+        description="longest time in which a caller takes nothing of its answer; then the answer is cut. Leave it well "
+        "above the gateway's own, which cuts the callers of the gateway first",
+    )
     prefill_tokens: int = Field(
         512, ge=16, description="most prompt tokens prefilled between two tokens of the running answers (transformers)"
     )

@@ -1,17 +1,18 @@
-"""Which requests the gateway takes, and how each of them ended."""
+"""Which requests the gateway takes, when, and how each of them ended."""
 
 from __future__ import annotations
 
 import asyncio
 import time
 import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 
 import structlog
 
 from fsr.common.draining import Draining
 from fsr.common.errors import Overloaded, ServiceError, status_of
+from fsr.common.retry_hints import RetryHints
 from fsr.common.telemetry import log_end
 from fsr.gateway.auth import ApiKeys, Caller
 from fsr.gateway.call import Call
@@ -20,26 +21,36 @@ from fsr.gateway.metrics import Metrics
 from fsr.gateway.request_context import RequestContext
 from fsr.gateway.request_record import RequestRecord
 from fsr.gateway.settings import GatewaySettings
+from fsr.gateway.slots import NoSlot, Slots
 
 __all__ = ["Admission"]
 
-_RETRY_AFTER = 0.5  # seconds; a guess at when one of the requests in flight ends
+_RETRY_AFTER = 0.5  # seconds; a guess at when one of the requests in flight ends, while none has ended
+_LONGEST_RETRY_AFTER = 30.0  # seconds
+_REFUSALS = {
+    "in_flight": "gateway: {} requests are in flight; try again in a moment",
+    "key": "gateway: {} requests of this API key are in flight, the most it may have; wait for one of them to end",
+    "connection": "gateway: {} requests of this connection are in flight, the most it may have; wait for one to end",
+}
 _SKEW = 0.05  # seconds; a caller hangs up at the deadline by its own clock, which is a little before ours
 
 
 class Admission:
-    """Bounds the requests in flight, gives each an id and logs its end. Counts all calls by the code of their end."""
+    """Gives requests their slots and ids and logs their ends. Counts all calls by the code of their end."""
 
     def __init__(self, keys: ApiKeys, metrics: Metrics, settings: GatewaySettings) -> None:
         self._keys, self._metrics, self._settings = keys, metrics, settings
         self.draining = Draining("gateway: is shutting down; ask again, to reach another one", _RETRY_AFTER)
+        self._slots = Slots(settings.max_requests, settings.max_waiting)
+        self._hints = RetryHints(_RETRY_AFTER, _LONGEST_RETRY_AFTER)
+        metrics.waiting.set_function(lambda: self._slots.waiting)
 
-    @contextmanager
-    def request(self, rpc: str, call: Call) -> Iterator[RequestContext]:
-        """Surrounds a request that takes room in the gateway. In the end its record goes to the caller and the log.
+    @asynccontextmanager
+    async def request(self, rpc: str, call: Call) -> AsyncIterator[RequestContext]:
+        """Surrounds a request that takes a slot of the gateway. In the end its record goes to the caller and the log.
 
-        Raises InvalidRequest for a deadline that is too long, Overloaded if too many requests are in flight, and what
-        `call` raises.
+        Waits for the slot if need be. Raises InvalidRequest for a deadline that is too long, Overloaded if there is no
+        slot in time, Expired, and what `call` raises.
         """
         record = RequestRecord(request_id=uuid.uuid4().hex)
         structlog.contextvars.bind_contextvars(request_id=record.request_id)
@@ -47,7 +58,7 @@ class Admission:
             record.key_name = caller.name
             default, longest = self._settings.default_timeout_seconds, self._settings.max_timeout_seconds
             deadline = Deadline.after(call.time_remaining(), default, longest)
-            with self._in_flight():
+            async with self._slot(caller, call.connection(), deadline, record):
                 yield RequestContext(caller, deadline, record)
 
     @contextmanager
@@ -71,15 +82,28 @@ class Admission:
                 call.report(record)
                 log_end(rpc, code, began, interface=call.interface, **record.log_fields(), **reason)
 
-    @contextmanager
-    def _in_flight(self) -> Iterator[None]:
-        in_flight = self.draining.in_flight
-        if in_flight >= self._settings.max_requests:
-            self._metrics.refused.labels("in_flight").inc()
-            raise Overloaded(f"gateway: {in_flight} requests are in flight; try again in a moment", _RETRY_AFTER)
+    @asynccontextmanager
+    async def _slot(
+        self, caller: Caller, connection: str, deadline: Deadline, record: RequestRecord
+    ) -> AsyncIterator[None]:
+        settings, began = self._settings, time.monotonic()
+        # Without keys all callers are one, which may have every slot.
+        of_key = settings.most_requests_of_a_key if self._keys.required else settings.max_requests
+        most = (caller.max_requests or of_key, settings.most_requests_of_a_connection)
+        seconds = min(settings.max_wait_seconds, deadline.remaining())
         try:
-            with self.draining.call():
-                self._metrics.in_flight.set(self.draining.in_flight)
-                yield
-        finally:
-            self._metrics.in_flight.set(self.draining.in_flight)
+            async with self._slots.slot(caller.salt, connection, most=most, weight=caller.weight, seconds=seconds):
+                record.wait_seconds = round(time.monotonic() - began, 4)
+                self._metrics.wait.observe(record.wait_seconds)
+                try:
+                    with self.draining.call():
+                        self._metrics.in_flight.set(self.draining.in_flight)
+                        yield
+                finally:
+                    self._metrics.in_flight.set(self.draining.in_flight)
+                    self._hints.ended(busy=self._slots.full)
+        except NoSlot as error:
+            deadline.remaining()
+            self._metrics.refused.labels(error.reason).inc()
+            message = _REFUSALS[error.reason].format(error.in_flight)
+            raise Overloaded(message, self._hints.next(self._slots.waiting)) from error

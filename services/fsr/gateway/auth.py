@@ -28,12 +28,16 @@ _EMPTY = Policy()  # sets no field: what it has are the defaults
 class Caller:
     """The owner of a key. `salt` keeps its cached prompts apart from those of other callers; `name` is for the logs.
 
+    `weight` and `max_requests` are its part of the gateway's slots; 0 requests stand for the service's own number.
+
     `models`: those that it may use, empty for all. `policies`: those of models that have one of their own; `policy` is
     that of all others.
     """
 
     salt: str = ""
     name: str = ""
+    weight: float = 1.0
+    max_requests: int = 0
     models: frozenset[str] = frozenset()
     policy: Policy = _EMPTY
     policies: Mapping[str, Policy] = field(default_factory=dict)
@@ -142,6 +146,8 @@ def _callers(file: KeysFile, service: Policy) -> dict[bytes, Caller]:
         callers[key.digest] = Caller(
             salt=hashlib.sha256(b"salt" + key.digest).hexdigest()[:16],
             name=key.name,
+            weight=key.weight,
+            max_requests=key.max_requests or 0,
             models=frozenset(key.models),
             policy=_resolve(f"keys[{i}].policy", service, key.policy),
             policies=policies,

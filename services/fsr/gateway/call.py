@@ -6,6 +6,7 @@ from typing import Literal, Protocol
 
 import grpc
 
+from fsr.common.transport import REPLICAS
 from fsr.gateway.auth import authorization_in
 from fsr.gateway.request_record import RequestRecord
 
@@ -20,6 +21,9 @@ class Call(Protocol):
     def authorization(self) -> str:
         """What the caller sent as `authorization`, or an empty text."""
 
+    def connection(self) -> str:
+        """What tells the caller's connection from all others."""
+
     def time_remaining(self) -> float | None:
         """Seconds that the caller still waits; None if the call does not say."""
 
@@ -28,7 +32,8 @@ class Call(Protocol):
 
 
 class GrpcCall:
-    """A call by gRPC. The caller gets the record as trailing metadata."""
+    """A call by gRPC. The caller gets the request's id as trailing metadata, and the addresses of the replicas if it
+    sends the metadata `fsr-replicas`."""
 
     interface: Literal["grpc", "http"] = "grpc"
 
@@ -38,8 +43,12 @@ class GrpcCall:
     def authorization(self) -> str:
         return authorization_in(self._context.invocation_metadata())
 
+    def connection(self) -> str:
+        return self._context.peer()
+
     def time_remaining(self) -> float | None:
         return self._context.time_remaining()
 
     def report(self, record: RequestRecord) -> None:
-        self._context.set_trailing_metadata(record.metadata())
+        replicas = any(name == REPLICAS for name, _ in self._context.invocation_metadata() or ())
+        self._context.set_trailing_metadata(record.metadata(replicas))

@@ -37,7 +37,8 @@ class Key(_Strict):
     """A key and what its owner may do.
 
     `key` is the key itself, `sha256` the hexadecimal hash of one; a file holds either. `name` is for the logs. `models`
-    are those that it may use, empty for all. `policy` applies to all of them, `policies` to each by its name.
+    are those that it may use, empty for all. `policy` applies to all of them, `policies` to each by its name. `weight`
+    is its part of the slots beside other keys, `max_requests` the most of its requests in flight.
     """
 
     key: str | None = Field(default=None, repr=False)
@@ -46,6 +47,8 @@ class Key(_Strict):
     models: list[ModelName] = Field(default_factory=list)
     policy: Policy = Policy()
     policies: dict[ModelName, Policy] = Field(default_factory=dict)
+    weight: float = Field(1.0, ge=0.001, le=1000, allow_inf_nan=False)
+    max_requests: int | None = Field(None, ge=1, strict=True)
 
     @field_validator("key")
     @classmethod
@@ -84,7 +87,7 @@ def digest_of(key: str) -> bytes:
 def parse_keys_file(path: Path, content: bytes) -> KeysFile:
     """The content of the file at `path`, in the format that its name says. Raises KeysFileError."""
     try:
-        text = content.decode()
+        text = content.decode("utf-8-sig")  # some editors begin a file with a byte order mark
     except UnicodeDecodeError as error:
         raise KeysFileError(f"is not UTF-8 at byte {error.start}; save it as UTF-8") from error
     suffix = path.suffix.lower()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
+from fsr.common.telemetry import lines_lost
+
 __all__ = ["Metrics"]
 
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
@@ -22,6 +24,14 @@ class Metrics:
             "fsr_requests", "Requests by interface, rpc and gRPC code", ("interface", "rpc", "code"), registry=r
         )
         self.in_flight = Gauge("fsr_requests_in_flight", "Requests in flight", registry=r)
+        self.waiting = Gauge("fsr_requests_waiting", "Requests that wait for a slot", registry=r)
+        self.wait = Histogram("fsr_admission_wait_seconds", "From arrival to the slot", buckets=_SECONDS, registry=r)
+        self.slow_readers = Counter(
+            "fsr_slow_readers", "Answers cut because their caller took nothing of them", ("interface",), registry=r
+        )
+        Gauge("fsr_log_lines_lost", "Log lines that could not be written, as on a full disk", registry=r).set_function(
+            lines_lost
+        )
         self.compressed_requests = Counter(
             "fsr_compressed_requests",
             "Requests with images, by who chose the budget and the method: request or policy",
@@ -69,7 +79,7 @@ class Metrics:
         self.failovers = Counter("fsr_failovers", "Answers moved to another replica", ("model",), registry=r)
         self.refused = Counter(
             "fsr_admission_refused",
-            "Requests refused: too many in flight, or no retry budget left",
+            "Requests refused, by the bound that they met: in_flight, key, connection, bodies or retry_budget",
             ("reason",),
             registry=r,
         )
@@ -108,7 +118,9 @@ class Metrics:
         for counter in (self.retries, self.ejections):
             for role in ("encoder", "decoder"):
                 counter.labels(role)
-        for reason in ("in_flight", "retry_budget"):
+        for reason in ("in_flight", "key", "connection", "bodies", "retry_budget"):
             self.refused.labels(reason)
+        for interface in ("grpc", "http"):
+            self.slow_readers.labels(interface)
         for reason in ("busy", "shed", "failed"):
             self.canary_skipped.labels(reason)

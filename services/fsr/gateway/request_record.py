@@ -13,7 +13,8 @@ _MOST_ADDRESSES = 16  # of each role in trailing metadata, the last ones: a cut 
 
 @dataclass(kw_only=True)
 class RequestRecord:
-    """The caller gets it as trailing metadata, after a failure too, and it goes into the log.
+    """It goes into the log. A caller by gRPC gets its id as trailing metadata, after a failure too, and the addresses
+    of the replicas if it asks for them.
 
     Budget and method are those that were applied, "request" or "policy" who chose them. All four are empty for a
     request without images, or before they are known.
@@ -22,6 +23,7 @@ class RequestRecord:
     request_id: str
     model: str = ""  # the one that was chosen; empty before
     key_name: str = ""
+    wait_seconds: float = 0.0  # for a slot of the gateway
     encoders: list[str] = field(default_factory=list)
     decoders: list[str] = field(default_factory=list)
     failovers: int = 0
@@ -38,7 +40,10 @@ class RequestRecord:
         """All but the request's id, which is bound to its log lines already."""
         return {name: value for name, value in vars(self).items() if name != "request_id"}
 
-    def metadata(self) -> tuple[tuple[str, str], ...]:
+    def metadata(self, replicas: bool) -> tuple[tuple[str, str], ...]:
+        """With `replicas`, also their addresses."""
+        if not replicas:
+            return ((REQUEST_ID, self.request_id),)
         return (
             (REQUEST_ID, self.request_id),
             (ENCODERS, ",".join(self.encoders[-_MOST_ADDRESSES:])),

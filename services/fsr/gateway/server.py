@@ -11,6 +11,7 @@ from grpc_health.v1._async import HealthServicer
 
 from fsr.common.incoming import IncomingMessages
 from fsr.common.process import MetricsServer, ServiceProcess, open_port, stop_signal
+from fsr.common.slow_readers import SlowReaders
 from fsr.common.transport import server_options
 from fsr.gateway.admission import Admission
 from fsr.gateway.auth import ApiKeys, Authentication
@@ -72,7 +73,7 @@ def _http_server(
     from fsr.gateway.http.app import http_app
     from fsr.gateway.http.server import HttpServer
 
-    return HttpServer(http_app(pipeline, admission, keys, metrics, settings), settings, settings.http_port)
+    return HttpServer(http_app(pipeline, admission, keys, metrics, settings), metrics, settings, settings.http_port)
 
 
 def _keys(settings: GatewaySettings) -> ApiKeys:
@@ -97,8 +98,9 @@ async def serve(settings: GatewaySettings) -> None:
     stop = stop_signal()
     metrics, keys = Metrics(), _keys(settings)
     pools = Pools(settings, metrics)
+    readers = SlowReaders(_SERVICE.full_name, settings.stall_seconds, metrics.slow_readers.labels("grpc").inc)
     server = grpc.aio.server(
-        interceptors=[Authentication(keys, _SERVICE, metrics), _messages(metrics, settings)],
+        interceptors=[Authentication(keys, _SERVICE, metrics), _messages(metrics, settings), readers],
         options=server_options(settings.max_message_bytes, settings.max_streams),
     )
     admission = Admission(keys, metrics, settings)

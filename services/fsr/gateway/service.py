@@ -30,16 +30,21 @@ class GatewayServicer(gateway_pb2_grpc.GatewayServiceServicer):
         with self._admission.call("ListModels", GrpcCall(context)) as caller:
             return pb.ListModelsResponse(models=self._pipeline.models(caller))
 
-    @unary_errors
-    async def Compress(self, request: pb.CompressRequest, context: grpc.aio.ServicerContext) -> pb.CompressResponse:
-        with self._admission.request("Compress", GrpcCall(context)) as request_context:
-            return await self._pipeline.compress(request, request_context)
+    @stream_errors
+    async def Compress(
+        self, request: pb.CompressRequest, context: grpc.aio.ServicerContext
+    ) -> AsyncGenerator[pb.CompressResponse, None]:
+        """Yields one message, and has its slot until the caller has taken it: it may be large (see `SlowReaders`)."""
+        async with self._admission.request("Compress", GrpcCall(context)) as request_context:
+            yield await self._pipeline.compress(request, request_context)
 
     @stream_errors
     async def Generate(
         self, request: pb.GenerateRequest, context: grpc.aio.ServicerContext
     ) -> AsyncGenerator[pb.GenerateResponse, None]:
-        with self._admission.request("Generate", GrpcCall(context)) as request_context:
-            async with aclosing(self._pipeline.generate(request, request_context)) as responses:
-                async for response in responses:
-                    yield response
+        async with (
+            self._admission.request("Generate", GrpcCall(context)) as request_context,
+            aclosing(self._pipeline.generate(request, request_context)) as responses,
+        ):
+            async for response in responses:
+                yield response

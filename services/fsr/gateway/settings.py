@@ -35,6 +35,12 @@ class GatewaySettings(ServiceSettings):
         ge=1024,
         description="most bytes of an HTTP request; default: 64 KiB and four thirds of --max-message-bytes (base64)",
     )
+    http_max_bodies_bytes: int = Field(
+        256 * 2**20,
+        ge=1024,
+        description="most bytes of all HTTP requests that arrive or wait for a slot, at least those of one; the one "
+        "that has been arriving for the longest time makes room for others",
+    )
     http_body_seconds: float = Field(60.0, gt=0, description="longest time that an HTTP request takes to arrive")
     http_cors_origins: Annotated[list[str], NoDecode] = Field(
         [],
@@ -91,7 +97,18 @@ class GatewaySettings(ServiceSettings):
         "request's own max_tokens",
     )
 
-    max_requests: int = Field(64, ge=1, description="most requests in flight; further ones are refused")
+    max_requests: int = Field(64, ge=1, description="most requests in flight; further ones wait")
+    max_requests_per_key: int | None = Field(
+        None,
+        ge=1,
+        description="most requests in flight of one API key, unless the file of keys says another number; default: "
+        "seven eighths of --max-requests",
+    )
+    max_requests_per_connection: int | None = Field(
+        None, ge=1, description="most requests in flight of one connection; default: seven eighths of --max-requests"
+    )
+    max_waiting: int = Field(64, ge=0, description="most requests that wait; further ones are refused")
+    max_wait_seconds: float = Field(5.0, ge=0, description="longest wait; after that the request is refused")
     default_timeout_seconds: float = Field(120.0, gt=0, description="deadline of a request that has none")
     max_timeout_seconds: float = Field(1200.0, gt=0, description="longest deadline that a request may have")
     max_message_bytes: int = Field(MESSAGE_BYTES, ge=1024, le=MESSAGE_BYTES, description="most bytes of a request")
@@ -130,7 +147,12 @@ class GatewaySettings(ServiceSettings):
         2.0, gt=0, description="time that a replica has to answer a probe, and DNS a lookup"
     )
     keepalive_seconds: float = Field(5.0, gt=0, description="silence after which the connection to a decoder is pinged")
-    stall_seconds: float = Field(10.0, gt=0, description="longest pause between tokens; then another replica goes on")
+    stall_seconds: float = Field(
+        10.0,
+        gt=0,
+        description="longest pause between tokens; then another replica goes on. Also the longest time in which a "
+        "caller takes nothing of its answer; then the answer is cut",
+    )
     first_token_seconds: float = Field(
         60.0,
         gt=0,
@@ -236,6 +258,15 @@ class GatewaySettings(ServiceSettings):
     def _policy_is_possible(self) -> Self:
         self.policy.check()
         return self
+
+    @property
+    def most_requests_of_a_key(self) -> int:
+        """Where a key's entry does not say another number."""
+        return self.max_requests_per_key or max(1, self.max_requests * 7 // 8)
+
+    @property
+    def most_requests_of_a_connection(self) -> int:
+        return self.max_requests_per_connection or max(1, self.max_requests * 7 // 8)
 
     @property
     def policy(self) -> Policy:

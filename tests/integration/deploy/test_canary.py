@@ -37,7 +37,7 @@ def gateway(system, spawn, decoder):
 
 @pytest.fixture
 async def client(gateway):
-    async with AsyncClient(gateway.address) as client, asyncio.timeout(600):
+    async with AsyncClient(gateway.address, replicas=True) as client, asyncio.timeout(600):
         yield client
 
 

@@ -1,6 +1,7 @@
 """A real gateway process: TLS, API keys, health, limits. It needs no replica for that."""
 
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -254,6 +255,17 @@ def test_no_replica_yet_is_unavailable_with_a_hint_and_counted(gateways):
         assert caught.value.route.request_id and caught.value.route.decoders == ()
     page = urllib.request.urlopen(f"http://{gateways['plain'].metrics}/metrics").read().decode()
     assert 'fsr_requests_total{code="UNAVAILABLE",interface="grpc",rpc="Generate"} 1.0' in page
+
+
+def test_log_that_cannot_be_written_fails_no_request(spawn):
+    service = spawn("gateway", "--encoders", "127.0.0.1:9", "--decoders", "127.0.0.1:9", log=Path("/dev/full"))
+    until(lambda: listens(service.address))
+    with Client(service.address) as client:
+        assert client.models(timeout=120) == []
+        with pytest.raises(UnavailableError, match="no replica of any model answers yet"):
+            client.ask(b"x", "?", budget=1)
+    assert service.metric("fsr_log_lines_lost") > 0
+    assert service.end(signal.SIGTERM) == 0
 
 
 def message(role=types_pb2.ROLE_USER, **part):

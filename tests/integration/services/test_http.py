@@ -1,6 +1,7 @@
 """The HTTP interface of a real gateway process: routes, limits, keys, TLS. It needs no replica for that."""
 
 import asyncio
+import codecs
 import contextlib
 import http.client
 import json
@@ -11,12 +12,15 @@ import time
 
 import pytest
 import trustme
+from fastapi.responses import JSONResponse, Response
 
 from fsr.common.errors import Expired
 from fsr.gateway.deadline import Deadline
+from fsr.gateway.http.connections.connected_response import send_whole
 from fsr.gateway.http.connections.event_stream import EventStream
 from fsr.gateway.http.schemas.responses import Error, ModelList
 from fsr.gateway.http.server import HttpServer
+from fsr.gateway.metrics import Metrics
 from fsr.gateway.settings import GatewaySettings
 from helpers.waiting import until
 
@@ -24,6 +28,8 @@ NOWHERE = ("--encoders", "127.0.0.1:9", "--decoders", "127.0.0.1:9")
 CHAT = "/v1/chat/completions"
 HELLO = {"messages": [{"role": "user", "content": "hello"}]}
 MOST_BYTES = 5000
+MOST_BODIES_BYTES = 200_000
+KEY = "open-sesame"
 
 
 class Http:
@@ -88,9 +94,10 @@ def gateways(start, authority, tmp_path_factory):
     authority.configure_trust(trust)
     authority.issue_cert("me").configure_cert(trust)
     tls = ("--tls-cert", str(folder / "cert.pem"), "--tls-key", str(folder / "key.pem"))
+    small = ("--http-max-body-bytes", "100000", "--http-max-bodies-bytes", str(MOST_BODIES_BYTES))
     started = {
         "plain": start("--http-max-body-bytes", str(MOST_BYTES), "--http-body-seconds", "1"),
-        "keys": start("--api-keys", "open-sesame", "--http-cors-origins", "https://app.test"),
+        "keys": start("--api-keys", KEY, "--http-cors-origins", "https://app.test", *small),
         "mutual": start(*tls, "--tls-client-ca", str(folder / "ca.pem"), tls=trust),
     }
     for client, _ in started.values():
@@ -130,12 +137,15 @@ def test_models_when_none_answers(plain):
     [
         ("GET", "/v1/embeddings", 404, "path: is no route"),
         ("GET", "/v1/chat/completions/", 404, "path: is no route"),
+        ("POST", "/v1/embeddings", 404, "path: is no route"),
+        ("POST", "/v1/models", 405, "http: POST is not allowed here; use GET"),
         ("GET", CHAT, 405, "http: GET is not allowed here; use POST"),
         ("DELETE", "/v1/models", 405, "http: DELETE is not allowed here; use GET"),
     ],
 )
 def test_wrong_path_or_method_is_an_error_object(plain, method, path, status, says):
-    refused = plain.ask(method, path)
+    """Whatever the type of its body."""
+    refused = plain.ask(method, path, b"x" if method == "POST" else None, **{"content-type": "text/plain"})
     assert refused[0] == status and error(refused).message.startswith(says) and error(refused).param is None
 
 
@@ -152,6 +162,7 @@ def test_wrong_path_or_method_is_an_error_object(plain, method, path, status, sa
         (HELLO | {"stop": ["a", ""]}, {}, 400, "stop: holds an empty string"),
         (HELLO | {"fsr": {"timeout": 9999}}, {}, 400, "fsr.timeout: 9999 s are more than 1200 s"),
         ({"messages": []}, {}, 400, "messages: is empty"),
+        (codecs.BOM_UTF8 + b'{"messages": []}', {}, 400, "messages: is empty"),
         ({"messages": [{"role": "assistant", "content": "x"}]}, {}, 400, "messages[0].role: the last turn"),
         (HELLO, {}, 503, "model: no replica of any model answers yet"),
         (HELLO | {"stream": True}, {}, 503, "model: no replica of any model answers yet"),
@@ -188,6 +199,23 @@ def test_body_when_it_does_not_arrive_is_refused_in_time(plain):
         connection.sendall(head.encode() + b"{")
         answer = connection.recv(4096)
     assert answer.startswith(b"HTTP/1.1 408 ") and b"body: did not arrive within 1 s" in answer
+
+
+def test_bodies_that_arrive_slowly_make_room_for_others(gateways):
+    """The first of four does not fit beside the others; what comes after it does."""
+    client, service = gateways["keys"]
+    head = f"POST {CHAT} HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {KEY}\r\ncontent-type: application/json\r\n"
+    slow = [socket.create_connection(("127.0.0.1", client.port), timeout=60) for _ in range(4)]
+    for connection in slow:
+        connection.sendall(f"{head}content-length: 100000\r\n\r\n".encode() + b" " * (MOST_BODIES_BYTES // 3 - 2000))
+        time.sleep(0.1)
+    answer = slow[0].recv(4096)
+    assert answer.startswith(b"HTTP/1.1 429 ") and b"\r\nretry-after-ms: " in answer
+    assert b'"message":"body: arrives while others fill' in answer
+    assert Http(client.port, KEY).ask("POST", CHAT, {"messages": []})[0] == 400
+    assert service.metric("fsr_admission_refused_total", reason="bodies") == 1
+    for connection in slow:
+        connection.close()
 
 
 def test_head_when_it_is_too_large_or_no_http_is_refused(plain):
@@ -231,7 +259,7 @@ def test_key_is_asked_for_before_the_body_is_read(gateways):
         assert response[0] == 401 and response[1]["www-authenticate"] == "Bearer"
         assert says in error(response).message and error(response).code == "invalid_api_key"
     assert service.metric("fsr_requests_total", **refused) == before + 3
-    assert Http(client.port, "open-sesame").ask("GET", "/v1/models")[0] == 200
+    assert Http(client.port, KEY).ask("GET", "/v1/models")[0] == 200
     assert Http(client.port).ask("GET", "/v1/models")[0] == 401
     assert Http(client.port).ask("GET", "/health")[0] == 200
 
@@ -324,7 +352,7 @@ async def test_events_do_not_wait_for_the_readers_acknowledgement():
         await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"0")]})
         await send({"type": "http.response.body", "body": b""})
 
-    server = HttpServer(answer, GatewaySettings(), 0)
+    server = HttpServer(answer, Metrics(), GatewaySettings(), 0)
     await server.start()
     host, port = server.address.split(":")
     reader, writer = await asyncio.open_connection(host, int(port))
@@ -349,7 +377,7 @@ async def test_reader_who_stops_reading_loses_the_connection_at_the_deadline():
             await stream.fail(error)
             cut.set()
 
-    server = HttpServer(answer, GatewaySettings(), 0)
+    server = HttpServer(answer, Metrics(), GatewaySettings(), 0)
     await server.start()
     host, port = server.address.split(":")
     reader, writer = await asyncio.open_connection(host, int(port))
@@ -364,9 +392,9 @@ async def test_reader_who_stops_reading_loses_the_connection_at_the_deadline():
 
 
 @pytest.mark.parametrize("pieces", [1, 50])
-async def test_reader_who_does_not_read_to_the_end_loses_the_connection(monkeypatch, pieces):
+async def test_reader_who_does_not_read_to_the_end_loses_the_connection(pieces):
     """The server alone: the answer is complete, or goes on, while more than the sockets take is unsent."""
-    monkeypatch.setattr("fsr.gateway.http.connections.protocol._UNSENT_SECONDS", 0.3)
+    metrics = Metrics()
 
     async def answer(scope, receive, send):
         await send({"type": "http.response.start", "status": 200, "headers": []})
@@ -374,7 +402,7 @@ async def test_reader_who_does_not_read_to_the_end_loses_the_connection(monkeypa
             await send({"type": "http.response.body", "body": bytes(20_000_000 // pieces), "more_body": True})
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
-    server = HttpServer(answer, GatewaySettings(), 0)
+    server = HttpServer(answer, metrics, GatewaySettings(stall_seconds=0.3), 0)
     await server.start()
     host, port = server.address.split(":")
     reader, writer = await asyncio.open_connection(host, int(port))
@@ -387,6 +415,82 @@ async def test_reader_who_does_not_read_to_the_end_loses_the_connection(monkeypa
             while data := await reader.read(2**20):
                 received += len(data)
     assert received < 20_000_000
+    assert metrics.registry.get_sample_value("fsr_slow_readers_total", {"interface": "http"}) == 1
     writer.close()
     with contextlib.suppress(ConnectionError):
         await writer.wait_closed()
+
+
+async def test_reader_who_takes_a_little_now_and_then_keeps_the_connection():
+    body = bytes(6_000_000)
+
+    async def answer(scope, receive, send):
+        await send_whole(Response(body), send)
+
+    server = HttpServer(answer, Metrics(), GatewaySettings(stall_seconds=1), 0)
+    await server.start()
+    host, port = server.address.split(":")
+    connection = socket.socket()
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2**18)  # with a large one the system reads for us
+    connection.setblocking(False)
+    await asyncio.get_running_loop().sock_connect(connection, (host, int(port)))
+    reader, writer = await asyncio.open_connection(sock=connection, limit=2**16)
+    writer.write(b"GET / HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")
+    await reader.readuntil(b"\r\n\r\n")
+    received = 0
+    while len(piece := await reader.read(2**17)):
+        received += len(piece)
+        await asyncio.sleep(0.3 if received < 10 * 2**17 else 0)
+    assert received == len(body)
+    writer.close()
+    await writer.wait_closed()
+    await server.stop()
+
+
+async def test_second_request_on_the_connection_does_not_let_a_reader_wait_on():
+    """Its head resets the time for the head, and no other."""
+    ended = asyncio.Event()
+
+    async def answer(scope, receive, send):
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        for _ in range(50):
+            await send({"type": "http.response.body", "body": bytes(10**6), "more_body": True})
+        ended.set()
+
+    server = HttpServer(answer, Metrics(), GatewaySettings(stall_seconds=0.5), 0)
+    await server.start()
+    host, port = server.address.split(":")
+    _, writer = await asyncio.open_connection(host, int(port), limit=2**16)
+    async with asyncio.timeout(60):
+        while not ended.is_set():  # the server drops what is sent to nobody
+            with contextlib.suppress(ConnectionError):
+                writer.write(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n")
+                await writer.drain()
+            await asyncio.sleep(0.2)
+    writer.close()
+    with contextlib.suppress(ConnectionError):
+        await writer.wait_closed()
+    await server.stop()
+
+
+async def test_connection_beyond_the_most_gets_an_error_object(monkeypatch):
+    monkeypatch.setattr("fsr.gateway.http.connections.protocol._MOST_CONNECTIONS", 1)
+
+    async def answer(scope, receive, send):
+        await JSONResponse({})(scope, receive, send)
+
+    server = HttpServer(answer, Metrics(), GatewaySettings(), 0)
+    await server.start()
+    host, port = server.address.split(":")
+    connections = [await asyncio.open_connection(host, int(port)) for _ in range(2)]
+    answers = []
+    for reader, writer in connections:
+        writer.write(b"GET / HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")
+        answers.append(await reader.read(-1))
+        writer.close()
+        await writer.wait_closed()
+    await server.stop()
+    assert answers[0].startswith(b"HTTP/1.1 200")
+    head, _, body = answers[1].partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 503") and b"retry-after: 1\r\n" in head and b"x-request-id: " in head
+    assert json.loads(body)["error"]["message"].startswith("http: 1 connections are open")

@@ -400,7 +400,7 @@ def gateway(spawn, free_ports):
     """A gateway without replicas, that takes one request at a time and may fetch from `site_port` of this machine."""
     http_port, site_port = free_ports(), free_ports()
     flags = ("--encoders", "127.0.0.1:9", "--decoders", "127.0.0.1:9", "--max-requests", "1", "--api-keys", KEY)
-    flags += ("--http-port", str(http_port), "--http-image-hosts", f"localhost:{site_port}")
+    flags += ("--max-waiting", "0", "--http-port", str(http_port), "--http-image-hosts", f"localhost:{site_port}")
     service = spawn("gateway", *flags, "--http-image-networks", "127.0.0.0/8,::1/128")
     service.site_port, service.url = site_port, f"http://127.0.0.1:{http_port}/v1/chat/completions"
     until(lambda: '"event": "serving"' in service.log.read_text())

@@ -33,7 +33,7 @@ def pair(spawn, long_context):
 
 @pytest.fixture
 async def client(pair):
-    async with AsyncClient(pair[0].address) as client, asyncio.timeout(300):
+    async with AsyncClient(pair[0].address, replicas=True) as client, asyncio.timeout(300):
         while not (models := await client.models(timeout=60)) or models[0].decoders < 2:
             await asyncio.sleep(0.1)
         yield client

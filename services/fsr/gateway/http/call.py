@@ -28,8 +28,16 @@ class HttpCall:
     def authorization(self) -> str:
         return self._request.headers.get("authorization", "")
 
+    def connection(self) -> str:
+        return str(self._request.client)
+
     def time_remaining(self) -> float | None:
         return self._deadline.seconds_left if self._deadline else None
+
+    def admitted(self, record: RequestRecord) -> None:
+        """Called when the request has its slot: from here on its body counts as part of it."""
+        self.report(record)
+        self._request.state.body.free()
 
     def report(self, record: RequestRecord) -> None:
         self._request.state.request_id = record.request_id

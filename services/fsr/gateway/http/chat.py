@@ -11,7 +11,7 @@ from starlette.types import Send
 
 from fsr.gateway.admission import Admission
 from fsr.gateway.http.call import HttpCall
-from fsr.gateway.http.connections.connected_response import ConnectedResponse
+from fsr.gateway.http.connections.connected_response import ConnectedResponse, send_whole
 from fsr.gateway.http.connections.event_stream import EventStream
 from fsr.gateway.http.field_names import FieldNames
 from fsr.gateway.http.messages.chat_request import chat_request, generate_request
@@ -39,8 +39,8 @@ class _Chat:
         response begins."""
         call, names, stream = HttpCall(request), FieldNames(), None
         try:
-            with self._admission.request("Generate", call) as context:
-                call.report(context.record)
+            async with self._admission.request("Generate", call) as context:
+                call.admitted(context.record)
                 try:
                     body = chat_request(raw, self._max_values)
                 finally:
@@ -57,9 +57,9 @@ class _Chat:
                                 whole.append(piece)
                             else:
                                 await stream.event(made.chunk(piece))
-            if stream is None:
-                await JSONResponse(made.whole(whole))(request.scope, request.receive, send)
-                return
+                if stream is None:
+                    await send_whole(JSONResponse(made.whole(whole)), send)
+                    return
             if body.stream_options and body.stream_options.include_usage:
                 await stream.event(made.usage_chunk(piece.usage))
             await stream.done()

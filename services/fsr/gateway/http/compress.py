@@ -13,7 +13,7 @@ from starlette.types import Send
 from fsr.gateway.admission import Admission
 from fsr.gateway.deadline import Deadline
 from fsr.gateway.http.call import HttpCall
-from fsr.gateway.http.connections.connected_response import ConnectedResponse
+from fsr.gateway.http.connections.connected_response import ConnectedResponse, send_whole
 from fsr.gateway.http.field_names import FieldNames
 from fsr.gateway.http.messages.facts import applied_facts, image_facts, image_sizes
 from fsr.gateway.http.messages.options import budget_message, method_message, wire_dtype
@@ -42,8 +42,8 @@ class _Compress:
     async def answer(self, request: Request, raw: bytearray, send: Send) -> None:
         """Sends the whole response to a request with this body, which it clears. Raises ServiceError."""
         call, names = HttpCall(request), FieldNames()
-        with self._admission.request("Compress", call) as context:
-            call.report(context.record)
+        async with self._admission.request("Compress", call) as context:
+            call.admitted(context.record)
             try:
                 body = validated(CompressRequest, parse_json(raw, self._max_values))
             finally:
@@ -54,10 +54,10 @@ class _Compress:
             body.images.clear()  # they hold the pictures in base64
             with names.named():
                 compressed = await self._pipeline.compress(compress, context)
-        record = context.record
-        facts = {"model": record.model, "request_id": record.request_id, "fingerprint": compressed.fingerprint}
-        response = _file(compressed, facts) if _wants_file(body, request) else _json(compressed, facts, body)
-        await response(request.scope, request.receive, send)
+            record = context.record
+            facts = {"model": record.model, "request_id": record.request_id, "fingerprint": compressed.fingerprint}
+            response = _file(compressed, facts) if _wants_file(body, request) else _json(compressed, facts, body)
+            await send_whole(response, send)
 
     async def _request(
         self, body: CompressRequest, options: CompressionOptions, names: FieldNames, deadline: Deadline

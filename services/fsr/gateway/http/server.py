@@ -14,13 +14,13 @@ import uvicorn
 from fastapi import FastAPI
 
 from fsr.gateway.http.connections.protocol import HttpProtocol
+from fsr.gateway.metrics import Metrics
 from fsr.gateway.settings import GatewaySettings
 
 __all__ = ["HttpServer"]
 
 log = structlog.get_logger()
 
-_MOST_CONNECTIONS = 2048
 _KEEP_ALIVE_SECONDS = 75  # longer than load balancers and clients keep idle connections, so that they close first
 _LAST_SECONDS = 2  # for responses to be read, after the gateway has drained
 
@@ -39,10 +39,18 @@ class _Server(uvicorn.Server):
         yield
 
 
+def _protocol(metrics: Metrics, settings: GatewaySettings) -> type[HttpProtocol]:
+    class Protocol(HttpProtocol):
+        stall_seconds = settings.stall_seconds
+        on_slow_reader = metrics.slow_readers.labels("http").inc
+
+    return Protocol
+
+
 class HttpServer:
     """One port of HTTP, or of HTTPS if the gateway has a certificate."""
 
-    def __init__(self, app: FastAPI, settings: GatewaySettings, port: int) -> None:
+    def __init__(self, app: FastAPI, metrics: Metrics, settings: GatewaySettings, port: int) -> None:
         """Opens the port, 0 for a free one. Exits with one line if it is taken."""
         try:
             self._socket = socket.create_server((settings.host, port), backlog=1024)
@@ -53,11 +61,10 @@ class HttpServer:
         self._server = _Server(
             uvicorn.Config(
                 app,
-                http=HttpProtocol,
+                http=_protocol(metrics, settings),
                 lifespan="off",
                 log_config=None,
                 access_log=False,
-                limit_concurrency=_MOST_CONNECTIONS,
                 timeout_keep_alive=_KEEP_ALIVE_SECONDS,
                 timeout_graceful_shutdown=_LAST_SECONDS,
                 proxy_headers=False,

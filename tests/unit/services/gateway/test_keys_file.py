@@ -200,6 +200,24 @@ def test_value_that_nothing_can_hold_is_refused_too(keys_of, name, value):
         keys_of(text, name)
 
 
+@pytest.mark.parametrize("name", ["keys", "keys.yaml", "keys.toml"])
+def test_file_with_a_byte_order_mark_loses_nothing(tmp_path, name):
+    text = {"keys": f"{SECRET}\r\nother\r\n", "keys.yaml": YAML, "keys.toml": TOML}[name]
+    (tmp_path / name).write_text(text, encoding="utf-8-sig")
+    assert ApiKeys((), tmp_path / name).caller_of(f"Bearer {SECRET}").salt
+
+
+def test_entry_of_a_key_has_its_part_of_the_slots(keys_of):
+    keys = keys_of("keys: [{key: a, weight: 2.5, max_requests: 3}, {key: b}]")
+    assert [(caller(keys, key).weight, caller(keys, key).max_requests) for key in "ab"] == [(2.5, 3), (1.0, 0)]
+
+
+@pytest.mark.parametrize("entry", ["weight: 0", "weight: -1", "weight: .nan", "max_requests: 0", "max_requests: 1.5"])
+def test_part_of_the_slots_that_is_impossible_is_refused_with_its_place(keys_of, entry):
+    with pytest.raises(KeysFileError, match=rf"^keys\[0\]\.{entry.partition(':')[0]}: "):
+        keys_of(f"keys: [{{key: a, {entry}}}]")
+
+
 def test_file_that_is_no_utf_8_says_where():
     with pytest.raises(KeysFileError, match="is not UTF-8 at byte 3"):
         parse_keys_file(Path("keys"), b"abc\xff")

@@ -1,4 +1,5 @@
-"""A response that lives as long as its reader: work for a caller who hangs up ends at once."""
+"""Responses that live as long as their reader: work for a caller who hangs up ends at once, and a request ends when its
+caller has the whole response."""
 
 from __future__ import annotations
 
@@ -8,7 +9,9 @@ from collections.abc import Awaitable, Callable
 from fastapi.responses import Response
 from starlette.types import Receive, Scope, Send
 
-__all__ = ["ConnectedResponse"]
+__all__ = ["ConnectedResponse", "send_whole"]
+
+_PIECE_BYTES = 64 * 2**10  # as much as the server holds before it waits for the reader
 
 
 class ConnectedResponse(Response):
@@ -39,3 +42,12 @@ class ConnectedResponse(Response):
 async def _hang_up(receive: Receive) -> None:
     while (await receive())["type"] != "http.disconnect":
         pass
+
+
+async def send_whole(response: Response, send: Send) -> None:
+    """Sends a response in pieces, and so returns when the caller has taken all but the last of them."""
+    await send({"type": "http.response.start", "status": response.status_code, "headers": response.raw_headers})
+    for start in range(0, len(response.body), _PIECE_BYTES):
+        piece = bytes(response.body[start : start + _PIECE_BYTES])
+        await send({"type": "http.response.body", "body": piece, "more_body": True})
+    await send({"type": "http.response.body", "body": b"", "more_body": False})

@@ -28,7 +28,8 @@ _LAST_SECONDS = 1.0  # to send what says that the deadline has passed
 
 
 class EventStream:
-    """A stream that begins with its first event. A reader who stops reading is waited for until the deadline."""
+    """A stream that begins with its first event. A reader who stops reading loses the connection after a while, and
+    is waited for until the deadline at the longest."""
 
     def __init__(self, send: Send, abort: Callable[[], None], deadline: Deadline) -> None:
         """`abort` ends the connection with what is still unsent."""

@@ -1,43 +1,62 @@
-"""A connection of uvicorn with bounds that uvicorn does not have: on a request's head, and on a body nobody reads."""
+"""A connection of uvicorn with bounds that uvicorn does not have: on a request's head, on a body nobody reads, and on
+the time in which a caller takes nothing of its answer."""
 
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import socket
+import sys
+import termios
 import uuid
 from collections.abc import Callable
 from http import HTTPStatus
 
+from starlette.types import Receive, Scope, Send
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from fsr.gateway.http.errors import refusal
+from fsr.common.errors import NotReady
+from fsr.gateway.http.errors import error_response, refusal
 
 __all__ = ["HttpProtocol"]
 
+_MOST_CONNECTIONS = 2048
 _MAX_HEAD_BYTES = 64 * 2**10
 _HEAD_SECONDS = 10.0
 _UNREAD_SECONDS = 30.0  # for the rest of a body whose request has its response already; clients send it all
-_UNSENT_SECONDS = 30.0  # for a client to read on; a stream of the chat API waits by its own deadline instead
-_STREAMS = "/v1/chat/completions"
 
 
 class HttpProtocol(HttpToolsProtocol):
-    """Each request finds `abort` in its state: it ends the connection at once, with what is still unsent."""
+    """Each request finds `abort` in its state: it ends the connection at once, with what is still unsent.
+
+    A subclass sets `stall_seconds`, the longest time in which a caller takes nothing of an answer, and
+    `on_slow_reader`, which is called when one is cut.
+    """
+
+    stall_seconds: float
+    on_slow_reader: Callable[[], object]
 
     _timer: asyncio.TimerHandle | None = None
     _in_head = True
     _head_bytes = 0
     _body_complete = True
+    _reader_timer: asyncio.TimerHandle | None = None
+    _unsent = (0, 0)
+    _taken_at = 0.0
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         self.app_state = {**self.app_state, "abort": transport.abort}
+        if len(self.connections) > _MOST_CONNECTIONS:
+            self.app = _too_many_connections
         # asyncio does it for its own sockets only. Without it, each event waits 40 ms for the reader's delayed ACK.
         transport.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._set_timer(_HEAD_SECONDS, self._head_is_late)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._clear_timer()
+        if self._reader_timer is not None:
+            self._reader_timer.cancel()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -67,19 +86,12 @@ class HttpProtocol(HttpToolsProtocol):
         super().on_response_complete()
         if not self._body_complete and not self._in_head:
             self._set_timer(_UNREAD_SECONDS, self.transport.abort)
-        elif self.transport.get_write_buffer_size():
-            # Closing would wait for a client that never reads the rest.
-            self._set_timer(_UNSENT_SECONDS, self.transport.abort)
+        if self.transport.get_write_buffer_size():
+            self._watch_reader()  # closing would wait for a caller who never reads the rest
 
     def pause_writing(self) -> None:
         super().pause_writing()
-        if self.scope is not None and self.scope["path"] != _STREAMS:
-            self._set_timer(_UNSENT_SECONDS, self.transport.abort)
-
-    def resume_writing(self) -> None:
-        super().resume_writing()
-        if self._body_complete:
-            self._clear_timer()
+        self._watch_reader()
 
     def send_400_response(self, msg: str) -> None:
         """uvicorn's answer to what is no HTTP."""
@@ -99,6 +111,30 @@ class HttpProtocol(HttpToolsProtocol):
         self.transport.write(b"\r\n".join(head) + b"\r\n\r\n" + bytes(response.body))
         self.transport.close()
 
+    def _watch_reader(self) -> None:
+        """Cuts the connection when nothing moves for `stall_seconds`, until all is sent."""
+        if self._reader_timer is None:
+            self._unsent, self._taken_at = self._unsent_bytes(), self.loop.time()
+            self._reader_timer = self.loop.call_later(self.stall_seconds / 4, self._check_reader)
+
+    def _check_reader(self) -> None:
+        self._reader_timer, unsent, now = None, self._unsent_bytes(), self.loop.time()
+        if not unsent[0]:
+            return
+        if unsent != self._unsent:
+            self._unsent, self._taken_at = unsent, now
+        elif now - self._taken_at >= self.stall_seconds:
+            self.logger.warning("slow reader cut after %g s", self.stall_seconds)
+            self.on_slow_reader()
+            self.transport.abort()
+            return
+        self._reader_timer = self.loop.call_later(self.stall_seconds / 4, self._check_reader)
+
+    def _unsent_bytes(self) -> tuple[int, int]:
+        """In our buffer, and in the system's: with TLS, the first alone moves in large steps."""
+        of_system = fcntl.ioctl(self.transport.get_extra_info("socket").fileno(), termios.TIOCOUTQ, bytes(4))
+        return self.transport.get_write_buffer_size(), int.from_bytes(of_system, sys.byteorder)
+
     def _set_timer(self, seconds: float, action: Callable[[], None]) -> None:
         self._clear_timer()
         self._timer = self.loop.call_later(seconds, action)
@@ -107,3 +143,10 @@ class HttpProtocol(HttpToolsProtocol):
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+
+
+async def _too_many_connections(scope: Scope, receive: Receive, send: Send) -> None:
+    reason = f"http: {_MOST_CONNECTIONS} connections are open, the most that a gateway takes; close some, or try again"
+    response = error_response(NotReady(reason, 1.0))
+    response.headers["x-request-id"], response.headers["connection"] = uuid.uuid4().hex, "close"
+    await response(scope, receive, send)
