@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import re
-from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Literal, Self
 
-from pydantic import Field, IPvAnyNetwork, field_validator, model_validator
-from pydantic_settings import NoDecode, SettingsConfigDict
+from pydantic import Field, field_validator, model_validator
+from pydantic_settings import SettingsConfigDict
 
 from fsr.common.method_options import DEFAULT_METHOD
 from fsr.common.settings import ServiceSettings
 from fsr.common.transport import MAX_STREAMS, MESSAGE_BYTES
-from fsr.gateway.http.pictures.hosts import AllowedHosts
+from fsr.gateway.option_types import Addresses, Hosts, Networks, Origins, ReadableFile, Texts, WebAddress
 from fsr.gateway.policy import BudgetText, MethodOptions, Policy, TokenCount, check_method_options
 
 __all__ = ["GatewaySettings"]
@@ -42,13 +40,15 @@ class GatewaySettings(ServiceSettings):
         "that has been arriving for the longest time makes room for others",
     )
     http_body_seconds: float = Field(60.0, gt=0, description="longest time that an HTTP request takes to arrive")
-    http_cors_origins: Annotated[list[str], NoDecode] = Field(
+    http_cors_origins: Origins = Field(
         [],
         description="origins whose web pages may call the HTTP interface, comma-separated: https://app.example; "
         "default: none",
     )
     http_page: bool = Field(True, description="whether the HTTP port has a page at / to try the gateway in a browser")
-    grafana_url: str | None = Field(None, description="address of Grafana, for a link on the page; default: no link")
+    grafana_url: WebAddress | None = Field(
+        None, description="address of Grafana, for a link on the page; default: no link"
+    )
     metrics_port: int = Field(9464, ge=0, le=65535, description="port of the Prometheus metrics")
     health_port: int | None = Field(
         None,
@@ -56,22 +56,24 @@ class GatewaySettings(ServiceSettings):
         le=65535,
         description="port for health alone, without TLS, for probes; default: health is on --port only",
     )
-    encoders: Annotated[list[str], NoDecode] = Field(
+    encoders: Addresses = Field(
         ["127.0.0.1:50051"],
         description="encoders, comma-separated: host:port, or dns:///name:port for all addresses of a name",
     )
-    decoders: Annotated[list[str], NoDecode] = Field(
+    decoders: Addresses = Field(
         ["127.0.0.1:50061"],
         description="decoders, comma-separated: host:port, or dns:///name:port for all addresses of a name",
     )
 
-    tls_cert: Path | None = Field(None, description="PEM certificate chain of the server; turns TLS on")
-    tls_key: Path | None = Field(None, description="PEM private key of that certificate")
-    tls_client_ca: Path | None = Field(None, description="PEM CA; every client must show a certificate that it signed")
-    api_keys: Annotated[list[str], NoDecode] = Field(
+    tls_cert: ReadableFile | None = Field(None, description="PEM certificate chain of the server; turns TLS on")
+    tls_key: ReadableFile | None = Field(None, description="PEM private key of that certificate")
+    tls_client_ca: ReadableFile | None = Field(
+        None, description="PEM CA; every client must show a certificate that it signed"
+    )
+    api_keys: Texts = Field(
         [], description="API keys of callers, comma-separated; without any key or file, no key is asked for"
     )
-    api_keys_file: Path | None = Field(
+    api_keys_file: ReadableFile | None = Field(
         None,
         description="file of API keys, read again when it changes: YAML or TOML with policies (docs/policies.md), or "
         "one key a line and the models that it may use",
@@ -128,12 +130,12 @@ class GatewaySettings(ServiceSettings):
         description="format of features if the request names none; weights: the format of the encoder's weights",
     )
 
-    http_image_hosts: Annotated[list[str], NoDecode] = Field(
+    http_image_hosts: Hosts = Field(
         [],
         description="hosts that pictures may be fetched from by URL, comma-separated: host, host:port, *.domain, or * "
         "for all; default: none",
     )
-    http_image_networks: Annotated[list[IPvAnyNetwork], NoDecode] = Field(
+    http_image_networks: Networks = Field(
         [],
         description="networks that are not public and that those hosts may be in if named in full, comma-separated, "
         "such as 10.1.0.0/16",
@@ -191,58 +193,7 @@ class GatewaySettings(ServiceSettings):
 
     drain_seconds: float = Field(20.0, ge=0, description="time that running answers have at shutdown")
 
-    @field_validator(
-        "encoders",
-        "decoders",
-        "api_keys",
-        "http_cors_origins",
-        "http_image_hosts",
-        "http_image_networks",
-        mode="before",
-    )
-    @classmethod
-    def _split(cls, value: object) -> object:
-        values = value if isinstance(value, list) else [value]
-        return [part.strip() for one in values for part in str(one).split(",") if part.strip()]
-
-    @field_validator("encoders", "decoders")
-    @classmethod
-    def _addresses(cls, values: list[str]) -> list[str]:
-        for value in values:
-            host, _, port = value.removeprefix("dns:///").rpartition(":")
-            if not host or not port.isdigit() or not 0 < int(port) < 65536:
-                raise ValueError(f"{value!r} is no address; write host:port or dns:///name:port")
-        return values
-
-    @field_validator("http_cors_origins")
-    @classmethod
-    def _origins(cls, values: list[str]) -> list[str]:
-        for value in values:
-            if value != "*" and not re.fullmatch(r"https?://[^/\s]+", value):
-                raise ValueError(f"{value!r} is no origin; write https://host or https://host:port, without a path")
-        return values
-
-    @field_validator("http_image_hosts")
-    @classmethod
-    def _hosts(cls, values: list[str]) -> list[str]:
-        AllowedHosts(values)
-        return values
-
-    @field_validator("grafana_url")
-    @classmethod
-    def _web_address(cls, value: str | None) -> str | None:
-        if value is not None and not re.match(r"https?://[^\s/]", value):
-            raise ValueError(f"{value!r} is no web address; write http://host:port or https://host/path")
-        return value
-
     _check_options = field_validator("default_options")(check_method_options)
-
-    @field_validator("tls_cert", "tls_key", "tls_client_ca", "api_keys_file")
-    @classmethod
-    def _readable(cls, value: Path | None) -> Path | None:
-        if value is not None and not value.is_file():
-            raise ValueError(f"no file {value}; check the path")
-        return value
 
     @model_validator(mode="after")
     def _pairs(self) -> Self:
