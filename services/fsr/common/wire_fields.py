@@ -16,7 +16,7 @@ from fsr.common.errors import InvalidRequest
 
 __all__ = ["MAX_FIELDS", "parse_message"]
 
-MAX_FIELDS = 2**16  # of a message to a replica: far more than a gateway lets through
+MAX_FIELDS = 2**14  # of a message to a replica: far more than a gateway lets through
 _MAX_PACKED_BYTES = 8 * 2**20  # of all lists of numbers, which take four to eight times as much once they are parsed
 # How a field's value is written: https://protobuf.dev/programming-guides/encoding/#structure
 _VARINT, _FIXED64, _LENGTH, _GROUP_START, _GROUP_END, _FIXED32 = range(6)
@@ -32,7 +32,7 @@ def parse_message(kind: type[_Message], data: bytes, max_fields: int = MAX_FIELD
         return kind.FromString(data)
     except (DecodeError, IndexError) as error:
         remedy = "check the client, and that it sends no message of another rpc"
-        raise InvalidRequest(f"request: cannot be read as a {kind.DESCRIPTOR.name}; {remedy}") from error
+        raise InvalidRequest(f"request: cannot be read as {kind.DESCRIPTOR.name}; {remedy}") from error
 
 
 def _check_fields(data: bytes, kind: Descriptor, most: int) -> None:

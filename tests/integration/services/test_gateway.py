@@ -359,7 +359,7 @@ def test_bytes_when_they_are_no_request_are_refused_counted_and_logged(gateways)
         with grpc.insecure_channel(gateway.address) as channel, pytest.raises(grpc.RpcError) as caught:
             list(channel.unary_stream(f"/fsr.v1.GatewayService/{rpc}")(b"\xff" * 100, timeout=60))
         assert caught.value.code() == grpc.StatusCode.INVALID_ARGUMENT
-        assert caught.value.details().startswith(f"request: cannot be read as a {rpc}Request; check the client")
+        assert caught.value.details().startswith(f"request: cannot be read as {rpc}Request; check the client")
         assert gateway.metric("fsr_requests_total", **refused) == before + 1
 
 

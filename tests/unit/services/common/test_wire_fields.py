@@ -79,7 +79,7 @@ def test_list_of_numbers_when_it_takes_megabytes_is_refused():
     [b"\xff" * 20, b"\x12", b"\x12\x05", b"\x12\x05\x0a\x09abc", b"\x0a\x02\xff\xfe", b"\x7f", b"\x09\0", b"\x0f\x00"],
 )
 def test_message_when_its_bytes_are_none_is_refused_without_internals(data):
-    with pytest.raises(InvalidRequest, match=r"^request: cannot be read as a GenerateRequest; check the client"):
+    with pytest.raises(InvalidRequest, match=r"^request: cannot be read as GenerateRequest; check the client"):
         parse_message(gateway_pb2.GenerateRequest, data)
 
 
