@@ -35,14 +35,6 @@ def _batch_size(jobs: list[ImageJob]) -> int:
     return sum(job.size for job in jobs)
 
 
-def _service_error(exception: Exception, request_id: str) -> ServiceError:
-    """The error that the caller gets. One that nobody expected is logged, and the caller hears nothing of its cause."""
-    if isinstance(exception, ServiceError):
-        return exception
-    log.error("unexpected", rpc="Encode", request_id=request_id, exc_info=exception)
-    return Failed("encoder: failed unexpectedly; its log says more")
-
-
 @serve.deployment
 class Encoder:
     """One replica: a vision tower, a text tower and the compressors. It never loads the language model."""
@@ -76,7 +68,7 @@ class Encoder:
         try:
             parse_message(encoder_pb2.DescribeEncoderRequest, data)
         except ServiceError as error:
-            _set_status(grpc_context, error)
+            _set_status(grpc_context, error, "")
             return encoder_pb2.DescribeEncoderResponse()
         info = self._model.info
         return encoder_pb2.DescribeEncoderResponse(
@@ -112,10 +104,9 @@ class Encoder:
             raise
         except Exception as exception:
             # Not raised again: Serve would send the traceback to the caller, and log one for a mistake of the caller.
-            error = _service_error(exception, log_fields.get("request_id", ""))
-            code = status_of(error).name
-            log_fields["reason"] = str(error)
-            _set_status(grpc_context, error)
+            # Not kept in a variable: the error would keep itself, and the request with it.
+            log_fields["reason"] = _set_status(grpc_context, exception, log_fields.get("request_id", ""))
+            code = status_of(exception).name if isinstance(exception, ServiceError) else code
             return encoder_pb2.EncodeResponse()
         finally:
             log_end("Encode", code, began, **log_fields)
@@ -126,9 +117,17 @@ class Encoder:
         return await asyncio.to_thread(self._pipeline.run_batch, jobs)
 
 
-def _set_status(grpc_context: Any, error: ServiceError) -> None:
+def _set_status(grpc_context: Any, error: Exception, request_id: str) -> str:
+    """Ends the call with the status of an error; returns what the caller hears.
+
+    An error that nobody expected is logged, and the caller hears nothing of its cause.
+    """
+    if not isinstance(error, ServiceError):
+        log.error("unexpected", rpc="Encode", request_id=request_id, exc_info=error)
+        error = Failed("encoder: failed unexpectedly; its log says more")
     grpc_context.set_code(status_of(error))
     grpc_context.set_details(str(error))
+    return str(error)
 
 
 def build(settings: EncoderSettings) -> serve.Application:

@@ -70,7 +70,10 @@ class EncoderPipeline:
         results = []
         for outcome in await _outcomes(jobs, run_job):
             if isinstance(outcome, Exception):
-                raise outcome
+                try:
+                    raise outcome
+                finally:
+                    del outcome  # in a variable the error would keep itself, and the request with it
             results.append(outcome)
         for job, result in zip(jobs, results, strict=True):
             self._cache.put(job.cache_key, result.features)

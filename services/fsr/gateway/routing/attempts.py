@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Collection
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from typing import cast
 
 import grpc
 import structlog
@@ -26,7 +27,15 @@ Code = grpc.StatusCode
 _RETRY_AFTER_FULL = 0.5  # seconds, if a full replica gives no hint itself
 _RETRY_AFTER_FAULT = 1.0  # seconds
 # Codes that the replica or the connection to it may be the cause of. With any other, all replicas answer alike.
-_FAULTS = {Code.UNAVAILABLE, Code.INTERNAL, Code.UNKNOWN, Code.CANCELLED, Code.ABORTED, Code.DATA_LOSS}
+_FAULTS = {
+    Code.UNAVAILABLE,
+    Code.INTERNAL,
+    Code.UNKNOWN,
+    Code.CANCELLED,
+    Code.ABORTED,
+    Code.DATA_LOSS,
+    Code.NOT_FOUND,  # Serve's proxy says so while its application is not deployed
+}
 
 
 @dataclass(frozen=True)
@@ -68,12 +77,12 @@ class Attempts:
         if self._last_error is None:
             return self._choose(())
         if self.failures > self._policy.settings.max_failovers:
-            raise self._last_error
+            raise self._last_failure()
         while True:
             replica = self._untried()
             full = isinstance(self._last_error, Overloaded)
             if replica is None and full and not self.started:
-                raise self._last_error  # all replicas are full: the caller hears it at once
+                raise self._last_failure()  # all replicas are full: the caller hears it at once
             # A cut answer calls full replicas again and again, without the budget: they refuse at no cost, and a spent
             # budget must not give its place to newcomers.
             if replica is not None and ((full and self.started) or self._policy.budget.withdraw()):
@@ -84,7 +93,7 @@ class Attempts:
             if time.monotonic() >= self._give_up_at or (budget_spent and not self.started):
                 if budget_spent:
                     self._policy.metrics.refused.labels("retry_budget").inc()
-                raise self._last_error
+                raise self._last_failure()
             await asyncio.sleep(min(backoff(self._rounds), self._context.deadline.remaining()))
             self._rounds += 1
             self._tried.clear()
@@ -137,6 +146,11 @@ class Attempts:
         self.failures += 1
         error = NotReady(f"{replica.role}: a replica {reason}; try again", _RETRY_AFTER_FAULT)
         self._note(replica, error, self._policy.settings.failover_wait_seconds)
+
+    def _last_failure(self) -> ServiceError:
+        """The last failure, which is kept here no longer: raised, it would keep itself, and the request with it."""
+        error, self._last_error = self._last_error, None
+        return cast("ServiceError", error)
 
     def _note(self, replica: Replica, error: ServiceError, wait: float) -> None:
         """Another replica may do better; one is waited for during `wait` seconds."""

@@ -1,6 +1,9 @@
 """The encoder's pipeline without Ray: batches, deadlines, and the feature cache."""
 
 import asyncio
+import gc
+import weakref
+from contextlib import suppress
 from dataclasses import replace
 
 import pytest
@@ -101,6 +104,26 @@ def test_answer_when_the_deadline_passes_in_a_batch_then_expired_without_waiting
     pipeline = pipeline_of(bench("llava").encoder)
     with pytest.raises(Expired, match="passed while the encoder worked on the images"):
         asyncio.run(pipeline.answer(request_of(image_of(SIZES[0]), timeout_seconds=2), begin))
+
+
+async def test_request_when_its_batch_fails_then_it_is_not_kept(bench):
+    """Its pixels may take hundreds of MiB."""
+    watched = []
+
+    async def fail(job):
+        watched.append(weakref.ref(job))
+        return InvalidRequest("wrong")
+
+    pipeline = pipeline_of(bench("llava").encoder)
+    gc.collect()
+    gc.disable()
+    try:
+        with suppress(InvalidRequest):
+            await pipeline.answer(request_of(image_of(SIZES[0])), fail)
+        await asyncio.sleep(0)  # the event loop keeps what it is calling
+        assert [job() for job in watched] == [None]
+    finally:
+        gc.enable()
 
 
 def test_answer_when_there_is_no_image_then_refused(bench):

@@ -1,6 +1,9 @@
 """What happens to replicas that fail their requests, although their health check succeeds."""
 
 import asyncio
+import contextlib
+import gc
+import weakref
 from contextlib import aclosing
 
 import grpc
@@ -366,6 +369,27 @@ async def test_error_when_a_replica_tells_of_its_internals_keeps_them_from_the_c
     assert told.startswith("encoder: ") and not any(part in told for part in (address, "ray", "pid", "10.0.0.7"))
     if wrong != Code.RESOURCE_EXHAUSTED:
         assert any(line.get("replica") == address and "pid 4711" in line["details"] for line in lines)
+
+
+@pytest.mark.parametrize("wrong", [Code.UNAVAILABLE, Code.RESOURCE_EXHAUSTED, Code.DEADLINE_EXCEEDED, "undeployed"])
+async def test_request_when_its_encoders_fail_is_not_kept(serve, gateway, wrong):
+    """Neither by the error nor by what the error's frames hold: a request may be 64 MiB large."""
+    encoder = Encoder(Code.NOT_FOUND if wrong == "undeployed" else wrong)
+    pools, policy = gateway(encoders=[await serve(encoder)], decoders=[], failover_wait_seconds=0)
+    gc.collect()
+    gc.disable()
+    try:
+        record = RequestRecord(request_id="r")
+        at, watched = RequestContext(ANYBODY, Deadline(20), record), weakref.ref(record)
+        del record
+        await pools.refresh()
+        request = encoder_pb2.EncodeRequest(images=[types_pb2.Image(data=b"x")])
+        with contextlib.suppress(ServiceError):
+            await EncoderHop(pools, policy).encode("m", request, at)
+        del at
+        assert encoder.calls == 1 and watched() is None
+    finally:
+        gc.enable()
 
 
 def canary_outcomes(metrics):
