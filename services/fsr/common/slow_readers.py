@@ -4,8 +4,8 @@ HTTP/2 lets a reader keep its window shut for as long as it likes, and grpc.aio 
 holds its slot, or a large one its memory, until the caller's deadline, or for ever. A server of grpc.aio has no way to
 end such a call, because a status waits behind the message that is stuck. A call ends with RST_STREAM, though, when
 nothing in Python holds it any more. So a call that is cut has both of its tasks cancelled: the one that runs the
-handler, and the one that waits for the end of the call, which grpc.aio does not show. `tests/integration/services/
-test_slow_readers.py` notices if another version of grpc does this in another way; the slot is free even then.
+handler, and the one that waits for the end of the call, which grpc.aio does not show. If another version of grpc does
+this in another way, the slot is free all the same, and test_slow_readers.py fails.
 """
 
 from __future__ import annotations
