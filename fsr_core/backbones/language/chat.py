@@ -131,17 +131,18 @@ class Chat:
                     content.append({"type": "video" if images[part.image].video else "image"})
                 else:
                     content.append({"type": "text", "text": part.text})
-            # A template may write the parts without anything between them, so they are checked as one text.
-            self._check_text("".join(part.text for part in message.parts if isinstance(part, TextPart)), turn)
+            self._check_text(message, turn)
             conversation.append({"role": message.role, "content": content})
         return conversation
 
-    def _check_text(self, text: str, turn: int) -> None:
-        """Raises ValueError if the text holds a placeholder, or would make turns of its own."""
+    def _check_text(self, message: Message, turn: int) -> None:
+        """Raises ValueError if a message's text holds a placeholder, or would make turns of its own."""
+        # A template may write the parts without anything between them, so they are checked as one text.
+        text = "".join(part.text for part in message.parts if isinstance(part, TextPart))
         for token in self.visual_tokens:
             if token in text:
                 raise ValueError(f"messages[{turn}]: text holds {token}, which stands for an image or a video")
-        reserved = self._reserved.find(text)
+        reserved = self._reserved.find(text, message.role)
         if reserved is not None:
             raise ValueError(
                 f"messages[{turn}]: text holds {reserved}, which only the model's chat template may write; take it out,"

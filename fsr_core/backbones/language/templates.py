@@ -67,19 +67,22 @@ class ReservedTexts:
         special = {token: entry.content for token, entry in added.items() if entry.special}
         special |= dict(zip(tokenizer.all_special_ids, tokenizer.all_special_tokens, strict=True))
         tokens = _any_of({entry.content for entry in added.values()} | set(special.values()))
-        gaps = _gaps(render)
-        marks = {found for gap in gaps for found in tokens.findall(gap)}
+        gaps, plain = _gaps(render), set[str]()
         if any(gap.strip() and not tokens.search(gap) for gap in gaps):
-            plain = {text.strip() for gap in gaps for text in tokens.split(gap)}
+            texts = {text.strip() for gap in gaps for text in tokens.split(gap)}
             # A word alone, as the role's name after a token, is no mark.
-            marks |= {text for text in plain if re.search(r"\w", text) and re.search(r"[^\w\s]", text)}
-        self._texts = _any_of({*special.values(), *marks})
+            plain = {text for text in texts if re.search(r"\w", text) and re.search(r"[^\w\s]", text)}
+        reserved = {*special.values(), *(found for gap in gaps for found in tokens.findall(gap))}
+        self._tokens, self._texts = _any_of(reserved), _any_of(reserved | plain)
         # A tokenizer may normalise a text before it looks for its tokens. All that it does not know is the unknown one.
         self._ids = frozenset(special) - {tokenizer.unk_token_id}
 
-    def find(self, text: str) -> str | None:
-        """The first of these texts in `text`; None if there is none."""
-        found = self._texts.search(text)
+    def find(self, text: str, role: str) -> str | None:
+        """The first of these texts in a message's `text`; None if there is none.
+
+        An answer may hold marks of plain text, because the model may have written them: it can be sent back as it is.
+        """
+        found = (self._tokens if role == "assistant" else self._texts).search(text)
         if found:
             return found[0]
         ids = self._tokenizer(text, add_special_tokens=False)["input_ids"]

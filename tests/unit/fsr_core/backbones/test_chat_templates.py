@@ -148,6 +148,9 @@ def refused(model, messages):
 def test_text_with_a_role_token_is_refused(bench, name, text, role):
     model = chat(bench(name).folder)
     turns = [Message("user", (TextPart("hi"),)), Message(role, (TextPart(f"a{text}user\nb"),))]
+    if role == "assistant" and text in ("ASSISTANT:", "USER:"):  # the model may have written it
+        assert len(model.tokenise(turns, [], [], [])[0])
+        return
     reason = f"messages[1]: text holds {text}, which only the model's chat template may write"
     assert refused(model, turns).startswith(reason)
 
