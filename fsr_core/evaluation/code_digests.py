@@ -20,6 +20,7 @@ CORE = Path(__file__).parents[1]
 # What lies between a question and its answer, apart from the method.
 _PATH = (
     "backbones/**/*.py",
+    "pictures/*.py",
     "tiny/scenes.py",
     "tiny/hard_sets.py",
     "tiny/questions.py",

@@ -41,8 +41,10 @@ def _pillow() -> Any:
 
 @lru_cache(maxsize=64)
 def _decoded(picture: bytes) -> Any:
-    pillow = _pillow()
+    _pillow()  # says what is missing
+    from fsr_core.pictures import read_picture  # reads files as the encoder does
+
     try:
-        return pillow.open(BytesIO(picture)).convert("RGB")
-    except (OSError, ValueError, SyntaxError, pillow.DecompressionBombError) as error:
+        return read_picture(picture)
+    except ValueError as error:
         raise InvalidRequestError(f"--fresh: a picture cannot be read ({error})") from error
