@@ -33,6 +33,8 @@ class RetryHints:
     def next(self, ahead: int) -> float:
         """Seconds for the caller that is refused now, with `ahead` requests in the line before it."""
         now, interval = self._clock(), self._interval or self._first
+        if self._last_end:  # where nothing ends any more, the rate of before says too little
+            interval = max(interval, now - self._last_end)
         self._promised = max(self._promised, now + ahead * interval) + interval
         self._promised = min(self._promised, now + self._longest)
         return max(self._promised - now, min(_LEAST, self._longest))

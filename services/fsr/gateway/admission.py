@@ -101,7 +101,8 @@ class Admission:
                         yield
                 finally:
                     self._metrics.in_flight.set(self.draining.in_flight)
-                    self._hints.ended(busy=self._slots.full)
+                    others = self.draining.in_flight or self._slots.waiting
+                    self._hints.ended(busy=self._slots.full and bool(others))
         except NoSlot as error:
             deadline.remaining()
             self._metrics.refused.labels(error.reason).inc()

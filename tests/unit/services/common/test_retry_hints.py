@@ -39,6 +39,16 @@ def test_hint_follows_the_rate_at_which_requests_end(clock):
     assert hints.next(1) == 4.0
 
 
+def test_hint_grows_while_nothing_ends(clock):
+    hints = RetryHints(0.5, 30.0, clock)
+    hints.ended(busy=True)
+    clock.now += 0.1
+    hints.ended(busy=True)
+    assert hints.next(0) == pytest.approx(0.1)
+    clock.now += 7.0
+    assert hints.next(0) == pytest.approx(7.0)
+
+
 def test_hints_are_bounded(clock):
     hints = RetryHints(0.5, 30.0, clock)
     assert max(hints.next(10) for _ in range(1000)) == 30.0
