@@ -35,12 +35,12 @@ COMPUTING := tests/unit/fsr_core tests/integration/decoder $(wildcard tests/inte
 test: install tools ## Every test but those of test-cluster, test-vllm, test-clients and lmms-eval
 	@logs=$$(mktemp -d); export OMP_NUM_THREADS=1; pytest="$(BIN)/python -m pytest -p no:cacheprovider"; \
 	nice -n 3 $$pytest $(COMPUTING) >$$logs/computing 2>&1 & computing=$$!; \
-	$$pytest tests/e2e >$$logs/e2e 2>&1 & e2e=$$!; \
+	$$pytest tests/e2e tests/hostile >$$logs/e2e 2>&1 & e2e=$$!; \
 	trap 'kill $$computing $$e2e 2>/dev/null; wait; cat $$logs/*; rm -r $$logs' EXIT; \
-	$$pytest tests --ignore=tests/e2e $(COMPUTING:%=--ignore=%); code=$$?; \
+	$$pytest tests --ignore=tests/e2e --ignore=tests/hostile $(COMPUTING:%=--ignore=%); code=$$?; \
 	wait $$computing || code=1; wait $$e2e || code=1; exit $$code
 
-test-cluster: install tools ## A Ray of several nodes, images of torch, every family and signal, training; many minutes
+test-cluster: install tools ## A Ray of several nodes, images of torch, every family and signal, training, hostile callers; many minutes
 	$(BIN)/python -m pytest tests -m cluster
 
 unit: install ## Only the tests that start no server, in two runs beside each other

@@ -121,6 +121,13 @@ def running_system(tmp_path_factory, long_context):
     return system
 
 
+@pytest.fixture(scope="session")
+def system(running_system):
+    """A running system. No test ends one of its processes but encoder replicas, which Ray replaces."""
+    with running_system() as system:
+        yield system
+
+
 class Service:
     """One process of `fsr.<name>`, which can be killed, stopped and started again at the same address."""
 
@@ -189,15 +196,31 @@ class Service:
         raise AssertionError(f"not serving: {self.log.read_text()[-2000:]}")
 
 
-@pytest.fixture(scope="module")
-def spawn(tmp_path_factory):
-    """Starts services; all of them end with the module."""
-    folder, started = tmp_path_factory.mktemp("services"), []
+@contextlib.contextmanager
+def _spawning(folder: Path):
+    """Starts services; all of them end with the block."""
+    started: list[Service] = []
 
     def start(name: str, *flags: str, log: Path | None = None) -> Service:
         started.append(Service(name, log or folder / f"{name}-{len(started)}.log", *flags))
         return started[-1]
 
-    yield start
-    for service in started:
-        service.end(signal.SIGTERM if service.name == "encoder" else signal.SIGKILL)  # Ray has children to see to
+    try:
+        yield start
+    finally:
+        for service in started:
+            service.end(signal.SIGTERM if service.name == "encoder" else signal.SIGKILL)  # Ray has children to see to
+
+
+@pytest.fixture(scope="module")
+def spawn(tmp_path_factory):
+    """Starts services; all of them end with the module."""
+    with _spawning(tmp_path_factory.mktemp("services")) as start:
+        yield start
+
+
+@pytest.fixture(scope="session")
+def spawn_for_session(tmp_path_factory):
+    """The same for services that live to the end of the session."""
+    with _spawning(tmp_path_factory.mktemp("services")) as start:
+        yield start

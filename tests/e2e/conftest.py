@@ -9,13 +9,6 @@ from helpers.page import opened as opened_page
 
 
 @pytest.fixture(scope="session")
-def system(running_system):
-    """A running system. No test ends one of its processes but encoder replicas, which Ray replaces."""
-    with running_system() as system:
-        yield system
-
-
-@pytest.fixture(scope="session")
 def pictures():
     """Makes distinct pictures, from the first seed on; `large` ones take the encoder long to prepare."""
 

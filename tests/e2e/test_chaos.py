@@ -10,11 +10,11 @@ from collections.abc import Callable
 
 import numpy
 import openai
-import psutil
 import pytest
 
 from fsr.client import Answer, AsyncClient
 from helpers.chat import messages
+from helpers.processes import encoder_replica
 from helpers.waiting import until
 
 pytestmark = pytest.mark.timeout(1800)  # starting processes takes long on a busy machine
@@ -211,21 +211,6 @@ async def test_requests_during_a_rolling_restart_all_succeed(cluster, undisturbe
         over = True
     assert len(done) >= len(cluster.decoders)
     assert all(text == undisturbed[number][0] for text, number in done)
-
-
-def encoder_replica(port: str) -> psutil.Process:
-    """Ray's worker that holds the model of the encoder at this port."""
-    mains = [p for p in psutil.process_iter() if {"fsr.encoder", port} <= set(cmdline(p))]
-    family = [child for main in mains for child in main.children(recursive=True)]
-    (replica,) = (p for p in family if "ServeReplica:encoder:Encoder" in " ".join(cmdline(p)))
-    return replica
-
-
-def cmdline(process: psutil.Process) -> list[str]:
-    try:
-        return process.cmdline()
-    except psutil.Error:
-        return []
 
 
 async def test_an_encoder_replica_killed_in_mid_batch_costs_no_answer(system, cluster, pictures):
