@@ -40,8 +40,8 @@ assert sum(count for count, _ in RPCS.values()) + ODD_CALLS + CHAT + COMPRESS + 
 
 
 def some(form, count: int) -> int:
-    """How many of so many: in the short form one in 25, and at least 5."""
-    return count if form.whole else max(5, count // 25)
+    """How many of so many: in the short form one in 40, and at least 5."""
+    return count if form.whole else max(5, count // 40)
 
 
 def cheap(message) -> bool:
