@@ -80,7 +80,7 @@ class Recording(Part):
 class Alert(Part):
     alert: str
     expr: str
-    duration: Duration = Field(alias="for")
+    duration: Duration | None = Field(None, alias="for")
     labels: dict[str, str]
     annotations: dict[str, str]
 
