@@ -290,13 +290,19 @@ def test_the_command(system, tmp_path):
         assert done.stderr.startswith("error: ") and len(done.stderr.strip().splitlines()) == 1
 
 
+def listening() -> set[int]:
+    return {c.laddr.port for c in psutil.net_connections("tcp") if c.status == "LISTEN"}
+
+
 def test_the_demo_answers_every_question_from_16_tokens(free_ports):
-    done = fsr("demo", "--port", str(free_ports(30)))
+    port = free_ports(30)
+    done = fsr("demo", "--port", str(port))
     assert done.returncode == 0, done.stderr
     rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in done.stdout.splitlines() if "│" in line]
     answers = [(truth, few) for _, truth, _, few in rows if truth]  # a long question takes a second line
     assert len(answers) == 8 and all(truth == few for truth, few in answers)
     assert "144 -> 16" in done.stdout
+    assert not listening() & set(range(port, port + 30))
 
 
 def test_load(system, tmp_path):
@@ -323,13 +329,14 @@ def test_load(system, tmp_path):
     assert json.loads(fresh.stdout)["runs"][0]["cached_images"] == 0
 
 
+@pytest.mark.cluster
 @pytest.mark.parametrize(
     ("ignored", "frozen", "signals"),
     [
         # The terminal is closed.
-        pytest.param(None, None, [signal.SIGHUP], id="SIGHUP", marks=pytest.mark.cluster),
+        pytest.param(None, None, [signal.SIGHUP], id="SIGHUP"),
         # The same under nohup, and its end.
-        pytest.param(signal.SIGHUP, None, [signal.SIGHUP, signal.SIGTERM], id="SIGTERM", marks=pytest.mark.cluster),
+        pytest.param(signal.SIGHUP, None, [signal.SIGHUP, signal.SIGTERM], id="SIGTERM"),
         # Ctrl-C, and again while a service hangs.
         pytest.param(None, "fsr.gateway", [signal.SIGINT, signal.SIGINT], id="SIGINT twice"),
     ],
@@ -372,5 +379,4 @@ def test_up_leaves_nothing_behind(free_ports, tmp_path, ignored, frozen, signals
             child.kill()
         process.wait()
         process.stdout.close()
-    listening = {c.laddr.port for c in psutil.net_connections("tcp") if c.status == "LISTEN"}
-    assert not listening & set(range(port, port + 30))
+    assert not listening() & set(range(port, port + 30))

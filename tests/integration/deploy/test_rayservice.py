@@ -87,6 +87,7 @@ time.sleep(600)
 """
 
 
+@pytest.mark.cluster
 def test_serve_config_runs_on_a_local_ray(free_ports, png, monkeypatch):
     """The manifest's configuration with other ports. Ray counts a GPU that the replica, on device cpu, does not use."""
     config, base = serve_config("cluster"), free_ports(3)
