@@ -9,6 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
+from fsr.common.health import check
 from helpers import checkpoints
 from helpers.costly_files import jpeg_of_scans
 from helpers.hostile.callers import Input, call_all
@@ -16,6 +17,7 @@ from helpers.hostile.good_requests import compress_request, encode_request, gene
 from helpers.hostile.keys import HOSTILE
 from helpers.hostile.outcomes import check_outcomes
 from helpers.hostile.pictures import dear_pictures, large_picture
+from helpers.waiting import until
 
 REFUSED = {"INVALID_ARGUMENT"}
 IDLE_SECONDS, IDLE_CPU = 2.0, 0.8
@@ -155,7 +157,7 @@ def encoder_of_large_pictures(spawn, tmp_path_factory):
     settings["size"]["longest_edge"] = 2**20
     file.write_text(json.dumps(settings))
     service = spawn("encoder", "--model", str(folder))
-    service.wait_until_serving()
+    until(lambda: check(service.address, ray_serve=True, timeout=5) is None, 300)
     return service.address
 
 
