@@ -16,8 +16,6 @@ from helpers.waiting import until
 CONNECTIONS = 6  # a gateway takes 100 calls at a time on each
 MOST_MEMORY = 150  # MiB
 MOST_BODIES = 1.5 * 256  # MiB of bodies that arrive (--http-max-bodies-bytes), in buffers that grow
-# Beside callers whose requests are admitted and answered: their answers are work that shares the machine's processors.
-TIMES_SLOWER = 8
 LONG = {"max_tokens": 20_000, "ignore_eos": True}
 
 
@@ -34,7 +32,7 @@ def test_readers_who_never_read_are_cut(gateway, slots, attackers, beside, pictu
         outcomes = attackers(unread, gateway.address, slots, body, key=HOSTILE, seconds=30)
         assert not [outcome for outcome in outcomes if outcome.code in ("OK", "OPEN")]
 
-    beside(attack, times_slower=TIMES_SLOWER)
+    beside(attack)
     until(lambda: gateway.metric("fsr_requests_in_flight") == 0, 30)
 
 
@@ -69,7 +67,7 @@ def test_one_key_does_not_take_the_room_of_others(form, gateway, slots, attacker
         assert counts[full] and counts.total() > counts[full]
         assert all(hint in outcome.trailers for outcome in outcomes if outcome.code == full)
 
-    beside(attack, times_slower=TIMES_SLOWER)
+    beside(attack)
 
 
 def test_hints_to_retry_grow_with_the_load(gateway, slots, attackers, picture):
