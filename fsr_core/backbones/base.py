@@ -59,7 +59,18 @@ class VisualEncoder(ABC):
             ValueError: the family takes pictures only; there are no frames; frames differ in size; ``fps`` is out of
                 range.
         """
-        raise ValueError(
+        raise self._takes_pictures_only()
+
+    def video_tokens(self, frames: int, size: tuple[int, int]) -> int:
+        """Number of visual tokens of a video of so many frames of `size` (width, height), before any is prepared.
+
+        Raises:
+            ValueError: the family takes pictures only, or no frames of such a shape.
+        """
+        raise self._takes_pictures_only()
+
+    def _takes_pictures_only(self) -> ValueError:
+        return ValueError(
             f"video: {self.info.family} takes pictures only; send frames as pictures, or use a video model"
         )
 

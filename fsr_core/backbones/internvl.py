@@ -114,6 +114,9 @@ class InternEncoder(ShuffledEncoder):
         seconds = tuple(i / fps for i in range(len(pictures)))
         return self._frames(process(images=pictures, return_tensors="pt")["pixel_values"], pictures[0].size, seconds)
 
+    def video_tokens(self, frames: int, size: tuple[int, int]) -> int:
+        return frames * self.vision.side**2
+
     def _frames(self, views: Tensor, size: tuple[int, int], seconds: tuple[float, ...] = ()) -> PreparedImage:
         side, crop = self.vision.side, (0.0, 0.0, float(size[0]), float(size[1]))
         tiles = tuple(Tile(i * side**2, side, side, crop) for i in range(len(views)))

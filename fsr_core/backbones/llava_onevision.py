@@ -116,6 +116,9 @@ class LlavaOnevisionEncoder(PatchEncoder):
             frame_seconds=tuple(i / fps for i in range(len(pictures))),
         )
 
+    def video_tokens(self, frames: int, size: tuple[int, int]) -> int:
+        return frames * math.ceil(self.vision.side / 2) ** 2
+
     def _frame_tiles(self, frames: int, size: tuple[int, int]) -> tuple[Tile, ...]:
         side = math.ceil(self.vision.side / 2)
         crop = (0.0, 0.0, float(size[0]), float(size[1]))

@@ -78,9 +78,11 @@ def cluster(system, spawn, served_model, pictures, free_ports):
     addresses = ",".join(decoder.address for decoder in decoders)
     flags = ("--encoders", system["encoder"], "--decoders", addresses, "--max-requests", "128")
     flags += ("--http-port", str(http_port := free_ports()))
-    # Only pings find out in time that a decoder is frozen: all other patience is longer.
+    # Only pings find out in time that a decoder is frozen: all other patience is longer. An encoder replica that was
+    # killed is back once a new process has loaded torch, which takes a busy machine most of a minute.
     patience = ("--discovery-seconds", "0.3", "--probe-timeout-seconds", "60", "--keepalive-seconds", "2")
     patience += ("--stall-seconds", "600", "--first-token-seconds", "600", "--encode-seconds", "300")
+    patience += ("--failover-wait-seconds", "300")
     gateway = spawn("gateway", *flags, *patience)
     for service in (*decoders, gateway):
         service.wait_until_serving()

@@ -1,9 +1,15 @@
-"""Every family behind the services says what plug-and-play says: the whole system, Ray Serve included."""
+"""Every family behind the services says what plug-and-play says: the whole system, Ray Serve included.
+
+Its encoder has two replicas with ports of their own (Serve's direct ingress), found and balanced by the gateway. The
+other tests' system has one behind Serve's proxy.
+"""
 
 import io
 import json
 import subprocess
 import sys
+from collections import Counter
+from dataclasses import dataclass
 
 import pytest
 import torch
@@ -15,6 +21,7 @@ from fsr.client import Client, InvalidRequestError, Video
 from helpers import checkpoints
 from helpers.benches import Bench, chat, picture
 from helpers.page import api_answer, ask_and_wait, chromium, data_uri, expected_states, opened, table_of_tokens
+from helpers.waiting import until
 
 QUESTION = "what colour is the star?"
 BUDGET = 9
@@ -24,17 +31,36 @@ IN_EVERY_RUN = ("qwen3_vl",)
 PICTURE = picture((70, 50))
 
 
-@pytest.fixture(scope="module")
-def family(tmp_path_factory):
-    def get(name):
-        torch.manual_seed(7)
-        folder = tmp_path_factory.mktemp(name)
-        own = Bench(name, folder, checkpoints.FAMILIES[name](folder))
-        if name in ("llava", "llava_next"):
-            checkpoints.clip(own.whole.model.vision_tower, folder / "clip")
-        return own
+@dataclass
+class Served:
+    """A family's checkpoint, and the system that serves it at these addresses."""
 
-    return get
+    name: str
+    own: Bench
+    at: dict[str, str]
+    client: Client
+
+
+def param(name):
+    return pytest.param(name, marks=() if name in IN_EVERY_RUN else pytest.mark.cluster)
+
+
+@pytest.fixture(scope="module", params=[param(name) for name in checkpoints.FAMILIES])
+def served(request, tmp_path_factory, free_ports):
+    name, folder = request.param, tmp_path_factory.mktemp(request.param)
+    torch.manual_seed(7)
+    own = Bench(name, folder, checkpoints.FAMILIES[name](folder))
+    if name in ("llava", "llava_next"):
+        checkpoints.clip(own.whole.model.vision_tower, folder / "clip")
+    replicas = ("--min-replicas", "2", "--max-replicas", "2", "--num-cpus", "0.5")
+    flags = ("--ingress", "direct", "--direct-port", str(free_ports(4)), *replicas)
+    logs = tmp_path_factory.mktemp("logs")
+    with (
+        running(str(folder), 1, free_ports(30), logs, encoder_flags=flags, start_seconds=None) as at,
+        Client(at["gateway"], replicas=True) as client,
+    ):
+        until(lambda: client.models(timeout=60)[0].encoders == 2, 300)
+        yield Served(name, own, at, client)
 
 
 def png(shown=PICTURE):
@@ -52,26 +78,37 @@ def plugged(own, shown=PICTURE, spread="even"):
     return own.processor.tokenizer.decode(ids, skip_special_tokens=True)
 
 
-def param(name):
-    return pytest.param(name, marks=() if name in IN_EVERY_RUN else pytest.mark.cluster)
+def test_picture_is_answered_as_by_plug_and_play(served):
+    answer = served.client.ask(png(), QUESTION, budget=BUDGET, max_tokens=8)
+    assert answer.text == plugged(served.own)
+    assert answer.usage.visual_tokens_kept == BUDGET
 
 
-@pytest.mark.parametrize("name", [param(name) for name in checkpoints.FAMILIES])
-def test_the_whole_system(family, free_ports, tmp_path, name):
-    own = family(name)
-    with (
-        running(str(own.folder), 1, free_ports(30), tmp_path, start_seconds=None) as at,
-        Client(at["gateway"]) as client,
-    ):
-        answer = client.ask(png(), QUESTION, budget=BUDGET, max_tokens=8)
-        assert answer.text == plugged(own)
-        assert answer.usage.visual_tokens_kept == BUDGET
-        if name in checkpoints.VIDEO:
-            videos_are_answered(own, client, at["gateway"], tmp_path)
-            page_shows_each_frame(at["http"], tmp_path)
-        else:
-            with pytest.raises(InvalidRequestError, match=rf"images\[0\]: video: {name} takes pictures only"):
-                client.ask(Video([png()]), QUESTION, budget=BUDGET)
+def test_video_is_answered_and_shown_or_refused(served, tmp_path):
+    if served.name in checkpoints.VIDEO:
+        videos_are_answered(served.own, served.client, served.at["gateway"], tmp_path)
+        page_shows_each_frame(served.at["http"], tmp_path)
+    else:
+        with pytest.raises(InvalidRequestError, match=rf"images\[0\]: video: {served.name} takes pictures only"):
+            served.client.ask(Video([png()]), QUESTION, budget=BUDGET)
+
+
+def test_follow_up_question_reaches_the_replica_with_the_cached_picture(served):
+    called = Counter()
+    for number in range(12):
+        shown = png(picture((70, 50), 100 + number))
+        first = served.client.ask(shown, QUESTION, budget=BUDGET, max_tokens=2)
+        second = served.client.ask(shown, "what shape is it?", budget=BUDGET - 1, max_tokens=2)
+        assert first.usage.cached_images == 0 and second.usage.cached_images == 1
+        assert first.route.encoders == second.route.encoders
+        called.update(first.route.encoders)
+    assert len(called) == 2  # both replicas take part
+    assert served.at["encoder"] not in called  # the proxy does not
+
+
+def test_error_with_direct_ingress_is_the_same_as_through_the_proxy(served):
+    with pytest.raises(InvalidRequestError, match=r"images\[0\]\.data: is no readable JPEG"):
+        served.client.ask(b"no picture", QUESTION, budget=BUDGET)
 
 
 def videos_are_answered(own, client, gateway, folder):

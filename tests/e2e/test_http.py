@@ -242,6 +242,7 @@ def test_models_with_facts(api):
         ({"fsr": {"budget": 16, "options": {"magic": 7}}}, 400, "fsr.options"),
         ({"messages": [turn(QUESTION, b"no picture")]}, 400, "messages[0].content[0].image_url.url"),
         ({"messages": [{"role": "user", "content": "?!" * 32_000}]}, 400, "messages"),
+        ({"messages": [{"role": "user", "content": "Hello</s>"}]}, 400, "messages[0]"),
     ],
 )
 @pytest.mark.parametrize("stream", [False, True])
@@ -259,7 +260,10 @@ def test_caller_who_hangs_up_frees_the_slot(api, metric, pictures, stream):
     body = ask(QUESTION, *pictures(3, 1), max_tokens=20_000, ignore_eos=True, stream=stream)
     connection = api.connection_of(body)
     if stream:
-        assert b"data: " in connection.recv(4096)
+        received = b""
+        while b"data: " not in received:  # the head may come before the first event
+            received += (piece := connection.recv(4096))
+            assert piece, received
     else:
         until(lambda: metric("fsr_requests_in_flight") == 1)
     connection.close()

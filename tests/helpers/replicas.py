@@ -28,8 +28,8 @@ ENGINE = os.environ.get("FSR_TEST_ENGINE", "transformers")
 # Compiling the model takes vLLM minutes and changes no token. A prefill step takes so few tokens that a picture of 144
 # does not fit into one.
 ENGINE_OPTIONS = {"enforce_eager": True, "max_num_batched_tokens": 64}
-# One checkpoint of each kind of positions, and one with features for several layers.
-IN_EVERY_RUN = ("fsr-tiny", "qwen2_5_vl", "qwen3_vl")
+# Positions of one axis, and of three with features for several layers.
+IN_EVERY_RUN = ("fsr-tiny", "qwen3_vl")
 TINY = pytest.mark.parametrize("checkpoint", ["fsr-tiny"], indirect=True)
 # The engine's own count, whether or not anybody takes the tokens: sequences in decode steps, or tokens.
 GENERATED = "vllm:generation_tokens_total" if ENGINE == "vllm" else "fsr_decoder_batch_size_sum"

@@ -1,4 +1,8 @@
-"""Callers who hold what others need: slots, connections, memory for bodies."""
+"""Callers who hold what others need: slots, connections, memory for bodies.
+
+A key without a bound of its own may use the whole machine as long as nobody else asks. What it asked for by then takes
+its time beside others' requests, so only answers are compared there, and the times are reported.
+"""
 
 import json
 
@@ -9,7 +13,7 @@ from helpers.hostile.callers import Input, call_all, post_all
 from helpers.hostile.good_requests import generate_request
 from helpers.hostile.http1 import idle, unfinished_http, unread_http
 from helpers.hostile.http2 import unread
-from helpers.hostile.keys import HOSTILE
+from helpers.hostile.keys import HOSTILE, UNBOUNDED
 from helpers.hostile.outcomes import check_outcomes
 from helpers.waiting import until
 
@@ -17,6 +21,7 @@ CONNECTIONS = 6  # a gateway takes 100 calls at a time on each
 MOST_MEMORY = 150  # MiB
 MOST_BODIES = 1.5 * 256  # MiB of bodies that arrive (--http-max-bodies-bytes), in buffers that grow
 LONG = {"max_tokens": 20_000, "ignore_eos": True}
+KEYS = pytest.mark.parametrize("key", [UNBOUNDED, pytest.param(HOSTILE, marks=pytest.mark.cluster)])
 
 
 def chat_body(picture, **fields):
@@ -24,15 +29,16 @@ def chat_body(picture, **fields):
     return json.dumps(body | fields).encode()
 
 
-def test_readers_who_never_read_are_cut(gateway, slots, attackers, beside, picture):
+@KEYS
+def test_readers_who_never_read_are_cut(gateway, slots, attackers, beside, picture, key):
     """Their flow-control window stays shut. They lose their slots long before their deadline of 1000 s."""
     body = generate_request(picture, max_tokens=8, ignore_eos=True).SerializeToString()
 
     def attack():
-        outcomes = attackers(unread, gateway.address, slots, body, key=HOSTILE, seconds=30)
+        outcomes = attackers(unread, gateway.address, slots, body, key=key, seconds=30)
         assert not [outcome for outcome in outcomes if outcome.code in ("OK", "OPEN")]
 
-    beside(attack)
+    beside(attack, timed=key == HOSTILE)
     until(lambda: gateway.metric("fsr_requests_in_flight") == 0, 30)
 
 
@@ -48,8 +54,9 @@ def test_readers_who_never_read_by_http_are_cut(gateway, attackers, beside, pict
     until(lambda: gateway.metric("fsr_requests_in_flight") == 0, 30)
 
 
+@KEYS
 @pytest.mark.parametrize("interface", ["grpc", "http"])
-def test_one_key_does_not_take_the_room_of_others(form, gateway, slots, attackers, beside, picture, interface):
+def test_one_key_does_not_take_the_room_of_others(form, gateway, slots, attackers, beside, picture, interface, key):
     """Of three times as many requests as there are slots some are refused, with a hint when to ask again."""
     count, tokens = 3 * slots, form.of(30, 300)
     if interface == "grpc":
@@ -62,12 +69,12 @@ def test_one_key_does_not_take_the_room_of_others(form, gateway, slots, attacker
         send, address, full, hint, options = post_all, gateway.http, "429", "retry-after", {}
 
     def attack():
-        outcomes = attackers(send, address, inputs, key=HOSTILE, at_once=count, timeout=600, **options)
+        outcomes = attackers(send, address, inputs, key=key, at_once=count, timeout=600, **options)
         counts = check_outcomes(outcomes, {"OK", "200", full})
         assert counts[full] and counts.total() > counts[full]
         assert all(hint in outcome.trailers for outcome in outcomes if outcome.code == full)
 
-    beside(attack)
+    beside(attack, timed=key == HOSTILE)
 
 
 def test_hints_to_retry_grow_with_the_load(gateway, slots, attackers, picture):
@@ -76,7 +83,7 @@ def test_hints_to_retry_grow_with_the_load(gateway, slots, attackers, picture):
     def hints(count):
         inputs = [Input(where="Generate", data=data)] * count
         options = {"at_once": count, "connections": CONNECTIONS}
-        outcomes = attackers(call_all, gateway.address, inputs, key=HOSTILE, **options)
+        outcomes = attackers(call_all, gateway.address, inputs, key=UNBOUNDED, **options)
         return [int(one.trailers["retry-after-ms"]) for one in outcomes if one.code == "RESOURCE_EXHAUSTED"]
 
     few, many = hints(2 * slots + 8), hints(6 * slots)

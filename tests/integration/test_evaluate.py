@@ -18,15 +18,28 @@ def evaluate(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True)
 
 
+FEW = ("fsr", "cdpruner", "random")
+
+
 @pytest.mark.timeout(1800)
-def test_quick_writes_every_result_and_stores_answers(tmp_path: Path) -> None:
-    done = evaluate("--quick", "--limit", "8", "--out", str(tmp_path))
+@pytest.mark.parametrize(
+    ("chosen", "sets"),
+    [
+        pytest.param(FEW, ["test", "shifted"], id="few"),
+        pytest.param(
+            tuple(methods()), ["test", "crowded", "distractors", "tiny", "shifted"], id="all", marks=pytest.mark.cluster
+        ),
+    ],
+)
+def test_quick_writes_every_result_and_stores_answers(tmp_path: Path, chosen: tuple[str, ...], sets: list[str]) -> None:
+    choice = ("--sets", ",".join(sets), "--methods", ",".join(chosen))
+    done = evaluate("--quick", "--limit", "8", *choice, "--out", str(tmp_path))
     assert done.returncode == 0, done.stderr[-2000:]
     results = json.loads((tmp_path / "results.json").read_text())
-    assert list(results["sets"]) == ["test", "crowded", "distractors", "tiny", "shifted"]
+    assert list(results["sets"]) == sets
     for figures in results["sets"].values():
         assert [(row["method"], row["budget"]) for row in figures["rows"]] == [
-            (method, k) for method in methods() for k in (48, 32, 16, 8)
+            (method, k) for method in chosen for k in (48, 32, 16, 8)
         ]
         for row in figures["rows"]:
             assert row["accuracy"]["low"] <= row["accuracy"]["mean"] <= row["accuracy"]["high"]
@@ -40,14 +53,14 @@ def test_quick_writes_every_result_and_stores_answers(tmp_path: Path) -> None:
     assert all(row["tokens"]["least"] <= row["tokens"]["mean"] <= row["tokens"]["most"] for row in test["auto"])
     text = (tmp_path / "results.md").read_text()
     assert done.stdout.strip() == text.strip()
-    assert all(f"against `{method}` FSR" in text for method in methods() if method != "fsr")
+    assert all(f"against `{method}` FSR" in text for method in chosen if method != "fsr")
     plots = ["accuracy-budget", "accuracy-harder", "accuracy-kinds", "accuracy-time", "overlays"]
     for name in plots:
         with Image.open(tmp_path / f"{name}.png") as image:
             assert min(image.size) > 300
 
     answers = {path: path.stat().st_mtime_ns for path in tmp_path.glob("cache/*/*/*.json")}
-    again = evaluate("--quick", "--limit", "8", "--out", str(tmp_path), "--json")
+    again = evaluate("--quick", "--limit", "8", *choice, "--out", str(tmp_path), "--json")
     assert again.returncode == 0, again.stderr[-2000:]
     assert {path: path.stat().st_mtime_ns for path in tmp_path.glob("cache/*/*/*.json")} == answers
     second = json.loads(again.stdout)["sets"]

@@ -125,6 +125,9 @@ class QwenEncoder(VisualEncoder):
     def preprocess_video(self, frames: Sequence[Image.Image], fps: float = 2.0) -> PreparedImage:
         return self.pixels.video(frames, fps, self.video_size)
 
+    def video_tokens(self, frames: int, size: tuple[int, int]) -> int:
+        return self.pixels.video_tokens(frames, size, self.video_size)
+
     def unbatch(self, inputs: Mapping[str, Any]) -> tuple[list[PreparedImage], list[PreparedImage]]:
         return self.pixels.unbatch(inputs)
 

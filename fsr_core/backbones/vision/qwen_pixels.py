@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from math import ceil
 from typing import Any
 
 import torch
@@ -30,11 +31,12 @@ class QwenPixels:
     def __init__(self, config: Any, processor: Any) -> None:
         self.config, self.processor = config, processor
         self._merge: int = config.spatial_merge_size
+        self._factor: int = config.patch_size * self._merge
 
     def image(self, image: Image.Image) -> PreparedImage:
         """See `VisualEncoder.preprocess`."""
         picture = to_rgb(image)
-        _check_shape(picture)
+        _check_shape(picture.size)
         out = self.processor(images=picture, return_tensors="pt")
         return PreparedImage(
             inputs={"pixel_values": out["pixel_values"], "grid": out["image_grid_thw"][0]},
@@ -45,12 +47,11 @@ class QwenPixels:
     def video(self, frames: Sequence[Image.Image], fps: float, scaled_size: VideoSize) -> PreparedImage:
         """See `VisualEncoder.preprocess_video`; `scaled_size` is the family's rule."""
         pictures = frames_to_rgb(frames, fps)
-        _check_shape(pictures[0])
+        size = pictures[0].size
+        _check_shape(size)
         pair = int(self.config.temporal_patch_size)
         pictures += pictures[-1:] * (-len(pictures) % pair)
-        size = pictures[0].size
-        factor = self.config.patch_size * self._merge
-        height, width = scaled_size(len(frames), size[1], size[0], factor)
+        height, width = scaled_size(len(frames), size[1], size[0], self._factor)
         scaled = [picture.resize((width, height), Image.Resampling.BICUBIC) for picture in pictures]
         out = self.processor(images=scaled, do_resize=False, temporal_patch_size=1, return_tensors="pt")
         _, rows, columns = out["image_grid_thw"][0].tolist()
@@ -68,6 +69,12 @@ class QwenPixels:
                 (first + min(first + pair, len(frames)) - 1) / 2 / fps for first in range(0, len(pictures), pair)
             ),
         )
+
+    def video_tokens(self, frames: int, size: tuple[int, int], scaled_size: VideoSize) -> int:
+        """See `VisualEncoder.video_tokens`; `scaled_size` is the family's rule."""
+        _check_shape(size)
+        height, width = scaled_size(frames, size[1], size[0], self._factor)
+        return ceil(frames / self.config.temporal_patch_size) * (height // self._factor) * (width // self._factor)
 
     def _tiles(self, grid: Tensor, size: tuple[int, int]) -> tuple[Tile, ...]:
         steps, rows, columns = grid.tolist()
@@ -100,8 +107,7 @@ class QwenPixels:
         return prepared
 
 
-def _check_shape(picture: Image.Image) -> None:
+def _check_shape(size: tuple[int, int]) -> None:
     """Raises ValueError for a picture that is longer than the library accepts; its own message names no remedy."""
-    if max(picture.size) > _LONGEST * min(picture.size):
-        size = f"{picture.width} x {picture.height}"
-        raise ValueError(f"image: {size} is more than {_LONGEST} times as long as wide; cut it")
+    if max(size) > _LONGEST * min(size):
+        raise ValueError(f"image: {size[0]} x {size[1]} is more than {_LONGEST} times as long as wide; cut it")

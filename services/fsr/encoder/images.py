@@ -19,24 +19,25 @@ __all__ = ["check_pixels", "decode_image"]
 _MAX_ASPECT_RATIO = 200
 
 
-def check_pixels(images: Sequence[types_pb2.Image], max_pixels: int, max_total: int) -> list[int]:
-    """Checks the headers of all pictures and frames of a request; returns the pixels of each image. Decodes nothing.
+def check_pixels(images: Sequence[types_pb2.Image], max_pixels: int, max_total: int) -> list[list[tuple[int, int]]]:
+    """Checks the headers of all pictures and frames of a request. Decodes nothing.
+
+    Returns, for each image, width and height of the picture or of each of its frames.
 
     Raises InvalidRequest, naming the field, if a header is wrong (see `decode_image`), if an image has both data and
     frames, or if all pixels together exceed `max_total`.
     """
-    pixels = []
+    sizes = []
     for i, image in enumerate(images):
         if image.data and image.frames:
             raise InvalidRequest(f"images[{i}]: has both data and frames; send a picture or a video")
-        sizes = []
-        for j, file in enumerate(image.frames or (image.data,)):
-            field = f"images[{i}].frames[{j}]" if image.frames else f"images[{i}].data"
-            sizes.append(_open(file, field, max_pixels).size)
-        pixels.append(sum(width * height for width, height in sizes))
-    if sum(pixels) > max_total:
-        raise InvalidRequest(f"images: {sum(pixels)} pixels together exceed {max_total}; scale them down or send fewer")
-    return pixels
+        files = [(f"images[{i}].frames[{j}]", frame) for j, frame in enumerate(image.frames)]
+        files = files or [(f"images[{i}].data", image.data)]
+        sizes.append([_open(file, field, max_pixels).size for field, file in files])
+    pixels = sum(width * height for one in sizes for width, height in one)
+    if pixels > max_total:
+        raise InvalidRequest(f"images: {pixels} pixels together exceed {max_total}; scale them down or send fewer")
+    return sizes
 
 
 def decode_image(

@@ -53,6 +53,14 @@ class RequestLimits:
                 f"instruction: takes more than {most} parts of about 70 tokens; shorten it to the question"
             )
 
+    def check_tokens(self, count: int) -> None:
+        """Raises InvalidRequest for more visual tokens than a request may have."""
+        if count > self.max_request_tokens:
+            raise InvalidRequest(
+                f"images: {count} visual tokens before compression are more than {self.max_request_tokens};"
+                " send fewer or smaller pictures or frames"
+            )
+
     def check_work(self, plan: RequestPlan, images: Sequence[Sequence[int]]) -> list[float]:
         """What each image costs, as a share of what a whole request may.
 
@@ -62,11 +70,7 @@ class RequestLimits:
         Raises InvalidRequest.
         """
         tokens = [sum(sizes) for sizes in images]
-        if sum(tokens) > self.max_request_tokens:
-            raise InvalidRequest(
-                f"images: {sum(tokens)} visual tokens before compression are more than {self.max_request_tokens};"
-                " send fewer or smaller pictures or frames"
-            )
+        self.check_tokens(sum(tokens))
         pairs = [_comparisons(plan, sizes) for sizes in images]
         if sum(pairs) > self.max_comparisons:
             raise InvalidRequest(

@@ -74,10 +74,26 @@ class Preparation:
         return self._model.coarse_when_multi_image and sum(not image.frames for image in images) > 1
 
     def _check(self, request: encoder_pb2.EncodeRequest, multi_image: bool) -> tuple[list[int], list[str]]:
-        """Checks the instruction and the headers of all files; the pixels and the cache key of each image."""
+        """Checks the instruction, the headers of all files and the length of videos; the pixels and the cache key of
+        each image.
+
+        Small frames may be scaled up, so their pixels do not tell what a video costs.
+        """
         self._limits.check_instruction(self._model, request.instruction)
-        pixels = check_pixels(request.images, self._limits.max_image_pixels, self._limits.max_request_pixels)
+        sizes = check_pixels(request.images, self._limits.max_image_pixels, self._limits.max_request_pixels)
+        shown = zip(request.images, sizes, strict=True)
+        self._limits.check_tokens(sum(self._video_tokens(i, *video) for i, video in enumerate(shown)))
+        pixels = [sum(width * height for width, height in files) for files in sizes]
         return pixels, [cache_key(image, multi_image, request.cache_salt) for image in request.images]
+
+    def _video_tokens(self, number: int, image: types_pb2.Image, sizes: Sequence[tuple[int, int]]) -> int:
+        """Visual tokens of a video; 0 for a picture. Raises InvalidRequest, naming the field."""
+        if not image.frames:
+            return 0
+        try:
+            return self._model.video_tokens(len(sizes), sizes[0])
+        except ValueError as error:
+            raise InvalidRequest(f"images[{number}]: {error}") from error
 
     def _prepare(
         self, images: dict[int, types_pb2.Image], multi_image: bool, abandoned: threading.Event

@@ -158,6 +158,7 @@ def imports(service):
     return set(re.findall(r"^\s*(?:from|import) (\w+)", text, re.MULTILINE))
 
 
+@pytest.mark.cluster
 def test_gateway_image_answers(system, free_ports, png, tmp_path):
     """The gateway's install line and entry point run in an environment with nothing else installed."""
     clean, site = install("gateway", tmp_path)

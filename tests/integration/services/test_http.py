@@ -110,6 +110,13 @@ def plain(gateways):
     return gateways["plain"][0]
 
 
+def answer_on(connection: socket.socket) -> tuple[http.client.HTTPResponse, bytes]:
+    """The response on an open connection and its whole body: head and body may come one after the other."""
+    response = http.client.HTTPResponse(connection)
+    response.begin()
+    return response, response.read()
+
+
 def error(response):
     """The error of a response, which must be an error object with an id."""
     _, headers, body = response
@@ -197,8 +204,8 @@ def test_body_when_it_does_not_arrive_is_refused_in_time(plain):
     with socket.create_connection(("127.0.0.1", plain.port), timeout=60) as connection:
         head = f"POST {CHAT} HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: 100\r\n\r\n"
         connection.sendall(head.encode() + b"{")
-        answer = connection.recv(4096)
-    assert answer.startswith(b"HTTP/1.1 408 ") and b"body: did not arrive within 1 s" in answer
+        response, body = answer_on(connection)
+    assert response.status == 408 and b"body: did not arrive within 1 s" in body
 
 
 def test_bodies_that_arrive_slowly_make_room_for_others(gateways):
@@ -209,9 +216,9 @@ def test_bodies_that_arrive_slowly_make_room_for_others(gateways):
     for connection in slow:
         connection.sendall(f"{head}content-length: 100000\r\n\r\n".encode() + b" " * (MOST_BODIES_BYTES // 3 - 2000))
         time.sleep(0.1)
-    answer = slow[0].recv(4096)
-    assert answer.startswith(b"HTTP/1.1 429 ") and b"\r\nretry-after-ms: " in answer
-    assert b'"message":"body: arrives while others fill' in answer
+    response, body = answer_on(slow[0])
+    assert response.status == 429 and response.headers["retry-after-ms"]
+    assert b'"message":"body: arrives while others fill' in body
     assert Http(client.port, KEY).ask("POST", CHAT, {"messages": []})[0] == 400
     assert service.metric("fsr_admission_refused_total", reason="bodies") == 1
     for connection in slow:
@@ -219,11 +226,11 @@ def test_bodies_that_arrive_slowly_make_room_for_others(gateways):
 
 
 def test_head_when_it_is_too_large_or_no_http_is_refused(plain):
-    for head, status in ((b"GET / HTTP/1.1\r\nx: " + b"y" * 100_000, b"431"), (b"\x16\x03\x01 hello\r\n\r\n", b"400")):
+    for head, status in ((b"GET / HTTP/1.1\r\nx: " + b"y" * 100_000, 431), (b"\x16\x03\x01 hello\r\n\r\n", 400)):
         with socket.create_connection(("127.0.0.1", plain.port), timeout=60) as connection:
             connection.sendall(head)
-            answer = connection.recv(4096)
-        assert answer.startswith(b"HTTP/1.1 " + status) and b'{"error":{"message":"' in answer
+            response, body = answer_on(connection)
+        assert response.status == status and body.startswith(b'{"error":{"message":"')
 
 
 def test_requests_are_counted_and_logged_as_those_by_grpc(gateways):
@@ -253,7 +260,7 @@ def test_key_is_asked_for_before_the_body_is_read(gateways):
     with socket.create_connection(("127.0.0.1", client.port), timeout=60) as connection:
         head = f"POST {CHAT} HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: 100\r\n\r\n"
         connection.sendall(head.encode())
-        assert connection.recv(4096).startswith(b"HTTP/1.1 401 ")
+        assert answer_on(connection)[0].status == 401
     for key, says in ((None, "no API key; send"), ("sesame", "the API key is unknown")):
         response = Http(client.port, key).ask("POST", CHAT, HELLO)
         assert response[0] == 401 and response[1]["www-authenticate"] == "Bearer"

@@ -215,6 +215,19 @@ def test_mixed_batch_equals_single_images(bench, name):
         assert image.owned() is not None and image.features.untyped_storage().nbytes() == image.features.nbytes
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_tokens_of_a_video_are_known_before_it_is_prepared(bench, name):
+    encoder = bench(name).encoder
+    if name not in checkpoints.VIDEO:
+        with pytest.raises(ValueError, match="takes pictures only"):
+            encoder.video_tokens(4, (48, 32))
+        return
+    for count in (1, 2, 5, 8):
+        for size in ((48, 32), (32, 48), (9, 7), (300, 11)):
+            video = encoder.preprocess_video([picture(size)] * count)
+            assert encoder.video_tokens(count, size) == sum(encoder.token_counts(video))
+
+
 @pytest.mark.parametrize("name", checkpoints.VIDEO)
 def test_video_budgets_add_up(bench, name):
     family = bench(name)

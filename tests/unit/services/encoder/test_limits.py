@@ -10,7 +10,7 @@ from fsr_core import Budget, create, methods
 from fsr_core.backbones import load_encoder
 from helpers import checkpoints
 from helpers.benches import SIZES
-from helpers.encoder_requests import answer, image_of, pipeline_of, request_of, video_of
+from helpers.encoder_requests import FRAMES, answer, image_of, pipeline_of, request_of, video_of
 
 CHUNK = 75  # tokens that CLIP reads at a time
 
@@ -76,6 +76,19 @@ def test_tokens_when_a_request_has_too_many_then_refused_before_a_tower_sees_the
     low = pipeline_of(bench("qwen2_5_vl").encoder, max_request_tokens=sum(counts) - 1)
     with pytest.raises(InvalidRequest, match=rf"^images: {sum(counts)} visual tokens before .* send fewer or smaller"):
         jobs(low, request_of(picture, video))
+
+
+def test_frames_when_they_have_too_many_tokens_then_refused_before_any_is_decoded(bench):
+    """Each frame is scaled up: many small ones take seconds and gigabytes to prepare."""
+    encoder = bench("qwen2_5_vl").encoder
+    video = video_of()
+    tokens = encoder.video_tokens(len(video.frames), FRAMES[0].size)
+    damaged = types_pb2.Image(frames=[frame[: len(frame) // 2] for frame in video.frames], frames_per_second=2)
+    with pytest.raises(InvalidRequest, match=r"^images\[0\]\.frames\[0\]: is truncated or damaged"):
+        jobs(pipeline_of(encoder, max_request_tokens=tokens), request_of(damaged))
+    for images in ([damaged], [image_of(SIZES[0]), damaged]):
+        with pytest.raises(InvalidRequest, match=rf"^images: {tokens} visual tokens before compression are more than"):
+            jobs(pipeline_of(encoder, max_request_tokens=tokens - 1), request_of(*images))
 
 
 @pytest.mark.parametrize("name", checkpoints.FAMILIES)

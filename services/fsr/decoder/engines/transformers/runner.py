@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from math import sqrt
 
 import torch
 from torch import Tensor
@@ -24,13 +25,15 @@ class BatchRunner:
 
     Args:
         kv_bytes: size of the KV pool.
-        prefill_tokens: largest number of prompt tokens in one pass, unless a single sequence is prefilled.
+        prefill_tokens: largest number of prompt tokens in one pass. Tokens far behind the prompt's first one cost more,
+            because they attend to all before them; a pass has as many fewer of them.
         prefix_block: number of tokens in a block of a cached prefix.
     """
 
     def __init__(self, model: LanguageDecoder, kv_bytes: int, prefill_tokens: int, prefix_block: int) -> None:
         geometry = model.info.geometry
-        self._bytes_per_token = geometry.cost_model().kv_bytes_per_token
+        self._cost = geometry.cost_model()
+        self._bytes_per_token = self._cost.kv_bytes_per_token
         if kv_bytes < self._bytes_per_token:
             raise ValueError(f"kv-memory: {kv_bytes} bytes hold no token; one token takes {self._bytes_per_token}")
         self._slots = KVSlots(kv_bytes // self._bytes_per_token, prefix_block)
@@ -73,17 +76,28 @@ class BatchRunner:
 
     def fit_in_one_prefill(self, sequences: Sequence[RunningSequence]) -> int:
         """How many of the sequences, the first ones, one pass may prefill, padding included; at least 1."""
-        longest = 0
+        longest = furthest = 0
         for count, sequence in enumerate(sequences):
             longest = max(longest, sequence.to_prefill - sequence.filled)
-            if count and longest * (count + 1) > self._prefill_tokens:
+            furthest = max(furthest, sequence.filled)
+            if count and longest * (count + 1) > self._most_tokens(furthest):
                 return count
         return len(sequences)
+
+    def _most_tokens(self, filled: int) -> int:
+        """How many tokens after the first `filled` ones cost as much as `prefill_tokens` at the beginning; at least 1.
+
+        Others' answers wait for each pass, so none may take longer because the prompt is long.
+        """
+        linear, quadratic = self._cost.flops_linear, self._cost.flops_quadratic
+        most = linear * self._prefill_tokens + quadratic * self._prefill_tokens**2
+        each = linear + 2 * quadratic * filled  # n tokens cost each * n + quadratic * n^2
+        return max(1, round(2 * most / (each + sqrt(each**2 + 4 * quadratic * most))))
 
     @torch.inference_mode()
     def prefill(self, sequences: Sequence[RunningSequence]) -> list[Token | None]:
         """The first token of each sequence; None while tokens to prefill remain."""
-        counts = [min(sequence.to_prefill - sequence.filled, self._prefill_tokens) for sequence in sequences]
+        counts = [min(one.to_prefill - one.filled, self._most_tokens(one.filled)) for one in sequences]
         logits = self._forward(prefill_inputs(sequences, counts, self._model))
         complete: list[int] = []
         for row, (sequence, count) in enumerate(zip(sequences, counts, strict=True)):
