@@ -213,6 +213,29 @@ async def test_a_long_prompt_does_not_stall_a_running_answer(model, engine):
     assert all("decode" in passes[one:next_] for one, next_ in pairwise(pieces))
 
 
+async def test_a_short_prompt_does_not_wait_for_a_long_one_before_it(model, engine):
+    """Each is answered as alone."""
+    short, long = prompt(model, 9, 5, 0), prompt(model, 30, 200, 1)
+    expected, arrived, ended = [recomputed(model, one, 1) for one in (short, long)], threading.Event(), []
+
+    async def ask(one):
+        ended.append(await answer(engine, one, 1))
+
+    def hold(*_):
+        arrived.wait()  # the long one goes on beside the short one
+
+    hook = model.model.register_forward_pre_hook(hold)
+    try:
+        asked = [asyncio.create_task(ask(one)) for one in (long, short)]
+        await asyncio.sleep(0)
+        arrived.set()
+        await asyncio.gather(*asked)
+    finally:
+        arrived.set()
+        hook.remove()
+    assert ended == expected
+
+
 async def test_an_answer_ends_at_the_context_length(model, engine):
     long = prompt(model, 0, 240, 3)
     assert len(await answer(engine, long, 100)) == 256 - 244

@@ -57,8 +57,13 @@ class RunningSequence:
         return len(self.generation.prompt.token_ids)
 
     @property
+    def left_to_prefill(self) -> int:
+        """Number of tokens."""
+        return max(0, self.to_prefill - self.filled)
+
+    @property
     def prefilled(self) -> bool:
-        return self.filled >= self.to_prefill
+        return not self.left_to_prefill
 
     def seen(self) -> Tensor:
         """Tokens of prompt and answer so far, ``[n]``, if a repetition penalty looks at them; else ``[0]``."""

@@ -56,7 +56,7 @@ class TransformersEngine(Engine):
         self._arrived: list[_Request] = []
         self._running: dict[_Request, RunningSequence] = {}
         self._changed = threading.Condition()
-        self._closed, self._failures = False, 0
+        self._closed, self._failures, self._shortest_first = False, 0, False
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
         self._thread.start()
 
@@ -145,10 +145,16 @@ class TransformersEngine(Engine):
             self._deliver([(request, NotReady(_FAILED))])
 
     def _next_to_prefill(self) -> list[_Request]:
-        """Requests to prefill together, in order of arrival."""
+        """Requests to prefill together: in order of arrival, and every other time the shortest first.
+
+        So a short prompt does not wait for all of a long one before it, and a long one goes on while short ones come.
+        """
         waiting = [
             request for request, sequence in self._running.items() if not (sequence.prefilled or request.finished)
         ]
+        if self._shortest_first:
+            waiting.sort(key=lambda request: self._running[request].left_to_prefill)
+        self._shortest_first = not self._shortest_first
         return waiting[: self._runner.fit_in_one_prefill([self._running[request] for request in waiting])]
 
     def _next_to_decode(self) -> list[_Request]:

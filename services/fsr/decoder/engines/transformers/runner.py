@@ -78,7 +78,7 @@ class BatchRunner:
         """How many of the sequences, the first ones, one pass may prefill, padding included; at least 1."""
         longest = furthest = 0
         for count, sequence in enumerate(sequences):
-            longest = max(longest, sequence.to_prefill - sequence.filled)
+            longest = max(longest, sequence.left_to_prefill)
             furthest = max(furthest, sequence.filled)
             if count and longest * (count + 1) > self._most_tokens(furthest):
                 return count
@@ -97,7 +97,7 @@ class BatchRunner:
     @torch.inference_mode()
     def prefill(self, sequences: Sequence[RunningSequence]) -> list[Token | None]:
         """The first token of each sequence; None while tokens to prefill remain."""
-        counts = [min(one.to_prefill - one.filled, self._most_tokens(one.filled)) for one in sequences]
+        counts = [min(one.left_to_prefill, self._most_tokens(one.filled)) for one in sequences]
         logits = self._forward(prefill_inputs(sequences, counts, self._model))
         complete: list[int] = []
         for row, (sequence, count) in enumerate(zip(sequences, counts, strict=True)):
