@@ -160,7 +160,7 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=10.0, help="length of the run after warming up")
     parser.add_argument("--clients", type=int, default=4, help="concurrent clients")
     parser.add_argument("--decoders", type=int, default=2, help="decoder replicas of the system")
-    parser.add_argument("--port", type=int, default=50050, help="first port of the system that is started")
+    parser.add_argument("--port", type=int, default=20050, help="first port of the system that is started")
     options = parser.parse_args()
     logs = Path(tempfile.mkdtemp(prefix="fsr-logs-"))
     with running("fsr-tiny", options.decoders, options.port, logs) as addresses:

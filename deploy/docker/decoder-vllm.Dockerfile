@@ -19,6 +19,6 @@ RUN apt-get update && apt-get install --yes --no-install-recommends gcc libc6-de
 COPY --from=build /opt/fsr /opt/fsr
 ENV PATH=/opt/fsr/bin:$PATH PYTHONUNBUFFERED=1 FSR_DECODER_HOST=0.0.0.0 FSR_DECODER_ENGINE=vllm
 USER 10001
-EXPOSE 50061 9465
-HEALTHCHECK --interval=5s --timeout=6s --start-period=300s CMD ["python", "-m", "fsr.common.health", "127.0.0.1:50061"]
+EXPOSE 20061 9465
+HEALTHCHECK --interval=5s --timeout=6s --start-period=300s CMD ["python", "-m", "fsr.common.health", "127.0.0.1:20061"]
 ENTRYPOINT ["python", "-m", "fsr.decoder"]

@@ -18,6 +18,6 @@ RUN useradd --uid 10001 --create-home fsr
 COPY --from=build /opt/fsr /opt/fsr
 ENV PATH=/opt/fsr/bin:$PATH PYTHONUNBUFFERED=1 FSR_DECODER_HOST=0.0.0.0
 USER 10001
-EXPOSE 50061 9465
-HEALTHCHECK --interval=5s --timeout=6s --start-period=120s CMD ["python", "-m", "fsr.common.health", "127.0.0.1:50061"]
+EXPOSE 20061 9465
+HEALTHCHECK --interval=5s --timeout=6s --start-period=120s CMD ["python", "-m", "fsr.common.health", "127.0.0.1:20061"]
 ENTRYPOINT ["python", "-m", "fsr.decoder"]

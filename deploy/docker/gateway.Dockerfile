@@ -12,8 +12,8 @@ RUN python -m venv /opt/fsr && /opt/fsr/bin/pip install --no-cache-dir --constra
 FROM python:${PYTHON}
 RUN useradd --uid 10001 --no-create-home fsr
 COPY --from=build /opt/fsr /opt/fsr
-ENV PATH=/opt/fsr/bin:$PATH PYTHONUNBUFFERED=1 FSR_GATEWAY_HOST=0.0.0.0 FSR_GATEWAY_HEALTH_PORT=50049
+ENV PATH=/opt/fsr/bin:$PATH PYTHONUNBUFFERED=1 FSR_GATEWAY_HOST=0.0.0.0 FSR_GATEWAY_HEALTH_PORT=20049
 USER 10001
-EXPOSE 50049 50050 50052 9464
-HEALTHCHECK --interval=5s --timeout=6s --start-period=20s CMD ["python", "-m", "fsr.common.health", "127.0.0.1:50049"]
+EXPOSE 20049 20050 20052 9464
+HEALTHCHECK --interval=5s --timeout=6s --start-period=20s CMD ["python", "-m", "fsr.common.health", "127.0.0.1:20049"]
 ENTRYPOINT ["python", "-m", "fsr.gateway"]

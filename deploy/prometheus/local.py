@@ -1,6 +1,6 @@
 """Runs a Prometheus on this machine for services started by hand or by `fsr up`, with the rules of this folder.
 
-python -m deploy.prometheus.local --gateway 127.0.0.1:50055 --decoder 127.0.0.1:50071 --encoder 127.0.0.1:50056
+python -m deploy.prometheus.local --gateway 127.0.0.1:20055 --decoder 127.0.0.1:20071 --encoder 127.0.0.1:20056
 
 It needs the commands `prometheus` and `promtool` (Debian's package `prometheus`; `make tools`).
 """

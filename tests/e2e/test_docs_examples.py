@@ -53,7 +53,7 @@ def test_every_page_has_examples():
 
 @pytest.mark.parametrize(("language", "code"), [pytest.param(*rest, id=name) for name, *rest in EXAMPLES])
 def test_example_works(system, folder, language, code):
-    for port, address in ((50052, system["http"]), (50050, system["gateway"])):
+    for port, address in ((20052, system["http"]), (20050, system["gateway"])):
         code = re.sub(rf"(127\.0\.0\.1|localhost|gateway):{port}", address, code)
     if language == "python":
         command = [PYTHON if "langchain" in code else sys.executable, "-c", code]

@@ -25,7 +25,7 @@ __all__ = ["demo"]
 def demo(
     budget: BudgetText = "16",
     seed: SceneSeed = SCENE,
-    port: GatewayPort = 50050,
+    port: GatewayPort = 20050,
     as_json: AsJson = False,
 ) -> None:
     """Start all services, ask about a drawn scene with all tokens and with few, and show what was saved.

@@ -32,7 +32,7 @@ def up(
     dtype: Annotated[
         Literal["fp32", "fp16", "bf16"] | None, typer.Option(help="dtype of all weights; default fp32")
     ] = None,
-    port: GatewayPort = 50050,
+    port: GatewayPort = 20050,
     http_port: Annotated[
         int | None, typer.Option(min=1, max=65535, help="port of the gateway's HTTP interface; default: --port plus 2")
     ] = None,

@@ -1,6 +1,6 @@
 """The Python SDK: asks a gateway about pictures and videos, or compresses their visual tokens.
 
-with Client("127.0.0.1:50050") as client:
+with Client("127.0.0.1:20050") as client:
     answer = client.ask("scene.png", "What colour is the star?", budget=16)
     print(answer.text, answer.usage.visual_tokens_kept)
 """

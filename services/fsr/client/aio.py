@@ -21,7 +21,7 @@ from fsr.v1 import decoder_pb2, gateway_pb2, gateway_pb2_grpc
 
 __all__ = ["DEFAULT_ADDRESS", "DEFAULT_TIMEOUT", "MODELS_TIMEOUT", "AsyncClient"]
 
-DEFAULT_ADDRESS = "127.0.0.1:50050"
+DEFAULT_ADDRESS = "127.0.0.1:20050"
 DEFAULT_TIMEOUT = 120.0  # seconds of a question or a compression
 MODELS_TIMEOUT = 10.0  # seconds of a list of models
 

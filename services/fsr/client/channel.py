@@ -54,7 +54,7 @@ def open_channel(address: str, tls: Tls | None) -> grpc.aio.Channel:
     Raises InvalidRequestError if the address is empty or a URL.
     """
     if not address or address.startswith(("http://", "https://", "grpc://", "grpcs://")):
-        raise InvalidRequestError(f"gateway: {address!r} is no address; write host:port, such as 127.0.0.1:50050")
+        raise InvalidRequestError(f"gateway: {address!r} is no address; write host:port, such as 127.0.0.1:20050")
     options = channel_options(_KEEPALIVE_SECONDS)
     if tls is None:
         return grpc.aio.insecure_channel(address, options=options)

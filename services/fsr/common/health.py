@@ -1,4 +1,4 @@
-"""`python -m fsr.common.health 127.0.0.1:50050`: exit status 0 if a service is ready, else 1 and the reason.
+"""`python -m fsr.common.health 127.0.0.1:20050`: exit status 0 if a service is ready, else 1 and the reason.
 
 It calls `grpc.health.v1`, with --ray-serve the health rpc of Ray Serve's gRPC ingress, which lacks the standard one.
 """

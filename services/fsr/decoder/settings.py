@@ -17,14 +17,14 @@ EngineName = Literal["transformers", "vllm"]
 class DecoderSettings(ServiceSettings):
     """A decoder replica: the language model alone. It gets visual tokens that were encoded elsewhere.
 
-    example: python -m fsr.decoder --model fsr-tiny --port 50061
+    example: python -m fsr.decoder --model fsr-tiny --port 20061
     """
 
     model_config = SettingsConfigDict(env_prefix="FSR_DECODER_", cli_prog_name="python -m fsr.decoder")
 
     model: str = Field("fsr-tiny", description="fsr-tiny, a checkpoint folder, or a hub id")
     served_name: str | None = Field(None, description="name that callers ask for; default: --model")
-    port: int = Field(50061, ge=0, le=65535, description="gRPC port; 0 picks a free one")
+    port: int = Field(20061, ge=0, le=65535, description="gRPC port; 0 picks a free one")
     metrics_port: int = Field(9465, ge=0, le=65535, description="port of the Prometheus metrics; 0 picks a free one")
     engine: EngineName = Field("transformers", description="what generates the answers; see docs/decoders.md")
     device: str = Field("cpu", description="torch device")

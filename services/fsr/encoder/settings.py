@@ -17,7 +17,7 @@ EVERY_INTERFACE = "0.0.0.0"
 class EncoderSettings(ServiceSettings):
     """The encoder: vision tower, projector and compression as a Ray Serve application on Serve's gRPC ingress.
 
-    example: python -m fsr.encoder --model fsr-tiny --port 50051 --max-replicas 4
+    example: python -m fsr.encoder --model fsr-tiny --port 20051 --max-replicas 4
     """
 
     model_config = SettingsConfigDict(env_prefix="FSR_ENCODER_", cli_prog_name="python -m fsr.encoder")
@@ -31,11 +31,11 @@ class EncoderSettings(ServiceSettings):
     family_options: dict[str, str] = Field(
         default_factory=dict, description="options of the model's family as JSON: layout, video_newlines, relevance"
     )
-    port: int = Field(50051, ge=1, le=65535, description="gRPC port of Serve's proxy")
+    port: int = Field(20051, ge=1, le=65535, description="gRPC port of Serve's proxy")
     ingress: Literal["proxy", "direct"] = Field(
         "proxy", description="direct: each replica also has its own port; gateways learn it from the proxy"
     )
-    direct_port: int = Field(40000, ge=1024, le=63000, description="first port of replicas with direct ingress")
+    direct_port: int = Field(21000, ge=1024, le=63000, description="first port of replicas with direct ingress")
     metrics_port: int | None = Field(None, ge=1, le=65535, description="port of Ray's metrics; default: a free one")
     device: str = Field("cpu", description="torch device")
     dtype: Literal["fp32", "fp16", "bf16"] = Field("fp32", description="dtype of the weights")

@@ -19,12 +19,12 @@ __all__ = ["GatewaySettings"]
 class GatewaySettings(ServiceSettings):
     """The gateway: validates, admits, routes compressed tokens to decoder replicas, streams answers.
 
-    example: python -m fsr.gateway --encoders 127.0.0.1:50051 --decoders dns:///decoders:50061
+    example: python -m fsr.gateway --encoders 127.0.0.1:20051 --decoders dns:///decoders:20061
     """
 
     model_config = SettingsConfigDict(env_prefix="FSR_GATEWAY_", cli_prog_name="python -m fsr.gateway")
 
-    port: int = Field(50050, ge=0, le=65535, description="gRPC port; 0 picks a free one")
+    port: int = Field(20050, ge=0, le=65535, description="gRPC port; 0 picks a free one")
     http_port: int | None = Field(
         None, ge=0, le=65535, description="port of the HTTP interface (OpenAI's API); 0 picks a free one; default: off"
     )
@@ -57,11 +57,11 @@ class GatewaySettings(ServiceSettings):
         description="port for health alone, without TLS, for probes; default: health is on --port only",
     )
     encoders: Addresses = Field(
-        ["127.0.0.1:50051"],
+        ["127.0.0.1:20051"],
         description="encoders, comma-separated: host:port, or dns:///name:port for all addresses of a name",
     )
     decoders: Addresses = Field(
-        ["127.0.0.1:50061"],
+        ["127.0.0.1:20061"],
         description="decoders, comma-separated: host:port, or dns:///name:port for all addresses of a name",
     )
 

@@ -56,7 +56,7 @@ def test_image(image):
     assert (health != fields["port"].default) == (service == "gateway"), (
         "a service that may use TLS has a separate port for health"
     )
-    exposed = {fields["port"].default, health, metrics} | ({50052} if service == "gateway" else set())  # and HTTP
+    exposed = {fields["port"].default, health, metrics} | ({20052} if service == "gateway" else set())  # and HTTP
     assert {int(port) for port in one(image, "EXPOSE").split()} == exposed
     for name, value in env.items():
         if name.startswith("FSR_"):

@@ -152,9 +152,9 @@ def test_up_prints_its_addresses_as_json(served, monkeypatch):
 
 
 def test_http_port_of_another_service_is_refused(tmp_path):
-    flags = ["--port", "50050", "--http-port", "50051", "--logs", str(tmp_path)]
+    flags = ["--port", "20050", "--http-port", "20051", "--logs", str(tmp_path)]
     done = CliRunner().invoke(app, ["up", *flags])
-    assert done.exit_code == 1 and "error: --http-port: another service uses 50051; choose one outside" in done.stderr
+    assert done.exit_code == 1 and "error: --http-port: another service uses 20051; choose one outside" in done.stderr
 
 
 def test_logs_folder_that_is_a_file_is_refused(frames):

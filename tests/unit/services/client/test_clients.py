@@ -3,7 +3,7 @@ import pytest
 from fsr.client import AsyncClient, Client, InvalidRequestError, Tls
 
 
-@pytest.mark.parametrize("address", ["", "http://127.0.0.1:50050", "https://gateway"])
+@pytest.mark.parametrize("address", ["", "http://127.0.0.1:20050", "https://gateway"])
 async def test_url_as_address_is_refused(address):
     with pytest.raises(InvalidRequestError, match=r"gateway: .* write host:port"):
         AsyncClient(address)

@@ -2,9 +2,11 @@
 
 import pytest
 
+from fsr.decoder.settings import DecoderSettings
 from fsr.encoder.settings import EncoderSettings
 from fsr.gateway.settings import GatewaySettings
 
+EPHEMERAL = 32768  # from here on Linux gives ports to outgoing connections
 SOURCES = ("flag", "environment", "file")
 
 
@@ -30,7 +32,7 @@ def load(tmp_path, monkeypatch):
         (("environment", "file"), 1002),
         (("file",), 1003),
         (("flag", "file"), 1001),
-        ((), 50050),
+        ((), 20050),
     ],
 )
 def test_option_when_several_sources_have_it_comes_from_flag_then_environment_then_file(load, given, port):
@@ -94,7 +96,7 @@ def test_list_when_given_by_any_source_is_split(load, arguments):
         ({"environment": {"FSR_GATEWAY_MAX_TOKENS": "-1"}}, "--max-tokens: Input should be greater"),
         ({"flags": ["--min-tokens", "9", "--max-tokens", "3"]}, "max_tokens: 3 is below min_tokens 9; raise it"),
         ({"flags": ["--default-budget", "64", "--max-tokens", "32"]}, r"default_budget: 64 is outside of 1\.\.32"),
-        ({"environment": {"FSR_GATEWAY_PORT": "tcp://10.0.0.1:50050"}}, "enableServiceLinks: false"),
+        ({"environment": {"FSR_GATEWAY_PORT": "tcp://10.0.0.1:20050"}}, "enableServiceLinks: false"),
     ],
 )
 def test_wrong_option_when_loaded_exits_with_one_line(load, arguments, message):
@@ -132,3 +134,16 @@ def test_two_wrong_options_when_loaded_exit_with_two_lines(load):
 
 def test_variables_when_kubernetes_adds_them_are_ignored(load):
     load(environment={"FSR_GATEWAY_SERVICE_HOST": "10.0.0.1", "FSR_GATEWAY_PORT_50050_TCP_ADDR": "10.0.0.1"})
+
+
+@pytest.mark.parametrize("kind", [GatewaySettings, EncoderSettings, DecoderSettings])
+def test_default_ports_are_none_of_outgoing_connections(kind):
+    defaults = {name: field.default for name, field in kind.model_fields.items() if name.endswith("port")}
+    assert defaults["port"] < EPHEMERAL
+    assert all(port is None or port < EPHEMERAL for port in defaults.values())
+
+
+def test_default_addresses_of_replicas_are_their_default_ports():
+    ports = {name: GatewaySettings.model_fields[name].default for name in ("encoders", "decoders")}
+    assert ports["encoders"] == [f"127.0.0.1:{EncoderSettings.model_fields['port'].default}"]
+    assert ports["decoders"] == [f"127.0.0.1:{DecoderSettings.model_fields['port'].default}"]

@@ -11,16 +11,16 @@ async def test_discovery_when_dns_fails_keeps_the_addresses(monkeypatch):
     answers = [["10.0.0.1", "10.0.0.2"], ["10.0.0.2", "10.0.0.3"], OSError("no name server")]
 
     async def lookup(host, port, type):
-        assert (host, port) == ("decoders", 50061)
+        assert (host, port) == ("decoders", 20061)
         answer = answers.pop(0)
         if isinstance(answer, OSError):
             raise answer
         return [(socket.AF_INET, type, 6, "", (ip, port)) for ip in answer]
 
     monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", lookup)
-    discovery = Discovery(["dns:///decoders:50061", "fixed:1"], timeout=10)
-    assert await discovery.addresses() == {"10.0.0.1:50061", "10.0.0.2:50061", "fixed:1"}
-    moved = {"10.0.0.2:50061", "10.0.0.3:50061", "fixed:1"}
+    discovery = Discovery(["dns:///decoders:20061", "fixed:1"], timeout=10)
+    assert await discovery.addresses() == {"10.0.0.1:20061", "10.0.0.2:20061", "fixed:1"}
+    moved = {"10.0.0.2:20061", "10.0.0.3:20061", "fixed:1"}
     assert await discovery.addresses() == moved
     assert await discovery.addresses() == moved  # the outage
 
