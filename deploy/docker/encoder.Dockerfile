@@ -20,7 +20,7 @@ RUN apt-get update && apt-get install --yes --no-install-recommends wget && rm -
     && useradd --uid 10001 --create-home fsr \
     && echo 'export PATH=/opt/fsr/bin:$PATH' > /etc/profile.d/fsr.sh
 COPY --from=build /opt/fsr /opt/fsr
-ENV PATH=/opt/fsr/bin:$PATH PYTHONUNBUFFERED=1 FSR_ENCODER_METRICS_PORT=9466
+ENV PATH=/opt/fsr/bin:$PATH PYTHONUNBUFFERED=1 FSR_ENCODER_HOST=0.0.0.0 FSR_ENCODER_METRICS_PORT=9466
 USER 10001
 EXPOSE 20051 9466
 HEALTHCHECK --interval=5s --timeout=6s --start-period=120s CMD ["python", "-m", "fsr.common.health", "--ray-serve", "127.0.0.1:20051"]

@@ -30,8 +30,13 @@ class RayWorkers(RayGroup):
     maxReplicas: int
 
 
+class RayAuth(Part):
+    mode: Literal["token"]
+
+
 class RayCluster(Part):
     rayVersion: str
+    authOptions: RayAuth
     enableInTreeAutoscaling: bool
     headGroupSpec: RayGroup
     workerGroupSpecs: list[RayWorkers]

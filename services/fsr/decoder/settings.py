@@ -7,6 +7,7 @@ from typing import Any, Literal
 from pydantic import ByteSize, Field
 from pydantic_settings import SettingsConfigDict
 
+from fsr.common.names import served_name
 from fsr.common.settings import ServiceSettings
 
 __all__ = ["DecoderSettings", "EngineName"]
@@ -23,7 +24,9 @@ class DecoderSettings(ServiceSettings):
     model_config = SettingsConfigDict(env_prefix="FSR_DECODER_", cli_prog_name="python -m fsr.decoder")
 
     model: str = Field("fsr-tiny", description="fsr-tiny, a checkpoint folder, or a hub id")
-    served_name: str | None = Field(None, description="name that callers ask for; default: --model")
+    served_name: str | None = Field(
+        None, description="name that callers ask for; default: --model, of a folder its name alone"
+    )
     port: int = Field(20061, ge=0, le=65535, description="gRPC port; 0 picks a free one")
     metrics_port: int = Field(9465, ge=0, le=65535, description="port of the Prometheus metrics; 0 picks a free one")
     engine: EngineName = Field("transformers", description="what generates the answers; see docs/decoders.md")
@@ -66,4 +69,4 @@ class DecoderSettings(ServiceSettings):
     @property
     def announced_name(self) -> str:
         """The model's name for callers and in metrics."""
-        return self.served_name or self.model
+        return self.served_name or served_name(self.model)

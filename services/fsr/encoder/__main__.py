@@ -9,30 +9,32 @@ import threading
 
 import structlog
 
+from fsr.common.ports import is_loopback, join
+from fsr.common.process import check_port
 from fsr.common.telemetry import configure_logging
-from fsr.common.transport import MESSAGE_BYTES
-from fsr.encoder.ingress import environment
+from fsr.encoder.ray_environment import ray_environment
 from fsr.encoder.settings import EncoderSettings
 
 log = structlog.get_logger()
 
 _LOOPBACK = "127.0.0.1"
-# Defaults for Ray's processes, set before Ray is imported.
-_RAY_ENVIRONMENT = {
-    "RAY_DISABLE_IMPORT_WARNING": "1",
-    "RAY_USAGE_STATS_ENABLED": "0",
-    "RAY_DISABLE_WORKER_LOG_PREFIX": "1",  # with a prefix, a replica's log lines would not be JSON
-    "RAY_DEDUP_LOGS": "0",  # otherwise Ray folds the lines of several replicas into one
-    "RAY_SERVE_GRPC_MAX_MESSAGE_SIZE": str(MESSAGE_BYTES),  # otherwise 2 GiB, also of what a small message unpacks to
-}
 
 
 def main() -> None:
     settings = EncoderSettings.load()
     configure_logging("encoder", settings.log_level)
-    os.environ.update(_RAY_ENVIRONMENT | dict(os.environ) | environment(settings))
+    os.environ.update(ray_environment(settings, os.environ))
+    if settings.ray_address is None:
+        check_ports(settings)
     check_checkpoint(settings)
     _serve(settings)
+
+
+def check_ports(settings: EncoderSettings) -> None:
+    """Exits with one line if a port is taken. Otherwise Ray would try for good, and say nothing."""
+    check_port(settings.host, settings.port)
+    if settings.metrics_port is not None:
+        check_port(_LOOPBACK if is_loopback(settings.host) else settings.host, settings.metrics_port, "--metrics-port")
 
 
 def check_checkpoint(settings: EncoderSettings) -> None:
@@ -54,6 +56,7 @@ def _serve(settings: EncoderSettings) -> None:
     from fsr.encoder.app import APPLICATION, build
     from fsr.encoder.grpc_service import SERVICER_FUNCTION
     from fsr.encoder.ray_start import start_ray
+    from fsr.encoder.ray_watch import ends_with_ray
 
     start_ray(address=settings.ray_address or "local", log_to_driver=True, _metrics_export_port=settings.metrics_port)
     stop = threading.Event()
@@ -61,18 +64,19 @@ def _serve(settings: EncoderSettings) -> None:
         signal.signal(number, lambda *_: stop.set())
     http = _reserved_port()
     try:
-        serve.start(
-            proxy_location="HeadOnly",
-            http_options={"host": _LOOPBACK, "port": http.getsockname()[1]},
-            grpc_options=gRPCOptions(
-                port=settings.port,
-                grpc_servicer_functions=[SERVICER_FUNCTION],
-            ),
-        )
-        serve.run(build(settings), name=APPLICATION, route_prefix="/")
-        log.warning("open on every interface, without keys: close the port to all but gateways", port=settings.port)
-        log.info("serving", address=f"{settings.host}:{settings.port}", model=settings.model)
-        stop.wait()
+        with ends_with_ray():
+            serve.start(
+                proxy_location="HeadOnly",
+                http_options={"host": _LOOPBACK, "port": http.getsockname()[1]},
+                grpc_options=gRPCOptions(port=settings.port, grpc_servicer_functions=[SERVICER_FUNCTION]),
+            )
+            serve.run(build(settings), name=APPLICATION, route_prefix="/")
+            if settings.ray_address or not is_loopback(settings.host):
+                log.warning(
+                    "open to other machines, without keys: close the port to all but gateways", port=settings.port
+                )
+            log.info("serving", address=join(settings.host, settings.port), model=settings.model)
+            stop.wait()
         log.info("stopping")
     finally:
         serve.shutdown()

@@ -1,7 +1,7 @@
 """The two ways into the encoder: through Serve's proxy, or straight to each replica's own gRPC port (direct ingress).
 
 Direct ingress is an experimental feature of Ray. The environment of all Ray processes switches it on, so it must be set
-before Ray starts. Each replica then listens on a port of its own, on every interface; the proxy stays beside it.
+before Ray starts. Each replica then listens on a port of its own; the proxy stays beside it.
 """
 
 from __future__ import annotations

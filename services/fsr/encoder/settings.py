@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import Field, field_validator
+from pydantic import Field, model_validator
 from pydantic_settings import SettingsConfigDict
 
+from fsr.common.names import served_name
+from fsr.common.ports import is_loopback
 from fsr.common.settings import ServiceSettings
 
-__all__ = ["EVERY_INTERFACE", "EncoderSettings"]
-
-EVERY_INTERFACE = "0.0.0.0"
+__all__ = ["EncoderSettings"]
 
 
 class EncoderSettings(ServiceSettings):
@@ -23,10 +23,13 @@ class EncoderSettings(ServiceSettings):
     model_config = SettingsConfigDict(env_prefix="FSR_ENCODER_", cli_prog_name="python -m fsr.encoder")
 
     host: str = Field(
-        EVERY_INTERFACE, description="Ray Serve's gRPC ingress listens on every interface; any other value is refused"
+        "127.0.0.1",
+        description="address to listen on; with one of this machine alone, all of a local Ray listens there alone",
     )
     model: str = Field("fsr-tiny", description="fsr-tiny, a checkpoint folder, or a hub id")
-    served_name: str | None = Field(None, description="name that callers ask for; default: --model")
+    served_name: str | None = Field(
+        None, description="name that callers ask for; default: --model, of a folder its name alone"
+    )
     clip: str | None = Field(None, description="CLIP checkpoint for the relevance scores; 'none' leaves them out")
     family_options: dict[str, str] = Field(
         default_factory=dict, description="options of the model's family as JSON: layout, video_newlines, relevance"
@@ -72,12 +75,16 @@ class EncoderSettings(ServiceSettings):
     decode_seconds: float = Field(10.0, gt=0, description="most CPU seconds to decode and scale a request's pictures")
     ray_address: str | None = Field(None, description="cluster to join, or 'auto'; default: start a local Ray")
 
-    @field_validator("host")
-    @classmethod
-    def _check_host(cls, value: str) -> str:
-        if value not in (EVERY_INTERFACE, "::"):
-            remedy = "leave it out, and close the port by a firewall or a NetworkPolicy"
+    @model_validator(mode="after")
+    def _host_is_possible(self) -> Self:
+        if self.ray_address is not None and "host" in self.model_fields_set and is_loopback(self.host):
             raise ValueError(
-                f"{value!r} is not possible: Ray Serve's gRPC ingress listens on every interface; {remedy}"
+                "host: with ray_address the proxies of that Ray listen on every interface of their nodes; leave it "
+                "out, and close the port by a firewall or a NetworkPolicy"
             )
-        return value
+        return self
+
+    @property
+    def announced_name(self) -> str:
+        """The model's name for callers and in metrics."""
+        return self.served_name or served_name(self.model)

@@ -1,5 +1,6 @@
 """The start of an encoder: one that cannot start says why in one line, before Ray starts."""
 
+import socket
 import subprocess
 import sys
 from contextlib import suppress
@@ -7,7 +8,7 @@ from contextlib import suppress
 import psutil
 import pytest
 
-from fsr.encoder.__main__ import check_checkpoint
+from fsr.encoder.__main__ import check_checkpoint, check_ports
 from fsr.encoder.settings import EncoderSettings
 from helpers import checkpoints
 from helpers.waiting import until
@@ -54,6 +55,40 @@ def test_a_ray_node_when_it_is_late_is_started_again(tmp_path, free_ports):
         assert not frozen.is_running()
         encoder.terminate()
         assert encoder.wait(120) == 0
+    finally:
+        with suppress(psutil.NoSuchProcess):
+            for process in [*encoder.children(recursive=True), encoder]:
+                process.kill()
+
+
+def test_start_when_a_port_is_taken_then_one_line_names_it(free_ports):
+    """An outgoing connection holds it. Ray would try to open it for good, and say nothing."""
+    port = free_ports(2)
+    with socket.create_server(("127.0.0.1", 0)) as server, socket.socket() as client:
+        client.bind(("127.0.0.1", port))
+        client.connect(server.getsockname())
+        for option, settings in (
+            ("--port", EncoderSettings(port=port)),
+            ("--metrics-port", EncoderSettings(port=port + 1, metrics_port=port)),
+        ):
+            with pytest.raises(SystemExit, match=rf"^error: {option}: cannot listen on 127.0.0.1:{port} \(.*in use"):
+                check_ports(settings)
+
+
+@pytest.mark.cluster
+@pytest.mark.parametrize("part", ["raylet", "gcs_server"])
+def test_encoder_when_its_ray_is_killed_ends(tmp_path, free_ports, part):
+    port, log = free_ports(2), tmp_path / "log"
+    command = [sys.executable, "-m", "fsr.encoder", "--port", str(port), "--metrics-port", str(port + 1)]
+    with log.open("wb") as file:
+        encoder = psutil.Popen(command, stdout=file, stderr=file, start_new_session=True)
+    try:
+        until(lambda: '"event": "serving"' in log.read_text(), 400)
+        for process in encoder.children(recursive=True):
+            if process.name() == part:
+                process.kill()
+        assert encoder.wait(60) == 1
+        assert "error: Ray has ended: Ray's " in log.read_text().splitlines()[-1]
     finally:
         with suppress(psutil.NoSuchProcess):
             for process in [*encoder.children(recursive=True), encoder]:

@@ -83,8 +83,8 @@ def test_list_when_given_by_any_source_is_split(load, arguments):
         ({"flags": ["--encoders", "nowhere"]}, "--encoders: 'nowhere' is no address"),
         ({"flags": ["--decoders", "dns:///name:http"]}, "--decoders: .* is no address"),
         (
-            {"kind": EncoderSettings, "flags": ["--host", "127.0.0.1"]},
-            "--host: '127.0.0.1' is not possible: .* firewall",
+            {"kind": EncoderSettings, "flags": ["--host", "127.0.0.1", "--ray-address", "auto"]},
+            "host: with ray_address the proxies of that Ray listen on every interface .* firewall",
         ),
         ({"flags": ["--tls-cert", "/no/cert"]}, "--tls-cert: no file /no/cert"),
         ({"flags": ["--tls-key", __file__]}, "tls_cert and tls_key: give both"),

@@ -1,0 +1,43 @@
+"""What Ray's processes find in their environment. It must be set before Ray is imported."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Mapping
+
+from fsr.common.ports import is_loopback
+from fsr.common.transport import MESSAGE_BYTES
+from fsr.encoder.ingress import environment as ingress_environment
+from fsr.encoder.serve_ports import LISTEN_ON, listen_as_told
+from fsr.encoder.settings import EncoderSettings
+
+__all__ = ["ray_environment"]
+
+_DEFAULTS = {
+    "RAY_DISABLE_IMPORT_WARNING": "1",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_DISABLE_WORKER_LOG_PREFIX": "1",  # with a prefix, a replica's log lines would not be JSON
+    "RAY_DEDUP_LOGS": "0",  # otherwise Ray folds the lines of several replicas into one
+    "RAY_SERVE_GRPC_MAX_MESSAGE_SIZE": str(MESSAGE_BYTES),  # otherwise 2 GiB, also of what a small message unpacks to
+}
+
+
+def ray_environment(settings: EncoderSettings, environment: Mapping[str, str]) -> dict[str, str]:
+    """The variables that `environment` must have in addition. What it already says of Ray's own defaults stays.
+
+    A Ray of the encoder's own takes work only from processes that know its token, whatever Ray's default is: anyone
+    else who reaches its ports could run programs. Its token lives in the environment of its processes alone unless
+    RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH names one. Where the encoder listens for this machine alone, all of Ray does.
+    """
+    needed = ingress_environment(settings)
+    defaults = dict(_DEFAULTS)
+    if settings.ray_address is None:
+        defaults["RAY_AUTH_MODE"] = "token"
+        if not environment.get("RAY_AUTH_TOKEN") and not environment.get("RAY_AUTH_TOKEN_PATH"):
+            needed["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
+        needed[LISTEN_ON] = settings.host
+        needed["RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH"] = f"{listen_as_told.__module__}.{listen_as_told.__name__}"
+        if is_loopback(settings.host):
+            # Ray's switch for systems whose firewalls ask about every open port: its processes use 127.0.0.1.
+            defaults["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
+    return {name: value for name, value in defaults.items() if name not in environment} | needed
