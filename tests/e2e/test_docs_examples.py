@@ -1,5 +1,6 @@
-"""The examples of the pages about the HTTP interface, run as they stand but for addresses. `make test-clients`."""
+"""The pages' examples that send requests, run as they stand but for addresses; those of a page in one session."""
 
+import json
 import os
 import re
 import shutil
@@ -9,36 +10,49 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
-PYTHON = ROOT / ".venv-clients/bin/python"
-NODE_MODULES = ROOT / ".node-clients/node_modules"
-_FENCE = re.compile(r"^( *)```(sh|python|js)\n(.*?)^ *```$", re.MULTILINE | re.DOTALL)
-# Page, and the heading of the part that is meant; None for all of it.
-PAGES = (("README.md", "## Ask it from an application"), ("docs/http.md", None), ("docs/from-vllm.md", None))
-pytestmark = pytest.mark.clients
+from helpers.pages import PAGES, ROOT, blocks, name_of, sends_requests
+
+# Runs blocks as a reader would, in one session. A traceback has the page's name and line.
+SESSION = """
+import ast, asyncio, inspect, json, sys
+page, blocks = json.load(sys.stdin)
+names = {"__name__": "__main__"}
+for line, code in blocks:
+    print(f"-- {line}", flush=True)
+    lines = compile("\\n" * (line - 1) + code, page, "exec", ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
+    waiting = eval(lines, names)
+    if inspect.iscoroutine(waiting):
+        asyncio.run(waiting)
+"""
+# Blocks that the running system cannot answer: its model takes no videos.
+NOT_RUN = {("docs/models.md", "Video.from_folder")}
 
 
-def examples() -> list[tuple[str, str, str]]:
-    """Name, language and text of every example that sends a request."""
-    found = []
-    for page, heading in PAGES:
-        text = (ROOT / page).read_text() if (ROOT / page).exists() else ""  # then the first test fails
-        if heading:
-            text = text.partition(f"\n{heading}\n")[2].partition("\n## ")[0]
-        for number, (indent, language, code) in enumerate(_FENCE.findall(text)):
-            code = re.sub(f"^{indent}", "", code, flags=re.MULTILINE)
-            if language != "sh" or "curl" in code:
-                found.append((f"{page}-{number}", language, code))
+def examples(*languages):
+    """The blocks that send requests, by page."""
+    found = {}
+    for page in PAGES:
+        name = name_of(page)
+        some = [block for block in blocks(page) if block.language in languages and sends_requests(block)]
+        some = [block for block in some if not any(name == other and text in block.code for other, text in NOT_RUN)]
+        if some:
+            found[name] = some
     return found
 
 
-EXAMPLES = examples()
+PYTHON, SHELL = examples("python"), examples("sh")
+
+
+def with_addresses(code, system):
+    for port, address in ((20052, system["http"]), (20050, system["gateway"])):
+        code = re.sub(rf"(127\.0\.0\.1|localhost|gateway):{port}", address, code)
+    return code
 
 
 @pytest.fixture
 def folder(tmp_path, pictures):
     """Has the pictures that the examples read, and a `curl` that fails where the gateway answers with an error."""
-    (tmp_path / "scene.png").write_bytes(pictures(800, 1)[0])
+    (tmp_path / "scene.png").write_bytes(pictures(1_100_051, 1)[0])
     (tmp_path / "other.png").write_bytes(pictures(801, 1)[0])
     (tmp_path / "bin").mkdir()
     shim = tmp_path / "bin/curl"
@@ -47,20 +61,38 @@ def folder(tmp_path, pictures):
     return tmp_path
 
 
-def test_every_page_has_examples():
-    assert {name.rpartition("-")[0] for name, *_ in EXAMPLES} == {page for page, _ in PAGES}
-
-
-@pytest.mark.parametrize(("language", "code"), [pytest.param(*rest, id=name) for name, *rest in EXAMPLES])
-def test_example_works(system, folder, language, code):
-    for port, address in ((20052, system["http"]), (20050, system["gateway"])):
-        code = re.sub(rf"(127\.0\.0\.1|localhost|gateway):{port}", address, code)
-    if language == "python":
-        command = [PYTHON if "langchain" in code else sys.executable, "-c", code]
-    else:
-        command = ["bash", "-euo", "pipefail", "-c", code] if language == "sh" else ["node", "-e", code]
+def output(command, folder, text=None, **variables):
     path = f"{folder / 'bin'}:{Path(sys.executable).parent}:{os.environ['PATH']}"
-    environment = os.environ | {"PATH": path, "NODE_PATH": str(NODE_MODULES)}
-    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=300)
+    environment = os.environ | {"PATH": path} | variables
+    done = subprocess.run(command, cwd=folder, env=environment, input=text, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert done.stdout.strip()
+    return done.stdout
+
+
+def test_pages_have_examples():
+    assert {"README.md", "docs/http.md", "docs/from-vllm.md", "docs/methods.md"} <= PYTHON.keys()
+    assert {"README.md", "docs/http.md"} <= SHELL.keys()
+
+
+@pytest.mark.parametrize("page", PYTHON)
+def test_python_of_a_page_works(page, system, folder):
+    session = [page, [[block.line, with_addresses(block.code, system)] for block in PYTHON[page]]]
+    printed = output([sys.executable, "-c", SESSION], folder, json.dumps(session))
+    for block in PYTHON[page]:
+        after = printed.partition(f"-- {block.line}\n")[2].partition("\n-- ")[0]
+        assert after.strip(), f"{page}:{block.line} prints nothing"
+
+
+@pytest.mark.parametrize("page", SHELL)
+def test_shell_of_a_page_works(page, system, folder):
+    for block in SHELL[page]:
+        code = with_addresses(block.code, system)
+        assert output(["bash", "-euo", "pipefail", "-c", code], folder).strip(), f"{page}:{block.line} prints nothing"
+
+
+def test_first_minute_of_the_readme_works(system, folder):
+    (folder / "scene.png").unlink()
+    part = (ROOT / "README.md").read_text().partition("## The first 60 seconds")[2].partition("\n## ")[0]
+    (code,) = re.findall(r"```\n(fsr scene.*?)```", part, re.DOTALL)
+    printed = output(["bash", "-euo", "pipefail", "-c", code], folder, FSR_GATEWAY=system["gateway"])
+    assert "16 of 144" in printed and (folder / "scene.png").exists() and (folder / "why.png").exists()
