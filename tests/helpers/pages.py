@@ -26,7 +26,7 @@ __all__ = [
     "sends_requests",
 ]
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).resolve().parents[2]
 _BUILT = {"build", "dist", "runs"}
 _MARKDOWN = MarkdownIt("commonmark").enable("table")
 
