@@ -29,8 +29,8 @@ def listen_as_told() -> list[Any]:
         from ray.serve._private import default_impl
         from ray.util import get_node_ip_address
 
-        def add_ingress_port(server: Any, address: str) -> None:
-            server.add_insecure_port(join(host, _port(address)))
+        def add_ingress_port(grpc_server: Any, server_address: str) -> None:
+            grpc_server.add_insecure_port(join(host, _port(server_address)))
 
         def add_replica_port(server: Any, address: str) -> int:
             return int(add_port_to_grpc_server(server, join(get_node_ip_address(), _port(address))))
