@@ -104,7 +104,9 @@ Global___DecodeRequest: _TypeAlias = DecodeRequest  # noqa: Y015
 
 @_typing.final
 class DecodeResponse(_message.Message):
-    """A piece of the answer. The last one also carries the finish reason and the figures."""
+    """A piece of the answer. The last one also carries the finish reason and the figures. Before the first one, messages
+    without tokens and reason may come: the replica is at work on the prompt.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 

@@ -16,7 +16,7 @@ from fsr.common.names import check_name
 from fsr.common.telemetry import log_end
 from fsr.decoder.admission import Admission
 from fsr.decoder.answer import AnswerWriter
-from fsr.decoder.engines.base import Engine, Generation, check_prompt
+from fsr.decoder.engines.base import Engine, Generation, Token, check_prompt
 from fsr.decoder.metrics import Metrics
 from fsr.decoder.prompts import prompt_of, visual_rows
 from fsr.decoder.sampling import Sampling
@@ -31,6 +31,7 @@ __all__ = ["DecodePipeline"]
 # More text than this is no prompt of the model, whatever its tokenizer makes of it. A gateway lets through less.
 _BYTES_PER_TOKEN = 32
 _LEAST_TEXT_BYTES = 2**20
+_PROGRESS_SECONDS = 5.0  # between two messages that say that the engine is at work
 
 
 class DecodePipeline:
@@ -121,12 +122,36 @@ class DecodePipeline:
             if complete is not None:
                 yield complete
                 return
-            async with aclosing(self._engine.generate(generation)) as tokens:
-                async for token in tokens:
-                    message = writer.write(token)
+            async with (
+                aclosing(self._engine.generate(generation)) as tokens,
+                aclosing(self._with_progress(tokens)) as tokens_and_progress,
+            ):
+                async for token in tokens_and_progress:
+                    message = pb.DecodeResponse() if token is None else writer.write(token)
                     yield message
                     if message.finish_reason:
                         return
+
+    async def _with_progress(self, tokens: AsyncGenerator[Token, None]) -> AsyncGenerator[Token | None, None]:
+        """The tokens. Before the first one comes a None now and then, as long as the engine is at work.
+
+        A prompt may take longer than a gateway waits for a replica that says nothing.
+        """
+        first, steps = asyncio.ensure_future(anext(tokens)), self._engine.steps
+        try:
+            while not (await asyncio.wait({first}, timeout=_PROGRESS_SECONDS))[0]:
+                if self._engine.steps > steps:
+                    steps = self._engine.steps
+                    yield None
+            try:
+                yield first.result()
+            except StopAsyncIteration:
+                return
+        finally:
+            if first.cancel():
+                await asyncio.wait({first})  # else the tokens could not be closed
+        async for token in tokens:
+            yield token
 
     def _check_texts(self, request: pb.DecodeRequest) -> None:
         for field in ("request_id", "fingerprint", "cache_salt"):

@@ -97,6 +97,9 @@ class DecoderHop:
                     return
                 if message is None:
                     raise _Unreadable
+                if not message.token_ids and not message.finish_reason:
+                    replica.answered()  # it is at work on the prompt
+                    continue
                 yield message
                 patience = self._policy.settings.stall_seconds
         finally:

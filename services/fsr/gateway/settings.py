@@ -158,7 +158,8 @@ class GatewaySettings(ServiceSettings):
     first_token_seconds: float = Field(
         60.0,
         gt=0,
-        description="longest wait for the first token, time in queues included; then another replica is asked",
+        description="longest time in which a decoder says nothing before the first token, time in queues included; "
+        "then another replica is asked. A transformers decoder says that it is at work on a prompt; vLLM does not",
     )
     encode_seconds: float = Field(
         30.0,

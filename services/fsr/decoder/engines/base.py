@@ -77,6 +77,7 @@ class Engine(ABC):
         position_limit: rotary positions of prompt and answer must be below it; None: any will do.
         dead: set when the engine can generate no more; the replica then reports NOT_SERVING.
         registry: the engine's own metrics, shown on the replica's metrics port; None if it has none.
+        steps: number of forward passes so far; stays 0 if the engine does not tell.
     """
 
     name: str
@@ -85,6 +86,7 @@ class Engine(ABC):
     position_limit: int | None = None
     dead: asyncio.Event
     registry: CollectorRegistry | None = None
+    steps: int = 0
 
     @classmethod
     @abstractmethod

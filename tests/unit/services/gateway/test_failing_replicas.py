@@ -37,10 +37,11 @@ MODEL = types_pb2.ModelDescription(model="m", fingerprint="f")
 
 
 class Decoder(decoder_pb2_grpc.DecoderServiceServicer):
-    """Healthy by its health check. Every request fails as `wrong` says, after `first` messages; None answers it."""
+    """Healthy by its health check. Every request fails as `wrong` says, after `first` messages; None answers it, after
+    `prefill` messages that say nothing and come slowly."""
 
-    def __init__(self, wrong=None, first=0, fingerprint="f"):
-        self.wrong, self.first, self.fingerprint, self.calls = wrong, first, fingerprint, 0
+    def __init__(self, wrong=None, first=0, fingerprint="f", prefill=0):
+        self.wrong, self.first, self.fingerprint, self.prefill, self.calls = wrong, first, fingerprint, prefill, 0
 
     async def DescribeDecoder(self, request, context):
         model = types_pb2.ModelDescription(model="m", fingerprint=self.fingerprint)
@@ -48,6 +49,9 @@ class Decoder(decoder_pb2_grpc.DecoderServiceServicer):
 
     async def Decode(self, request, context):
         self.calls += 1
+        for _ in range(self.prefill):
+            await asyncio.sleep(PATIENCE["first_token_seconds"] / 2)
+            yield decoder_pb2.DecodeResponse()
         if self.wrong is None:
             yield decoder_pb2.DecodeResponse(finish_reason=decoder_pb2.FINISH_REASON_STOP)
             return
@@ -130,6 +134,16 @@ async def gateway(clock):
 
 def context():
     return RequestContext(ANYBODY, Deadline(20), RequestRecord(request_id="r"))
+
+
+async def test_replica_when_it_is_at_work_on_a_long_prompt_is_waited_for(serve, gateway):
+    slow = Decoder(prefill=4)
+    pools, policy = gateway(encoders=[], decoders=[await serve(slow)], **PATIENCE)
+    await pools.refresh()
+    asked = context()
+    async with aclosing(DecoderHop(pools, policy).answer("m", decoder_pb2.DecodeRequest(), asked)) as messages:
+        assert [message.finish_reason async for _, message in messages] == [decoder_pb2.FINISH_REASON_STOP]
+    assert (slow.calls, asked.record.failovers) == (1, 0)
 
 
 @pytest.mark.parametrize(

@@ -175,6 +175,7 @@ class TransformersEngine(Engine):
         try:
             tokens = forward([self._running[request] for request in requests])
             self._failures = 0
+            self.steps += 1
         except Exception:
             log.exception("a step failed", request_ids=[request.generation.request_id for request in requests])
             self._failures += 1
