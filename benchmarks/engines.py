@@ -47,18 +47,18 @@ def main() -> None:
     picture = logs / "picture.png"
     Image.effect_noise((SIDE, SIDE), 60).convert("RGB").save(picture)
     engines = {
-        "transformers": ([], sys.executable),
-        "vllm": (["--engine", "vllm", "--engine-options", '{"enforce_eager": true}'], options.decoder_python),
+        "transformers": ({}, sys.executable),
+        "vllm": ({"engine": "vllm", "engine_options": '{"enforce_eager": true}'}, options.decoder_python),
     }
     print("| engine | clients | visual tokens | tokens/s | answers/s | TTFT p50, ms | errors |")
     print("|:--|--:|--:|--:|--:|--:|--:|")
-    for engine, (flags, python) in engines.items():
+    for engine, (decoder_options, python) in engines.items():
         with running(
             str(options.folder),
             1,
             options.port,
             logs / engine,
-            decoder_flags=flags,
+            decoder_options=decoder_options,
             decoder_python=python,
             start_seconds=None,
         ) as addresses:

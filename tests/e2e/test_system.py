@@ -357,7 +357,7 @@ def test_up_leaves_nothing_behind(free_ports, tmp_path, ignored, frozen, signals
     )
     family = []
     try:
-        assert any("ready" in line for line in process.stdout)
+        assert any("ready; " in line for line in process.stdout)
         family = psutil.Process(process.pid).children(recursive=True)
         assert len(family) > 3
         for child in family:

@@ -31,8 +31,13 @@ def ask(
     fps: options.Fps = None,
     model: options.ModelName = "",
     method: options.MethodName = "",
+    option: options.MethodOption = None,
     max_tokens: Annotated[int, typer.Option(min=1, help="most tokens of the answer")] = 64,
     temperature: Annotated[float, typer.Option(help="sampling temperature; 0 is greedy")] = 0.0,
+    top_p: Annotated[float, typer.Option(help="sample from the likeliest tokens of this probability together")] = 1.0,
+    top_k: Annotated[int, typer.Option(help="sample from so many of the likeliest tokens; 0: from all")] = 0,
+    seed: Annotated[int | None, typer.Option(help="makes a sampled answer repeatable")] = None,
+    stop: Annotated[list[str] | None, typer.Option(help="text before which the answer ends; may be repeated")] = None,
     top_logprobs: Annotated[
         int | None,
         typer.Option(min=0, max=20, help="print the probability of each token, and so many of the likeliest instead"),
@@ -49,7 +54,7 @@ def ask(
     """
     chunks: list[Chunk] = []
     try:
-        choice = options.compression_choice(budget, spread, model, method)
+        choice = options.compression_choice(budget, spread, model, method, option)
         with connection.open() as client:
             stream = client.stream(
                 options.media_sources(images, fps),
@@ -57,6 +62,10 @@ def ask(
                 timeout=timeout,
                 max_tokens=max_tokens,
                 temperature=temperature,
+                top_p=top_p,
+                top_k=top_k,
+                seed=seed,
+                stop=stop or [],
                 logprobs=top_logprobs is not None,
                 top_logprobs=top_logprobs or 0,
                 explain=explain,
@@ -66,6 +75,8 @@ def ask(
                 if not as_json:
                     print(chunk.text if chunks else chunk.text.lstrip(), end="", flush=True)
                 chunks.append(chunk)
+            # A gateway that answers a question without a model serves this caller only one.
+            served = client.models() if as_json and not model else []
     except ClientError as error:
         fail(error)
     usage = chunks[-1].usage if chunks else None
@@ -74,7 +85,13 @@ def ask(
     kept = [image for chunk in chunks for image in chunk.images]
     choices = [choice for chunk in chunks for choice in chunk.token_choices]
     if as_json:
-        answer: dict[str, Any] = {"answer": "".join(chunk.text for chunk in chunks).strip(), "usage": asdict(usage)}
+        answer: dict[str, Any] = {
+            "answer": "".join(chunk.text for chunk in chunks).strip(),
+            "finish_reason": chunks[-1].finish_reason,
+            "model": served[0].model if served else model,
+            "method": usage.method,
+            "usage": asdict(usage),
+        }
         answer |= {"images": [asdict(image) for image in kept]} if explain else {}
         answer |= {"tokens": token_objects(choices)} if top_logprobs is not None else {}
         print(json.dumps(answer))

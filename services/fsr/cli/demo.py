@@ -14,7 +14,7 @@ from rich.table import Table
 from fsr.cli.core_tools import run_core
 from fsr.cli.local_stack import StartFailed, running
 from fsr.cli.options import SCENE, AsJson, BudgetText, GatewayPort, SceneSeed, parse_budget
-from fsr.cli.terminal import fail
+from fsr.cli.terminal import fail, plain
 from fsr.cli.usage_table import usage_table
 from fsr.client.errors import ClientError
 from fsr.client.sync import Client
@@ -40,7 +40,8 @@ def demo(
     try:
         with ExitStack() as stack:
             with console.status("starting encoder, decoder and gateway"):
-                addresses = stack.enter_context(running("fsr-tiny", 1, port, folder))
+                services = running("fsr-tiny", 1, port, folder, start_seconds=None, report=plain(console))
+                addresses = stack.enter_context(services)
             client = stack.enter_context(Client(addresses["gateway"]))
             for question in scene["questions"]:
                 text = question["question"]

@@ -30,6 +30,7 @@ def explain(
     fps: options.Fps = None,
     model: options.ModelName = "",
     method: options.MethodName = "",
+    option: options.MethodOption = None,
     timeout: options.Timeout = 60.0,
     as_json: options.AsJson = False,
 ) -> None:
@@ -39,7 +40,7 @@ def explain(
     """
     try:
         source = options.media_sources([image], fps)[0]
-        choice = options.compression_choice(budget, spread, model, method)
+        choice = options.compression_choice(budget, spread, model, method, option)
         with connection.open() as client:
             compression = client.compress(source, question, explain=True, timeout=timeout, **choice)
     except ClientError as error:

@@ -17,7 +17,7 @@ from fsr.cli.fresh_pictures import vary
 from fsr.cli.load_generator import Outcome, Plan, drive
 from fsr.cli.load_report import Row, as_json, check_plot, markdown, plot
 from fsr.cli.load_summary import summarise
-from fsr.cli.options import DEFAULT_BUDGET, MethodName, parse_budget
+from fsr.cli.options import DEFAULT_BUDGET, MethodName, MethodOption, ModelName, compression_choice, parse_budget
 from fsr.cli.terminal import fail
 from fsr.client.errors import ClientError, InvalidRequestError
 from fsr.client.media import read_picture
@@ -39,7 +39,9 @@ def load(
     clients: Annotated[str, typer.Option(help="closed loop: number of clients of each run, as 1,4,16")] = "",
     rate: Annotated[str, typer.Option(help="open loop: requests a second of each run, as 2,8")] = "",
     budget: Annotated[str, typer.Option(help="budgets to compare, as 16,0.5,auto,default")] = DEFAULT_BUDGET,
+    model: ModelName = "",
     method: MethodName = "",
+    option: MethodOption = None,
     max_tokens: Annotated[int, typer.Option(min=1, help="most tokens of an answer")] = 64,
     ignore_eos: Annotated[bool, typer.Option("--ignore-eos", help="answers of exactly --max-tokens")] = False,
     seconds: Annotated[float, typer.Option(help="longest time of a run")] = 30.0,
@@ -67,21 +69,21 @@ def load(
         loads = _loads(clients, rate)
         _check_files({"--json": json_file, "--markdown": markdown_file, "--plot": plot_file})
         pictures = [read_picture(path) for path in images]
-        options: GenerateOptions = {"method": method, "max_tokens": max_tokens, "ignore_eos": ignore_eos}
+        answers: GenerateOptions = {"max_tokens": max_tokens, "ignore_eos": ignore_eos}
         limits: dict[str, Any] = {"seconds": seconds, "requests": requests, "warmup": warmup, "bound": bound}
         limits |= {"timeout": timeout, "seed": seed}
         if fresh:
             for picture in pictures:
                 vary(picture)  # raises before the load, not during it
-        plans = []
+        plans, choice = [], compression_choice(DEFAULT_BUDGET, "even", model, method, option)
         for name in (part.strip() for part in budget.split(",")):
-            budgeted: GenerateOptions = {**options, "budget": parse_budget(name)}
+            options: GenerateOptions = {**answers, **choice, "budget": parse_budget(name)}
             for label, size in loads:
                 plan = Plan(
                     images=pictures,
                     question=question,
                     vary=vary if fresh else None,
-                    options=budgeted,
+                    options=options,
                     **size,
                     **limits,
                 )
@@ -91,9 +93,14 @@ def load(
         if markdown_file:
             markdown_file.write_text(table)
         if json_file:
-            settings = (
-                options | limits | {"question": question, "images": [str(path) for path in images], "fresh": fresh}
-            )
+            settings: dict[str, Any] = {
+                "model": model,
+                "method": method,
+                "options": choice["options"],
+                **answers,
+                **limits,
+            }
+            settings |= {"question": question, "images": [str(path) for path in images], "fresh": fresh}
             figures = as_json(rows, settings)
             if json_file == _STANDARD_OUTPUT:
                 printed = figures

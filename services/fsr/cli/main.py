@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import os
 import sys
+from importlib.metadata import version
+from typing import Annotated
 
 import typer
 
@@ -13,6 +15,7 @@ from fsr.cli.demo import demo
 from fsr.cli.evaluate import PASS_THROUGH, evaluate
 from fsr.cli.explain import explain
 from fsr.cli.load import load
+from fsr.cli.models import models
 from fsr.cli.scene import scene
 from fsr.cli.terminal import Commands
 from fsr.cli.up import up
@@ -24,13 +27,29 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
+    context_settings={"help_option_names": ["-h", "--help"]},
     help="Ask about pictures and videos from a tenth of their visual tokens.\n\n"
     "example: fsr up\n\n"
     "in another terminal: fsr scene -o scene.png && fsr ask scene.png 'What colour is the star?' --budget 16",
 )
-for command in (up, scene, demo, ask, explain, load):
+for command in (up, scene, demo, ask, models, explain, load):
     app.command()(command)
 app.command(context_settings=PASS_THROUGH)(evaluate)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(f"fsr {version('fsr-gateway')}")
+        raise typer.Exit
+
+
+@app.callback(help=app.info.help)
+def _options(
+    _: Annotated[
+        bool, typer.Option("--version", is_eager=True, callback=_print_version, help="print the version and exit")
+    ] = False,
+) -> None:
+    pass
 
 
 def main() -> None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
-from typing import Annotated, TypedDict
+from typing import Annotated, Any, TypedDict
 
 import typer
 
@@ -20,11 +21,13 @@ __all__ = [
     "Fps",
     "GatewayPort",
     "MethodName",
+    "MethodOption",
     "ModelName",
     "SceneSeed",
     "SpreadName",
     "Timeout",
     "compression_choice",
+    "key_values",
     "media_sources",
     "parse_budget",
 ]
@@ -42,6 +45,10 @@ GatewayPort = Annotated[
     int, typer.Option(min=1024, max=65000, help="gateway port; the other services use the ports after it")
 ]
 MethodName = Annotated[str, typer.Option(help="compression method; default: the gateway's")]
+MethodOption = Annotated[
+    list[str] | None,
+    typer.Option("--option", metavar="NAME=VALUE", help="option of the method, such as rho=0.7; may be repeated"),
+]
 ModelName = Annotated[str, typer.Option(help="model to ask; needed if the gateway serves several")]
 SceneSeed = Annotated[int, typer.Option(min=0, help="number of the scene; the default has a red star")]
 SpreadName = Annotated[
@@ -58,11 +65,28 @@ class CompressionChoice(TypedDict):
     spread: Spread
     model: str
     method: str
+    options: dict[str, Any]
 
 
-def compression_choice(budget: str, spread: Spread, model: str, method: str) -> CompressionChoice:
-    """The choice with its budget parsed. Raises InvalidRequestError."""
-    return {"budget": parse_budget(budget), "spread": spread, "model": model, "method": method}
+def compression_choice(
+    budget: str, spread: Spread, model: str, method: str, option: list[str] | None = None
+) -> CompressionChoice:
+    """The choice with its budget and the method's options parsed. Raises InvalidRequestError."""
+    return {
+        "budget": parse_budget(budget),
+        "spread": spread,
+        "model": model,
+        "method": method,
+        "options": {name: _value(text) for name, text in key_values("--option", option or []).items()},
+    }
+
+
+def _value(text: str) -> Any:
+    """A number, a boolean or a list as in JSON, else the text itself."""
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
 
 
 def parse_budget(text: str) -> Budget | None:
@@ -84,3 +108,14 @@ def media_sources(paths: list[Path], fps: float | None) -> list[ImageSource]:
     if fps is not None and not any(isinstance(source, Video) for source in sources):
         raise InvalidRequestError("--fps: there is no video; give a folder of frames, or leave out --fps")
     return sources
+
+
+def key_values(option: str, texts: list[str]) -> dict[str, str]:
+    """`["k=v"]` as a mapping. Raises InvalidRequestError, naming the option, for a text without a name or an equals."""
+    values = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not name.strip() or not equals:
+            raise InvalidRequestError(f"{option}: {text!r} is no name=value; write one for each {option}")
+        values[name.strip()] = value
+    return values

@@ -1,22 +1,32 @@
-"""How commands report a failure: one line on standard error, and an exit status that is not zero."""
+"""How commands print: lines as they are, and a failure as one line on standard error with a status that is not zero."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, NoReturn
 
 import typer
+from rich.console import Console
 from typer.core import TyperGroup
 
-__all__ = ["Commands", "fail"]
+__all__ = ["Commands", "fail", "plain"]
 
 
 def fail(message: object, status: int = 1) -> NoReturn:
     """Prints the error and ends the command."""
     print(f"error: {message}", file=sys.stderr)
     raise typer.Exit(status)
+
+
+def plain(console: Console) -> Callable[[str], None]:
+    """Prints lines on a console as they are, such as those of a log."""
+
+    def print_line(line: str) -> None:
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+    return print_line
 
 
 class Commands(TyperGroup):

@@ -3,11 +3,13 @@
 import json
 import subprocess
 import sys
+from importlib.metadata import version
 
 import pytest
 from typer.testing import CliRunner
 
 from fsr.cli.main import app
+from fsr.cli.options import compression_choice
 
 
 def invoke(*arguments):
@@ -51,10 +53,45 @@ def test_no_arguments_show_the_help():
     assert "Usage:" in done.output and "error:" not in done.output
 
 
-@pytest.mark.parametrize("command", ["", "up", "scene", "demo", "ask", "explain", "load"])
+@pytest.mark.parametrize("command", ["", "up", "scene", "demo", "ask", "models", "explain", "load"])
 def test_help_has_an_example(command):
     done = invoke(*command.split(), "--help")
     assert done.exit_code == 0 and f"example: fsr {command}" in done.output
+
+
+@pytest.mark.parametrize("command", ["", "up", "models"])
+def test_help_has_a_short_name(command):
+    done = invoke(*command.split(), "-h")
+    assert done.exit_code == 0 and "Usage:" in done.stdout and "--help" in done.stdout
+
+
+def test_version_is_that_of_the_package():
+    done = invoke("--version")
+    assert done.exit_code == 0 and done.stdout == f"fsr {version('fsr-gateway')}\n"
+
+
+@pytest.mark.parametrize(
+    "command",
+    [("ask", "PICTURE", "?"), ("explain", "PICTURE", "?", "-o", "why.png"), ("load", "PICTURE", "--clients", "1")],
+)
+def test_method_option_without_a_value_is_refused_in_one_line(frames, command):
+    done = invoke(*(frames / "f1.PNG" if part == "PICTURE" else part for part in command), "--option", "rho")
+    assert (
+        done.exit_code == 1 and done.stderr == "error: --option: 'rho' is no name=value; write one for each --option\n"
+    )
+
+
+def test_values_of_method_options_are_numbers_booleans_lists_or_texts():
+    given = ["a=0.7", "b=true", "c=[1, 2]", "d=text", "e=x=y", "f="]
+    choice = compression_choice("16", "even", "", "fsr", given)
+    assert choice["options"] == {"a": 0.7, "b": True, "c": [1, 2], "d": "text", "e": "x=y", "f": ""}
+
+
+def test_models_when_no_gateway_is_there_is_one_line(free_ports):
+    done = invoke("models", "--gateway", f"127.0.0.1:{free_ports()}")
+    assert (
+        done.exit_code == 1 and done.stderr.startswith("error: gateway: no connection") and done.stderr.count("\n") == 1
+    )
 
 
 def test_full_disk_is_one_line():

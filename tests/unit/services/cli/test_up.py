@@ -1,61 +1,57 @@
-"""`fsr up` with stand-ins for its services."""
+"""`fsr up`: its options, and what it starts, with stand-ins for its services."""
 
-import json
 import os
 import signal
-import subprocess
+import socket
 import sys
-from contextlib import chdir, nullcontext
+from contextlib import chdir
+from inspect import signature
 
 import pytest
 from typer.testing import CliRunner
 
 from fsr.cli.local_stack import StartFailed, running
 from fsr.cli.main import app
+from fsr.cli.stack.plan import Plan
+from fsr.cli.up import up
 from fsr.decoder.settings import DecoderSettings
 from fsr.encoder.settings import EncoderSettings
+from fsr.gateway.settings import GatewaySettings
 
-SLEEPS, FAILS = "import time; time.sleep(60)", "raise SystemExit('error: no such model')"
-
-
-@pytest.fixture
-def port(free_ports):
-    return str(free_ports(30))
+FAILS = "raise SystemExit('error: no such model')"
+SETTINGS = {"gateway": GatewaySettings, "encoder": EncoderSettings, "decoder": DecoderSettings}
 
 
 @pytest.fixture
-def stand_ins(monkeypatch):
-    """Makes `running` start the given code instead of each service, and call `then` before it holds the process."""
-    started, popen = {}, subprocess.Popen
+def settings(stand_ins, port, tmp_path, monkeypatch):
+    """The settings of each service that `fsr up` starts with these flags."""
 
-    def use(code, then=lambda: None):
-        def start(command, **options):
-            if command[1] != "-m":
-                return popen(command, **options)
-            name = command[2].removeprefix("fsr.")
-            started[name] = command, popen([sys.executable, "-c", code.get(name, SLEEPS)], **options)
-            then()
-            return started[name][1]
+    def settings(*flags):
+        started = stand_ins.use({"gateway": FAILS})
+        done = CliRunner().invoke(app, ["up", "--port", port, "--logs", str(tmp_path / "logs"), *flags])
+        assert "gateway stopped: no such model" in done.stderr, done.stderr
+        found = {}
+        for service, starts in started.items():
+            command, environment, _ = starts[-1]
+            with pytest.MonkeyPatch.context() as patch:
+                for name, value in environment.items():
+                    patch.setenv(name, value)
+                found[service] = SETTINGS[service].load(command[3:])
+        return found
 
-        monkeypatch.setattr("fsr.cli.local_stack.subprocess.Popen", start)
-        return started
-
-    yield use
-    for _, process in started.values():
-        process.kill()
-        process.wait()
+    return settings
 
 
 def test_services_not_ready_in_time_are_stopped_and_their_logs_named(stand_ins, port, tmp_path):
-    started = stand_ins({})
+    stand_ins.use({})
     done = CliRunner().invoke(app, ["up", "--start-seconds", "1", "--port", port, "--logs", str(tmp_path)])
     assert done.exit_code == 1
     assert f"error: not ready within 1 s; see the logs in {tmp_path}, or wait longer" in done.stderr
-    assert len(started) == 3 and all(process.poll() is not None for _, process in started.values())
+    assert len(stand_ins.processes()) == 3 and all(process.poll() is not None for process in stand_ins.processes())
 
 
 def test_service_that_dies_ends_a_wait_without_limit(stand_ins, port, tmp_path):
-    stand_ins({"decoder": FAILS})
+    stand_ins.use({"decoder": FAILS})
     with (
         pytest.raises(StartFailed, match="decoder-0 stopped: no such model"),
         running("fsr-tiny", 1, int(port), tmp_path, start_seconds=None),
@@ -65,20 +61,91 @@ def test_service_that_dies_ends_a_wait_without_limit(stand_ins, port, tmp_path):
 
 def test_signal_while_a_service_is_spawned_leaves_none_behind(stand_ins, port, tmp_path):
     """The signal comes after the fork, and before the process is held."""
-    started = stand_ins({}, then=lambda: os.kill(os.getpid(), signal.SIGTERM))
+    started = stand_ins.use({}, then=lambda: os.kill(os.getpid(), signal.SIGTERM))
     with pytest.raises(KeyboardInterrupt), running("fsr-tiny", 1, int(port), tmp_path):
         pass
     assert list(started) == ["encoder"]
-    assert started["encoder"][1].poll() == -signal.SIGTERM
+    assert stand_ins.processes()[0].poll() == -signal.SIGTERM
 
 
-def test_family_options_reach_the_encoder_alone(stand_ins, port, tmp_path):
-    given = {"video_newlines": "row"}
-    started = stand_ins({"decoder": FAILS})
-    flags = ["--port", port, "--logs", str(tmp_path), "--family-options", json.dumps(given)]
-    assert CliRunner().invoke(app, ["up", *flags]).exit_code == 1
-    assert EncoderSettings.load(started["encoder"][0][3:]).family_options == given
-    assert "--family-options" not in started["decoder"][0]
+def test_options_of_up_reach_the_services_that_they_are_for(settings, free_ports, tmp_path):
+    keys = tmp_path / "keys"
+    keys.write_text("k\n")
+    http = free_ports()
+    found = settings(
+        *("--model", "org/name", "--served-name", "mine", "--device", "meta", "--dtype", "bf16", "--clip", "none"),
+        *("--kv-memory", "64MiB", "--encoders", "3", "--host", "0.0.0.0", "--http-port", str(http)),
+        *("--api-keys", "a,b", "--api-keys-file", str(keys), "--tls-cert", str(keys), "--tls-key", str(keys)),
+        *("--tls-client-ca", str(keys), "--family-options", '{"video_newlines": "row"}'),
+        *("--gateway-option", "http-page=false", "--gateway-option", 'default_options={"rho": 0.5}'),
+        *("--encoder-option", "cache_mb=7", "--encoder-option", "device=cpu"),
+        *("--decoder-option", "max_running=9", "--decoder-option", "log_level=debug"),
+    )
+    gateway, encoder, decoder = (found[name] for name in ("gateway", "encoder", "decoder"))
+    assert (gateway.host, gateway.http_port, gateway.http_page) == ("0.0.0.0", http, False)
+    assert gateway.api_keys == ["a", "b"] and gateway.default_options == {"rho": 0.5}
+    assert {gateway.api_keys_file, gateway.tls_cert, gateway.tls_key, gateway.tls_client_ca} == {keys}
+    assert encoder.host == decoder.host == "127.0.0.1"  # callers need the gateway alone
+    assert encoder.model == decoder.model == "org/name" and encoder.served_name == decoder.served_name == "mine"
+    assert encoder.dtype == decoder.dtype == "bf16" and (encoder.device, decoder.device) == ("cpu", "meta")
+    assert (encoder.clip, encoder.family_options, encoder.cache_mb) == ("none", {"video_newlines": "row"}, 7)
+    assert (encoder.min_replicas, encoder.max_replicas, encoder.num_cpus) == (3, 3, 0)
+    assert (decoder.kv_memory, decoder.max_running, decoder.log_level) == (64 * 2**20, 9, "debug")
+
+
+def test_encoders_on_a_gpu_share_it(settings):
+    assert settings("--device", "cuda:0", "--encoders", "2")["encoder"].num_gpus == 0.5
+
+
+def test_keys_are_in_no_command_line(stand_ins, port, tmp_path):
+    started = stand_ins.use({"gateway": FAILS})
+    CliRunner().invoke(app, ["up", "--port", port, "--logs", str(tmp_path), "--api-keys", "open-sesame"])
+    assert not [starts for starts in started.values() if "open-sesame" in " ".join(starts[0][0])]
+
+
+def test_model_without_a_name_has_the_same_one_everywhere(settings, tmp_path):
+    (tmp_path / "org" / "llava").mkdir(parents=True)
+    for model, name in (("org/name", "org/name"), (str(tmp_path / "org" / "llava"), "llava")):
+        found = settings("--model", model)
+        assert found["encoder"].announced_name == found["decoder"].announced_name == name
+
+
+@pytest.mark.parametrize(
+    ("flags", "says"),
+    [
+        (["--gateway-option", "port=1"], "--gateway-option: port is set by fsr up; use --port"),
+        (["--gateway-option", "http-port=1"], "--gateway-option: http_port is set by fsr up; use --http-port"),
+        (["--decoder-option", "metrics_port=1"], "--decoder-option: metrics_port is set by fsr up; use --port"),
+        (["--encoder-option", "threads"], "--encoder-option: 'threads' is no name=value"),
+        (["--encoder-option", "=1"], "--encoder-option: '=1' is no name=value"),
+    ],
+)
+def test_wrong_option_for_a_service_is_refused_in_one_line(flags, says):
+    done = CliRunner().invoke(app, ["up", *flags])
+    assert done.exit_code == 1 and done.stderr.startswith(f"error: {says}") and done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("name", ["gateway", "encoder", "http", "metrics", "encoder-metrics", "decoder-0"])
+def test_port_of_an_outgoing_connection_is_refused_in_one_line(port, tmp_path, name):
+    number = Plan(port=int(port)).ports[name]
+    with socket.create_server(("127.0.0.1", 0)) as server, socket.socket() as client:
+        client.bind(("127.0.0.1", number))
+        client.connect(server.getsockname())
+        done = CliRunner().invoke(app, ["up", "--port", port, "--logs", str(tmp_path)])
+    assert done.exit_code == 1 and done.stderr.count("\n") == 1
+    says = f"error: --port: {name} cannot listen on 127.0.0.1:{number} (Address already in use); choose another --port"
+    assert done.stderr.startswith(says)
+
+
+def test_host_of_another_machine_is_refused_in_one_line(port, tmp_path):
+    done = CliRunner().invoke(app, ["up", "--port", port, "--logs", str(tmp_path), "--host", "192.0.2.1"])
+    assert done.exit_code == 1 and done.stderr.count("\n") == 1
+    assert done.stderr.startswith(f"error: --port: gateway cannot listen on 192.0.2.1:{port} (")
+    assert "check --host" in done.stderr
+
+
+def test_ports_are_none_of_outgoing_connections_by_default():
+    assert max(Plan(port=signature(up).parameters["port"].default, decoders=8).ports.values()) < 32768
 
 
 @pytest.mark.parametrize(
@@ -103,18 +170,15 @@ def vllm_environment(tmp_path):
 
 
 @pytest.mark.parametrize("named", [True, False])
-def test_decoders_with_vllm_run_in_an_environment_of_their_own(stand_ins, port, tmp_path, vllm_environment, named):
-    started = stand_ins({"gateway": FAILS})
-    flags = ["--engine", "vllm", "--engine-options", '{"enforce_eager": true}', "--decoders", "2", "--port", port]
+def test_decoders_with_vllm_run_in_an_environment_of_their_own(settings, stand_ins, tmp_path, vllm_environment, named):
+    flags = ["--engine", "vllm", "--engine-options", '{"enforce_eager": true}', "--decoders", "2"]
     flags += ["--decoder-python", str(vllm_environment)] if named else []
     with chdir(tmp_path):
-        done = CliRunner().invoke(app, ["up", "--logs", str(tmp_path), *flags])
-    assert "gateway stopped: no such model" in done.stderr
-    pythons = [command[0] for command, _ in started.values()]
-    assert pythons == [sys.executable, str(vllm_environment), sys.executable]
-    settings = DecoderSettings.load(started["decoder"][0][3:])
-    assert (settings.engine, settings.engine_options) == ("vllm", {"enforce_eager": True})
-    assert "--engine" not in started["encoder"][0]
+        decoder = settings(*flags)["decoder"]
+    pythons = {name: {command[0] for command, *_ in starts} for name, starts in stand_ins.started.items()}
+    assert pythons["decoder"] == {str(vllm_environment)} and len(stand_ins.started["decoder"]) == 2
+    assert pythons["encoder"] == pythons["gateway"] == {sys.executable}
+    assert (decoder.engine, decoder.engine_options) == ("vllm", {"enforce_eager": True})
 
 
 @pytest.mark.parametrize(
@@ -135,22 +199,6 @@ def test_vllm_that_is_not_installed_is_refused_in_one_line(tmp_path, flags, says
     assert done.exit_code == 1 and done.stderr.startswith(f"error: {says}") and done.stderr.count("\n") == 1
 
 
-@pytest.fixture
-def served(monkeypatch):
-    addresses = {"gateway": "127.0.0.1:1", "http": "127.0.0.1:3"}
-    monkeypatch.setattr("fsr.cli.up.running", lambda *_, **__: nullcontext(addresses))
-    return addresses
-
-
-def test_up_prints_its_addresses_as_json(served, monkeypatch):
-    def interrupted():
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(signal, "pause", interrupted)
-    done = CliRunner().invoke(app, ["up", "--json"])
-    assert done.exit_code == 0 and json.loads(done.stdout) == served
-
-
 def test_http_port_of_another_service_is_refused(tmp_path):
     flags = ["--port", "20050", "--http-port", "20051", "--logs", str(tmp_path)]
     done = CliRunner().invoke(app, ["up", *flags])
@@ -159,4 +207,4 @@ def test_http_port_of_another_service_is_refused(tmp_path):
 
 def test_logs_folder_that_is_a_file_is_refused(frames):
     done = CliRunner().invoke(app, ["up", "--logs", str(frames / "f1.PNG")])
-    assert done.exit_code == 1 and "error: --logs: cannot make" in done.stderr
+    assert done.exit_code == 1 and "error: --logs: cannot write to" in done.stderr
