@@ -1,7 +1,7 @@
 """How good are the answers with fewer visual tokens? python examples/budgets.py questions.jsonl 8 0.11 auto
 
 Each line of the file is one question, and may say the right answer:
-{"picture": "scene.png", "question": "Where is the red star?", "answer": "top left"}
+{"picture": "scene.png", "question": "Where is the red star?", "answer": "top right"}
 Every question is asked with all tokens and with each budget: tokens (8), a share of them (0.11), or auto.
 """
 
