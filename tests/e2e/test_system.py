@@ -22,6 +22,7 @@ from fsr.v1 import gateway_pb2, gateway_pb2_grpc, types_pb2
 from fsr_core.tiny import WEIGHTS
 from fsr_core.tiny.questions import frozen_questions
 from fsr_core.tiny.scenes import draw, make_scene
+from helpers.processes import encoder_proxy, encoder_replica, process_of
 from helpers.waiting import until
 
 
@@ -237,6 +238,13 @@ def test_health_and_metrics_tell_what_the_load_was(system, client):
     for _ in range(3):
         client.ask(png(6), "Is there a red star?", budget=16)
     assert [value(name) - b for name, b in zip(names, before, strict=True)] == [432, 48, 3]
+
+
+def test_encoder_gets_as_much_of_a_busy_processor_as_others(system):
+    """Ray gives its workers the lowest priority but a few, and decoders beside them would take all."""
+    port = system["encoder"].rpartition(":")[2]
+    for process in (encoder_replica(port), encoder_proxy(port)):
+        assert process.nice() == process_of("encoder", port).nice()
 
 
 def test_nobody_there_is_one_clear_error(free_ports):
