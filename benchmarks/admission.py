@@ -25,6 +25,7 @@ from typing import Any
 import grpc
 
 from benchmarks.replica import decoder, request
+from fsr.common.transport import channel_options
 from fsr.v1 import decoder_pb2, decoder_pb2_grpc
 
 BOUNDS = (10, 20)  # times the latency of a lone client with all tokens
@@ -87,7 +88,7 @@ async def one_round(stub: Any, decode_request: Any, clients: int, warm: float, s
 
 
 async def measure(address: str, options: argparse.Namespace) -> dict[str, Any]:
-    async with grpc.aio.insecure_channel(address) as channel:
+    async with grpc.aio.insecure_channel(address, options=channel_options()) as channel:
         stub = decoder_pb2_grpc.DecoderServiceStub(channel)
         description = await stub.DescribeDecoder(decoder_pb2.DescribeDecoderRequest())
         requests = {visual: request(description, visual, options.answer) for visual in options.visual}

@@ -14,6 +14,7 @@ from statistics import median
 import grpc
 
 from benchmarks.replica import decoder, request
+from fsr.common.transport import channel_options
 from fsr.v1 import decoder_pb2, decoder_pb2_grpc
 
 WARM_UP = 3
@@ -31,7 +32,7 @@ def main() -> None:
     print("| --: | --: | --: | --: | --: |")
     with (
         decoder(["--model", options.model, "--engine", options.engine]) as address,
-        grpc.insecure_channel(address) as channel,
+        grpc.insecure_channel(address, options=channel_options()) as channel,
     ):
         stub = decoder_pb2_grpc.DecoderServiceStub(channel)
         info = stub.DescribeDecoder(decoder_pb2.DescribeDecoderRequest())

@@ -14,6 +14,7 @@ import grpc
 import torch
 
 from fsr.common import codec
+from fsr.common.transport import channel_options
 from fsr.v1 import decoder_pb2, decoder_pb2_grpc, types_pb2
 
 
@@ -34,7 +35,7 @@ def decoder(options: list[str], patience: float = 300.0) -> Iterator[str]:
     process = subprocess.Popen([*command, "--log-level", "warning", *options], env=os.environ)
     try:
         end = time.monotonic() + patience
-        with grpc.insecure_channel(address) as channel:
+        with grpc.insecure_channel(address, options=channel_options()) as channel:
             stub = decoder_pb2_grpc.DecoderServiceStub(channel)
             while True:
                 try:

@@ -27,6 +27,7 @@ import psutil
 
 from fsr.cli.local_stack import running
 from fsr.client import AsyncClient, ClientError
+from fsr.common.transport import channel_options
 from fsr.v1 import decoder_pb2, decoder_pb2_grpc
 from fsr_core.tiny.scenes import draw, make_scene
 
@@ -106,7 +107,7 @@ async def load(address: str, clients: int, until: float) -> tuple[int, int, int]
 
 def unfreed_kv_bytes(address: str) -> int:
     """Bytes of KV memory that are still in use."""
-    with grpc.insecure_channel(address) as channel:
+    with grpc.insecure_channel(address, options=channel_options()) as channel:
         stub = decoder_pb2_grpc.DecoderServiceStub(channel)
         load = stub.DescribeDecoder(decoder_pb2.DescribeDecoderRequest(), timeout=10).load
     return int(load.kv_bytes_capacity - load.kv_bytes_free)

@@ -18,6 +18,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from prometheus_client.parser import text_string_to_metric_families
 
 from fsr.cli.local_stack import running
+from fsr.common.ports import join
 from fsr_core.tiny import WEIGHTS
 from helpers.preloaded import PreloadedDecoder
 from helpers.waiting import until
@@ -131,13 +132,14 @@ def system(running_system):
 class Service:
     """One process of `fsr.<name>`, which can be killed, stopped and started again at the same address."""
 
-    def __init__(self, name: str, log: Path, *flags: str) -> None:
-        self.address = f"127.0.0.1:{free_ports()}"
-        self.metrics = f"127.0.0.1:{free_ports()}"
+    def __init__(self, name: str, log: Path, *flags: str, host: str = "127.0.0.1") -> None:
+        self.address, self.metrics = join(host, free_ports()), join(host, free_ports())
         self.name, self.log = name, log
         ports = ["--port", self.address.rpartition(":")[2]]
         if name != "encoder":  # Ray has metrics of its own
             ports += ["--metrics-port", self.metrics.rpartition(":")[2]]
+        if host != "127.0.0.1":
+            ports += ["--host", host]
         self._arguments = (*ports, *flags)
         self._process: subprocess.Popen[bytes] | PreloadedDecoder | None = None
         self.start()
@@ -201,8 +203,8 @@ def _spawning(folder: Path):
     """Starts services; all of them end with the block."""
     started: list[Service] = []
 
-    def start(name: str, *flags: str, log: Path | None = None) -> Service:
-        started.append(Service(name, log or folder / f"{name}-{len(started)}.log", *flags))
+    def start(name: str, *flags: str, log: Path | None = None, **options: str) -> Service:
+        started.append(Service(name, log or folder / f"{name}-{len(started)}.log", *flags, **options))
         return started[-1]
 
     try:

@@ -28,6 +28,8 @@ import yaml
 __all__ = ["Prometheus", "Series", "configuration", "prometheus", "rules"]
 
 HERE = Path(__file__).parent
+# The server is on this machine, whatever proxy the environment names.
+_open = urllib.request.build_opener(urllib.request.ProxyHandler({})).open
 _DISCOVERY = ("dns_sd_configs", "static_configs", "kubernetes_sd_configs")
 
 
@@ -48,7 +50,7 @@ class Prometheus:
     def get(self, path: str, **parameters: Any) -> Any:
         """The `data` of the response. Raises ValueError with the server's message if it refuses the query."""
         try:
-            with urllib.request.urlopen(f"{self.url}/api/v1/{path}?{urllib.parse.urlencode(parameters)}") as response:
+            with _open(f"{self.url}/api/v1/{path}?{urllib.parse.urlencode(parameters)}") as response:
                 return json.load(response)["data"]
         except urllib.error.HTTPError as error:
             raise ValueError(f"{parameters}: {json.load(error)['error']}") from error
@@ -111,7 +113,7 @@ def prometheus(targets: Mapping[str, Sequence[str]], port: int, interval: str = 
 def _wait(process: subprocess.Popen[bytes], port: int, log: Path) -> None:
     end = time.monotonic() + 30
     while time.monotonic() < end and process.poll() is None:
-        with contextlib.suppress(OSError), urllib.request.urlopen(f"http://127.0.0.1:{port}/-/ready"):
+        with contextlib.suppress(OSError), _open(f"http://127.0.0.1:{port}/-/ready"):
             return
         time.sleep(0.1)
     raise RuntimeError(f"prometheus: did not start: {log.read_text(errors='replace')[-500:]}")

@@ -9,6 +9,8 @@ from pathlib import Path
 import grpc
 
 from fsr.client.errors import InvalidRequestError
+from fsr.common.addresses import host_of_target
+from fsr.common.proxies import may_use_proxy
 from fsr.common.transport import channel_options
 
 __all__ = ["Tls", "open_channel"]
@@ -51,11 +53,15 @@ def _read(name: str, path: PathLike | None) -> bytes | None:
 def open_channel(address: str, tls: Tls | None) -> grpc.aio.Channel:
     """A channel that pings a silent gateway, so that a dead connection is noticed within about 40 s.
 
-    Raises InvalidRequestError if the address is empty or a URL.
+    An HTTP proxy of the environment is used only for hosts that are neither this machine nor named by `no_proxy`.
+    Raises InvalidRequestError if the address is empty, a URL, or IPv6 without brackets.
     """
     if not address or address.startswith(("http://", "https://", "grpc://", "grpcs://")):
         raise InvalidRequestError(f"gateway: {address!r} is no address; write host:port, such as 127.0.0.1:20050")
-    options = channel_options(_KEEPALIVE_SECONDS)
+    try:
+        options = channel_options(_KEEPALIVE_SECONDS, proxy=may_use_proxy(host_of_target(address)))
+    except ValueError as error:
+        raise InvalidRequestError(f"gateway: {error}") from error
     if tls is None:
         return grpc.aio.insecure_channel(address, options=options)
     if tls.server_name:

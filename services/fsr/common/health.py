@@ -10,12 +10,15 @@ import argparse
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from fsr.common.addresses import split_host_port
+from fsr.common.transport import channel_options
+
 __all__ = ["check"]
 
 
 def check(address: str, ray_serve: bool = False, timeout: float = 5.0) -> str | None:
     """None if the service at `address` (host:port) is ready, else the reason why it is not."""
-    with grpc.insecure_channel(address) as channel:
+    with grpc.insecure_channel(address, options=channel_options()) as channel:
         try:
             if ray_serve:
                 healthz = channel.unary_unary("/ray.serve.RayServeAPIService/Healthz", bytes, bytes)
@@ -37,6 +40,10 @@ def main() -> None:
     parser.add_argument("--ray-serve", action="store_true", help="the service is Ray Serve's ingress: the encoder")
     parser.add_argument("--timeout", type=float, default=5.0, help="seconds")
     options = parser.parse_args()
+    try:
+        split_host_port(options.address)
+    except ValueError as error:
+        raise SystemExit(f"error: address: {error}") from error
     reason = check(options.address, options.ray_serve, options.timeout)
     if reason is not None:
         raise SystemExit(f"error: {reason}")

@@ -7,7 +7,7 @@ import ipaddress
 import os
 import socket
 
-__all__ = ["is_loopback", "join", "listen_error"]
+__all__ = ["is_loopback", "join", "listen_error", "listening_address", "open_socket"]
 
 
 def listen_error(host: str, port: int) -> str | None:
@@ -32,13 +32,28 @@ def listen_error(host: str, port: int) -> str | None:
     return os.strerror(decisive[0].errno or 0) if decisive else None
 
 
+def open_socket(host: str, port: int, backlog: int | None = None) -> socket.socket:
+    """A socket that listens on a port, 0 for a free one. `::` also takes connections over IPv4. Raises OSError."""
+    family, address = listening_address(host, port)
+    both = family == socket.AF_INET6 and address[0] == "::" and socket.has_dualstack_ipv6()
+    return socket.create_server(address, family=family, backlog=backlog, dualstack_ipv6=both)
+
+
+def listening_address(host: str, port: int) -> tuple[int, tuple]:
+    """Family and address of a socket that listens on a host: of a name, the first one of IPv4. Raises OSError."""
+    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    family, *_, address = min(found, key=lambda entry: entry[0] != socket.AF_INET)
+    return family, address
+
+
 def is_loopback(host: str) -> bool:
     """Whether only this machine reaches a service that listens on `host`."""
-    host = host.strip("[]")
+    host = host.strip("[]").lower().rstrip(".")
     try:
-        return ipaddress.ip_address(host).is_loopback
+        address = ipaddress.ip_address(host)
     except ValueError:
-        return host == "localhost"
+        return host == "localhost" or host.endswith(".localhost")
+    return (getattr(address, "ipv4_mapped", None) or address).is_loopback
 
 
 def join(host: str, port: int) -> str:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+import os
 import signal
 import socket
 import time
@@ -17,8 +19,9 @@ from grpc_reflection.v1alpha import reflection
 from prometheus_client import CollectorRegistry, start_http_server
 
 from fsr.common.draining import Draining
+from fsr.common.ports import join, listening_address, open_socket
 
-__all__ = ["MetricsServer", "ServiceProcess", "check_port", "open_port", "stop_signal"]
+__all__ = ["MetricsServer", "ServiceProcess", "check_port", "listen", "open_port", "stop_signal"]
 
 log = structlog.get_logger()
 _HEALTH = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
@@ -32,15 +35,20 @@ def stop_signal() -> asyncio.Event:
     return event
 
 
+def listen(host: str, port: int, option: str = "--port", backlog: int | None = None) -> socket.socket:
+    """A socket that listens on a port, 0 for a free one. Exits with one line that names the option if it cannot."""
+    try:
+        return open_socket(host, port, backlog)
+    except OSError as error:
+        raise _cannot_listen(option, host, port, error) from error
+
+
 def check_port(host: str, port: int, option: str = "--port") -> None:
     """Exits with one line that names `option` if its port is taken. For a service that opens it after loading a model.
 
     The port is not kept open: a client that connects early must learn at once that nobody serves.
     """
-    try:
-        socket.create_server((host, port)).close()
-    except OSError as error:
-        raise _cannot_listen(option, f"{host}:{port}", error.strerror) from error
+    listen(host, port, option).close()
 
 
 def open_port(
@@ -50,20 +58,20 @@ def open_port(
     option: str = "--port",
     credentials: grpc.ServerCredentials | None = None,
 ) -> str:
-    """Opens a gRPC port, 0 for a free one; returns host:port. Exits with one line that names `option` if it fails."""
-    address = f"{host}:{port}"
+    """Opens a gRPC port, 0 for a free one; returns its address. Exits with one line that names `option` if it fails."""
+    address = join(host, port)
     try:
         if credentials is None:
             opened = server.add_insecure_port(address)
         else:
             opened = server.add_secure_port(address, credentials)
     except RuntimeError as error:
-        # gRPC does not give the reason.
-        reason = (
-            "perhaps it is in use" if credentials is None else "perhaps it is in use, or the certificate cannot be read"
-        )
-        raise _cannot_listen(option, address, reason) from error
-    return f"{host}:{opened}"
+        check_port(host, port, option)  # gRPC does not give the reason
+        reason = "perhaps it is in use" if credentials is None else "perhaps the certificate or its key cannot be read"
+        raise SystemExit(
+            f"error: {option}: cannot listen on {address} ({reason}); check it, or choose another"
+        ) from error
+    return join(host, opened)
 
 
 class MetricsServer:
@@ -72,10 +80,11 @@ class MetricsServer:
     def __init__(self, host: str, port: int, registry: CollectorRegistry) -> None:
         """Opens the port, 0 for a free one. Exits with one line if it is taken."""
         try:
-            self._server, self._thread = start_http_server(port, host, registry)
+            address = str(listening_address(host, port)[1][0])
+            self._server, self._thread = start_http_server(port, address, registry)
         except OSError as error:
-            raise _cannot_listen("--metrics-port", f"{host}:{port}", error.strerror) from error
-        self.address = f"{host}:{self._server.server_port}"
+            raise _cannot_listen("--metrics-port", host, port, error) from error
+        self.address = join(host, self._server.server_port)
 
     def close(self) -> None:
         """Ends the thread."""
@@ -83,8 +92,18 @@ class MetricsServer:
         self._thread.join()
 
 
-def _cannot_listen(option: str, address: str, reason: str | None) -> SystemExit:
-    return SystemExit(f"error: {option}: cannot listen on {address} ({reason}); choose another port")
+def _cannot_listen(option: str, host: str, port: int, error: OSError) -> SystemExit:
+    reason, remedy = os.strerror(error.errno or 0), "choose another port"
+    if isinstance(error, socket.gaierror):
+        reason = error.strerror
+        option, remedy = "--host", "check the name, or give an IP address of this machine"
+    elif error.errno == errno.EADDRNOTAVAIL:
+        option, remedy = "--host", "choose an address of this machine, or 0.0.0.0 for every interface"
+    elif error.errno == errno.EAFNOSUPPORT:
+        option, remedy = "--host", "this machine has no IPv6: choose an IPv4 address"
+    elif error.errno == errno.EACCES:
+        remedy = "choose a port above 1023, which needs no permission"
+    return SystemExit(f"error: {option}: cannot listen on {join(host, port)} ({reason}); {remedy}")
 
 
 class ServiceProcess:

@@ -13,7 +13,7 @@ from contextvars import ContextVar
 from typing import Self
 
 import yaml
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import (
     BaseSettings,
     CliApp,
@@ -22,6 +22,8 @@ from pydantic_settings import (
     SettingsError,
     YamlConfigSettingsSource,
 )
+
+from fsr.common.addresses import bare_host
 
 __all__ = ["ServiceSettings"]
 
@@ -47,10 +49,26 @@ class ServiceSettings(BaseSettings):
     )
 
     config: str | None = Field(None, description="YAML file with these options")
-    host: str = Field("127.0.0.1", description="address to listen on")
+    host: str = Field("127.0.0.1", description="address to listen on, such as 0.0.0.0, ::1 or :: (all interfaces)")
     log_level: str = Field(
         "info", pattern="^(debug|info|warning|error)$", description="least severe log lines that are written"
     )
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _check_text(cls, value: object) -> object:
+        """Python takes bytes of the command line that are no text, as in the name of a folder, for lone surrogates."""
+        if isinstance(value, str) and not value.isascii():
+            try:
+                value.encode()
+            except UnicodeEncodeError as error:
+                raise ValueError(f"{value!a} is no UTF-8; rename what it names, or write it in UTF-8") from error
+        return value
+
+    @field_validator("host")
+    @classmethod
+    def _plain_host(cls, value: str) -> str:
+        return bare_host(value)
 
     @classmethod
     def settings_customise_sources(

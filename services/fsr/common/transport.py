@@ -27,9 +27,13 @@ REQUEST_ID = "fsr-request-id"
 ENCODERS, DECODERS = "fsr-encoders", "fsr-decoders"  # addresses that the request was sent to, comma-separated
 
 
-def channel_options(keepalive_seconds: float = 0.0) -> list[tuple[str, Any]]:
-    """Options of a channel. With `keepalive_seconds`, the connection ends when the peer answers no ping for so long."""
+def channel_options(keepalive_seconds: float = 0.0, *, proxy: bool = False) -> list[tuple[str, Any]]:
+    """Options of a channel. With `keepalive_seconds`, the connection ends when the peer answers no ping for so long.
+
+    Without `proxy` it uses none, whatever `http_proxy` says: services reach each other directly.
+    """
     options: list[tuple[str, Any]] = [
+        ("grpc.enable_http_proxy", int(proxy)),
         ("grpc.max_send_message_length", MESSAGE_BYTES),
         ("grpc.max_receive_message_length", MESSAGE_BYTES),
         ("grpc.initial_reconnect_backoff_ms", 200),

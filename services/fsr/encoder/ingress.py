@@ -13,9 +13,11 @@ from collections.abc import Awaitable, Callable
 
 import structlog
 
+from fsr.common.ports import join
+from fsr.encoder.serve_ports import LISTEN_ON
 from fsr.encoder.settings import EncoderSettings
 
-__all__ = ["ReplicaAddresses", "check_ingress", "environment"]
+__all__ = ["ReplicaAddresses", "check_ingress", "environment", "reachable"]
 
 log = structlog.get_logger()
 _PORTS = 1000  # Ray takes the next free port of a range of this size
@@ -62,11 +64,17 @@ async def _ask_controller(application: str) -> list[str]:
     client = _get_global_client()
     groups = await client._controller.get_target_groups.remote(application)  # type: ignore[union-attr]
     return sorted(
-        f"{target.ip}:{target.port}"
+        reachable(target.ip, target.port)
         for group in groups
         if group.protocol == RequestProtocol.GRPC and group.app_name == application
         for target in group.targets
     )
+
+
+def reachable(ip: str, port: int) -> str:
+    """The address of a port of this Ray, which knows a node by one of its addresses alone."""
+    listens_on = os.environ.get(LISTEN_ON)
+    return join(ip if listens_on in (None, "", "0.0.0.0", "::") else listens_on, port)
 
 
 class ReplicaAddresses:

@@ -9,9 +9,13 @@ from typing import Annotated
 from pydantic import AfterValidator, BeforeValidator, IPvAnyNetwork
 from pydantic_settings import NoDecode
 
+from fsr.common.addresses import split_host_port
+from fsr.common.ports import join
 from fsr.gateway.http.pictures.hosts import AllowedHosts
 
 __all__ = ["Addresses", "Hosts", "Networks", "Origins", "ReadableFile", "Texts", "WebAddress"]
+
+_DNS = "dns:///"
 
 
 def _split(value: object) -> object:
@@ -20,11 +24,12 @@ def _split(value: object) -> object:
 
 
 def _addresses(values: list[str]) -> list[str]:
+    """With hosts in the one form that all libraries take."""
+    addresses = []
     for value in values:
-        host, _, port = value.removeprefix("dns:///").rpartition(":")
-        if not host or not port.isdigit() or not 0 < int(port) < 65536:
-            raise ValueError(f"{value!r} is no address; write host:port or dns:///name:port")
-    return values
+        name = value.removeprefix(_DNS)
+        addresses.append(f"{_DNS if name != value else ''}{join(*split_host_port(name))}")
+    return addresses
 
 
 def _origins(values: list[str]) -> list[str]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import socket
 import ssl
 from collections.abc import Iterator
 
@@ -13,6 +12,8 @@ import structlog
 import uvicorn
 from fastapi import FastAPI
 
+from fsr.common.ports import join
+from fsr.common.process import listen
 from fsr.gateway.http.connections.protocol import HttpProtocol
 from fsr.gateway.metrics import Metrics
 from fsr.gateway.settings import GatewaySettings
@@ -52,12 +53,8 @@ class HttpServer:
 
     def __init__(self, app: FastAPI, metrics: Metrics, settings: GatewaySettings, port: int) -> None:
         """Opens the port, 0 for a free one. Exits with one line if it is taken."""
-        try:
-            self._socket = socket.create_server((settings.host, port), backlog=1024)
-        except OSError as error:
-            reason = f"cannot listen on {settings.host}:{port} ({error.strerror}); choose another port"
-            raise SystemExit(f"error: --http-port: {reason}") from error
-        self.address = f"{settings.host}:{self._socket.getsockname()[1]}"
+        self._socket = listen(settings.host, port, "--http-port", backlog=1024)
+        self.address = join(settings.host, self._socket.getsockname()[1])
         self._server = _Server(
             uvicorn.Config(
                 app,

@@ -12,6 +12,9 @@ from collections.abc import Sequence
 
 import structlog
 
+from fsr.common.addresses import split_host_port
+from fsr.common.ports import join
+
 __all__ = ["Discovery"]
 
 log = structlog.get_logger()
@@ -52,7 +55,6 @@ class Discovery:
 
 async def _lookup(name: str) -> frozenset[str]:
     """All addresses of host:port now."""
-    host, _, port = name.rpartition(":")
-    entries = await asyncio.get_running_loop().getaddrinfo(host, int(port), type=socket.SOCK_STREAM)
-    ips = {(family, str(address[0])) for family, _, _, _, address in entries}
-    return frozenset(f"[{ip}]:{port}" if family == socket.AF_INET6 else f"{ip}:{port}" for family, ip in ips)
+    host, port = split_host_port(name)
+    entries = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    return frozenset(join(str(address[0]), port) for *_, address in entries)

@@ -9,6 +9,20 @@ async def test_url_as_address_is_refused(address):
         AsyncClient(address)
 
 
+@pytest.mark.parametrize("address", ["::1:20050", "fd00::1", "dns:///::1:20050", "name:http"])
+async def test_address_when_its_port_is_not_clear_is_refused(address):
+    with pytest.raises(InvalidRequestError, match=r"gateway: .*; write "):
+        AsyncClient(address)
+
+
+@pytest.mark.parametrize(
+    "address", ["[::1]:9", "ipv6:[::1]:9,[::2]:9", "dns:///a.test:9", "gateway.test", "unix:/no/such"]
+)
+async def test_address_when_grpc_knows_its_form_is_taken(address):
+    async with AsyncClient(address):
+        pass
+
+
 async def test_client_inside_an_event_loop_names_the_asynchronous_one():
     with pytest.raises(RuntimeError, match="use AsyncClient"):
         Client()

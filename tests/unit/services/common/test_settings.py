@@ -45,6 +45,12 @@ def test_option_when_several_sources_have_it_comes_from_flag_then_environment_th
     assert settings.max_requests == (7 if "file" in given else 64)
 
 
+@pytest.mark.parametrize("kind", [GatewaySettings, DecoderSettings])
+@pytest.mark.parametrize(("written", "host"), [("::1", "::1"), ("[::1]", "::1"), ("[::]", "::"), ("name", "name")])
+def test_host_when_written_with_or_without_brackets_is_the_same(load, kind, written, host):
+    assert load(kind, flags=["--host", written]).host == host
+
+
 def test_file_with_a_byte_order_mark_is_read(load):
     assert load(file="\ufeffport: 1003\nmax_requests: 7\n").port == 1003
 
@@ -82,6 +88,10 @@ def test_list_when_given_by_any_source_is_split(load, arguments):
         ({"flags": ["--port", "70000"]}, "--port: Input should be less than"),
         ({"flags": ["--encoders", "nowhere"]}, "--encoders: 'nowhere' is no address"),
         ({"flags": ["--decoders", "dns:///name:http"]}, "--decoders: .* is no address"),
+        ({"flags": ["--decoders", "::1:20061"]}, r"--decoders: .* IPv6 address in brackets, such as \[::1\]:20061"),
+        ({"flags": ["--host", "127.0.0.1:50"]}, "--host: '127.0.0.1:50' is no host; write"),
+        ({"environment": {"FSR_GATEWAY_HOST": ""}}, "--host: is empty; write 127.0.0.1"),
+        ({"kind": DecoderSettings, "flags": ["--model", "m\udcf6d"]}, "--model: .* is no UTF-8; rename"),
         (
             {"kind": EncoderSettings, "flags": ["--host", "127.0.0.1", "--ray-address", "auto"]},
             "host: with ray_address the proxies of that Ray listen on every interface .* firewall",

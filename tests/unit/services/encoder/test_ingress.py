@@ -4,7 +4,8 @@ import asyncio
 
 import pytest
 
-from fsr.encoder.ingress import ReplicaAddresses
+from fsr.encoder.ingress import ReplicaAddresses, reachable
+from fsr.encoder.serve_ports import LISTEN_ON
 
 HANGS = asyncio.Event  # never set
 
@@ -47,3 +48,20 @@ async def test_addresses_when_the_controller_hangs_then_it_is_not_asked_each_tim
 async def test_addresses_without_direct_ingress_then_none(controller, monkeypatch):
     monkeypatch.delenv("RAY_SERVE_ENABLE_DIRECT_INGRESS")
     assert await ReplicaAddresses("encoder", ask=controller(["a:1"])).get() == []
+
+
+@pytest.mark.parametrize(
+    ("listens_on", "address"),
+    [
+        (None, "10.0.0.1:7"),
+        ("0.0.0.0", "10.0.0.1:7"),
+        ("::", "10.0.0.1:7"),
+        ("127.0.0.1", "127.0.0.1:7"),
+        ("::1", "[::1]:7"),
+    ],
+)
+def test_address_of_a_replica_is_where_it_listens(monkeypatch, listens_on, address):
+    monkeypatch.delenv(LISTEN_ON, raising=False)
+    if listens_on is not None:
+        monkeypatch.setenv(LISTEN_ON, listens_on)
+    assert reachable("10.0.0.1", 7) == address

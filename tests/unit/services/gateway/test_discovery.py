@@ -52,5 +52,9 @@ async def test_discovery_when_a_name_is_impossible_has_no_address(name):
     assert await Discovery([f"dns:///{name}:7", "fixed:1"], timeout=10).addresses() == {"fixed:1"}
 
 
+async def test_discovery_when_a_name_is_an_ipv6_address_has_it_in_brackets():
+    assert await Discovery(["dns:///[::1]:7", "[::1]:8"], timeout=10).addresses() == {"[::1]:7", "[::1]:8"}
+
+
 async def test_discovery_when_a_name_is_real_has_its_addresses():
     assert await Discovery(["dns:///localhost:7"], timeout=10).addresses() & {"127.0.0.1:7", "[::1]:7"}
