@@ -8,12 +8,14 @@ import io
 import json
 import subprocess
 import sys
+import urllib.request
 from collections import Counter
 from dataclasses import dataclass
 
 import pytest
 import torch
 from playwright.sync_api import expect
+from prometheus_client.parser import text_string_to_metric_families
 
 import fsr_core
 from fsr.cli.local_stack import running
@@ -47,7 +49,7 @@ def param(name):
 
 @pytest.fixture(scope="module", params=[param(name) for name in checkpoints.FAMILIES])
 def served(request, tmp_path_factory, free_ports):
-    name, folder = request.param, tmp_path_factory.mktemp(request.param)
+    name, folder = request.param, tmp_path_factory.mktemp(f"{request.param}-möd")  # as the model is called then
     torch.manual_seed(7)
     own = Bench(name, folder, checkpoints.FAMILIES[name](folder))
     if name in ("llava", "llava_next"):
@@ -109,6 +111,23 @@ def test_follow_up_question_reaches_the_replica_with_the_cached_picture(served):
 def test_error_with_direct_ingress_is_the_same_as_through_the_proxy(served):
     with pytest.raises(InvalidRequestError, match=r"images\[0\]\.data: is no readable JPEG"):
         served.client.ask(b"no picture", QUESTION, budget=BUDGET)
+
+
+def test_metrics_of_gateway_and_encoder_have_the_name_that_is_not_ascii(served):
+    served.client.ask(png(), QUESTION, budget=BUDGET, max_tokens=2)
+    for page, metric in (("metrics", "fsr_visual_tokens_in"), ("encoder-metrics", "ray_fsr_encoder_images")):
+        until(lambda page=page, metric=metric: models_of(served.at[page], metric) == {served.own.folder.name})
+
+
+def models_of(address, metric):
+    """The models that a page of metrics has a counter of."""
+    page = urllib.request.urlopen(f"http://{address}/metrics").read().decode()
+    return {
+        sample.labels["model"]
+        for family in text_string_to_metric_families(page)
+        if family.name == metric
+        for sample in family.samples
+    }
 
 
 def videos_are_answered(own, client, gateway, folder):

@@ -1,6 +1,7 @@
 """Structured logs with the request id.
 
-A request never fails because its log line cannot be written, as on a full disk: the line is lost, and counted.
+A request never fails because its log line cannot be written, as on a full disk: the line is lost, and counted. Nor does
+it fail because a metric cannot be counted: that is logged.
 """
 
 from __future__ import annotations
@@ -8,7 +9,8 @@ from __future__ import annotations
 import logging
 import sys
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from functools import partial
 from typing import IO
 
@@ -17,7 +19,7 @@ from structlog.typing import EventDict, WrappedLogger
 
 from fsr.common.errors import shortened
 
-__all__ = ["configure_logging", "lines_lost", "log_end"]
+__all__ = ["configure_logging", "counting", "lines_lost", "log_end"]
 
 log = structlog.get_logger()
 _MOST_BYTES = 2000  # of a text in a log line
@@ -93,3 +95,12 @@ def log_end(rpc: str, code: str, began: float, **fields: object) -> None:
     """
     seconds = round(time.monotonic() - began, 4)
     log.info("answered" if code == "OK" else "failed", rpc=rpc, code=code, seconds=seconds, **fields)
+
+
+@contextmanager
+def counting(what: str) -> Iterator[None]:
+    """A block, or a function that it decorates, that counts something. Its errors are logged, and go no further."""
+    try:
+        yield
+    except Exception as error:  # of a metrics library: whatever its reason is, the answer is right
+        log.error("not counted", what=what, reason=repr(error))

@@ -11,6 +11,7 @@ from typing import Any
 
 from ray.serve import metrics
 
+from fsr.common.telemetry import counting
 from fsr.common.token_counts import count_tokens
 from fsr.v1 import encoder_pb2
 
@@ -60,21 +61,30 @@ METRICS = {
 """The metrics by their names without Ray's prefix. `docs/metrics.md` is generated from this table."""
 
 
+class _Label(str):
+    """A label's value. Ray asks it for its ASCII bytes and hands them on as they are; it gets UTF-8."""
+
+    def encode(self, encoding: str = "utf-8", errors: str = "strict") -> bytes:
+        return super().encode("utf-8", errors)
+
+
 class EncoderMetrics:
-    """Made once a replica, inside its process, so that Ray's labels are right."""
+    """Made once a replica, inside its process, so that Ray's labels are right. No method raises an error."""
 
     def __init__(self, model: str) -> None:
-        self._model = {"model": model}
+        self._model = model
         self._all = {name: declared.make(name) for name, declared in METRICS.items()}
 
     def _add(self, name: str, value: float, **labels: str) -> None:
-        metric, tags = self._all[f"fsr_encoder_{name}"], self._model | labels
-        if isinstance(metric, metrics.Histogram):
-            metric.observe(value, tags=tags)
-        elif isinstance(metric, metrics.Gauge):
-            metric.set(value, tags=tags)
-        elif value > 0:  # Ray refuses to increase a counter by 0
-            metric.inc(value, tags=tags)
+        metric = self._all[f"fsr_encoder_{name}"]
+        tags = {key: _Label(text) for key, text in (("model", self._model), *labels.items())}
+        with counting(name):
+            if isinstance(metric, metrics.Histogram):
+                metric.observe(value, tags=tags)
+            elif isinstance(metric, metrics.Gauge):
+                metric.set(value, tags=tags)
+            elif value > 0:  # Ray refuses to increase a counter by 0
+                metric.inc(value, tags=tags)
 
     def count_batch(self, size: int, encode_seconds: float, compress_seconds: float) -> None:
         """Counts one batch that went through the towers and the compressors."""

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from fsr.common.method_options import DEFAULT_METHOD
+from fsr.common.telemetry import counting
 from fsr.common.token_counts import count_tokens
 from fsr.gateway.metrics import Metrics
 from fsr.gateway.request_record import RequestRecord
@@ -104,6 +105,7 @@ class Stopwatch:
         }
 
 
+@counting("images")
 def count_images(metrics: Metrics, model: str, method: str, encoded: encoder_pb2.EncodeResponse) -> None:
     """Counts tokens in, kept by stage, merged, dropped, and the share kept, image by image."""
     by = (model, method)
@@ -121,6 +123,7 @@ def count_images(metrics: Metrics, model: str, method: str, encoded: encoder_pb2
     metrics.cache_hits.labels(model).inc(encoded.cache_hits)
 
 
+@counting("usage")
 def count_usage(
     metrics: Metrics,
     model: str,

@@ -29,6 +29,15 @@ def test_stages_when_several_decoders_answered_add_up_to_the_total(messages, end
     assert sum(seconds[stage] for stage in stages) == seconds["total"]
 
 
+def test_answer_when_a_replica_s_figures_cannot_be_counted_is_no_failure():
+    metrics, usage = Metrics(), gateway_pb2.Usage(prompt_tokens=3, completion_tokens=10)
+    seconds = {"ttft": 2.5, "total": 11.5}
+    count_usage(metrics, "möd", usage, types_pb2.CostModel(flops_linear=-1), seconds)  # Prometheus refuses to go down
+    count_usage(metrics, "möd", usage, types_pb2.CostModel(flops_linear=1), seconds)
+    flops = {"model": "möd", "method": "fsr"}
+    assert metrics.registry.get_sample_value("fsr_prefill_flops_total", flops) == 3
+
+
 def test_time_per_output_token_is_by_the_caller_s_clock():
     metrics, usage = Metrics(), gateway_pb2.Usage(completion_tokens=10)
     count_usage(metrics, "m", usage, types_pb2.CostModel(), {"ttft": 2.5, "total": 11.5, "decode": 2.0})
