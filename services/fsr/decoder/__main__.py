@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
+from fsr.common.environment import exit_on, metrics_folder_problem
 from fsr.common.process import check_port
 from fsr.common.telemetry import configure_logging
 from fsr.decoder.settings import DecoderSettings
@@ -11,6 +12,7 @@ from fsr.decoder.settings import DecoderSettings
 
 def main() -> None:
     settings = DecoderSettings.load()
+    exit_on(metrics_folder_problem())
     check_port(settings.host, settings.port)
     check_port(settings.host, settings.metrics_port, "--metrics-port")
     configure_logging("decoder", settings.log_level)

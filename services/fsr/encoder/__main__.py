@@ -9,6 +9,13 @@ import threading
 
 import structlog
 
+from fsr.common.environment import (
+    exit_on,
+    metrics_folder_problem,
+    ray_folder_problem,
+    shared_memory_problem,
+    small_shared_memory,
+)
 from fsr.common.ports import is_loopback, join
 from fsr.common.process import check_port
 from fsr.common.telemetry import configure_logging
@@ -23,6 +30,7 @@ _LOOPBACK = "127.0.0.1"
 def main() -> None:
     settings = EncoderSettings.load()
     configure_logging("encoder", settings.log_level)
+    _check_environment(settings)
     os.environ.update(ray_environment(settings, os.environ))
     if settings.ray_address is None:
         check_ports(settings)
@@ -35,6 +43,15 @@ def check_ports(settings: EncoderSettings) -> None:
     check_port(settings.host, settings.port)
     if settings.metrics_port is not None:
         check_port(_LOOPBACK if is_loopback(settings.host) else settings.host, settings.metrics_port, "--metrics-port")
+
+
+def _check_environment(settings: EncoderSettings) -> None:
+    """Exits with one line if Ray could not run here."""
+    exit_on(metrics_folder_problem())
+    if settings.ray_address is None:
+        exit_on(ray_folder_problem(), shared_memory_problem())
+        if (problem := small_shared_memory()) is not None:
+            log.warning("little shared memory", reason=problem)
 
 
 def check_checkpoint(settings: EncoderSettings) -> None:

@@ -9,11 +9,13 @@ from typing import Any
 import psutil
 import ray
 import structlog
+from ray._private import ray_constants, utils  # private: pyproject.toml holds ray below 2.61
 
-__all__ = ["start_ray"]
+__all__ = ["object_store_bytes", "start_ray"]
 
 log = structlog.get_logger()
 _STARTS = 4
+_USABLE = 0.95  # of /dev/shm, as Ray itself reckons
 
 
 def start_ray(address: str, **options: Any) -> None:
@@ -25,6 +27,8 @@ def start_ray(address: str, **options: Any) -> None:
     Args:
         options: more arguments of `ray.init`.
     """
+    if address == "local" and (room := object_store_bytes()) is not None:
+        options["object_store_memory"] = room
     for start in range(1, _STARTS + 1):
         try:
             ray.init(address=address, include_dashboard=False, logging_level=logging.WARNING, **options)
@@ -39,3 +43,14 @@ def start_ray(address: str, **options: Any) -> None:
                 with contextlib.suppress(psutil.NoSuchProcess):
                     process.kill()
             psutil.wait_procs(late)
+
+
+def object_store_bytes() -> int | None:
+    """Bytes of Ray's object store that fit into /dev/shm, if Ray's own choice does not; None if it does.
+
+    Ray would rather take its choice, 30% of the memory, in a folder on disk. It still does where /dev/shm has less than
+    its minimum.
+    """
+    room = int(utils.get_shared_memory_bytes() * _USABLE)
+    chosen = utils.resolve_object_store_memory(utils.estimate_available_memory())
+    return room if ray_constants.OBJECT_STORE_MINIMUM_MEMORY_BYTES <= room < chosen else None

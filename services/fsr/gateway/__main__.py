@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
+from fsr.common.environment import exit_on, metrics_folder_problem
 from fsr.common.memory import give_back_large_blocks
 from fsr.common.telemetry import configure_logging
 from fsr.gateway.server import serve
@@ -12,6 +13,7 @@ from fsr.gateway.settings import GatewaySettings
 
 def main() -> None:
     settings = GatewaySettings.load()
+    exit_on(metrics_folder_problem())
     configure_logging("gateway", settings.log_level)
     give_back_large_blocks()
     asyncio.run(serve(settings))
