@@ -4,7 +4,7 @@
 set -euo pipefail
 picture=$1 question=$2 address=${3:-127.0.0.1:20050}
 
-grpcurl -plaintext "$address" describe fsr.v1.GatewayService.Generate
+grpcurl -plaintext "$address" describe fsr.v1.GatewayService
 base64 <"$picture" | tr -d '\n' | jq --raw-input --arg question "$question" '{
   messages: [{role: "ROLE_USER", parts: [{image: 0}, {text: $question}]}],
   images: [{data: .}],

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import trustme
 
 from helpers.pages import PAGES, ROOT, blocks, name_of, sends_requests
 
@@ -51,9 +52,10 @@ def with_addresses(code, system):
 
 @pytest.fixture
 def folder(tmp_path, pictures):
-    """Has the pictures that the examples read, and a `curl` that fails where the gateway answers with an error."""
+    """Has the files that the examples read, and a `curl` that fails where the gateway answers with an error."""
     (tmp_path / "scene.png").write_bytes(pictures(1_100_051, 1)[0])
     (tmp_path / "other.png").write_bytes(pictures(801, 1)[0])
+    trustme.CA().cert_pem.write_to_path(tmp_path / "ca.pem")
     (tmp_path / "bin").mkdir()
     shim = tmp_path / "bin/curl"
     shim.write_text(f'#!/bin/sh\nexec {shutil.which("curl")} --fail-with-body --show-error "$@"\n')
@@ -80,7 +82,7 @@ def test_python_of_a_page_works(page, system, folder):
     printed = output([sys.executable, "-c", SESSION], folder, json.dumps(session))
     for block in PYTHON[page]:
         after = printed.partition(f"-- {block.line}\n")[2].partition("\n-- ")[0]
-        assert after.strip(), f"{page}:{block.line} prints nothing"
+        assert after.strip() or "print(" not in block.code, f"{page}:{block.line} prints nothing"
 
 
 @pytest.mark.parametrize("page", SHELL)

@@ -98,7 +98,7 @@ def test_grpcurl(system, scene, answer):
     printed = output(EXAMPLES / "grpcurl.sh", scene, QUESTION, system["gateway"], **CLIENTS)
     assert "rpc Generate" in printed
     assert "".join(re.findall(r'^  "text": "(.*)"', printed, re.MULTILINE)).strip() == answer
-    assert '"visualTokensKept": 16' in printed
+    assert '"visual_tokens_kept": 16' in printed
 
 
 @pytest.mark.clients
