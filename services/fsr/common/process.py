@@ -95,7 +95,7 @@ class MetricsServer:
 def _cannot_listen(option: str, host: str, port: int, error: OSError) -> SystemExit:
     reason, remedy = os.strerror(error.errno or 0), "choose another port"
     if isinstance(error, socket.gaierror):
-        reason = error.strerror
+        reason = error.strerror or str(error)
         option, remedy = "--host", "check the name, or give an IP address of this machine"
     elif error.errno == errno.EADDRNOTAVAIL:
         option, remedy = "--host", "choose an address of this machine, or 0.0.0.0 for every interface"

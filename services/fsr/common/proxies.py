@@ -6,7 +6,7 @@ does not name, this machine too: https://github.com/grpc/grpc/blob/master/doc/en
 
 from __future__ import annotations
 
-from urllib.request import proxy_bypass_environment
+from urllib.request import proxy_bypass_environment  # type: ignore[attr-defined]  # the stubs lack it
 
 from fsr.common.addresses import is_this_machine
 

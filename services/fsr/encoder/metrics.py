@@ -77,7 +77,7 @@ class EncoderMetrics:
 
     def _add(self, name: str, value: float, **labels: str) -> None:
         metric = self._all[f"fsr_encoder_{name}"]
-        tags = {key: _Label(text) for key, text in (("model", self._model), *labels.items())}
+        tags: dict[str, str] = {key: _Label(text) for key, text in (("model", self._model), *labels.items())}
         with counting(name):
             if isinstance(metric, metrics.Histogram):
                 metric.observe(value, tags=tags)
