@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 from fsr.cli.stack.child import Child
@@ -30,6 +31,26 @@ class StartFailed(Exception):
 
 class ServiceEnded(Exception):
     """A service has ended that was not to be started again; the message names it, its log and the last lines there."""
+
+
+@dataclass
+class _Restart:
+    """When a service starts again, at moments of `time.monotonic()`."""
+
+    started: float
+    due: float | None = None  # None: it runs
+    delay: float = _FIRST_DELAY
+
+    def plan(self, now: float) -> float:
+        """The seconds until it is due."""
+        if now - self.started > _STEADY_SECONDS:
+            self.delay = _FIRST_DELAY
+        delay, self.delay = self.delay, min(2 * self.delay, _LONGEST_DELAY)
+        self.due = now + delay
+        return delay
+
+    def begin(self, now: float) -> None:
+        self.started, self.due = now, None
 
 
 class Stack:
@@ -77,30 +98,24 @@ class Stack:
 
     def watch(self, restart: bool = True) -> None:
         """Names each service that ends, and starts it again, until a signal. Raises ServiceEnded without `restart`."""
-        delays = dict.fromkeys((child.name for child in self._children), _FIRST_DELAY)
-        started = dict.fromkeys(delays, time.monotonic())
-        due: dict[str, float] = {}  # when a service starts again
+        restarts = {child.name: _Restart(time.monotonic()) for child in self._children}
         broken_since = news = 0.0  # 0: all is well
         while True:
             now = time.monotonic()
             for child in self._children:
                 if child.running:
                     continue
-                if child.name not in due:
+                ended = restarts[child.name]
+                if ended.due is None:
                     child.end(0)  # what it left behind may hold its port
                     if not restart:
                         raise ServiceEnded(self._end_line(child))
-                    if now - started[child.name] > _STEADY_SECONDS:
-                        delays[child.name] = _FIRST_DELAY
-                    delay, delays[child.name] = delays[child.name], min(2 * delays[child.name], _LONGEST_DELAY)
-                    due[child.name] = now + delay
                     broken_since, news = broken_since or now, now
-                    self._report(f"{self._end_line(child)}\nstarts again in {delay:g} s")
-                elif now >= due[child.name]:
-                    del due[child.name]
-                    started[child.name] = now
+                    self._report(f"{self._end_line(child)}\nstarts again in {ended.plan(now):g} s")
+                elif now >= ended.due:
+                    ended.begin(now)
                     self._start(child)
-            if broken_since and not due:
+            if broken_since and all(ended.due is None for ended in restarts.values()):
                 waiting = missing(self.plan)
                 if not waiting:
                     self._report(f"ready again after {now - broken_since:.0f} s")
