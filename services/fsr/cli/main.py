@@ -13,6 +13,7 @@ import typer
 
 from fsr.cli.ask import ask
 from fsr.cli.demo import demo
+from fsr.cli.doctor.command import doctor
 from fsr.cli.evaluate import PASS_THROUGH, evaluate
 from fsr.cli.explain import explain
 from fsr.cli.load import load
@@ -33,7 +34,7 @@ app = typer.Typer(
     "example: fsr up\n\n"
     "in another terminal: fsr scene -o scene.png && fsr ask scene.png 'What colour is the star?' --budget 16",
 )
-for command in (up, scene, demo, ask, models, explain, load):
+for command in (up, doctor, scene, demo, ask, models, explain, load):
     app.command()(command)
 app.command(context_settings=PASS_THROUGH)(evaluate)
 

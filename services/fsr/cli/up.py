@@ -20,6 +20,7 @@ from fsr.cli.stack.options import encoder_replicas, own_names, service_options
 from fsr.cli.stack.plan import LOOPBACK, Plan
 from fsr.cli.terminal import fail, plain
 from fsr.client.errors import InvalidRequestError
+from fsr.common.environment import temporary_folder_problem
 from fsr.common.ports import is_loopback
 
 __all__ = ["up"]
@@ -150,6 +151,8 @@ def up(
         )
     except (InvalidRequestError, ValueError) as error:
         fail(error)
+    if logs is None and (problem := temporary_folder_problem()):
+        fail(problem)
     folder = logs or Path(tempfile.mkdtemp(prefix="fsr-logs-"))
     console, starting = Console(stderr=as_json), f"starting {model} (logs in {folder})"
     report = plain(console)

@@ -153,3 +153,13 @@ def test_wait_without_news_says_what_it_waits_for(stand_ins, port, tmp_path, lin
         pass
     assert lines[-1].startswith("waiting for encoder, gateway (")
     assert lines[-1].endswith(" s); the log of encoder says: loading")
+
+
+def test_proxy_of_the_environment_is_none_between_services(stand_ins, port, tmp_path, lines, monkeypatch):
+    for name in ("http_proxy", "HTTP_PROXY", "https_proxy", "all_proxy", "grpc_proxy"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    monkeypatch.delenv("no_proxy", raising=False)
+    monkeypatch.delenv("NO_PROXY", raising=False)
+    stand_ins.use(SYSTEM)
+    with started(Plan(port=port), tmp_path, lines.append) as stack:
+        assert missing(stack.plan) == []

@@ -1,0 +1,1 @@
+"""`fsr doctor`: does this machine have what the services need?"""
