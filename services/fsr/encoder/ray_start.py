@@ -22,7 +22,7 @@ def start_ray(address: str, **options: Any) -> None:
     """Joins the Ray at an address, or starts one if the address is "local".
 
     Ray gives its own node 30 s to start, too few on a busy machine, and has no option for it. The node is then started
-    again.
+    again. Exits with one line if it is late each time.
 
     Args:
         options: more arguments of `ray.init`.
@@ -35,8 +35,11 @@ def start_ray(address: str, **options: Any) -> None:
             return
         except Exception as error:
             # Ray raises a bare Exception if its node is late. What it raises as another kind has a lasting cause.
-            if address != "local" or type(error) is not Exception or start == _STARTS:
+            if address != "local" or type(error) is not Exception:
                 raise
+            if start == _STARTS:
+                reason = f"was not there within 30 s, {_STARTS} times"
+                raise SystemExit(f"error: Ray: {reason}; the machine is busy or short of memory: try later") from error
             log.warning("Ray did not start, trying again", start=start, of=_STARTS, reason=str(error))
             late = psutil.Process().children(recursive=True)
             for process in late:

@@ -1,9 +1,11 @@
-"""How much memory the encoder's Ray takes for large requests."""
+"""The start of the encoder's Ray: how much memory it takes for large requests, and when it is late."""
 
 import pytest
+import ray
 from ray._private import utils
 
-from fsr.encoder.ray_start import object_store_bytes
+from fsr.encoder import ray_start
+from fsr.encoder.ray_start import object_store_bytes, start_ray
 
 GIB = 2**30
 
@@ -17,3 +19,13 @@ def test_object_store_when_shared_memory_is_small_fits_into_it(monkeypatch, shar
     monkeypatch.setattr(utils, "get_shared_memory_bytes", lambda: shared)
     monkeypatch.setattr(utils, "resolve_object_store_memory", lambda available: chosen)
     assert object_store_bytes() == room
+
+
+def test_ray_when_it_is_late_each_time_is_one_line(monkeypatch):
+    def late(**options):
+        raise Exception("The current node timed out during startup.")  # as Ray does
+
+    monkeypatch.setattr(ray, "init", late)
+    monkeypatch.setattr(ray_start, "_STARTS", 1)
+    with pytest.raises(SystemExit, match=r"error: Ray: was not there within 30 s, 1 times; the machine is busy.*: try"):
+        start_ray("local")
