@@ -48,7 +48,8 @@ def test_example_works(page, block, given, tmp_path, monkeypatch):
     if "vlm" in names:
         assert names["vlm"].last[0].saved
     if (tmp_path / "why.png").exists():
-        assert Image.open("why.png").width >= 720
+        with Image.open("why.png") as picture:
+            assert picture.width >= 720
 
 
 def test_pages_have_examples():
