@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from math import inf
+from numbers import Integral, Real
+from typing import Literal
 
 from fsr_core.checks import check_number, check_whole
 
-__all__ = ["Budget", "Limits"]
+__all__ = ["Budget", "BudgetLike", "Limits"]
 
 
 @dataclass(frozen=True)
@@ -23,6 +25,7 @@ class Limits:
 
 
 _RADIUS = 0.3
+_WAYS = "a number of tokens (64), a share of them (0.11), 'auto' or a Budget"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,12 +66,23 @@ class Budget:
         check_number("budget.radius", self.radius, 0, 2, "a cosine distance, such as 0.3")
 
     @classmethod
-    def of(cls, budget: int | Budget) -> Budget:
-        """A `Budget` itself, or the budget of that many tokens for a number. Raises ValueError for anything else."""
-        if isinstance(budget, str) or (isinstance(budget, float) and 0 < budget <= 1):
-            ways = "a share is keep_ratio=0.11 or Budget(keep_ratio=0.11), automatic is Budget(auto=True)"
-            raise ValueError(f"budget: {budget!r} is not a number of tokens; {ways}")
-        return budget if isinstance(budget, Budget) else cls(tokens=budget)
+    def of(cls, budget: BudgetLike) -> Budget:
+        """The budget of a plain value, as the SDK takes it: an int is tokens, a float a share, "auto" is automatic.
+
+        Raises:
+            ValueError: it is anything else, or out of range.
+        """
+        if isinstance(budget, Budget):
+            return budget
+        if isinstance(budget, str) and budget == "auto":
+            return cls(auto=True)
+        if isinstance(budget, bool) or not isinstance(budget, Real):  # NumPy's numbers are Real or Integral
+            raise ValueError(f"budget: expected {_WAYS}, got {budget!r}")
+        if isinstance(budget, Integral):
+            return cls(tokens=int(budget))
+        if not 0 < budget <= 1:
+            raise ValueError(f"budget: {budget} is no share of the tokens; give {_WAYS}")
+        return cls(keep_ratio=float(budget))
 
     def limits(self, n: int) -> Limits:
         """Limits for a sample of `n` tokens, never above `n`."""
@@ -77,3 +91,7 @@ class Budget:
             return Limits(min(int(self.min_tokens), maximum), maximum, self.radius)
         k = int(self.tokens) if self.tokens is not None else max(1, int(n * (self.keep_ratio or 0) + 0.5))
         return Limits(min(k, n), min(k, n))
+
+
+#: What every call that takes a budget accepts; see `Budget.of`.
+BudgetLike = int | float | Literal["auto"] | Budget

@@ -12,7 +12,7 @@ from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any, ClassVar
 
-from fsr_core.budget import Budget
+from fsr_core.budget import Budget, BudgetLike
 from fsr_core.tokens import CompressedTokens, VisualTokens
 
 __all__ = ["DEFAULT_METHOD", "ENTRY_POINTS", "Compressor", "create", "methods", "register"]
@@ -44,14 +44,12 @@ class Compressor(ABC):
 
     name: ClassVar[str]
 
-    def compress(self, sample: VisualTokens, budget: int | Budget) -> CompressedTokens:
+    def compress(self, sample: VisualTokens, budget: BudgetLike) -> CompressedTokens:
         """Keeps as many tokens of a sample as `budget` allows. Raises ValueError for a budget below one token."""
         return self.compress_batch([sample], [budget])[0]
 
     @abstractmethod
-    def compress_batch(
-        self, samples: Sequence[VisualTokens], budgets: Sequence[int | Budget]
-    ) -> list[CompressedTokens]:
+    def compress_batch(self, samples: Sequence[VisualTokens], budgets: Sequence[BudgetLike]) -> list[CompressedTokens]:
         """One result per sample, token for token the same as `compress` gives. Sizes and budgets may differ."""
 
     def comparisons(self, tokens: int, budget: Budget) -> int:
@@ -65,7 +63,7 @@ class Compressor(ABC):
         return 0 if limits.minimum == tokens else tokens * limits.maximum
 
 
-def as_budgets(samples: Sequence[VisualTokens], budgets: Sequence[int | Budget]) -> list[Budget]:
+def as_budgets(samples: Sequence[VisualTokens], budgets: Sequence[BudgetLike]) -> list[Budget]:
     """The budgets as `Budget`s. Raises ValueError if there is not one for each sample."""
     if len(samples) != len(budgets):
         raise ValueError(f"budgets: {len(budgets)} given for {len(samples)} samples; pass one per sample")

@@ -10,7 +10,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from fsr_core.budget import Budget, Limits
+from fsr_core.budget import BudgetLike, Limits
 from fsr_core.checks import check_number
 from fsr_core.compressor import Compressor, as_budgets
 from fsr_core.focus import focus_order, focus_wanted, priority
@@ -52,9 +52,7 @@ class FSR(Compressor):
         if not isinstance(self.centre_keys, bool):
             raise ValueError(f"centre_keys: expected true or false, got {self.centre_keys!r}")
 
-    def compress_batch(
-        self, samples: Sequence[VisualTokens], budgets: Sequence[int | Budget]
-    ) -> list[CompressedTokens]:
+    def compress_batch(self, samples: Sequence[VisualTokens], budgets: Sequence[BudgetLike]) -> list[CompressedTokens]:
         """See `Compressor.compress_batch`. Samples of the same shapes run as one batch."""
         limits = [b.limits(len(s)) for s, b in zip(samples, as_budgets(samples, budgets), strict=True)]
         groups: dict[tuple[object, ...], list[int]] = defaultdict(list)

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from fsr_core.budget import Budget
+from fsr_core.budget import Budget, BudgetLike
 from fsr_core.compressor import Compressor, as_budgets
 from fsr_core.norms import sized
 from fsr_core.tokens import FOCUS, SCAN, CompressedTokens, VisualTokens
@@ -23,9 +23,7 @@ ROW_COST = (
 class OneByOne(Compressor):
     """A method that treats every sample by itself. A subclass implements `_select`: it keeps k tokens, 1 <= k < N."""
 
-    def compress_batch(
-        self, samples: Sequence[VisualTokens], budgets: Sequence[int | Budget]
-    ) -> list[CompressedTokens]:
+    def compress_batch(self, samples: Sequence[VisualTokens], budgets: Sequence[BudgetLike]) -> list[CompressedTokens]:
         pairs = zip(samples, as_budgets(samples, budgets), strict=True)
         return [self._keep(sample, budget.limits(len(sample)).maximum) for sample, budget in pairs]
 

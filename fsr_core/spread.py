@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from fsr_core.backbones.features import ImageFeatures
-from fsr_core.budget import Budget
+from fsr_core.budget import Budget, BudgetLike
 from fsr_core.compressor import Compressor
 from fsr_core.tokens import CompressedTokens, VisualTokens
 
@@ -28,7 +28,7 @@ def compress_images(
     compressor: Compressor,
     images: Sequence[ImageFeatures],
     samples: Sequence[VisualTokens],
-    budgets: Sequence[int | Budget],
+    budgets: Sequence[BudgetLike],
     spread: Spread = "even",
 ) -> list[CompressedTokens]:
     """The kept tokens of each image, computed as one batch. A budget is for a whole image.

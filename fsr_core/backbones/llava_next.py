@@ -57,7 +57,7 @@ class LlavaNextEncoder(PatchEncoder):
     def of_model(cls, model: Any, processor: Any, *, clip: str | None, layout: Layout = "stock") -> LlavaNextEncoder:
         """Wraps the modules of a live model. Raises ValueError."""
         if layout != "stock":
-            raise ValueError("options.layout: a live model takes pictures from its own processor; use stock")
+            raise ValueError("family_options.layout: a live model takes pictures from its own processor; use stock")
         core, name = model.model, checkpoint_name(model)
         text = text_side(ClipText, clip or known_clip(name, Path(name)), Placement(model.device, model.dtype))
         tower = PatchTower(model.config, core.vision_tower, core.multi_modal_projector, core.image_newline, text)

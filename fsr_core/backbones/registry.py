@@ -39,9 +39,9 @@ class Family:
         for name, value in options.items():
             if name not in self.options:
                 known = f"its options are {', '.join(self.options)}" if self.options else "it has none"
-                raise ValueError(f"options: {self.module} has no option {name!r}; {known}")
+                raise ValueError(f"family_options: {self.module} has no option {name!r}; {known}")
             if value not in self.options[name]:
-                raise ValueError(f"options.{name}: {value!r} is unknown; use {' or '.join(self.options[name])}")
+                raise ValueError(f"family_options.{name}: {value!r} is unknown; use {' or '.join(self.options[name])}")
 
 
 _RELEVANCE = {"relevance": ("none", "instruction")}
@@ -68,7 +68,7 @@ def load_encoder(
     device: str | torch.device = "cpu",
     dtype: torch.dtype = torch.float32,
     attention: str = "sdpa",
-    options: Mapping[str, Any] | None = None,
+    family_options: Mapping[str, Any] | None = None,
 ) -> VisualEncoder:
     """Load the encoder half of a checkpoint: the blocks of the vision tower that are needed, no language model.
 
@@ -79,7 +79,7 @@ def load_encoder(
         device, dtype: device and dtype of the weights. The device "meta" takes no memory: it only checks options,
             configuration, and names and shapes of the tensors.
         attention: attention implementation of the vision tower, by its name in the library.
-        options: of the family, by name; see its encoder class.
+        family_options: options of the model's family, by name; see its encoder class.
 
     Raises:
         ValueError: the checkpoint is missing, incomplete or damaged; its family is not supported or lacks an option;
@@ -87,14 +87,14 @@ def load_encoder(
     """
     checkpoint = Checkpoint.open(model)
     family = _family(checkpoint.config, checkpoint.name)
-    family.check_options(options or {})
+    family.check_options(family_options or {})
     place = Placement(_usable(device), dtype, attention)
-    encoder: VisualEncoder = family.get(family.encoder).load(checkpoint, place, clip=clip, **(options or {}))
+    encoder: VisualEncoder = family.get(family.encoder).load(checkpoint, place, clip=clip, **(family_options or {}))
     return encoder
 
 
 def wrap_encoder(
-    model: Any, processor: Any, *, clip: str | None = None, options: Mapping[str, Any] | None = None
+    model: Any, processor: Any, *, clip: str | None = None, family_options: Mapping[str, Any] | None = None
 ) -> VisualEncoder:
     """The encoder half of a live model of the library. It uses the model's own modules; nothing is copied.
 
@@ -105,8 +105,8 @@ def wrap_encoder(
     if config is None or not hasattr(model, "model"):
         raise ValueError(f"model: {type(model).__name__} is no vision-language model of the transformers library")
     family = _family(config, type(model).__name__)
-    family.check_options(options or {})
-    encoder: VisualEncoder = family.get(family.encoder).of_model(model, processor, clip=clip, **(options or {}))
+    family.check_options(family_options or {})
+    encoder: VisualEncoder = family.get(family.encoder).of_model(model, processor, clip=clip, **(family_options or {}))
     return encoder
 
 

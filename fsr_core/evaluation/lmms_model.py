@@ -102,7 +102,7 @@ class CompressedVLM(lmms):
                 method=compressor,
                 spread=spread,
                 clip=clip,
-                options=family_options,
+                family_options=family_options,
             )
             self.vlm = self._contexts.enter_context(context)
 

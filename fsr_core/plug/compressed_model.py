@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from fsr_core.backbones.registry import wrap_encoder
-from fsr_core.budget import Budget
+from fsr_core.budget import Budget, BudgetLike
 from fsr_core.compressor import DEFAULT_METHOD, Compressor, create
 from fsr_core.plug.prefill import Prefill
 from fsr_core.plug.prompt_shortener import KeptPrompt, PromptShortener
@@ -104,6 +104,18 @@ class CompressedModel:
         return args, kwargs if self._prefill is None else self._prefill.inputs(kwargs)
 
 
+def _compressor(method: str | Compressor, options: Mapping[str, Any]) -> Compressor:
+    """Raises ValueError."""
+    if not isinstance(method, str):
+        if options:
+            raise ValueError("options: go with a method's name; give your own compressor its options when you make it")
+        return method
+    try:
+        return create(method, **options)
+    except ValueError as error:
+        raise ValueError(str(error).removeprefix("method.")) from error  # here the argument is called `options`
+
+
 def _with_prompt(output: Any, ids: Tensor, length: int) -> Any:
     """The output with the caller's prompt in place of the shorter one, before the answer."""
     sequences = output if isinstance(output, Tensor) else output.sequences
@@ -119,27 +131,28 @@ def _with_prompt(output: Any, ids: Tensor, length: int) -> Any:
 def compressed(
     model: Any,
     processor: Any,
-    budget: int | Budget | None = None,
+    budget: BudgetLike | None = None,
     *,
     keep_ratio: float | None = None,
     method: str | Compressor = DEFAULT_METHOD,
-    method_options: Mapping[str, Any] | None = None,
+    options: Mapping[str, Any] | None = None,
     instruction: str | None = None,
     spread: Spread = "even",
     clip: str | None = None,
-    options: Mapping[str, Any] | None = None,
+    family_options: Mapping[str, Any] | None = None,
 ) -> Iterator[CompressedModel]:
     """Compresses the visual tokens of a live model of the transformers library until the context ends.
 
     Args:
         model: a model of one of the supported families, on any device.
         processor: the checkpoint's own, as `AutoProcessor` gives it.
-        budget: tokens to keep of each picture or video, or a `Budget`; `Budget(auto=True)` chooses by the evidence.
-        keep_ratio: share of the tokens to keep, in (0, 1]. Give either `budget` or `keep_ratio`.
-        method, method_options: name of a method and its options; or your own compressor as `method`.
+        budget: what to keep of each picture or video: tokens (`64`), a share of them (`0.11`), `"auto"`, which
+            chooses by the evidence, or a `Budget`.
+        keep_ratio: the share by its name. Give either `budget` or `keep_ratio`.
+        method, options: name of a method and its options; or your own compressor as `method`, without options.
         instruction: the question that guides compression in every prompt; by default the last user turn of each.
         spread: "even" gives every tile or frame an equal part of the budget; "free" follows the evidence.
-        clip, options: as in `fsr_core.backbones.load_encoder`.
+        clip, family_options: as in `fsr_core.backbones.load_encoder`.
 
     Raises:
         ValueError: an argument is wrong. The message names it, and nothing has been changed.
@@ -149,13 +162,13 @@ def compressed(
     token_budget = Budget(keep_ratio=keep_ratio) if budget is None else Budget.of(budget)
     if spread not in SPREADS:
         raise ValueError(f"spread: {spread!r} is unknown; use {' or '.join(SPREADS)}")
-    compressor = create(method, **(method_options or {})) if isinstance(method, str) else method
+    compressor = _compressor(method, options or {})
     if "generate" in getattr(model, "__dict__", {}):
         raise ValueError("model: its generate is already replaced; leave the other context first")
     if not (hasattr(processor, "tokenizer") and hasattr(processor, "image_processor")):
         name = type(processor).__name__
         raise ValueError(f"processor: {name} is not a model's whole processor; pass what AutoProcessor gives for it")
-    encoder = wrap_encoder(model, processor, clip=clip, options=options)
+    encoder = wrap_encoder(model, processor, clip=clip, family_options=family_options)
     shorten = PromptShortener(model, processor, encoder, compressor, token_budget, spread, instruction)
     vlm = CompressedModel(model, shorten)
     handle = model.get_decoder().register_forward_pre_hook(vlm._hook, with_kwargs=True)

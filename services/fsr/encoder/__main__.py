@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import socket
 import threading
@@ -59,9 +60,9 @@ def check_checkpoint(settings: EncoderSettings) -> None:
     from fsr_core.backbones import load_encoder
 
     try:
-        load_encoder(settings.model, clip=settings.clip, device="meta", options=settings.family_options)
+        load_encoder(settings.model, clip=settings.clip, device="meta", family_options=settings.family_options)
     except ValueError as error:
-        raise SystemExit(f"error: --{'family-' if str(error).startswith('options') else ''}{error}") from error
+        raise SystemExit(f"error: --{re.sub('^family_options', 'family-options', str(error))}") from error
 
 
 def _serve(settings: EncoderSettings) -> None:

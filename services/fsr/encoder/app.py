@@ -51,7 +51,7 @@ class Encoder:
             clip=options.clip,
             device=options.device,
             dtype=dtype_of(options.dtype),
-            options=options.family_options,
+            family_options=options.family_options,
         )
         self._metrics = EncoderMetrics(self._name)
         self._pipeline = EncoderPipeline(

@@ -1,5 +1,6 @@
 from itertools import combinations
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import assume, example, given, settings
@@ -307,10 +308,27 @@ def test_bad_sample_is_named(change, message):
         VisualTokens(**fields)
 
 
-@pytest.mark.parametrize("budget", [0, -1, 1.5, True, float("nan")])
+@pytest.mark.parametrize("budget", [0, -1, 1.5, -0.1, True, float("nan"), float("inf"), "64", "", None, [8]])
 def test_bad_budget_is_named(budget):
-    with pytest.raises(ValueError, match=r"budget\.tokens"):
+    with pytest.raises(ValueError, match=r"^budget"):
         FSR().compress(sample(0, 4), budget)
+
+
+@pytest.mark.parametrize(
+    ("plain", "budget"),
+    [
+        (8, Budget(tokens=8)),
+        (np.int64(8), Budget(tokens=8)),
+        (0.25, Budget(keep_ratio=0.25)),
+        (np.float32(0.25), Budget(keep_ratio=0.25)),
+        (1.0, Budget(keep_ratio=1.0)),
+        ("auto", Budget(auto=True)),
+        (Budget(auto=True, radius=0.1), Budget(auto=True, radius=0.1)),
+    ],
+)
+def test_budget_of_a_plain_value(plain, budget):
+    assert Budget.of(plain) == budget
+    assert FSR().compress(sample(0, 20), plain).index.tolist() == FSR().compress(sample(0, 20), budget).index.tolist()
 
 
 @pytest.mark.parametrize("ratio", [0, -0.1, 1.1, True, 10**400, float("nan"), float("inf")])

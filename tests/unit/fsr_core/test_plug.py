@@ -9,6 +9,7 @@ from PIL import Image
 from transformers import LogitsProcessor
 
 import fsr_core
+from fsr_core import FSR, Budget
 from fsr_core.backbones import load_encoder
 from helpers import checkpoints
 from helpers.benches import QUESTION, SIZES, chat, continue_greedily, picture, shown
@@ -298,6 +299,20 @@ def test_the_question_is_found_in_the_chat_or_given(bench, name, tmp_path):
             vlm.generate(**raw)
 
 
+@pytest.mark.parametrize(
+    ("plain", "budget"), [(5, Budget(tokens=5)), (0.3, Budget(keep_ratio=0.3)), ("auto", Budget(auto=True))]
+)
+def test_budgets_and_options_as_the_sdk_takes_them(bench, plain, budget):
+    own = bench("llava")
+    inputs, _ = batch(own, (QUESTION,))
+    kept = []
+    for given in ({"budget": plain, "options": {"rho": 0.3}}, {"budget": budget, "method": FSR(rho=0.3)}):
+        with fsr_core.compressed(own.whole, own.processor, clip=own.clip, **given) as vlm:
+            vlm.generate(**inputs, **GREEDY)
+        kept.append(vlm.last[0].images[0])
+    assert kept[0].index.tolist() == kept[1].index.tolist() and kept[0].stage.tolist() == kept[1].stage.tolist()
+
+
 def test_picture_shows_the_kept_patch(bench):
     """Kept patches are bright and the others are dark, in the pixels of the source picture."""
     own = bench("llava")
@@ -335,14 +350,15 @@ def test_picture_of_every_family_is_bright_at_kept_tokens(bench, name):
     ("arguments", "says"),
     [
         ({"budget": 0}, "budget.tokens"),
-        ({"budget": "auto"}, r"budget: 'auto' .* Budget\(auto=True\)"),
-        ({"budget": 0.11}, "budget: 0.11 .* keep_ratio=0.11"),
-        ({"budget": 1.0}, "budget: 1.0 .* keep_ratio=0.11"),
+        ({"budget": "many"}, r"budget: expected a number of tokens \(64\), a share of them \(0.11\), 'auto' .* 'many'"),
+        ({"budget": 16.0}, "budget: 16.0 is no share of the tokens"),
         ({"budget": None}, "either budget or keep_ratio"),
         ({"budget": 3, "keep_ratio": 0.5}, "either budget or keep_ratio"),
         ({"budget": 3, "method": "magic"}, "choose one of"),
         ({"budget": 3, "spread": "wide"}, "spread"),
-        ({"budget": 3, "options": {"relevance": "none"}}, "has no option"),
+        ({"budget": 3, "options": {"relevance": "none"}}, "^options: fsr has no option 'relevance'"),
+        ({"budget": 3, "method": FSR(), "options": {"rho": 0.5}}, "^options: go with a method's name"),
+        ({"budget": 3, "family_options": {"relevance": "none"}}, "^family_options: llava has no option 'relevance'"),
     ],
 )
 def test_bad_arguments_are_named_and_change_nothing(bench, arguments, says):

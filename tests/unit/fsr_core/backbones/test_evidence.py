@@ -158,7 +158,7 @@ def test_siglip_ignores_case_and_punctuation(bench, tmp_path):
 @pytest.mark.parametrize("name", [n for n, family in FAMILIES.items() if "relevance" in family.options])
 def test_relevance_from_instruction_equals_mean_embedding(bench, name):
     family = bench(name)
-    encoder = load_encoder(str(family.folder), options={"relevance": "instruction"})
+    encoder = load_encoder(str(family.folder), family_options={"relevance": "instruction"})
     image = encoder.encode_images([encoder.preprocess(picture(SIZES[0]))])[0]
     text = encoder.encode_instructions([QUESTION])[0]
     table = family.whole.get_input_embeddings().weight

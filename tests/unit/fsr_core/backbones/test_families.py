@@ -257,7 +257,7 @@ def test_frames_are_chosen_evenly():
 def test_tiles_layout_has_five_views(bench):
     """The papers' 2880 tokens: five views with all patches, each with a fifth of the budget."""
     family = bench("llava_next")
-    encoder = load_encoder(str(family.folder), clip="none", options={"layout": "tiles"})
+    encoder = load_encoder(str(family.folder), clip="none", family_options={"layout": "tiles"})
     assert encoder.info.visual_tokens == 5 * 64
     image = encoder.encode_images([encoder.preprocess(picture((70, 30)))])[0]
     sample = encoder.visual_tokens(image, None)
@@ -274,7 +274,7 @@ def test_tiles_layout_has_five_views(bench):
 @pytest.mark.parametrize(("where", "newlines"), [("end", 1), ("frame", 3), ("row", 9)])
 def test_video_newlines_follow_the_option(bench, where, newlines):
     family = bench("llava_onevision")
-    encoder = load_encoder(str(family.folder), options={"video_newlines": where})
+    encoder = load_encoder(str(family.folder), family_options={"video_newlines": where})
     image = encoder.encode_images([encoder.preprocess_video([picture((24, 24), i) for i in range(3)])])[0]
     sample = encoder.visual_tokens(image, None)
     for budget, expected in ((ALL, newlines), (1, 1)):
@@ -297,8 +297,8 @@ def test_bad_picture_or_video_is_named(bench, name):
     for message, (given, fps) in wrong.items():
         with pytest.raises(ValueError, match=message):
             encoder.preprocess_video(given, fps)
-    with pytest.raises(ValueError, match="has no option 'nonsense'"):
-        load_encoder(str(bench(name).folder), clip="none", options={"nonsense": 1})
+    with pytest.raises(ValueError, match=r"^family_options: .* has no option 'nonsense'"):
+        load_encoder(str(bench(name).folder), clip="none", family_options={"nonsense": 1})
     for option in FAMILIES[name].options:
-        with pytest.raises(ValueError, match=f"options.{option}: 'magic' is unknown; use "):
-            load_encoder(str(bench(name).folder), clip="none", options={option: "magic"})
+        with pytest.raises(ValueError, match=f"^family_options.{option}: 'magic' is unknown; use "):
+            load_encoder(str(bench(name).folder), clip="none", family_options={option: "magic"})
