@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 import pytest
 import torch
+from PIL import Image
 from playwright.sync_api import expect
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -22,6 +23,7 @@ from fsr.cli.local_stack import running
 from fsr.client import Client, InvalidRequestError, Video
 from helpers import checkpoints
 from helpers.benches import Bench, chat, picture
+from helpers.clips import write_clip
 from helpers.page import api_answer, ask_and_wait, chromium, data_uri, expected_states, opened, table_of_tokens
 from helpers.waiting import until
 
@@ -143,8 +145,14 @@ def videos_are_answered(own, client, gateway, folder):
         assert (answer.text, answer.usage.visual_tokens_kept) == (want, BUDGET)
         said = fsr("ask", folder / "frames", QUESTION, "--gateway", gateway, "--spread", spread, "--max-tokens", 8)
         assert json.loads(said.stdout)["answer"] == want.strip()
-    why = fsr("explain", folder / "frames", QUESTION, "--gateway", gateway, "-o", folder / "why.png")
-    assert json.loads(why.stdout)["kept"] == BUDGET and (folder / "why.png").read_bytes().startswith(b"\x89PNG")
+    clip = write_clip(folder / "möd.mp4", frames, rate=2)
+    want = plugged(own, [Image.open(io.BytesIO(frame)) for frame in Video.from_file(clip).frames])
+    assert client.ask(clip, QUESTION, budget=BUDGET, max_tokens=8).text == want
+    said = fsr("ask", clip, QUESTION, "--gateway", gateway, "--max-tokens", 8)
+    assert json.loads(said.stdout)["answer"] == want.strip()
+    for video, why in ((folder / "frames", folder / "why.png"), (clip, folder / "why-clip.png")):
+        done = fsr("explain", video, QUESTION, "--gateway", gateway, "-o", why)
+        assert json.loads(done.stdout)["kept"] == BUDGET and why.read_bytes().startswith(b"\x89PNG")
     (folder / "wrong").mkdir()
     for number in range(2):
         (folder / "wrong" / f"{number}.png").write_bytes(b"no picture" if number else png(frames[0]))

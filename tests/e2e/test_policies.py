@@ -100,9 +100,9 @@ def test_automatic_budget_stays_within_the_bounds(ask):
 @pytest.mark.parametrize(
     ("budget", "says"),
     [
-        (73, "budget.tokens: 73 is more than 72, the most that the policy allows; ask for a number in 4..72"),
-        (3, "budget.tokens: 3 is fewer than 4, the fewest that the policy allows; ask for a number in 4..72"),
-        (0.9, "budget.keep_ratio: 0.9 of 144 tokens are 130, more than 72, the most that the policy allows; ask for"),
+        (73, "budget: 73 is more than 72, the most that the policy allows; ask for a number in 4..72"),
+        (3, "budget: 3 is fewer than 4, the fewest that the policy allows; ask for a number in 4..72"),
+        (0.9, "budget: 0.9 of 144 tokens are 130, more than 72, the most that the policy allows; ask for"),
         (1.0, "1 of 144 tokens are 144, more than 72, the most that the policy allows; ask for at most 0.5"),
         (0.01, "0.01 of 144 tokens are 1, fewer than 4, the fewest that the policy allows; ask for at least 0.03"),
     ],

@@ -87,7 +87,8 @@ def test_budgets(client, budget, kept):
 @pytest.mark.parametrize(("wire", "bytes_a_token"), [("fp32", 640), ("fp16", 320), ("bf16", 320), ("int8", 164)])
 def test_features_travel_in_the_format_that_was_asked_for(client, wire, bytes_a_token):
     told = client.compress(png(3), "Is there a red star?", budget=16, wire_dtype=wire).images[0]
-    assert told.dtype == wire and len(told.features) + len(told.scales) == 16 * bytes_a_token
+    assert told.dtype == wire and told.features.shape == (16, 160)
+    assert told.features.dtype == ("float16" if wire == "fp16" else "float32")
     answer = client.ask(png(3), "Is there a red star?", budget=16, wire_dtype=wire)
     assert answer.text and answer.usage.wire_bytes == 16 * bytes_a_token
 
@@ -184,24 +185,24 @@ def test_methods_and_options_change_the_choice(client):
 @pytest.mark.parametrize(
     ("arguments", "error", "says"),
     [
-        ({"images": b""}, InvalidRequestError, r"images\[0\]\.data"),
+        ({"images": b""}, InvalidRequestError, r"^image: is empty"),
         ({"images": b"no picture"}, InvalidRequestError, r"images\[0\]\.data"),
         ({"images": png(1)[:-400]}, InvalidRequestError, r"truncated"),
-        ({"question": "  "}, InvalidRequestError, "question"),
-        ({"budget": 0}, InvalidRequestError, r"budget\.tokens"),
-        ({"budget": -4}, InvalidRequestError, r"budget\.tokens"),
-        ({"budget": float("nan")}, InvalidRequestError, r"budget\.keep_ratio"),
-        ({"method": "magic"}, InvalidRequestError, "fsr, fsr_guided, random"),
-        ({"options": {"gamma": 1}}, InvalidRequestError, "gamma"),
+        ({"question": "  "}, InvalidRequestError, r"^question: asks nothing; add a question"),
+        ({"budget": 0}, InvalidRequestError, r"^budget: "),
+        ({"budget": -4}, InvalidRequestError, r"^budget: "),
+        ({"budget": float("nan")}, InvalidRequestError, r"^budget: "),
+        ({"method": "magic"}, InvalidRequestError, r"^method: 'magic' is unknown; .*fsr, fsr_guided, random"),
+        ({"options": {"gamma": 1}}, InvalidRequestError, r"^options: fsr has no option 'gamma'"),
         ({"options": {"rho": 7}}, InvalidRequestError, "rho"),
         ({"model": "other"}, NotFoundError, "fsr-tiny"),
-        ({"temperature": float("inf")}, InvalidRequestError, r"sampling\.temperature"),
-        ({"max_tokens": -1}, InvalidRequestError, r"sampling\.max_tokens"),
+        ({"temperature": float("inf")}, InvalidRequestError, r"^temperature: "),
+        ({"max_tokens": -1}, InvalidRequestError, r"^max_tokens: "),
         ({"images": animated()}, InvalidRequestError, r"images\[0\]\.data: is animated; send one frame"),
         ({"images": huge()}, InvalidRequestError, r"images\[0\]\.data: 8000 x 6000 is more than .* scale it down"),
         ({"images": [png(1), b"\xff\xd8\xff\xe0"]}, InvalidRequestError, r"images\[1\]\.data"),
         ({"wire_dtype": "fp8"}, InvalidRequestError, "wire_dtype"),
-        ({"logprobs": True, "top_logprobs": 21}, InvalidRequestError, r"sampling\.top_logprobs: 21 is outside"),
+        ({"logprobs": True, "top_logprobs": 21}, InvalidRequestError, r"^top_logprobs: 21 is outside"),
     ],
 )
 def test_bad_input_is_named(client, arguments, error, says):

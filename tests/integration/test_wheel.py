@@ -32,11 +32,21 @@ except UnavailableError as error:
 print(fsr.client.__file__, fsr_core.__file__)
 """
 RIGHT = """
-from fsr.client import Answer, AsyncClient, Client
+import numpy as np
+from PIL import Image
+from fsr.client import Answer, AsyncClient, Client, Message, Video
 
 def ask(client: Client) -> Answer:
-    client.compress("scene.png", "?", budget=0.1, wire_dtype="int8", explain=True)
+    tokens = client.compress("scene.png", "?", budget=0.1, wire_dtype="int8", explain=True).images[0]
+    print(tokens.features.shape, tokens.features @ tokens.features.T)
+    client.ask(np.zeros((2, 2, 3), np.uint8), "?", stop="x", timeout=None)
+    client.ask([Image.new("RGB", (2, 2)), open("a.png", "rb"), bytearray(), Video.from_file("a.mp4")], "?")
     return client.ask(["a.png", b"bytes"], "?", budget="auto", spread="free", stop=["."], seed=1, timeout=3.0)
+
+def chat(client: Client) -> str:
+    turns = [Message("user", "?", "a.png"), Message("assistant", "!"), Message("user", "?", [b"a", "b.png"])]
+    client.chat([{"role": "user", "content": "?"}, Message("assistant", "!"), {"role": "user", "content": "?"}])
+    return client.chat(turns, budget=16).text + "".join(chunk.text for chunk in client.generate(turns))
 
 async def stream(client: AsyncClient) -> str:
     return "".join([chunk.text async for chunk in client.stream("scene.png", "?", budget=16, logprobs=True)])
@@ -47,11 +57,15 @@ WRONG = (
     'client.compress("scene.png", "?", temperature=1.0)',
     'client.stream("scene.png", "?", max_tokens="3")',
     'client.ask("scene.png", "?").txt',
+    'client.ask({1: 2}, "?")',
+    'client.chat("?")',
+    'client.chat([Message("robot", "?")])',
+    "client.generate([], bugdet=16)",
     'client.compress("scene.png", "?", wire_dtype="fp8")',
     'asynchronous.stream(3.5, "?")',
     'asynchronous.stream("scene.png", "?", bugdet=16)',
 )
-IMPORTED = "from fsr.client import AsyncClient, Client\nclient, asynchronous = Client(), AsyncClient()\n"
+IMPORTED = "from fsr.client import AsyncClient, Client, Message\nclient, asynchronous = Client(), AsyncClient()\n"
 
 
 def run(*command, folder, **options):

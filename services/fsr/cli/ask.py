@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -24,7 +23,9 @@ __all__ = ["ask"]
 @connects
 def ask(
     connection: Connection,
-    images: Annotated[list[Path], typer.Argument(help="pictures; a folder is a video, its files are the frames")],
+    images: Annotated[
+        list[str], typer.Argument(help="pictures, as files or URLs; a video file, or a folder of frames, is a video")
+    ],
     question: Annotated[str, typer.Argument(help="what to ask, after the pictures")],
     budget: options.BudgetText = options.DEFAULT_BUDGET,
     spread: options.SpreadName = "even",
@@ -50,7 +51,7 @@ def ask(
 
     example: fsr ask scene.png "What colour is the star?" --budget 16
 
-    example: mkdir frames && ffmpeg -i clip.mp4 -vf fps=2 frames/%05d.png && fsr ask frames "What happens?" --fps 2
+    example: fsr ask clip.mp4 "What happens?" --fps 1 --budget 0.1
     """
     chunks: list[Chunk] = []
     try:

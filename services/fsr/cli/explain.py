@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Annotated
 
 import typer
@@ -22,7 +23,7 @@ __all__ = ["explain"]
 @connects
 def explain(
     connection: Connection,
-    image: Annotated[Path, typer.Argument(help="a picture; a folder is a video, its files are the frames")],
+    image: Annotated[Path, typer.Argument(help="a picture; a video file, or a folder of frames, is a video")],
     question: Annotated[str, typer.Argument(help="question that the tokens are chosen for")],
     output: Annotated[Path, typer.Option("-o", "--output", help="PNG to write")],
     budget: options.BudgetText = options.DEFAULT_BUDGET,
@@ -56,8 +57,9 @@ def explain(
         "merged_into": explanation.merged_into,
         "question": question,
     }
-    pictures = [str(frame) for frame in source.frames] if isinstance(source, Video) else [str(image)]
-    run_core(["fsr_core.overlay", *pictures, "--plan", "-", "-o", str(output)], json.dumps(plan))
+    with TemporaryDirectory() as folder:
+        pictures = _files(source, Path(folder)) if isinstance(source, Video) else [str(image)]
+        run_core(["fsr_core.overlay", *pictures, "--plan", "-", "-o", str(output)], json.dumps(plan))
     kept = len(tokens.index)
     if as_json:
         counts = {"tokens": tokens.source_tokens, "kept": kept, "focus": tokens.focus_count}
@@ -67,3 +69,15 @@ def explain(
         print(json.dumps({"output": str(output)} | counts | chosen))
     else:
         print(f"{output}: kept {kept} of {tokens.source_tokens} tokens: {applied(compression)}")
+
+
+def _files(video: Video, folder: Path) -> list[str]:
+    """Paths of the frames. Those of a video file are written into `folder`."""
+    paths = []
+    for number, frame in enumerate(video.frames):
+        path = frame
+        if isinstance(frame, bytes):
+            path = folder / f"{number:05}.jpg"
+            path.write_bytes(frame)
+        paths.append(str(path))
+    return paths

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, TypedDict
 
 import typer
 
 from fsr.client.errors import InvalidRequestError
-from fsr.client.media import ImageSource, Video
+from fsr.client.media import ImageSource, Video, is_video_file, local_path
 from fsr.client.requests import Budget, Spread
 
 __all__ = [
@@ -101,13 +102,21 @@ def parse_budget(text: str) -> Budget | None:
         raise InvalidRequestError(f"--budget: {text!r} is not tokens (16), a share (0.11), auto or default") from error
 
 
-def media_sources(paths: list[Path], fps: float | None) -> list[ImageSource]:
-    """Files as pictures, folders as videos. Raises InvalidRequestError."""
-    rate = 2.0 if fps is None else fps
-    sources: list[ImageSource] = [Video.from_folder(path, rate) if path.is_dir() else path for path in paths]
+def media_sources(given: Sequence[str | Path], fps: float | None) -> list[ImageSource]:
+    """Folders and video files as videos, other files and URLs as pictures. Raises InvalidRequestError."""
+    sources = [_source(one, 2.0 if fps is None else fps) for one in given]
     if fps is not None and not any(isinstance(source, Video) for source in sources):
-        raise InvalidRequestError("--fps: there is no video; give a folder of frames, or leave out --fps")
+        raise InvalidRequestError("--fps: there is no video; give a video file or a folder of frames, or leave it out")
     return sources
+
+
+def _source(given: str | Path, fps: float) -> ImageSource:
+    path = local_path(given)
+    if path is None:  # a URL
+        return given
+    if path.is_dir():
+        return Video.from_folder(path, fps)
+    return Video.from_file(path, fps) if is_video_file(path) else path
 
 
 def key_values(option: str, texts: list[str]) -> dict[str, str]:

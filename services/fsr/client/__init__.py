@@ -3,6 +3,8 @@
 with Client("127.0.0.1:20050") as client:
     answer = client.ask("scene.png", "What colour is the star?", budget=16)
     print(answer.text, answer.usage.visual_tokens_kept)
+
+Text and pictures of others are safe as bytes, arrays and images. A path or a URL in a text is read by this process.
 """
 
 from fsr.client.aio import AsyncClient
@@ -20,7 +22,8 @@ from fsr.client.errors import (
     UnavailableError,
 )
 from fsr.client.kept_tokens import Explanation, ImageTokens, KeptTokens
-from fsr.client.media import Video
+from fsr.client.media import ImageSource, Video
+from fsr.client.messages import Message
 from fsr.client.requests import CompressOptions, GenerateOptions
 from fsr.client.sync import Client
 from fsr.client.types import Answer, Chunk, Compression, Route, TokenChoice, TokenLogprob, Usage
@@ -39,9 +42,11 @@ __all__ = [
     "FailedPreconditionError",
     "ForbiddenError",
     "GenerateOptions",
+    "ImageSource",
     "ImageTokens",
     "InvalidRequestError",
     "KeptTokens",
+    "Message",
     "NotFoundError",
     "OverloadedError",
     "Route",

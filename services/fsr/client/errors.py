@@ -14,6 +14,7 @@ ClientError
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import grpc
@@ -22,6 +23,8 @@ from fsr.client.types import Route
 from fsr.common.transport import RETRY_AFTER
 
 __all__ = [
+    "ASK_NAMES",
+    "NAMES",
     "AuthenticationError",
     "ClientError",
     "DeadlineExceeded",
@@ -101,18 +104,36 @@ _GRPC_DETAILS = {
     grpc.StatusCode.RESOURCE_EXHAUSTED: "request: is larger than the gateway takes ({details}); scale the pictures "
     "down, send fewer, or raise the gateway's --max-message-bytes",
     grpc.StatusCode.DEADLINE_EXCEEDED: "timeout: no complete answer within {timeout:g} s; allow more time",
-    grpc.StatusCode.UNAVAILABLE: "gateway: no connection ({details}); check that the address is its host:port, that "
-    "it runs, and that both sides use TLS or neither",
+    grpc.StatusCode.UNAVAILABLE: "gateway: no connection ({details}); start it with `fsr up`, or check that the "
+    "address is its host:port, and that both sides use TLS or neither",
     grpc.StatusCode.UNIMPLEMENTED: "gateway: the service at this address is not a gateway ({details}); check that the "
     "port is not an encoder's or a decoder's",
 }
 
 
-def from_rpc(error: grpc.aio.AioRpcError, timeout: float) -> ClientError:
-    """The exception for a failed call. `timeout`: the call's, in seconds.
+# Beginnings of the gateway's messages, which name fields of its own request, and what the caller of the SDK calls them.
+NAMES = {
+    "sampling.": "",
+    "method.options": "options",
+    "method.name": "method",
+    "budget.spread": "spread",
+    "budget.tokens": "budget",
+    "budget.keep_ratio": "budget",
+    "deadline": "timeout",
+}
+#: Of a single question, which has no messages.
+ASK_NAMES = NAMES | {"messages: the last turn ": "question: ", "messages: ": "question: "}
+
+
+def from_rpc(error: grpc.aio.AioRpcError, timeout: float, names: Mapping[str, str] | None = None) -> ClientError:
+    """The exception for a failed call.
 
     The gateway's own errors carry trailing metadata of ours, and their details already name the field and the remedy.
     Errors without it come from gRPC itself: the code alone decides their kind.
+
+    Args:
+        timeout: the call's, in seconds.
+        names: what to write in place of a beginning of the gateway's message; the first that fits.
     """
     code, details = error.code(), error.details() or error.code().name
     trailing: Any = error.trailing_metadata() or ()
@@ -122,4 +143,6 @@ def from_rpc(error: grpc.aio.AioRpcError, timeout: float) -> ClientError:
         if code == grpc.StatusCode.RESOURCE_EXHAUSTED:  # gRPC's bound on the size of a message
             kind = InvalidRequestError
         details = _GRPC_DETAILS.get(code, "{details}").format(details=details, timeout=timeout)
+    elif beginning := next((name for name in names or () if details.startswith(name)), ""):
+        details = (names or {})[beginning] + details.removeprefix(beginning)
     return kind(details, int(hint) / 1000 if hint.isdigit() else None, route)

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any, Self
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Self
 
+from fsr.client.arrays import array_of
 from fsr.v1 import types_pb2
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 __all__ = ["Explanation", "ImageTokens", "KeptTokens"]
 
@@ -82,31 +86,32 @@ class KeptTokens:
 class ImageTokens(KeptTokens):
     """The kept tokens of one picture or video.
 
-    `features` holds the raw little-endian bytes of `shape` [rows, D] in `dtype`, with `scales` if that is int8. Its
-    rows are the kept tokens in the order of `index`, and newline embeddings in the rows that `newlines` names.
-    `positions` and `grid` (time, row, column) are set for models that place tokens so; `deepstack` holds (features,
-    scales) of the kept tokens for each layer of models with DeepStack.
+    `features` is an array [rows, D]: float16 if `dtype`, the format on the wire, is fp16, else float32, which holds
+    bf16 exactly, and int8 times its scales. Its rows are the kept tokens in the order of `index`, and newline
+    embeddings in the rows that `newlines` names. `positions` and `grid` (time, row, column) are set for models that
+    place tokens so; `deepstack` holds an array [K, D] of the kept tokens for each layer of models with DeepStack.
     """
 
-    features: bytes
-    scales: bytes
-    shape: tuple[int, ...]
+    features: NDArray[Any] = field(compare=False)
     dtype: str
     newlines: tuple[int, ...]
     positions: tuple[tuple[int, int, int], ...]
     grid: tuple[int, int, int] | None
-    deepstack: tuple[tuple[bytes, bytes], ...]
+    deepstack: tuple[NDArray[Any], ...] = field(compare=False)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """That of `features`."""
+        shape: tuple[int, ...] = self.features.shape
+        return shape
 
     @classmethod
     def _fields(cls, message: types_pb2.CompressedImage) -> dict[str, Any]:
-        features, grid = message.features, message.grid
         return super()._fields(message) | {
-            "features": features.data,
-            "scales": features.scales,
-            "shape": tuple(features.shape),
-            "dtype": types_pb2.Dtype.Name(features.dtype).removeprefix("DTYPE_").lower(),
+            "features": array_of(message.features),
+            "dtype": types_pb2.Dtype.Name(message.features.dtype).removeprefix("DTYPE_").lower(),
             "newlines": tuple(message.newlines),
             "positions": tuple(zip(*[iter(message.positions)] * 3, strict=True)),
-            "grid": (grid.steps, grid.rows, grid.columns) if message.HasField("grid") else None,
-            "deepstack": tuple((layer.data, layer.scales) for layer in message.deepstack),
+            "grid": (message.grid.steps, message.grid.rows, message.grid.columns) if message.HasField("grid") else None,
+            "deepstack": tuple(array_of(layer) for layer in message.deepstack),
         }

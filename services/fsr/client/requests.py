@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from numbers import Integral, Real
+from collections.abc import Mapping, Sequence
+from math import inf
 from typing import Any, Literal, TypedDict, Unpack, get_args
 
+from fsr.client.budgets import Budget, Spread, budget_of
 from fsr.client.errors import InvalidRequestError
-from fsr.client.media import ImageSource, image_messages
+from fsr.client.media import Images, image_messages
+from fsr.client.messages import Messages, check_text, conversation
 from fsr.common.method_options import check_options
 from fsr.v1 import gateway_pb2, types_pb2
 
@@ -20,13 +21,11 @@ __all__ = [
     "SamplingOptions",
     "Spread",
     "WireDtype",
-    "budget_of",
+    "chat_request",
     "compress_request",
     "generate_request",
 ]
 
-Budget = int | float | Literal["auto"]
-Spread = Literal["even", "free"]
 WireDtype = Literal["fp32", "fp16", "bf16", "int8"]
 
 
@@ -63,8 +62,8 @@ class SamplingOptions(TypedDict, total=False):
     repetition_penalty: float
     #: Makes a sampled answer repeatable.
     seed: int | None
-    #: The answer ends before the first of these strings.
-    stop: Sequence[str]
+    #: The answer ends before this string, or before the first of these.
+    stop: str | Sequence[str]
     #: Go on after an end-of-sequence token until `max_tokens`.
     ignore_eos: bool
     #: Return the log probability and the text of each token.
@@ -88,112 +87,89 @@ class CompressOptions(CompressionOptions, total=False):
 
 
 def generate_request(
-    images: ImageSource | Sequence[ImageSource], question: str, **options: Unpack[GenerateOptions]
+    images: Images, question: str, *, deadline: float = inf, **arguments: Unpack[GenerateOptions]
 ) -> gateway_pb2.GenerateRequest:
-    """One question about pictures and videos.
+    """One question about pictures and videos. URLs may be fetched until `deadline`, a moment of `time.monotonic()`.
 
-    Raises InvalidRequestError naming the argument; TypeError for an option that does not exist.
+    Raises InvalidRequestError naming the argument; DeadlineExceeded; TypeError for an argument that does not exist.
     """
-    _check_names(options, GenerateOptions)
-    pictures = image_messages(images)
-    with _named_refusals():
-        parts = [*(types_pb2.Part(image=i) for i in range(len(pictures))), types_pb2.Part(text=question)]
-        return gateway_pb2.GenerateRequest(
-            images=pictures,
-            messages=[types_pb2.Message(role=types_pb2.ROLE_USER, parts=parts)],
-            sampling=_sampling(options),
-            explain=options.get("explain", False),
-            **_compression(options),
-        )
+    request = _generate_request(arguments)
+    text = types_pb2.Part(text=check_text("question", question))
+    request.images.extend(image_messages(images, deadline=deadline))
+    parts = [*(types_pb2.Part(image=i) for i in range(len(request.images))), text]
+    request.messages.add(role=types_pb2.ROLE_USER, parts=parts)
+    return request
+
+
+def chat_request(
+    messages: Messages, *, deadline: float = inf, **arguments: Unpack[GenerateOptions]
+) -> gateway_pb2.GenerateRequest:
+    """A conversation of several turns. For `deadline` and errors see `generate_request`."""
+    request = _generate_request(arguments)
+    turns, images = conversation(messages, deadline)
+    request.messages.extend(turns)
+    request.images.extend(images)
+    return request
 
 
 def compress_request(
-    images: ImageSource | Sequence[ImageSource], instruction: str, **options: Unpack[CompressOptions]
+    images: Images, instruction: str, *, deadline: float = inf, **arguments: Unpack[CompressOptions]
 ) -> gateway_pb2.CompressRequest:
-    """Pictures and videos to compress for one instruction. Raises as `generate_request` does."""
-    _check_names(options, CompressOptions)
-    pictures = image_messages(images)
-    with _named_refusals():
-        return gateway_pb2.CompressRequest(
-            images=pictures,
-            instruction=instruction,
-            explain=options.get("explain", False),
-            **_compression(options),
-        )
+    """Pictures and videos to compress for one instruction. For `deadline` and errors see `generate_request`."""
+    _check_names(arguments, CompressOptions)
+    request = gateway_pb2.CompressRequest(
+        instruction=check_text("instruction", instruction),
+        explain=bool(arguments.get("explain")),
+        **_compression(arguments),
+    )
+    request.images.extend(image_messages(images, deadline=deadline))
+    return request
 
 
-def _check_names(options: Mapping[str, object], declared: type) -> None:
-    """Python itself does not check the names behind `**options`."""
-    unknown = sorted(options.keys() - declared.__annotations__.keys())
+def _generate_request(arguments: GenerateOptions) -> gateway_pb2.GenerateRequest:
+    """The request without its messages and images."""
+    _check_names(arguments, GenerateOptions)
+    return gateway_pb2.GenerateRequest(
+        sampling=_sampling(arguments), explain=bool(arguments.get("explain")), **_compression(arguments)
+    )
+
+
+def _check_names(arguments: Mapping[str, object], declared: type) -> None:
+    """Python itself does not check the names behind `**arguments`."""
+    unknown = sorted(arguments.keys() - declared.__annotations__.keys())
     if unknown:
-        raise TypeError(f"{unknown[0]}: unknown option; use {', '.join(declared.__annotations__)}")
+        raise TypeError(f"{unknown[0]}: unknown argument; use {', '.join(declared.__annotations__)}")
 
 
-@contextmanager
-def _named_refusals() -> Iterator[None]:
-    """Turns what protobuf refuses (a number out of range, a wrong type) into InvalidRequestError."""
-    try:
-        yield
-    except (TypeError, ValueError) as error:
-        raise InvalidRequestError(f"request: {error}; check the arguments' types and ranges") from error
-
-
-def _compression(options: CompressionOptions) -> dict[str, Any]:
+def _compression(arguments: CompressionOptions) -> dict[str, Any]:
     """The fields that both requests share."""
     return {
-        "model": options.get("model", ""),
-        "budget": budget_of(options.get("budget"), options.get("spread", "even")),
-        "method": _method(options.get("method") or "", options.get("options")),
-        "wire_dtype": _wire_dtype(options.get("wire_dtype")),
+        "model": check_text("model", arguments.get("model") or ""),
+        "budget": budget_of(arguments.get("budget"), arguments.get("spread", "even")),
+        "method": _method(check_text("method", arguments.get("method") or ""), arguments.get("options")),
+        "wire_dtype": _wire_dtype(arguments.get("wire_dtype")),
     }
 
 
-def _sampling(options: Mapping[str, object]) -> types_pb2.Sampling:
+def _sampling(arguments: Mapping[str, Any]) -> types_pb2.Sampling:
     sampling = types_pb2.Sampling()
     for name in SamplingOptions.__annotations__:
-        if name not in options:
+        value: Any = arguments.get(name)
+        if value is None:
             continue
-        value: Any = options[name]
+        field: dict[str, Any] = {name: [value] if name == "stop" and isinstance(value, str) else value}
         try:
-            sampling.MergeFrom(types_pb2.Sampling(**{name: value}))
+            sampling.MergeFrom(types_pb2.Sampling(**field))
         except (TypeError, ValueError) as error:
             raise InvalidRequestError(f"{name}: {value!r} is out of range or of the wrong type ({error})") from error
     return sampling
-
-
-def budget_of(budget: Budget | None, spread: Spread = "even") -> types_pb2.Budget:
-    """An int is a number of tokens, a float a share of them, "auto" as many as the evidence asks for. None is open: the
-    gateway's policy chooses.
-
-    `spread` divides it among the tiles of a picture or the frames of a video: evenly, or as the evidence asks ("free").
-    Raises InvalidRequestError naming the argument.
-    """
-    if spread not in get_args(Spread):
-        raise InvalidRequestError(f"spread: {spread!r} is unknown; use even or free")
-    message = _budget_message(budget)
-    message.spread = types_pb2.Spread.Value(f"SPREAD_{spread.upper()}")
-    return message
-
-
-def _budget_message(budget: Budget | None) -> types_pb2.Budget:
-    if budget is None:
-        return types_pb2.Budget()
-    if budget == "auto":
-        return types_pb2.Budget(auto=types_pb2.AutoBudget())
-    if isinstance(budget, bool) or not isinstance(budget, Real):  # Real and Integral include NumPy's numbers
-        raise InvalidRequestError(f"budget: expected tokens (int), a share (float) or 'auto', got {budget!r}")
-    if not isinstance(budget, Integral):
-        return types_pb2.Budget(keep_ratio=float(budget))
-    if not -(2**31) <= budget < 2**31:
-        raise InvalidRequestError(f"budget: {budget} tokens is out of range; to keep all tokens use 1.0")
-    return types_pb2.Budget(tokens=int(budget))
 
 
 def _method(name: str, options: Mapping[str, Any] | None) -> types_pb2.Method:
     method = types_pb2.Method(name=name)
     try:
         method.options.update(dict(options or {}))
-    except ValueError as error:
+    except (TypeError, ValueError) as error:
         raise InvalidRequestError(f"options: {error}; values are numbers, texts, booleans or lists of them") from error
     try:
         check_options(method.options, "options")

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Iterator, Sequence
-from typing import Unpack
+from collections.abc import AsyncGenerator, Coroutine, Iterator
+from typing import TypeVar, Unpack
 
 from fsr.client.aio import DEFAULT_ADDRESS, DEFAULT_TIMEOUT, MODELS_TIMEOUT, AsyncClient
-from fsr.client.channel import Tls
-from fsr.client.media import ImageSource
+from fsr.client.channel import Tls, is_forked
+from fsr.client.media import Images
+from fsr.client.messages import Messages
 from fsr.client.requests import CompressOptions, GenerateOptions
 from fsr.client.types import Answer, Chunk, Compression
 from fsr.v1 import gateway_pb2
 
 __all__ = ["Client"]
+
+_T = TypeVar("_T")
 
 
 class Client:
@@ -30,20 +33,9 @@ class Client:
         api_key: str | None = None,
         replicas: bool = False,
     ) -> None:
-        if _in_a_loop():
-            raise RuntimeError(
-                "Client: an event loop runs here, as in notebooks; use AsyncClient: answer = await client.ask(...)"
-            )
-
-        async def open_client() -> AsyncClient:
-            return AsyncClient(address, tls=tls, api_key=api_key, replicas=replicas)
-
+        _check_no_loop()
+        self._client = AsyncClient(address, tls=tls, api_key=api_key, replicas=replicas)
         self._runner = asyncio.Runner()
-        try:
-            self._client = self._runner.run(open_client())
-        except BaseException:
-            self._runner.close()
-            raise
 
     def __enter__(self) -> Client:
         return self
@@ -52,62 +44,100 @@ class Client:
         self.close()
 
     def close(self) -> None:
-        """Closes the connection."""
-        self._runner.run(self._client.close())
-        self._runner.close()
-
-    def stream(
-        self,
-        images: ImageSource | Sequence[ImageSource],
-        question: str,
-        *,
-        timeout: float = DEFAULT_TIMEOUT,
-        **options: Unpack[GenerateOptions],
-    ) -> Iterator[Chunk]:
-        """See `AsyncClient.stream`. Leaving the loop early cancels the request."""
-        chunks = self._client.stream(images, question, timeout=timeout, **options)
-        try:
-            while True:
-                try:
-                    yield self._runner.run(_next(chunks))
-                except StopAsyncIteration:
-                    return
-        finally:
-            self._runner.run(chunks.aclose())
+        """Closes the connection. It may be called again."""
+        if not self._client.connection.closed and not is_forked():  # the event loop of a fork is its parent's
+            self._run(self._client.close())
+            self._runner.close()
 
     def ask(
         self,
-        images: ImageSource | Sequence[ImageSource],
+        images: Images,
         question: str,
         *,
-        timeout: float = DEFAULT_TIMEOUT,
-        **options: Unpack[GenerateOptions],
+        timeout: float | None = DEFAULT_TIMEOUT,
+        **arguments: Unpack[GenerateOptions],
     ) -> Answer:
         """See `AsyncClient.ask`."""
-        return self._runner.run(self._client.ask(images, question, timeout=timeout, **options))
+        return self._run(self._client.ask(images, question, timeout=timeout, **arguments))
+
+    def stream(
+        self,
+        images: Images,
+        question: str,
+        *,
+        timeout: float | None = DEFAULT_TIMEOUT,
+        **arguments: Unpack[GenerateOptions],
+    ) -> Iterator[Chunk]:
+        """See `AsyncClient.stream`. Leaving the loop early cancels the request."""
+        return self._iterate(self._client.stream(images, question, timeout=timeout, **arguments))
+
+    def chat(
+        self,
+        messages: Messages,
+        *,
+        timeout: float | None = DEFAULT_TIMEOUT,
+        **arguments: Unpack[GenerateOptions],
+    ) -> Answer:
+        """See `AsyncClient.chat`."""
+        return self._run(self._client.chat(messages, timeout=timeout, **arguments))
+
+    def generate(
+        self,
+        messages: Messages | gateway_pb2.GenerateRequest,
+        *,
+        timeout: float | None = DEFAULT_TIMEOUT,
+        **arguments: Unpack[GenerateOptions],
+    ) -> Iterator[Chunk]:
+        """See `AsyncClient.generate`. Leaving the loop early cancels the request."""
+        return self._iterate(self._client.generate(messages, timeout=timeout, **arguments))
 
     def compress(
         self,
-        images: ImageSource | Sequence[ImageSource],
+        images: Images,
         instruction: str,
         *,
-        timeout: float = DEFAULT_TIMEOUT,
-        **options: Unpack[CompressOptions],
+        timeout: float | None = DEFAULT_TIMEOUT,
+        **arguments: Unpack[CompressOptions],
     ) -> Compression:
         """See `AsyncClient.compress`."""
-        return self._runner.run(self._client.compress(images, instruction, timeout=timeout, **options))
+        return self._run(self._client.compress(images, instruction, timeout=timeout, **arguments))
 
-    def models(self, *, timeout: float = MODELS_TIMEOUT) -> list[gateway_pb2.AvailableModel]:
+    def models(self, *, timeout: float | None = MODELS_TIMEOUT) -> list[gateway_pb2.AvailableModel]:
         """See `AsyncClient.models`."""
-        return self._runner.run(self._client.models(timeout=timeout))
+        return self._run(self._client.models(timeout=timeout))
+
+    def _iterate(self, chunks: AsyncGenerator[Chunk, None]) -> Iterator[Chunk]:
+        try:
+            while True:
+                try:
+                    yield self._run(_next(chunks))
+                except StopAsyncIteration:
+                    return
+        finally:
+            if not self._client.connection.closed and not is_forked():  # else the end of its event loop has closed it
+                self._run(chunks.aclose())
+
+    def _run(self, work: Coroutine[object, object, _T]) -> _T:
+        """Runs it to its end. Raises RuntimeError, which says why, where it cannot run."""
+        try:
+            _check_no_loop()
+            self._client.connection.check()
+            if self._runner.get_loop().is_running():
+                raise RuntimeError("Client: another thread is in a call of it; make a client for each thread")
+        except RuntimeError:
+            work.close()
+            raise
+        return self._runner.run(work)
 
 
-def _in_a_loop() -> bool:
+def _check_no_loop() -> None:
     try:
         asyncio.get_running_loop()
     except RuntimeError:
-        return False
-    return True
+        return
+    raise RuntimeError(
+        "Client: an event loop runs here, as in notebooks; use AsyncClient: answer = await client.ask(...)"
+    )
 
 
 async def _next(chunks: AsyncGenerator[Chunk, None]) -> Chunk:

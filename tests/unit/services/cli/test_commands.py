@@ -25,11 +25,17 @@ def test_wrong_video_is_refused_in_one_line(frames, tmp_path, command):
         ([frames, "--fps", "0"], "frames_per_second: 0.0 is not above 0"),
         ([picture, "--fps", "2"], "--fps: there is no video"),
         ([tmp_path / "missing.png"], "cannot read"),
+        ([tmp_path / "missing.mp4"], "video: cannot read"),
         ([picture, "--budget", "few"], "--budget: 'few' is not tokens"),
     ):
         done = invoke(command, given[0], "?", *given[1:], *more)
         assert done.exit_code == 1 and says in done.stderr
         assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
+
+
+def test_url_is_no_path():
+    done = invoke("ask", "https://127.0.0.1:1/x.png", "?")
+    assert done.exit_code == 1 and done.stderr.startswith("error: image: cannot fetch https://127.0.0.1:1/x.png (")
 
 
 @pytest.mark.parametrize(

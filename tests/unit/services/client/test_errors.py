@@ -14,7 +14,7 @@ from fsr.client import (
     UnavailableError,
     errors,
 )
-from fsr.client.errors import from_rpc
+from fsr.client.errors import ASK_NAMES, NAMES, from_rpc
 
 Code = grpc.StatusCode
 FROM_GATEWAY = {"fsr_request_id": "r", "fsr_encoders": "e:1", "fsr_decoders": "a:1,b:1"}
@@ -53,7 +53,11 @@ def test_retry_after_and_route_come_with_the_error():
     [
         (Code.RESOURCE_EXHAUSTED, InvalidRequestError, r"request: is larger .*; scale the pictures down"),
         (Code.DEADLINE_EXCEEDED, DeadlineExceeded, r"timeout: no complete answer within 1\.5 s; allow more time"),
-        (Code.UNAVAILABLE, UnavailableError, r"gateway: no connection .*; check that the address is its host:port"),
+        (
+            Code.UNAVAILABLE,
+            UnavailableError,
+            r"gateway: no connection .*; start it with `fsr up`, or check that the address is its host:port",
+        ),
         (Code.UNIMPLEMENTED, ServerError, r"gateway: the service at this address is not a gateway .*; check"),
     ],
 )
@@ -78,3 +82,24 @@ def test_gateway_error_keeps_its_kind_and_details(code, kind, trailing):
     details = "failed to connect, larger than max"
     error = from_rpc(rpc_error(code, details, **trailing), 1)
     assert type(error) is kind and str(error) == details
+
+
+@pytest.mark.parametrize(
+    ("details", "of_ask", "of_others"),
+    [
+        ("sampling.top_p: 3 is", "top_p: 3 is", "top_p: 3 is"),
+        ("method.options: fsr has", "options: fsr has", "options: fsr has"),
+        ("method.options.rho: a text", "options.rho: a text", "options.rho: a text"),
+        ("method.name: 'x' is unknown", "method: 'x' is unknown", "method: 'x' is unknown"),
+        ("budget.tokens: 0 is", "budget: 0 is", "budget: 0 is"),
+        ("budget.spread: 7 is", "spread: 7 is", "spread: 7 is"),
+        ("deadline: 9 s are", "timeout: 9 s are", "timeout: 9 s are"),
+        ("messages: the last turn asks", "question: asks", "messages: the last turn asks"),
+        ("images[0].data: is no", "images[0].data: is no", "images[0].data: is no"),
+    ],
+)
+def test_fields_of_a_gateway_error_have_the_names_of_the_sdk(details, of_ask, of_others):
+    """A request that the caller has built has the gateway's names, and keeps them."""
+    error = rpc_error(Code.INVALID_ARGUMENT, details, **FROM_GATEWAY)
+    told = [str(from_rpc(error, 1, names)) for names in (ASK_NAMES, NAMES, {})]
+    assert told == [of_ask, of_others, details]

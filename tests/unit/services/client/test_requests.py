@@ -1,8 +1,10 @@
 import numpy as np
 import pytest
 
+import fsr_core
 from fsr.client import InvalidRequestError, Video
-from fsr.client.requests import budget_of, compress_request, generate_request
+from fsr.client.budgets import budget_of
+from fsr.client.requests import GenerateOptions, compress_request, generate_request
 from fsr.v1 import types_pb2
 
 
@@ -10,17 +12,25 @@ from fsr.v1 import types_pb2
     ("arguments", "says"),
     [
         ({"images": "/no/such/picture"}, "image: cannot read"),
-        ({"images": "/"}, r"image: / is a folder; Video.from_folder"),
-        ({"images": "clip.mp4"}, r"image: clip.mp4 is a video file; .*ffmpeg"),
+        ({"images": "/"}, r"video: / holds no frames; put"),
+        ({"images": "clip.mp4"}, r"video: cannot read clip.mp4 \(No such file"),
         ({"images": [3]}, "image: int is not a picture"),
         ({"images": None}, "image: NoneType is not a picture"),
-        ({"method": 3}, "request: "),
+        ({"question": None}, "question: expected a text, got NoneType"),
+        ({"question": "\ud800"}, "question: is no Unicode text"),
+        ({"method": 3}, "method: expected a text, got int"),
+        ({"model": b"m"}, "model: expected a text, got bytes"),
         ({"images": Video([b"x", "/no/such/frame"])}, r"frames\[1\]: cannot read /no/such/frame"),
         ({"spread": "uneven"}, "spread: 'uneven' is unknown; use even or free"),
         ({"budget": True}, "budget: expected"),
+        ({"budget": "16"}, "budget: expected a number of tokens"),
+        ({"budget": 0}, "budget: 0 tokens is out of range"),
+        ({"budget": 1.5}, "budget: 1.5 is no share of the tokens"),
+        ({"budget": float("nan")}, "budget: nan is no share of the tokens"),
         ({"budget": 2**40}, "budget: 1099511627776 tokens is out of range"),
         ({"wire_dtype": "fp8"}, "wire_dtype: 'fp8' is unknown"),
         ({"options": {"rho": object()}}, "options: "),
+        ({"options": [1]}, "options: "),
         ({"options": {"rho": float("nan")}}, r"^options\.rho: nan is no finite number; leave it out"),
         ({"options": {"kappa": 1, "list": [1, float("inf")]}}, r"^options\.list: inf is no finite number"),
         ({"seed": -1}, "seed: -1 is out of range"),
@@ -33,17 +43,19 @@ def test_wrong_argument_is_refused_with_its_name(arguments, says):
         generate_request(given.pop("images"), given.pop("question"), **given)
 
 
-def test_wrong_method_of_a_compression_is_refused():
-    with pytest.raises(InvalidRequestError, match="request: "):
+def test_wrong_argument_of_a_compression_is_refused_with_its_name():
+    with pytest.raises(InvalidRequestError, match="method: "):
         compress_request(b"x", "?", method=3)
+    with pytest.raises(InvalidRequestError, match="instruction: expected a text"):
+        compress_request(b"x", None)
 
 
 @pytest.mark.parametrize(
     ("build", "name"),
     [(generate_request, "bugdet"), (compress_request, "bugdet"), (compress_request, "temperature")],
 )
-def test_unknown_option_is_a_type_error_that_lists_the_known_ones(build, name):
-    with pytest.raises(TypeError, match=rf"^{name}: unknown option; use .*budget, spread"):
+def test_unknown_argument_is_a_type_error_that_lists_the_known_ones(build, name):
+    with pytest.raises(TypeError, match=rf"^{name}: unknown argument; use .*budget, spread"):
         build(b"x", "?", **{name: 1})
 
 
@@ -70,5 +82,31 @@ def test_options_that_are_left_out_keep_their_defaults():
         assert (request.method.name, request.model, request.wire_dtype) == ("", "", types_pb2.DTYPE_UNSPECIFIED)
 
 
-def test_numpy_numbers_are_budgets_too():
-    assert budget_of(np.int64(8)).tokens == 8 and budget_of(np.float32(0.5)).keep_ratio == 0.5
+def test_one_stop_string_is_not_its_characters():
+    assert list(generate_request(b"x", "?", stop="a\n").sampling.stop) == ["a\n"]
+
+
+def test_none_leaves_every_argument_at_its_default():
+    names = GenerateOptions.__annotations__.keys() - {"spread"}
+    assert generate_request(b"x", "?", **dict.fromkeys(names)) == generate_request(b"x", "?")
+
+
+@pytest.mark.parametrize(
+    "budget",
+    [
+        *(1, 64, 2**31 - 1, np.int64(8), 1e-9, 0.11, 1.0, np.float32(0.5), "auto"),
+        *(0, -1, 2**31, True, 0.0, 1.5, -0.1, float("nan"), float("inf"), "", "64", "all", [8]),
+    ],
+)
+def test_budgets_of_the_sdk_and_of_compressed_are_the_same(budget):
+    try:
+        plain = fsr_core.Budget.of(budget)
+    except ValueError as error:
+        assert str(error).startswith("budget")
+        with pytest.raises(InvalidRequestError, match=r"^budget: "):
+            budget_of(budget)
+        return
+    message = budget_of(budget)
+    expected = {"tokens": plain.tokens, "keep_ratio": plain.keep_ratio, "auto": types_pb2.AutoBudget()}
+    kind = message.WhichOneof("kind")
+    assert getattr(message, kind) == expected[kind] and plain.auto == (kind == "auto")
