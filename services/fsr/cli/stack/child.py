@@ -16,6 +16,16 @@ _TAIL_BYTES = 16_384
 _USAGE_HINT = "see --help for every option"
 
 
+def _session(leader: int) -> list[int]:
+    """The processes in the session of a service, on Linux. Ray's workers have groups of their own, and outlive Ray."""
+    found = []
+    for name in os.listdir("/proc") if os.path.isdir("/proc") else []:
+        with contextlib.suppress(ValueError, OSError):
+            if os.getsid(int(name)) == leader:
+                found.append(int(name))
+    return found
+
+
 class Child:
     """A service that can be started again; its log goes on behind the lines of the process before."""
 
@@ -53,8 +63,11 @@ class Child:
             return
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(seconds)
-        with contextlib.suppress(ProcessLookupError, PermissionError):
+        with contextlib.suppress(OSError):
             os.killpg(self._process.pid, signal.SIGKILL)
+        for pid in _session(self._process.pid):
+            with contextlib.suppress(OSError):
+                os.kill(pid, signal.SIGKILL)
         self._process.wait()
 
     @property

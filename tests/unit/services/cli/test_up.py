@@ -7,16 +7,19 @@ import sys
 from contextlib import chdir
 from inspect import signature
 
+import psutil
 import pytest
 from typer.testing import CliRunner
 
 from fsr.cli.local_stack import StartFailed, running
 from fsr.cli.main import app
-from fsr.cli.stack.plan import Plan
+from fsr.cli.stack.child import Child
+from fsr.cli.stack.plan import Command, Plan
 from fsr.cli.up import up
 from fsr.decoder.settings import DecoderSettings
 from fsr.encoder.settings import EncoderSettings
 from fsr.gateway.settings import GatewaySettings
+from helpers.waiting import until
 
 FAILS = "raise SystemExit('error: no such model')"
 SETTINGS = {"gateway": GatewaySettings, "encoder": EncoderSettings, "decoder": DecoderSettings}
@@ -66,6 +69,22 @@ def test_signal_while_a_service_is_spawned_leaves_none_behind(stand_ins, port, t
         pass
     assert list(started) == ["encoder"]
     assert stand_ins.processes()[0].poll() == -signal.SIGTERM
+
+
+def test_what_a_service_leaves_behind_ends_with_it(tmp_path):
+    """As Ray's workers, which have process groups of their own and would hold their port for a while."""
+    spawn = "subprocess.Popen(['sleep', '600'], process_group=0)"
+    code = f"import subprocess, time; print({spawn}.pid, flush=True); time.sleep(600)"
+    child = Child("service", Command([sys.executable, "-c", code], {}), tmp_path / "log")
+    child.start()
+    until(lambda: child.last_lines(1))
+    left = psutil.Process(int(child.last_lines(1)[0]))
+    os.kill(psutil.Process(left.pid).ppid(), signal.SIGKILL)
+    until(lambda: not child.running)
+    assert left.is_running() and child.fate == "was killed by SIGKILL"
+    child.end(0)
+    psutil.wait_procs([left], timeout=60)
+    assert not left.is_running()
 
 
 def test_options_of_up_reach_the_services_that_they_are_for(settings, free_ports, tmp_path):
