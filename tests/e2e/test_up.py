@@ -76,6 +76,8 @@ def test_ask_takes_every_choice_of_the_sdk(system, picture):
     assert fsr(*ask, *sampled).stdout.partition('"usage"')[0] == fsr(*ask, *sampled).stdout.partition('"usage"')[0]
     chosen = json.loads(fsr(*ask, "--method", "fsr", "--option", "rho=0.7").stdout)
     assert chosen["method"] == "fsr" and chosen["usage"]["method_chosen_by"] == "request"
+    told = json.loads(fsr(*ask, "--system", "Answer in one word.").stdout)
+    assert told["usage"]["prompt_tokens"] > plain["usage"]["prompt_tokens"]
     wrong = fsr(*ask, "--method", "fsr", "--option", "roh=0.7")
     assert wrong.returncode == 1 and "roh" in wrong.stderr and wrong.stderr.count("\n") == 1
 

@@ -15,6 +15,8 @@ from fsr.cli.terminal import fail
 from fsr.cli.token_table import token_objects, token_table
 from fsr.cli.usage_table import usage_table
 from fsr.client.errors import ClientError
+from fsr.client.messages import Message
+from fsr.client.requests import GenerateOptions
 from fsr.client.types import Chunk
 
 __all__ = ["ask"]
@@ -33,6 +35,7 @@ def ask(
     model: options.ModelName = "",
     method: options.MethodName = "",
     option: options.MethodOption = None,
+    system: Annotated[str, typer.Option(help="what the model is told before the question: how to answer")] = "",
     max_tokens: Annotated[int, typer.Option(min=1, help="most tokens of the answer")] = 64,
     temperature: Annotated[float, typer.Option(help="sampling temperature; 0 is greedy")] = 0.0,
     top_p: Annotated[float, typer.Option(help="sample from the likeliest tokens of this probability together")] = 1.0,
@@ -55,23 +58,25 @@ def ask(
     """
     chunks: list[Chunk] = []
     try:
-        choice = options.compression_choice(budget, spread, model, method, option)
+        arguments: GenerateOptions = {
+            "max_tokens": max_tokens,
+            "temperature": temperature,
+            "top_p": top_p,
+            "top_k": top_k,
+            "seed": seed,
+            "stop": stop or [],
+            "logprobs": top_logprobs is not None,
+            "top_logprobs": top_logprobs or 0,
+            "explain": explain,
+            **options.compression_choice(budget, spread, model, method, option),
+        }
+        sources = options.media_sources(images, fps)
         with connection.open() as client:
-            stream = client.stream(
-                options.media_sources(images, fps),
-                question,
-                timeout=timeout,
-                max_tokens=max_tokens,
-                temperature=temperature,
-                top_p=top_p,
-                top_k=top_k,
-                seed=seed,
-                stop=stop or [],
-                logprobs=top_logprobs is not None,
-                top_logprobs=top_logprobs or 0,
-                explain=explain,
-                **choice,
-            )
+            if system:
+                turns = [Message("system", system), Message("user", question, sources)]
+                stream = client.generate(turns, timeout=timeout, **arguments)
+            else:  # its errors name the pictures and the question, which are no turns for the user of this command
+                stream = client.stream(sources, question, timeout=timeout, **arguments)
             for chunk in stream:
                 if not as_json:
                     print(chunk.text if chunks else chunk.text.lstrip(), end="", flush=True)
