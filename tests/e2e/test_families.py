@@ -56,11 +56,11 @@ def served(request, tmp_path_factory, free_ports):
     own = Bench(name, folder, checkpoints.FAMILIES[name](folder))
     if name in ("llava", "llava_next"):
         checkpoints.clip(own.whole.model.vision_tower, folder / "clip")
-    replicas = ("--min-replicas", "2", "--max-replicas", "2", "--num-cpus", "0.5")
-    flags = ("--ingress", "direct", "--direct-port", str(free_ports(4)), *replicas)
+    replicas = {"min_replicas": "2", "max_replicas": "2", "num_cpus": "0.5"}
+    options = {"ingress": "direct", "direct_port": str(free_ports(4)), **replicas}
     logs = tmp_path_factory.mktemp("logs")
     with (
-        running(str(folder), 1, free_ports(30), logs, encoder_flags=flags, start_seconds=None) as at,
+        running(str(folder), 1, free_ports(30), logs, encoder_options=options, start_seconds=None) as at,
         Client(at["gateway"], replicas=True) as client,
     ):
         until(lambda: client.models(timeout=60)[0].encoders == 2, 300)

@@ -47,6 +47,7 @@ def running(
     port: int,
     logs: Path,
     *,
+    encoder_options: Mapping[str, str] | None = None,
     decoder_options: Mapping[str, str] | None = None,
     decoder_python: str = sys.executable,
     start_seconds: float | None = 180.0,
@@ -58,7 +59,7 @@ def running(
         port=port,
         decoders=decoders,
         decoder_python=decoder_python,
-        encoder=options,
+        encoder={**options, **(encoder_options or {})},
         decoder={**options, **(decoder_options or {})},
     )
     with started(plan, logs, report, start_seconds=start_seconds) as stack:
