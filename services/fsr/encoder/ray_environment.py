@@ -22,6 +22,9 @@ _DEFAULTS = {
     "RAY_SERVE_GRPC_MAX_MESSAGE_SIZE": str(MESSAGE_BYTES),  # otherwise 2 GiB, also of what a small message unpacks to
 }
 
+# Ray reports its metrics by gRPC to a process of the same node, through `http_proxy` unless this says otherwise.
+_NO_PROXY = "127.0.0.1,localhost,::1,0.0.0.0/0,::/0"
+
 
 def ray_environment(settings: EncoderSettings, environment: Mapping[str, str]) -> dict[str, str]:
     """The variables that `environment` must have in addition. What it already says of Ray's own defaults stays.
@@ -30,7 +33,7 @@ def ray_environment(settings: EncoderSettings, environment: Mapping[str, str]) -
     else who reaches its ports could run programs. Its token lives in the environment of its processes alone unless
     RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH names one. Where the encoder listens for this machine alone, all of Ray does.
     """
-    needed = ingress_environment(settings)
+    needed = {**ingress_environment(settings), "no_grpc_proxy": _NO_PROXY}
     defaults = dict(_DEFAULTS)
     if settings.ray_address is None:
         defaults["RAY_AUTH_MODE"] = "token"

@@ -63,7 +63,7 @@ def port_of(address):
 def test_question_by_grpc_is_answered(pair, shell, host):
     with Client(f"{host}:{port_of(pair[1].address)}", replicas=True) as client:
         until(lambda: [model.decoders for model in client.models()] == [1])
-        answer = client.ask([], "Hello", model=NAME, max_tokens=3)
+        answer = client.ask([], "Hello", model=NAME, max_tokens=3, ignore_eos=True)
         assert answer.usage.completion_tokens == 3 and answer.route.decoders == (pair[0].address,)
         with pytest.raises(UnavailableError, match="no replica of möd answers yet"):
             client.ask([], "Hello", model="möd")

@@ -48,3 +48,9 @@ def test_host_of_a_ray_that_is_joined_is_refused():
     with pytest.raises(ValueError, match="host: with ray_address the proxies of that Ray listen on every interface"):
         EncoderSettings(ray_address="auto", host="127.0.0.1")
     assert EncoderSettings(ray_address="auto", host="0.0.0.0").host == "0.0.0.0"
+
+
+@pytest.mark.parametrize("settings", [{}, {"host": "::"}, {"ray_address": "auto"}])
+def test_ray_beside_a_proxy_reports_its_metrics_without_it(settings):
+    added = ray_environment(EncoderSettings(**settings), {"http_proxy": "http://proxy:3128", "no_grpc_proxy": "mine"})
+    assert {"127.0.0.1", "::1", "0.0.0.0/0"} <= set(added["no_grpc_proxy"].split(","))
