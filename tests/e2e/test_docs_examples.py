@@ -97,4 +97,5 @@ def test_first_minute_of_the_readme_works(system, folder):
     part = (ROOT / "README.md").read_text().partition("## The first 60 seconds")[2].partition("\n## ")[0]
     (code,) = re.findall(r"```\n(fsr scene.*?)```", part, re.DOTALL)
     printed = output(["bash", "-euo", "pipefail", "-c", code], folder, FSR_GATEWAY=system["gateway"])
-    assert "16 of 144" in printed and (folder / "scene.png").exists() and (folder / "why.png").exists()
+    assert "\ntop right\n" in printed and "16 of 144" in printed
+    assert (folder / "scene.png").exists() and (folder / "why.png").exists()
