@@ -9,7 +9,6 @@ import sys
 from pathlib import Path
 
 import pytest
-import trustme
 
 from helpers.pages import PAGES, ROOT, blocks, name_of, sends_requests
 
@@ -55,7 +54,6 @@ def folder(tmp_path, pictures):
     """Has the files that the examples read, and a `curl` that fails where the gateway answers with an error."""
     (tmp_path / "scene.png").write_bytes(pictures(1_100_051, 1)[0])
     (tmp_path / "other.png").write_bytes(pictures(801, 1)[0])
-    trustme.CA().cert_pem.write_to_path(tmp_path / "ca.pem")
     (tmp_path / "bin").mkdir()
     shim = tmp_path / "bin/curl"
     shim.write_text(f'#!/bin/sh\nexec {shutil.which("curl")} --fail-with-body --show-error "$@"\n')
@@ -72,7 +70,7 @@ def output(command, folder, text=None, **variables):
 
 
 def test_pages_have_examples():
-    assert {"README.md", "docs/http.md", "docs/from-vllm.md", "docs/methods.md"} <= PYTHON.keys()
+    assert {"README.md", "docs/sdk.md", "docs/http.md", "docs/from-vllm.md", "docs/methods.md"} <= PYTHON.keys()
     assert {"README.md", "docs/http.md"} <= SHELL.keys()
 
 
