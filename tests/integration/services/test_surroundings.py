@@ -9,6 +9,7 @@ import subprocess
 import sys
 from urllib.parse import quote
 
+import grpc
 import pytest
 
 from fsr.client import Client, UnavailableError
@@ -52,6 +53,10 @@ def pair(spawn, long_context, free_ports, tmp_path_factory):
         ports = ("--http-port", str(http_port), "--health-port", str(health_port))
         gateway = spawn("gateway", *options, *ports, host="[::]")
     decoder.wait_until_serving()
+    with grpc.insecure_channel(f"127.0.0.1:{port_of(gateway.address)}") as channel:
+        grpc.channel_ready_future(channel).result(180)
+    with Client(f"127.0.0.1:{port_of(gateway.address)}") as client:
+        until(lambda: [model.decoders for model in client.models()] == [1])
     return decoder, gateway, http_port, health_port
 
 
@@ -62,7 +67,6 @@ def port_of(address):
 @pytest.mark.parametrize("host", ["[::1]", "127.0.0.1", "localhost"])
 def test_question_by_grpc_is_answered(pair, shell, host):
     with Client(f"{host}:{port_of(pair[1].address)}", replicas=True) as client:
-        until(lambda: [model.decoders for model in client.models()] == [1])
         answer = client.ask([], "Hello", model=NAME, max_tokens=3, ignore_eos=True)
         assert answer.usage.completion_tokens == 3 and answer.route.decoders == (pair[0].address,)
         with pytest.raises(UnavailableError, match="no replica of möd answers yet"):
