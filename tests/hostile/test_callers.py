@@ -1,7 +1,7 @@
 """Callers who hold what others need: slots, connections, memory for bodies.
 
-A key without a bound of its own may use the whole machine as long as nobody else asks. What it asked for by then takes
-its time beside others' requests, so only answers are compared there, and the times are reported.
+Requests that are admitted and answered take their time beside others'. So where a key asks for as much as it can, only
+answers are compared, and the times are reported.
 """
 
 import json
@@ -20,8 +20,8 @@ from helpers.waiting import until
 CONNECTIONS = 6  # a gateway takes 100 calls at a time on each
 MOST_MEMORY = 150  # MiB
 MOST_BODIES = 1.5 * 256  # MiB of bodies that arrive (--http-max-bodies-bytes), in buffers that grow
+LONGEST_HINT = 30_000  # milliseconds
 LONG = {"max_tokens": 20_000, "ignore_eos": True}
-KEYS = pytest.mark.parametrize("key", [UNBOUNDED, pytest.param(HOSTILE, marks=pytest.mark.cluster)])
 
 
 def chat_body(picture, **fields):
@@ -29,7 +29,7 @@ def chat_body(picture, **fields):
     return json.dumps(body | fields).encode()
 
 
-@KEYS
+@pytest.mark.parametrize("key", [UNBOUNDED, pytest.param(HOSTILE, marks=pytest.mark.cluster)])
 def test_readers_who_never_read_are_cut(gateway, slots, attackers, beside, picture, key):
     """Their flow-control window stays shut. They lose their slots long before their deadline of 1000 s."""
     body = generate_request(picture, max_tokens=8, ignore_eos=True).SerializeToString()
@@ -54,9 +54,8 @@ def test_readers_who_never_read_by_http_are_cut(gateway, attackers, beside, pict
     until(lambda: gateway.metric("fsr_requests_in_flight") == 0, 30)
 
 
-@KEYS
 @pytest.mark.parametrize("interface", ["grpc", "http"])
-def test_one_key_does_not_take_the_room_of_others(form, gateway, slots, attackers, beside, picture, interface, key):
+def test_one_key_does_not_take_the_room_of_others(form, gateway, slots, attackers, beside, picture, interface):
     """Of three times as many requests as there are slots some are refused, with a hint when to ask again."""
     count, tokens = 3 * slots, form.of(30, 300)
     if interface == "grpc":
@@ -69,16 +68,17 @@ def test_one_key_does_not_take_the_room_of_others(form, gateway, slots, attacker
         send, address, full, hint, options = post_all, gateway.http, "429", "retry-after", {}
 
     def attack():
-        outcomes = attackers(send, address, inputs, key=key, at_once=count, timeout=600, **options)
+        outcomes = attackers(send, address, inputs, key=UNBOUNDED, at_once=count, timeout=600, **options)
         counts = check_outcomes(outcomes, {"OK", "200", full})
         assert counts[full] and counts.total() > counts[full]
         assert all(hint in outcome.trailers for outcome in outcomes if outcome.code == full)
 
-    beside(attack, timed=key == HOSTILE)
+    beside(attack, timed=False)
 
 
 def test_hints_to_retry_grow_with_the_load(gateway, slots, attackers, picture):
-    data = generate_request(picture, max_tokens=10, ignore_eos=True).SerializeToString()
+    long = generate_request(picture, max_tokens=100, ignore_eos=True)  # none ends before all are there
+    data = long.SerializeToString()
 
     def hints(count):
         inputs = [Input(where="Generate", data=data)] * count
@@ -87,7 +87,7 @@ def test_hints_to_retry_grow_with_the_load(gateway, slots, attackers, picture):
         return [int(one.trailers["retry-after-ms"]) for one in outcomes if one.code == "RESOURCE_EXHAUSTED"]
 
     few, many = hints(2 * slots + 8), hints(6 * slots)
-    assert max(many) > min(few) > 0
+    assert max(many) > min(few) > 0 or min(few) == LONGEST_HINT
 
 
 def test_connections_that_say_nothing_keep_nobody_out(form, gateway, attackers, beside):

@@ -16,7 +16,7 @@ from transformers.models.qwen3_vl.modeling_qwen3_vl import Qwen3VLTextModel
 
 from fsr.common.errors import InvalidRequest, NotReady
 from fsr.decoder.engines.base import Generation, check_prompt
-from fsr.decoder.engines.transformers.engine import TransformersEngine
+from fsr.decoder.engines.transformers.engine import TransformersEngine, _long_ones
 from fsr.decoder.metrics import Metrics
 from fsr.decoder.sampling import Sampling
 from fsr_core.backbones import Prompt
@@ -234,6 +234,29 @@ async def test_a_short_prompt_does_not_wait_for_a_long_one_before_it(model, engi
         arrived.set()
         hook.remove()
     assert ended == expected
+
+
+@pytest.mark.parametrize(
+    ("lengths", "apart"),
+    [
+        ([], 0),
+        ([9], 0),
+        ([5000], 0),
+        ([4000, 100, 90], 1),
+        ([4000, 100], 0),
+        ([9000, 8000, 50, 40, 30], 2),
+        ([600] * 64, 0),
+    ],
+)
+def test_long_sequences_are_decoded_apart_where_padding_would_cost_much(lengths, apart):
+    assert _long_ones(lengths) == apart
+
+
+async def test_answers_of_long_prompts_that_are_decoded_apart_are_the_same(model, engine, monkeypatch):
+    monkeypatch.setattr("fsr.decoder.engines.transformers.engine._MOST_PADDING", 10)
+    prompts = [prompt(model, *shape, seed) for seed, shape in enumerate([(9, 5), (0, 60), (0, 7), (20, 30)])]
+    expected = [recomputed(model, one, 30) for one in prompts]
+    assert await asyncio.gather(*(answer(engine, one, 30) for one in prompts)) == expected
 
 
 async def test_an_answer_ends_at_the_context_length(model, engine):

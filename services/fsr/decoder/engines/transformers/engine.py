@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -29,6 +30,7 @@ __all__ = ["TransformersEngine"]
 log = structlog.get_logger()
 _SHUTTING_DOWN = "decoder: is shutting down; ask another replica"
 _FAILED = "decoder: failed while generating; ask another replica"
+_MOST_PADDING = 4096  # tokens that a decode step may read for nothing, before it becomes two
 _MAX_FAILURES = 3  # after so many failed steps in a row the engine counts as dead
 
 
@@ -56,7 +58,8 @@ class TransformersEngine(Engine):
         self._arrived: list[_Request] = []
         self._running: dict[_Request, RunningSequence] = {}
         self._changed = threading.Condition()
-        self._closed, self._failures, self._shortest_first = False, 0, False
+        self._closed, self._failures = False, 0
+        self._others_until = 0.0  # by time.monotonic(); before that no prompt of several passes has its next one
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
         self._thread.start()
 
@@ -104,8 +107,9 @@ class TransformersEngine(Engine):
         """The engine's thread."""
         try:
             while self._schedule():
-                outputs = self._step(self._next_to_prefill(), self._runner.prefill)
-                outputs += self._step(self._next_to_decode(), self._decode)
+                outputs = self._prefill_next()
+                for requests in self._next_to_decode():
+                    outputs += self._step(requests, self._decode)
                 self._deliver(outputs)
         finally:
             with self._changed:
@@ -144,21 +148,32 @@ class TransformersEngine(Engine):
             log.exception("a request cannot start", request_id=request.generation.request_id)
             self._deliver([(request, NotReady(_FAILED))])
 
-    def _next_to_prefill(self) -> list[_Request]:
-        """Requests to prefill together: in order of arrival, and every other time the shortest first.
+    def _prefill_next(self) -> _Outputs:
+        """One pass. After one of a prompt that takes several, running answers and short prompts have as much time."""
+        requests, began = self._next_to_prefill(), time.monotonic()
+        outputs = self._step(requests, self._runner.prefill)
+        if any(not self._running[request].prefilled for request in requests):
+            now = time.monotonic()
+            self._others_until = now + (now - began)
+        return outputs
 
-        So a short prompt does not wait for all of a long one before it, and a long one goes on while short ones come.
-        """
+    def _next_to_prefill(self) -> list[_Request]:
+        """Requests to prefill together, in order of arrival."""
         waiting = [
             request for request, sequence in self._running.items() if not (sequence.prefilled or request.finished)
         ]
-        if self._shortest_first:
-            waiting.sort(key=lambda request: self._running[request].left_to_prefill)
-        self._shortest_first = not self._shortest_first
+        if time.monotonic() < self._others_until:
+            short = [request for request in waiting if self._runner.ends_in_one_pass(self._running[request])]
+            if short or self._next_to_decode():
+                waiting = short
         return waiting[: self._runner.fit_in_one_prefill([self._running[request] for request in waiting])]
 
-    def _next_to_decode(self) -> list[_Request]:
-        return [request for request, sequence in self._running.items() if sequence.prefilled and not request.finished]
+    def _next_to_decode(self) -> list[list[_Request]]:
+        """Requests to decode together: all, or long ones apart from those that would be padded to their length."""
+        ready = [request for request, one in self._running.items() if one.prefilled and not request.finished]
+        ready.sort(key=lambda request: self._running[request].filled, reverse=True)
+        apart = _long_ones([self._running[request].filled for request in ready])
+        return [group for group in (ready[:apart], ready[apart:]) if group]
 
     def _decode(self, sequences: Sequence[RunningSequence]) -> list[Token]:
         self._metrics.batch_size.observe(len(sequences))
@@ -197,3 +212,9 @@ class TransformersEngine(Engine):
 
         if outputs:
             self._loop.call_soon_threadsafe(put)
+
+
+def _long_ones(lengths: Sequence[int]) -> int:
+    """How many of the first sequences to decode apart, by the lengths of all in descending order."""
+    saved = [(len(lengths) - at) * (lengths[0] - length) for at, length in enumerate(lengths)]
+    return saved.index(max(saved)) if saved and max(saved) > _MOST_PADDING else 0

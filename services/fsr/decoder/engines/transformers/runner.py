@@ -84,6 +84,10 @@ class BatchRunner:
                 return count
         return len(sequences)
 
+    def ends_in_one_pass(self, sequence: RunningSequence) -> bool:
+        """Whether the next pass can be its last one."""
+        return sequence.left_to_prefill <= self._most_tokens(sequence.filled)
+
     def _most_tokens(self, filled: int) -> int:
         """How many tokens after the first `filled` ones cost as much as `prefill_tokens` at the beginning; at least 1.
 
