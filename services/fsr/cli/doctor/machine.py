@@ -15,7 +15,7 @@ from fsr.common import environment
 __all__ = ["cpus", "folders", "memory", "ports", "proxies", "shared_memory"]
 
 _GIB = 2**30
-_NEEDED_BYTES = 3 * _GIB  # of a system with the embedded model and one decoder
+_NEEDED_BYTES = 3 * _GIB  # a system with the embedded model and one decoder has 1.6 when nobody asks, and grows
 _NEEDED_DISK_BYTES = 1 * _GIB
 _EPHEMERAL = Path("/proc/sys/net/ipv4/ip_local_port_range")
 _MEMORY, _MEMORY_LIMIT, _MEMORY_USED = (
@@ -54,11 +54,11 @@ def memory() -> Finding:
     """Memory that is free, in a container that of the container."""
     free = _free_memory()
     if free is None:
-        return Finding("warning", "memory", f"cannot be read from {_MEMORY}; the services take about 3 GiB")
+        return Finding("warning", "memory", f"cannot be read from {_MEMORY}; the services should have 3 GiB")
     text = f"{free / _GIB:.1f} GiB are free"
     warning = None
     if free < _NEEDED_BYTES:
-        warning = f"{text}, and a system of the embedded model takes about {_NEEDED_BYTES // _GIB} GiB; close other "
+        warning = f"{text}, and a system of the embedded model should have {_NEEDED_BYTES // _GIB} GiB; close other "
         warning += "programs or give the container more. Without memory Ray ends the encoder's replicas"
     return finding("memory", text, None, warning)
 
