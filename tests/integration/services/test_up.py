@@ -3,9 +3,12 @@
 import json
 import os
 import signal
+import subprocess
+import sys
 import threading
 from contextlib import contextmanager
 
+import psutil
 import pytest
 import trustme
 from typer.testing import CliRunner
@@ -25,6 +28,20 @@ import os, runpy, signal, sys
 {{}}
 sys.argv.insert(1, "decoder")
 runpy.run_path({replica.__file__!r}, run_name="__main__")
+"""
+# Services that run until this process is killed; it prints their process ids.
+KEEPS_RUNNING = f"""
+import pathlib, sys, time, pytest
+from fsr.cli.local_stack import started
+from fsr.cli.stack.plan import Plan
+from helpers.stand_ins import StandIns
+
+with pytest.MonkeyPatch.context() as patch:
+    stand_ins = StandIns(patch)
+    stand_ins.use({SYSTEM})
+    with started(Plan(port=int(sys.argv[1])), pathlib.Path(sys.argv[2]), print):
+        print(*(process.pid for process in stand_ins.processes()), flush=True)
+        time.sleep(600)
 """
 
 
@@ -131,6 +148,24 @@ def test_service_that_ends_without_restarts_ends_everything(stand_ins, port, tmp
     assert done.exit_code == 1 and json.loads(done.stdout)["gateway"] == f"127.0.0.1:{port}"
     assert "error: decoder-0 was killed by SIGKILL; the end of its log" in done.stderr
     assert all(process.poll() is not None for process in stand_ins.processes())
+
+
+def test_services_when_what_started_them_is_killed_end_by_themselves(port, tmp_path):
+    command = [sys.executable, "-c", KEEPS_RUNNING, str(port), str(tmp_path)]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
+        services = [psutil.Process(int(pid)) for pid in process.stdout.readline().split()]
+        process.kill()
+    assert len(services) == 3
+    until(lambda: not any(runs(service) for service in services))
+
+
+def runs(process):
+    """A process that nobody has waited for yet does not run."""
+    try:
+        return process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 def test_error_of_a_service_at_its_start_has_the_names_that_were_typed(stand_ins, port, tmp_path):

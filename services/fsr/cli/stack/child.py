@@ -50,6 +50,11 @@ class Child:
             )
 
     @property
+    def pid(self) -> int | None:
+        """None if it does not run."""
+        return self._process.pid if self._process is not None and self.running else None
+
+    @property
     def running(self) -> bool:
         return self._process is not None and self._process.poll() is None
 

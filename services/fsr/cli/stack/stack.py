@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fsr.cli.stack.child import Child
+from fsr.cli.stack.guard import Guard
 from fsr.cli.stack.plan import Plan, PortTaken
 from fsr.cli.stack.readiness import missing
 from fsr.cli.stack.signals import StopSignals
@@ -59,6 +60,7 @@ class Stack:
     def __init__(self, plan: Plan, logs: Path, signals: StopSignals, report: Callable[[str], None]) -> None:
         self.plan, self._logs, self._signals, self._report = plan, logs, signals, report
         self._children: list[Child] = []
+        self._guard: Guard | None = None
 
     def start(self, seconds: float | None) -> None:
         """Returns when a request could be answered. Raises StartFailed, after `seconds` at the latest if not None."""
@@ -66,6 +68,7 @@ class Stack:
             self._logs.mkdir(parents=True, exist_ok=True)
             self.plan.check_ports()
             commands = self.plan.commands().items()
+            self._guard = Guard()
             self._children = [Child(name, command, self._logs / f"{name}.log") for name, command in commands]
         except PortTaken as error:
             raise StartFailed(str(error)) from error
@@ -132,11 +135,15 @@ class Stack:
         deadline = time.monotonic() + seconds
         for child in reversed(self._children):
             child.end(max(0.1, deadline - time.monotonic()))
+        if self._guard is not None:
+            self._guard.end()
 
     def _start(self, child: Child) -> None:
         # A signal's exception between the fork and the assignment would leave the process behind.
         with self._signals.deferred():
             child.start()
+            if self._guard is not None:
+                self._guard.watch(child.pid for child in self._children if child.pid is not None)
 
     def _wait_line(self, names: list[str], seconds: float) -> str:
         child = next(child for child in self._children if child.name == names[0])
