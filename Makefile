@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PYTHON ?= python3
 STAMP := $(VENV)/.installed
 
-.PHONY: help install tools demo test test-cluster unit test-vllm test-clients lint types protos protos-check constraints format soak evaluate lmms-eval clean
+.PHONY: help install tools demo test test-cluster unit test-vllm test-clients lint types protos protos-check published constraints format soak evaluate lmms-eval clean
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## /\1\t/' | expand -t 14
 
@@ -94,6 +94,7 @@ lint: install ## Style, and the proto files
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/buf lint
+	$(BIN)/buf breaking --against protos/published.binpb
 	$(BIN)/hadolint --config deploy/docker/hadolint.yaml deploy/docker/*.Dockerfile
 
 types: install ## Static types
@@ -108,6 +109,10 @@ protos: install ## Generate the stubs from the proto files
 protos-check: install ## Fail if the committed stubs are not what the proto files give
 	@out=$$(mktemp -d) && $(call PROTOC,$$out) && for f in $$out/fsr/v1/*; do \
 		diff -q $$f protos/fsr/v1/$$(basename $$f) || { echo "stub drift: run make protos"; exit 1; }; done; rm -r $$out
+
+published: install ## Record the proto files as published: from then on lint refuses what would break their callers
+	$(BIN)/buf breaking --against protos/published.binpb
+	$(BIN)/buf build --exclude-source-info -o protos/published.binpb
 
 constraints: install ## Renew the versions that the images install, within the ranges of pyproject.toml
 	$(BIN)/python deploy/docker/pin.py

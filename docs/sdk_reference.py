@@ -94,10 +94,12 @@ def _entry(node: ast.ClassDef | Definition, source: list[str], constants: _Const
         return [*lines[:2], *_signature(node, constants), *lines[2:]]
     if bases := [base for base in map(ast.unparse, node.bases) if base not in _PYTHONS]:
         lines += ["Also has what " + " and ".join(f"`{base}`" for base in bases) + " has.", ""]
-    if fields := [_field(part, source) for part in node.body if isinstance(part, ast.AnnAssign)]:
-        lines += [*fields, ""]
-    for part in node.body:
-        if isinstance(part, Definition) and _is_public(part):
+    fields = [_field(part, source) for part in node.body if isinstance(part, ast.AnnAssign)]
+    methods = [part for part in node.body if isinstance(part, Definition) and _is_public(part)]
+    fields += [_property(part) for part in methods if _is_property(part)]
+    lines += [*fields, ""] if fields else []
+    for part in methods:
+        if not _is_property(part):
             lines += [*_signature(part, constants), *_doc(part)]
     return lines
 
@@ -107,6 +109,16 @@ def _is_public(part: Definition) -> bool:
     if part.name == "__init__":
         return bool(part.args.kwonlyargs)
     return not part.name.startswith("_") and part.name != "of"
+
+
+def _is_property(part: Definition) -> bool:
+    return any(ast.unparse(decorator) == "property" for decorator in part.decorator_list)
+
+
+def _property(part: Definition) -> str:
+    """A property reads like a field."""
+    doc = " ".join((ast.get_docstring(part) or "").split())
+    return f"- `{part.name}: {ast.unparse(part.returns) if part.returns else 'Any'}`" + (f": {doc}" if doc else "")
 
 
 def _field(part: ast.AnnAssign, source: list[str]) -> str:
