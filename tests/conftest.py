@@ -124,8 +124,12 @@ def running_system(tmp_path_factory, long_context):
 
 @pytest.fixture(scope="session")
 def system(running_system):
-    """A running system. No test ends one of its processes but encoder replicas, which Ray replaces."""
-    with running_system() as system:
+    """A running system. No test ends one of its processes but encoder replicas, which Ray replaces.
+
+    Its services start behind a proxy that answers nobody: between them there must be none.
+    """
+    dead = "http://127.0.0.1:9"
+    with running_system(http_proxy=dead, https_proxy=dead, no_proxy="", NO_PROXY="") as system:
         yield system
 
 

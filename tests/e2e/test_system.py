@@ -303,7 +303,9 @@ def listening() -> set[int]:
     return {c.laddr.port for c in psutil.net_connections("tcp") if c.status == "LISTEN"}
 
 
-def test_the_demo_answers_every_question_from_16_tokens(free_ports):
+def test_the_demo_answers_every_question_from_16_tokens(free_ports, monkeypatch):
+    """Also where the environment has the keys of another gateway."""
+    monkeypatch.setenv("FSR_GATEWAY_API_KEYS", "of-another")
     port = free_ports(30)
     done = fsr("demo", "--port", str(port))
     assert done.returncode == 0, done.stderr

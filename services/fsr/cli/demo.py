@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import tempfile
 from contextlib import ExitStack
 from dataclasses import asdict
@@ -21,6 +22,9 @@ from fsr.client.sync import Client
 
 __all__ = ["demo"]
 
+# What another gateway on this machine asks of its callers. The demo's has one caller, this process.
+_OF_OTHERS = ("API_KEYS", "API_KEYS_FILE", "TLS_CERT", "TLS_KEY", "TLS_CLIENT_CA")
+
 
 def demo(
     budget: BudgetText = "16",
@@ -37,6 +41,8 @@ def demo(
     scene = json.loads(run_core(["fsr_core.tiny", "-o", str(picture), "--seed", str(seed), "--json"]))
     console.print(f"scene drawn: {picture}", highlight=False)
     rows: list[dict[str, str]] = []
+    for name in _OF_OTHERS:
+        os.environ.pop(f"FSR_GATEWAY_{name}", None)
     try:
         with ExitStack() as stack:
             with console.status("starting encoder, decoder and gateway"):
