@@ -37,7 +37,7 @@ def test_family_option_when_it_is_wrong_is_named(llava):
 
 @pytest.mark.cluster
 def test_a_ray_node_when_it_is_late_is_started_again(tmp_path, free_ports):
-    """The first node is frozen while it starts. Ray waits 30 s for it."""
+    """The first node is frozen while it starts; two minutes later it is given up."""
     port, log = free_ports(2), tmp_path / "log"
     command = [sys.executable, "-m", "fsr.encoder", "--port", str(port), "--metrics-port", str(port + 1)]
 

@@ -13,6 +13,7 @@ import grpc
 import pytest
 
 from fsr.client import Client, UnavailableError
+from fsr_core.tiny.scenes import scene_png
 from helpers.waiting import until
 
 NAME = "möd 模型"
@@ -86,6 +87,21 @@ def test_metrics_name_the_model(pair):
     decoder, gateway = pair[:2]
     assert decoder.metric("fsr_decoder_kv_capacity_bytes", model=NAME) > 0
     assert gateway.metric("fsr_replicas_ready", model=NAME, role="decoder") == 1
+
+
+@pytest.mark.cluster
+def test_picture_reaches_an_encoder_on_ipv6(pair, spawn, shell, long_context, free_ports, tmp_path):
+    """Ray and Serve, which have the proxy in their environment too."""
+    folder = tmp_path / NAME
+    shutil.copytree(long_context, folder)
+    own = ("--model", str(folder), "--served-name", NAME, "--metrics-port", str(free_ports()))
+    encoder = spawn("encoder", *own, host="::1")
+    gateway = spawn("gateway", "--encoders", encoder.address, "--decoders", pair[0].address)
+    encoder.wait_until_serving()
+    with Client(gateway.address) as client:
+        until(lambda: [model.encoders for model in client.models()] == [1])
+        answer = client.ask(scene_png(1), "Is there a red star?", budget=16, max_tokens=3, ignore_eos=True)
+    assert (answer.usage.visual_tokens_kept, answer.usage.completion_tokens) == (16, 3)
 
 
 def test_health_is_asked_without_the_proxy(pair, shell):

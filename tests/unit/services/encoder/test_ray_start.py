@@ -27,5 +27,7 @@ def test_ray_when_it_is_late_each_time_is_one_line(monkeypatch):
 
     monkeypatch.setattr(ray, "init", late)
     monkeypatch.setattr(ray_start, "_STARTS", 1)
-    with pytest.raises(SystemExit, match=r"error: Ray: was not there within 30 s, 1 times; the machine is busy.*: try"):
+    with pytest.raises(
+        SystemExit, match=r"error: Ray: was not there within 120 s, 1 times; the machine is busy.*: try"
+    ):
         start_ray("local")
