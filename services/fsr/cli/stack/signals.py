@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import signal
+import time
 from collections.abc import Iterator
 from types import FrameType
 
@@ -32,6 +33,12 @@ class StopSignals:
         """A second Ctrl-C must not interrupt the stop: the services are in sessions of their own and would stay."""
         for number in self._numbers:
             signal.signal(number, signal.SIG_IGN)
+
+    def sleep(self, seconds: float) -> None:
+        """Raises KeyboardInterrupt also where a signal's own got lost, as in a destructor or a callback of a library."""
+        time.sleep(seconds)
+        if self._received:
+            raise KeyboardInterrupt
 
     @contextlib.contextmanager
     def deferred(self) -> Iterator[None]:

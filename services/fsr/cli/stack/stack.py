@@ -95,7 +95,7 @@ class Stack:
             elif now - news >= _NEWS_SECONDS:
                 news = now
                 self._report(self._wait_line(waiting, now - begin))
-            time.sleep(_POLL_SECONDS)
+            self._signals.sleep(_POLL_SECONDS)
         remedy = f"see the logs in {self._logs}, or wait longer (fsr up --start-seconds)"
         raise StartFailed(f"not ready within {seconds:g} s; {remedy}")
 
@@ -126,7 +126,7 @@ class Stack:
                 elif now - news >= _NEWS_SECONDS:
                     news = now
                     self._report(self._wait_line(waiting, now - broken_since))
-            time.sleep(_POLL_SECONDS)
+            self._signals.sleep(_POLL_SECONDS)
 
     def stop(self, seconds: float) -> None:
         """Sends SIGTERM to the gateway first and the encoder last; kills what still runs after `seconds`."""

@@ -15,6 +15,7 @@ from fsr.cli.local_stack import StartFailed, running
 from fsr.cli.main import app
 from fsr.cli.stack.child import Child
 from fsr.cli.stack.plan import Command, Plan
+from fsr.cli.stack.signals import StopSignals
 from fsr.cli.up import up
 from fsr.decoder.settings import DecoderSettings
 from fsr.encoder.settings import EncoderSettings
@@ -69,6 +70,21 @@ def test_signal_while_a_service_is_spawned_leaves_none_behind(stand_ins, port, t
         pass
     assert list(started) == ["encoder"]
     assert stand_ins.processes()[0].poll() == -signal.SIGTERM
+
+
+class Interrupted:
+    """A signal comes in its destructor, where no exception leaves."""
+
+    def __del__(self):
+        os.kill(os.getpid(), signal.SIGTERM)
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_signal_whose_exception_is_lost_ends_the_next_wait():
+    with StopSignals() as signals:
+        Interrupted()
+        with pytest.raises(KeyboardInterrupt):
+            signals.sleep(0)
 
 
 def test_what_a_service_leaves_behind_ends_with_it(tmp_path):
