@@ -35,7 +35,7 @@ class StopSignals:
             signal.signal(number, signal.SIG_IGN)
 
     def sleep(self, seconds: float) -> None:
-        """Raises KeyboardInterrupt also where a signal's own got lost, as in a destructor or a callback of a library."""
+        """Raises KeyboardInterrupt also if that of a signal got lost, as in a destructor or a callback of a library."""
         time.sleep(seconds)
         if self._received:
             raise KeyboardInterrupt
