@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Collection, Sequence
 from contextlib import aclosing
+from functools import partial
 
 import grpc
 
@@ -50,7 +51,8 @@ class DecoderHop:
         def choose(without: Collection[str]) -> Replica:
             return self._pools.pick_decoder(model, fingerprint, without)
 
-        attempts, record = Attempts(self._policy, choose, context), context.record
+        last_loss = partial(self._pools.last_loss, "decoder", model)
+        attempts, record = Attempts(self._policy, choose, context, last_loss), context.record
         while True:
             replica = await attempts.next()
             record.decoders.append(replica.address)
@@ -63,7 +65,7 @@ class DecoderHop:
                     async with aclosing(self._read(replica, attempt, context)) as messages:
                         async for message in messages:
                             replica.answered()
-                            attempts.started = True
+                            attempts.received(len(message.token_ids))
                             # A question without images goes to any checkpoint, but that one must finish the answer.
                             fingerprint = fingerprint or replica_fingerprint
                             emitted.extend(message.token_ids)

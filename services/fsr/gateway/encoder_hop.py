@@ -30,16 +30,19 @@ class EncoderHop:
         self._pools, self._policy = pools, policy
 
     async def encode(
-        self, model: str, request: encoder_pb2.EncodeRequest, context: RequestContext
+        self, model: str, request: encoder_pb2.EncodeRequest, context: RequestContext, fingerprint: str = ""
     ) -> encoder_pb2.EncodeResponse:
-        """Sets `request.timeout_seconds` for each attempt: a copy for each would cost as much as the images are large.
+        """`fingerprint`: of the checkpoint that is wanted, if some encoder has it; empty for any.
+
+        Sets `request.timeout_seconds` for each attempt: a copy for each would cost as much as the images are large.
 
         Raises ServiceError.
         """
         check_message_size(request, "images: they and the text", "scale them down or send fewer")
         first = request.images[0]
         digest = hashlib.sha256(first.data or b"".join(first.frames)).digest()
-        attempts = Attempts(self._policy, partial(self._pools.pick_encoder, model, digest), context)
+        choose = partial(self._pools.pick_encoder, model, digest, fingerprint=fingerprint)
+        attempts = Attempts(self._policy, choose, context, partial(self._pools.last_loss, "encoder", model))
         while True:
             replica = await attempts.next()
             context.record.encoders.append(replica.address)

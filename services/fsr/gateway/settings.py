@@ -167,10 +167,16 @@ class GatewaySettings(ServiceSettings):
         description="seconds that an encoder may take for a request; if it does not answer then, another one is asked",
     )
     failover_wait_seconds: float = Field(
-        15.0, ge=0, description="time that a cut answer waits for a replica to come back"
+        30.0,
+        ge=0,
+        description="time that a cut answer waits for a replica to come back, and a new request for one that was lost "
+        "so long ago at the most",
     )
     max_failovers: int = Field(
-        4, ge=0, description="most replica failures of one request; after more, the request fails"
+        4,
+        ge=0,
+        description="most replica failures of one request in a row, without a token of a decode step between; after "
+        "more, the request fails",
     )
     retry_ratio: float = Field(0.2, ge=0, le=1, description="retries that each request adds to the retry budget")
     retry_burst: int = Field(100, ge=0, description="most retries that the retry budget holds")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import Callable, Collection
 from contextlib import AbstractContextManager
@@ -26,6 +27,9 @@ log = structlog.get_logger()
 Code = grpc.StatusCode
 _RETRY_AFTER_FULL = 0.5  # seconds, if a full replica gives no hint itself
 _RETRY_AFTER_FAULT = 1.0  # seconds
+_PROGRESS_TOKENS = 2  # of a call that got further than its prefill; a prompt that breaks decoders does not
+_WORTH_TOKENS = 8  # of a call; the next one costs no retry budget then, for the work of this one was not in vain
+_LONGEST_PAUSE, _LONGEST_PAUSE_FULL = 0.25, 2.0  # seconds between two looks for a replica, and for one with room
 # Codes that the replica or the connection to it may be the cause of. With any other, all replicas answer alike.
 _FAULTS = {
     Code.UNAVAILABLE,
@@ -53,19 +57,28 @@ class RetryPolicy:
 
 
 class Attempts:
-    """`next` gives the replica to call, within `calling`; `succeeded`, `failed` and `fault` report how the call ended.
+    """`next` gives the replica to call, within `calling`. `received` reports what the call brought; `succeeded`,
+    `failed` and `fault` report how it ended.
 
-    Set `started` once the caller has a part of the answer. From then on giving up loses what the caller has, so the
+    `started` is true once the caller has a part of the answer. From then on giving up loses what the caller has, so the
     hop waits for a full cluster until the deadline, and for more retry budget as long as for a missing replica.
     """
 
     def __init__(
-        self, policy: RetryPolicy, choose: Callable[[Collection[str]], Replica], context: RequestContext
+        self,
+        policy: RetryPolicy,
+        choose: Callable[[Collection[str]], Replica],
+        context: RequestContext,
+        last_loss: Callable[[], float] = lambda: -math.inf,
     ) -> None:
-        """`choose` returns a replica at none of the given addresses, or raises Mismatch or NotReady."""
-        self._policy, self._choose, self._context = policy, choose, context
+        """`choose` returns a replica at none of the given addresses, or raises Mismatch or NotReady. `last_loss` tells
+        when one was last found to be down, by `time.monotonic`."""
+        self._policy, self._choose, self._context, self._last_loss = policy, choose, context, last_loss
         self.started = False
         self.failures = 0  # of replicas; a full one has not failed
+        self._failures_in_row = 0  # without progress between
+        self._tokens = 0  # that the last call has brought
+        self._price = 1.0  # of the next one, in retries
         self._tried: set[str] = set()
         self._rounds = 0
         self._last_error: ServiceError | None = None
@@ -75,8 +88,8 @@ class Attempts:
         """Waits for a replica if need be. Raises the last failure if there is no sense in another attempt, and
         Mismatch, NotReady or Expired."""
         if self._last_error is None:
-            return self._choose(())
-        if self.failures > self._policy.settings.max_failovers:
+            return await self._first()
+        if self._failures_in_row > self._policy.settings.max_failovers:
             raise self._last_failure()
         while True:
             replica = self._untried()
@@ -85,7 +98,7 @@ class Attempts:
                 raise self._last_failure()  # all replicas are full: the caller hears it at once
             # A cut answer calls full replicas again and again, without the budget: they refuse at no cost, and a spent
             # budget must not give its place to newcomers.
-            if replica is not None and ((full and self.started) or self._policy.budget.withdraw()):
+            if replica is not None and ((full and self.started) or self._policy.budget.withdraw(self._price)):
                 self._context.record.retries += 1
                 self._policy.metrics.retries.labels(replica.role).inc()
                 return replica
@@ -94,13 +107,32 @@ class Attempts:
                 if budget_spent:
                     self._policy.metrics.refused.labels("retry_budget").inc()
                 raise self._last_failure()
-            await asyncio.sleep(min(backoff(self._rounds), self._context.deadline.remaining()))
-            self._rounds += 1
+            await self._pause(_LONGEST_PAUSE_FULL if full else _LONGEST_PAUSE)
             self._tried.clear()
+
+    async def _first(self) -> Replica:
+        """The replica of the first call. If there is none, but one was lost a moment ago, it may be back soon."""
+        while True:
+            try:
+                return self._choose(())
+            except NotReady:
+                end = self._last_loss() + self._policy.settings.failover_wait_seconds
+                if time.monotonic() >= end or self._context.deadline.seconds_left <= _LONGEST_PAUSE:
+                    raise
+            await self._pause(_LONGEST_PAUSE)
+
+    async def _pause(self, longest: float) -> None:
+        await asyncio.sleep(min(backoff(self._rounds, longest=longest), self._context.deadline.remaining()))
+        self._rounds += 1
 
     def calling(self, replica: Replica) -> AbstractContextManager[HalfOpenCall | None]:
         """Surrounds one call, as `Replica.calling`; yields what `failed` and `fault` take as `half_open_call`."""
         return replica.calling(judged=self._policy.judges_replicas)
+
+    def received(self, tokens: int) -> None:
+        """A message with so many tokens of the answer came."""
+        self.started = True
+        self._tokens += tokens
 
     def succeeded(self, replica: Replica) -> None:
         """The call went well."""
@@ -139,11 +171,13 @@ class Attempts:
         if self._policy.judges_replicas:
             log.warning("failover", replica=replica.address, reason=reason, details=details, started=self.started)
             if gone:
-                replica.suspect(self._policy.settings.probe_timeout_seconds)
+                settings = self._policy.settings
+                replica.suspect(settings.probe_timeout_seconds, settings.failover_wait_seconds)
             if replica.breaker.failed(half_open_call):
                 log.warning("circuit breaker open", role=replica.role, address=replica.address)
                 self._policy.metrics.ejections.labels(replica.role).inc()
         self.failures += 1
+        self._failures_in_row = 1 if self._tokens >= _PROGRESS_TOKENS else self._failures_in_row + 1
         error = NotReady(f"{replica.role}: a replica {reason}; try again", _RETRY_AFTER_FAULT)
         self._note(replica, error, self._policy.settings.failover_wait_seconds)
 
@@ -154,6 +188,9 @@ class Attempts:
 
     def _note(self, replica: Replica, error: ServiceError, wait: float) -> None:
         """Another replica may do better; one is waited for during `wait` seconds."""
+        self._price = max(0.0, 1.0 - self._tokens / _WORTH_TOKENS)
+        if self._tokens:
+            self._tokens = self._rounds = 0
         self._tried.add(replica.address)
         self._last_error, self._give_up_at = error, time.monotonic() + wait
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import Callable, Collection
 
@@ -90,11 +91,11 @@ class Pools:
         idle = [replica for replica in self._leaving if not replica.outstanding]
         self._leaving = [replica for replica in self._leaving if replica.outstanding]
         for replica in idle:
-            await replica.channel.close(None)
+            await replica.close()
 
     async def close(self) -> None:
         """Closes all channels."""
-        await asyncio.gather(*(r.channel.close(None) for r in (*self._by_address.values(), *self._leaving)))
+        await asyncio.gather(*(replica.close() for replica in (*self._by_address.values(), *self._leaving)))
 
     def all(self, role: Role) -> list[Replica]:
         """The replicas of a role, up or down."""
@@ -104,6 +105,10 @@ class Pools:
         """The replicas of a role that serve a model. A proxy counts only while no replica behind it can be reached."""
         replicas = [replica for replica in self.all(role) if replica.serves(model)]
         return [replica for replica in replicas if not replica.is_proxy] or replicas
+
+    def last_loss(self, role: Role, model: str) -> float:
+        """When a replica of the model was last found to be down, by `time.monotonic`; before all time if none was."""
+        return max((r.lost_at for r in self.all(role) if r.last_model == model), default=-math.inf)
 
     def models(self) -> list[str]:
         """Names of all models that some replica serves."""
@@ -142,12 +147,14 @@ class Pools:
         encoders = self.serving("encoder", model)
         return encoders[0].methods if encoders else ()
 
-    def pick_encoder(self, model: str, key: bytes, without: Collection[str] = ()) -> Replica:
+    def pick_encoder(self, model: str, key: bytes, without: Collection[str] = (), *, fingerprint: str = "") -> Replica:
         """The encoder that is likeliest to have the image with this digest in its cache. Raises NotReady.
 
-        While a new checkpoint is rolled out, it is one whose checkpoint a decoder has, unless there is none.
+        While a new checkpoint is rolled out, it is one with the checkpoint of this fingerprint, or, if the fingerprint
+        is empty, one whose checkpoint a decoder has; unless there is none.
         """
-        fingerprints = {decoder.fingerprint for decoder in self.serving("decoder", model)}
+        decoders = self.serving("decoder", model)
+        fingerprints = {fingerprint} if fingerprint else {decoder.fingerprint for decoder in decoders}
         encoders = self.serving("encoder", model)
         matching = [encoder for encoder in encoders if encoder.fingerprint in fingerprints]
         able = _able("encoder", model, matching or encoders, without)

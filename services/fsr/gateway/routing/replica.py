@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -21,6 +22,8 @@ __all__ = ["Replica", "Role"]
 
 log = structlog.get_logger()
 Role = Literal["encoder", "decoder"]
+_RECONNECT_SECONDS = 0.3  # the longest pause between two attempts to reach a replica that is gone
+_PROBE_PAUSE = 0.1  # seconds between two probes of a replica that has just failed
 _MAX_LATE_PROBES = 3  # after so many probes in a row without an answer in time, a replica is down
 _UNREADABLE = "its description cannot be read"
 _DECODER = decoder_pb2.DESCRIPTOR.services_by_name["DecoderService"].full_name
@@ -37,6 +40,7 @@ class Replica:
     clock: Callable[[], float] = time.monotonic
     model: types_pb2.ModelDescription | None = None
     last_model: str = ""  # name of the model that it served last
+    last_fingerprint: str = ""  # of the checkpoint that it served last
     methods: tuple[str, ...] = ()
     advertised: frozenset[str] = frozenset()  # addresses of all encoders of its application, as it reports them
     cost: types_pb2.CostModel = field(default_factory=types_pb2.CostModel)
@@ -46,13 +50,16 @@ class Replica:
     def __post_init__(self) -> None:
         # Serve's ingress closes connections that ping it; calls to encoders are bounded in time instead.
         keepalive = self.keepalive_seconds if self.role == "decoder" else 0.0
-        self.channel = grpc.aio.insecure_channel(self.address, options=channel_options(keepalive))
+        self.channel = grpc.aio.insecure_channel(
+            self.address, options=channel_options(keepalive, reconnect_seconds=_RECONNECT_SECONDS)
+        )
         self.encoder = encoder_pb2_grpc.EncoderServiceStub(self.channel)
         self.decoder = decoder_pb2_grpc.DecoderServiceStub(self.channel)
         self.breaker = CircuitBreaker(self.policy, self.clock)
         self._health = health_pb2_grpc.HealthStub(self.channel)
         self._unanswered_probes = 0  # in a row
         self._last_answer = 0.0
+        self.lost_at = -math.inf  # by time.monotonic: when it was last found to be down
         self._probe_task: asyncio.Task[None] | None = None
 
     @property
@@ -133,22 +140,38 @@ class Replica:
         if not late or self._unanswered_probes >= _MAX_LATE_PROBES:
             self.down(code.name)
 
-    def suspect(self, timeout: float) -> None:
-        """Takes it out of the choice and probes it at once, so that a short fault costs it only milliseconds."""
+    def suspect(self, timeout: float, seconds: float) -> None:
+        """Takes it out of the choice, and probes it at once and again for `seconds`: a short fault costs it only
+        milliseconds, and one that restarts is back as soon as it answers."""
         self.down("failed a request")
         if self._probe_task is None or self._probe_task.done():
-            self._probe_task = asyncio.create_task(self.probe(timeout))
+            self._probe_task = asyncio.create_task(self._probe_until_up(timeout, time.monotonic() + seconds))
+
+    async def _probe_until_up(self, timeout: float, end: float) -> None:
+        await self.probe(timeout)
+        while self.model is None and time.monotonic() < end:
+            await asyncio.sleep(_PROBE_PAUSE)
+            await self.probe(timeout)
+
+    async def close(self) -> None:
+        """Ends its connection."""
+        if self._probe_task is not None:
+            self._probe_task.cancel()
+            await asyncio.wait([self._probe_task])
+        await self.channel.close(None)
 
     def up(self, model: types_pb2.ModelDescription) -> None:
         """Puts it into the choice, with the model that it serves."""
         if self.model is None:
             log.info("replica up", role=self.role, address=self.address, model=model.model)
-        self.model, self.last_model, self._unanswered_probes = model, model.model, 0
+        self.model, self.last_model, self.last_fingerprint = model, model.model, model.fingerprint
+        self._unanswered_probes = 0
 
     def down(self, reason: str) -> None:
         """Takes it out of the choice until a probe succeeds."""
         if self.model is not None:
             log.warning("replica down", role=self.role, address=self.address, reason=reason)
+            self.lost_at = time.monotonic()
         self.model = None
 
 

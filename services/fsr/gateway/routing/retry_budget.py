@@ -29,14 +29,14 @@ class RetryBudget:
         """Adds the share of one new request."""
         self._retries = min(self._burst, self._retries + self._ratio)
 
-    def withdraw(self) -> bool:
-        """Takes one retry, if there is one; returns whether there was."""
+    def withdraw(self, price: float = 1.0) -> bool:
+        """Takes one retry, or the part `price` of one, if there is as much; returns whether there was."""
         now = self._clock()
         self._retries = min(self._burst, self._retries + (now - self._refilled) * _REFILL_PER_SECOND)
         self._refilled = now
-        if self._retries < 1:
+        if self._retries < price:
             return False
-        self._retries -= 1
+        self._retries -= price
         return True
 
 

@@ -1,6 +1,9 @@
 """Which failure leads to another attempt, where, and when it is given up."""
 
+import asyncio
 import contextlib
+import math
+import time
 
 import grpc
 import pytest
@@ -29,7 +32,7 @@ async def replicas(clock):
     ]
     yield replicas
     for replica in replicas:
-        await replica.channel.close(None)
+        await replica.close()
 
 
 class Budget(RetryBudget):
@@ -37,9 +40,9 @@ class Budget(RetryBudget):
 
     withdrawals = 0
 
-    def withdraw(self):
+    def withdraw(self, price=1.0):
         self.withdrawals += 1
-        return super().withdraw()
+        return super().withdraw(price)
 
 
 @pytest.fixture
@@ -56,8 +59,9 @@ def attempts(replicas):
 
         policy = RetryPolicy(settings, Metrics(), Budget(0.0, burst))
         context = RequestContext(ANYBODY, Deadline(seconds), RequestRecord(request_id="r"))
-        attempts = Attempts(policy, choose, context)
+        attempts = Attempts(policy, choose, context, lambda: attempts.last_loss)
         attempts.policy, attempts.record, attempts.down = policy, context.record, down
+        attempts.last_loss = -math.inf
         return attempts
 
     return make
@@ -100,7 +104,7 @@ async def test_full_cluster_when_the_answer_has_begun_is_waited_for_else_raised_
         await one.next()
     assert caught.value.retry_after
     other = attempts(seconds=2.0, burst=0)
-    other.started = True
+    other.received(0)
     for _ in range(4):  # asks again and again, without a budget
         other.failed(await other.next(), rpc_error(Code.RESOURCE_EXHAUSTED))
     other.down.update(replica.address for replica in replicas)
@@ -110,7 +114,7 @@ async def test_full_cluster_when_the_answer_has_begun_is_waited_for_else_raised_
 
 async def test_cut_answer_when_it_meets_another_checkpoint_goes_elsewhere(attempts, replicas):
     one = attempts(failover_wait_seconds=0.2)
-    one.started = True
+    one.received(0)
     one.failed(await one.next(), rpc_error(Code.FAILED_PRECONDITION))
     assert await one.next() is replicas[1]
     one.down.update(replica.address for replica in replicas)
@@ -137,7 +141,7 @@ async def test_spent_budget_when_a_request_waited_long_counts_one_refusal(attemp
     with pytest.raises(NotReady):
         await new.next()
     begun = attempts(burst=0, failover_wait_seconds=0.3)
-    begun.started = True
+    begun.received(0)
     begun.failed(await begun.next(), rpc_error(Code.INTERNAL))
     with pytest.raises(NotReady):
         await begun.next()
@@ -146,9 +150,9 @@ async def test_spent_budget_when_a_request_waited_long_counts_one_refusal(attemp
 
 async def test_spent_budget_when_a_retry_comes_in_time_counts_no_refusal(attempts):
     one = attempts()
-    one.started = True
+    one.received(0)
     granted = [False, False, True]
-    one.policy.budget.withdraw = lambda: granted.pop(0)
+    one.policy.budget.withdraw = lambda price: granted.pop(0)
     one.failed(await one.next(), rpc_error(Code.INTERNAL))
     assert await one.next()
     assert not granted and refused(one) == 0
@@ -161,6 +165,61 @@ async def test_request_when_it_fails_everywhere_is_given_up(attempts):
             one.failed(await one.next(), rpc_error(Code.INTERNAL))
             calls += 1
     assert calls == 3
+
+
+async def test_request_when_each_call_goes_on_a_little_is_not_given_up(attempts):
+    """A connection that breaks again and again, as opposed to a prompt that no decoder survives."""
+    one = attempts(max_failovers=2, burst=20)
+    for _ in range(20):
+        replica = await one.next()
+        one.received(1)
+        one.received(1)
+        one.failed(replica, rpc_error(Code.UNAVAILABLE))
+    assert one.failures == 20
+    poisonous, calls = attempts(max_failovers=2), 0
+    with pytest.raises(NotReady):
+        while True:
+            replica = await poisonous.next()
+            poisonous.received(1)  # the prefill's
+            poisonous.failed(replica, rpc_error(Code.UNAVAILABLE))
+            calls += 1
+    assert calls == 3
+
+
+async def test_call_that_has_brought_more_makes_the_next_one_cost_less(attempts):
+    one, prices = attempts(), []
+    one.policy.budget.withdraw = lambda price: prices.append(price) or True
+    for tokens in (0, 2, 4, 8, 99, 0):
+        replica = await one.next()
+        one.received(tokens)
+        one.failed(replica, rpc_error(Code.INTERNAL))
+    await one.next()
+    assert prices == [1, 0.75, 0.5, 0, 0, 1]
+
+
+async def test_new_request_when_the_only_replica_was_just_lost_waits_for_it(attempts, replicas):
+    one = attempts(failover_wait_seconds=30)
+    one.down.update(replica.address for replica in replicas)
+    with pytest.raises(NotReady):  # there never was one
+        await one.next()
+    one.last_loss = time.monotonic() - 31
+    with pytest.raises(NotReady):
+        await one.next()
+    one.last_loss = time.monotonic()
+    waiting = asyncio.create_task(one.next())
+    await asyncio.sleep(0.3)
+    assert not waiting.done()
+    one.down.clear()
+    assert await waiting is replicas[0]
+    assert one.record.retries == one.policy.budget.withdrawals == 0
+
+
+async def test_new_request_when_its_deadline_comes_before_the_replica_says_what_is_missing(attempts, replicas):
+    one = attempts(seconds=0.5)
+    one.down.update(replica.address for replica in replicas)
+    one.last_loss = time.monotonic()
+    with pytest.raises(NotReady, match="decoder: none"):
+        await one.next()
 
 
 async def test_missing_replica_when_it_does_not_come_back_is_raised_after_the_wait(attempts, replicas):

@@ -312,7 +312,8 @@ async def test_labels_when_there_is_no_encoder_hold_no_caller_s_data(serve, gate
 
 async def test_encoder_when_it_is_too_busy_for_probes_stays_up_while_it_encodes(serve, gateway):
     encoder = Encoder()
-    pools, policy = gateway(encoders=[await serve(encoder)], decoders=[], probe_timeout_seconds=0.4)
+    options = {"probe_timeout_seconds": 0.4, "failover_wait_seconds": 0}
+    pools, policy = gateway(encoders=[await serve(encoder)], decoders=[], **options)
     hop = EncoderHop(pools, policy)
     request = encoder_pb2.EncodeRequest(images=[types_pb2.Image(data=b"x")])
     while not pools.serving("encoder", "m"):

@@ -76,6 +76,8 @@ async def test_model_when_both_halves_have_one_checkpoint_is_ready(pools):
     assert all(pools.pick_encoder("m", bytes([i])) is y for i in range(20))  # decoders have its checkpoint
     up(pools, "decoder", "b:1", fingerprint="new")
     assert {pools.pick_encoder("m", bytes([i])) for i in range(40)} == {x, y}
+    for wanted, encoder in (("new", x), ("old", y)):  # of an answer that goes on
+        assert {pools.pick_encoder("m", bytes([i]), fingerprint=wanted) for i in range(20)} == {encoder}
 
 
 async def test_replica_when_its_breaker_is_open_is_passed_over_unless_all_are(pools):
