@@ -27,7 +27,7 @@ from fsr.v1 import decoder_pb2 as fsr_dot_v1_dot_decoder__pb2
 from google.protobuf import struct_pb2 as google_dot_protobuf_dot_struct__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x14\x66sr/v1/gateway.proto\x12\x06\x66sr.v1\x1a\x12\x66sr/v1/types.proto\x1a\x14\x66sr/v1/decoder.proto\x1a\x1cgoogle/protobuf/struct.proto\"\xfa\x01\n\x0fGenerateRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12!\n\x08messages\x18\x02 \x03(\x0b\x32\x0f.fsr.v1.Message\x12\x1d\n\x06images\x18\x03 \x03(\x0b\x32\r.fsr.v1.Image\x12\x1e\n\x06\x62udget\x18\x04 \x01(\x0b\x32\x0e.fsr.v1.Budget\x12\x1e\n\x06method\x18\x05 \x01(\x0b\x32\x0e.fsr.v1.Method\x12\"\n\x08sampling\x18\x06 \x01(\x0b\x32\x10.fsr.v1.Sampling\x12!\n\nwire_dtype\x18\x07 \x01(\x0e\x32\r.fsr.v1.Dtype\x12\x0f\n\x07\x65xplain\x18\x08 \x01(\x08\"\xe5\x01\n\x10GenerateResponse\x12\x0c\n\x04text\x18\x01 \x01(\t\x12+\n\rfinish_reason\x18\x02 \x01(\x0e\x32\x14.fsr.v1.FinishReason\x12\x1c\n\x05usage\x18\x03 \x01(\x0b\x32\r.fsr.v1.Usage\x12\x11\n\ttoken_ids\x18\x04 \x03(\r\x12\x10\n\x08logprobs\x18\x05 \x03(\x02\x12*\n\rtoken_choices\x18\x06 \x03(\x0b\x32\x13.fsr.v1.TokenChoice\x12\'\n\x06images\x18\x07 \x03(\x0b\x32\x17.fsr.v1.CompressedImage\"\x9d\x04\n\x05Usage\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x15\n\rprompt_tokens\x18\x02 \x01(\r\x12\x19\n\x11\x63ompletion_tokens\x18\x03 \x01(\r\x12\x18\n\x10visual_tokens_in\x18\x04 \x01(\r\x12\x1a\n\x12visual_tokens_kept\x18\x05 \x01(\r\x12\x16\n\x0ekv_bytes_saved\x18\x06 \x01(\x04\x12\x1b\n\x13prefill_flops_saved\x18\x07 \x01(\x01\x12\x18\n\x10wire_bytes_saved\x18\x08 \x01(\x04\x12\x12\n\nwire_bytes\x18\t \x01(\x04\x12+\n\x07seconds\x18\n \x03(\x0b\x32\x1a.fsr.v1.Usage.SecondsEntry\x12\x11\n\tfailovers\x18\x0b \x01(\r\x12\x0f\n\x07retries\x18\x0c \x01(\r\x12\x15\n\rcached_images\x18\r \x01(\r\x12\x15\n\rcached_tokens\x18\x0e \x01(\r\x12\x1e\n\x06\x62udget\x18\x0f \x01(\x0b\x32\x0e.fsr.v1.Budget\x12*\n\x10\x62udget_chosen_by\x18\x10 \x01(\x0e\x32\x10.fsr.v1.ChosenBy\x12\x0e\n\x06method\x18\x11 \x01(\t\x12*\n\x10method_chosen_by\x18\x12 \x01(\x0e\x32\x10.fsr.v1.ChosenBy\x1a.\n\x0cSecondsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\"\xc8\x01\n\x0f\x43ompressRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x1d\n\x06images\x18\x02 \x03(\x0b\x32\r.fsr.v1.Image\x12\x13\n\x0binstruction\x18\x03 \x01(\t\x12\x1e\n\x06\x62udget\x18\x04 \x01(\x0b\x32\x0e.fsr.v1.Budget\x12\x1e\n\x06method\x18\x05 \x01(\x0b\x32\x0e.fsr.v1.Method\x12!\n\nwire_dtype\x18\x06 \x01(\x0e\x32\r.fsr.v1.Dtype\x12\x0f\n\x07\x65xplain\x18\x07 \x01(\x08\"\xec\x01\n\x10\x43ompressResponse\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x13\n\x0b\x66ingerprint\x18\x02 \x01(\t\x12\'\n\x06images\x18\x03 \x03(\x0b\x32\x17.fsr.v1.CompressedImage\x12\x1e\n\x06\x62udget\x18\x04 \x01(\x0b\x32\x0e.fsr.v1.Budget\x12*\n\x10\x62udget_chosen_by\x18\x05 \x01(\x0e\x32\x10.fsr.v1.ChosenBy\x12\x0e\n\x06method\x18\x06 \x01(\t\x12*\n\x10method_chosen_by\x18\x07 \x01(\x0e\x32\x10.fsr.v1.ChosenBy\"\x13\n\x11ListModelsRequest\"<\n\x12ListModelsResponse\x12&\n\x06models\x18\x01 \x03(\x0b\x32\x16.fsr.v1.AvailableModel\"t\n\x0e\x41vailableModel\x12\r\n\x05model\x18\x01 \x01(\t\x12\x10\n\x08\x65ncoders\x18\x02 \x01(\r\x12\x10\n\x08\x64\x65\x63oders\x18\x03 \x01(\r\x12\x0f\n\x07methods\x18\x04 \x03(\t\x12\x1e\n\x06policy\x18\x05 \x01(\x0b\x32\x0e.fsr.v1.Policy\"\x9f\x01\n\x06Policy\x12&\n\x0e\x64\x65\x66\x61ult_budget\x18\x01 \x01(\x0b\x32\x0e.fsr.v1.Budget\x12\x16\n\x0e\x64\x65\x66\x61ult_method\x18\x02 \x01(\t\x12#\n\x06\x62ounds\x18\x03 \x01(\x0b\x32\x13.fsr.v1.TokenBounds\x12\x30\n\x0f\x64\x65\x66\x61ult_options\x18\x04 \x01(\x0b\x32\x17.google.protobuf.Struct2\xd5\x01\n\x0eGatewayService\x12?\n\x08Generate\x12\x17.fsr.v1.GenerateRequest\x1a\x18.fsr.v1.GenerateResponse0\x01\x12=\n\x08\x43ompress\x12\x17.fsr.v1.CompressRequest\x1a\x18.fsr.v1.CompressResponse\x12\x43\n\nListModels\x12\x19.fsr.v1.ListModelsRequest\x1a\x1a.fsr.v1.ListModelsResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x14\x66sr/v1/gateway.proto\x12\x06\x66sr.v1\x1a\x12\x66sr/v1/types.proto\x1a\x14\x66sr/v1/decoder.proto\x1a\x1cgoogle/protobuf/struct.proto\"\x9a\x02\n\x0fGenerateRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12!\n\x08messages\x18\x02 \x03(\x0b\x32\x0f.fsr.v1.Message\x12\x1d\n\x06images\x18\x03 \x03(\x0b\x32\r.fsr.v1.Image\x12\x1e\n\x06\x62udget\x18\x04 \x01(\x0b\x32\x0e.fsr.v1.Budget\x12\x1e\n\x06method\x18\x05 \x01(\x0b\x32\x0e.fsr.v1.Method\x12\"\n\x08sampling\x18\x06 \x01(\x0b\x32\x10.fsr.v1.Sampling\x12!\n\nwire_dtype\x18\x07 \x01(\x0e\x32\r.fsr.v1.Dtype\x12\x0f\n\x07\x65xplain\x18\x08 \x01(\x08\x12\x1e\n\x06resume\x18\t \x01(\x0b\x32\x0e.fsr.v1.Resume\"0\n\x06Resume\x12\x11\n\ttoken_ids\x18\x01 \x03(\r\x12\x13\n\x0b\x66ingerprint\x18\x02 \x01(\t\"\xfa\x01\n\x10GenerateResponse\x12\x0c\n\x04text\x18\x01 \x01(\t\x12+\n\rfinish_reason\x18\x02 \x01(\x0e\x32\x14.fsr.v1.FinishReason\x12\x1c\n\x05usage\x18\x03 \x01(\x0b\x32\r.fsr.v1.Usage\x12\x11\n\ttoken_ids\x18\x04 \x03(\r\x12\x10\n\x08logprobs\x18\x05 \x03(\x02\x12*\n\rtoken_choices\x18\x06 \x03(\x0b\x32\x13.fsr.v1.TokenChoice\x12\'\n\x06images\x18\x07 \x03(\x0b\x32\x17.fsr.v1.CompressedImage\x12\x13\n\x0b\x66ingerprint\x18\x08 \x01(\t\"\x9d\x04\n\x05Usage\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x15\n\rprompt_tokens\x18\x02 \x01(\r\x12\x19\n\x11\x63ompletion_tokens\x18\x03 \x01(\r\x12\x18\n\x10visual_tokens_in\x18\x04 \x01(\r\x12\x1a\n\x12visual_tokens_kept\x18\x05 \x01(\r\x12\x16\n\x0ekv_bytes_saved\x18\x06 \x01(\x04\x12\x1b\n\x13prefill_flops_saved\x18\x07 \x01(\x01\x12\x18\n\x10wire_bytes_saved\x18\x08 \x01(\x04\x12\x12\n\nwire_bytes\x18\t \x01(\x04\x12+\n\x07seconds\x18\n \x03(\x0b\x32\x1a.fsr.v1.Usage.SecondsEntry\x12\x11\n\tfailovers\x18\x0b \x01(\r\x12\x0f\n\x07retries\x18\x0c \x01(\r\x12\x15\n\rcached_images\x18\r \x01(\r\x12\x15\n\rcached_tokens\x18\x0e \x01(\r\x12\x1e\n\x06\x62udget\x18\x0f \x01(\x0b\x32\x0e.fsr.v1.Budget\x12*\n\x10\x62udget_chosen_by\x18\x10 \x01(\x0e\x32\x10.fsr.v1.ChosenBy\x12\x0e\n\x06method\x18\x11 \x01(\t\x12*\n\x10method_chosen_by\x18\x12 \x01(\x0e\x32\x10.fsr.v1.ChosenBy\x1a.\n\x0cSecondsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\"\xc8\x01\n\x0f\x43ompressRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x1d\n\x06images\x18\x02 \x03(\x0b\x32\r.fsr.v1.Image\x12\x13\n\x0binstruction\x18\x03 \x01(\t\x12\x1e\n\x06\x62udget\x18\x04 \x01(\x0b\x32\x0e.fsr.v1.Budget\x12\x1e\n\x06method\x18\x05 \x01(\x0b\x32\x0e.fsr.v1.Method\x12!\n\nwire_dtype\x18\x06 \x01(\x0e\x32\r.fsr.v1.Dtype\x12\x0f\n\x07\x65xplain\x18\x07 \x01(\x08\"\xec\x01\n\x10\x43ompressResponse\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x13\n\x0b\x66ingerprint\x18\x02 \x01(\t\x12\'\n\x06images\x18\x03 \x03(\x0b\x32\x17.fsr.v1.CompressedImage\x12\x1e\n\x06\x62udget\x18\x04 \x01(\x0b\x32\x0e.fsr.v1.Budget\x12*\n\x10\x62udget_chosen_by\x18\x05 \x01(\x0e\x32\x10.fsr.v1.ChosenBy\x12\x0e\n\x06method\x18\x06 \x01(\t\x12*\n\x10method_chosen_by\x18\x07 \x01(\x0e\x32\x10.fsr.v1.ChosenBy\"\x13\n\x11ListModelsRequest\"<\n\x12ListModelsResponse\x12&\n\x06models\x18\x01 \x03(\x0b\x32\x16.fsr.v1.AvailableModel\"t\n\x0e\x41vailableModel\x12\r\n\x05model\x18\x01 \x01(\t\x12\x10\n\x08\x65ncoders\x18\x02 \x01(\r\x12\x10\n\x08\x64\x65\x63oders\x18\x03 \x01(\r\x12\x0f\n\x07methods\x18\x04 \x03(\t\x12\x1e\n\x06policy\x18\x05 \x01(\x0b\x32\x0e.fsr.v1.Policy\"\x9f\x01\n\x06Policy\x12&\n\x0e\x64\x65\x66\x61ult_budget\x18\x01 \x01(\x0b\x32\x0e.fsr.v1.Budget\x12\x16\n\x0e\x64\x65\x66\x61ult_method\x18\x02 \x01(\t\x12#\n\x06\x62ounds\x18\x03 \x01(\x0b\x32\x13.fsr.v1.TokenBounds\x12\x30\n\x0f\x64\x65\x66\x61ult_options\x18\x04 \x01(\x0b\x32\x17.google.protobuf.Struct2\xd5\x01\n\x0eGatewayService\x12?\n\x08Generate\x12\x17.fsr.v1.GenerateRequest\x1a\x18.fsr.v1.GenerateResponse0\x01\x12=\n\x08\x43ompress\x12\x17.fsr.v1.CompressRequest\x1a\x18.fsr.v1.CompressResponse\x12\x43\n\nListModels\x12\x19.fsr.v1.ListModelsRequest\x1a\x1a.fsr.v1.ListModelsResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -37,25 +37,27 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_USAGE_SECONDSENTRY']._loaded_options = None
   _globals['_USAGE_SECONDSENTRY']._serialized_options = b'8\001'
   _globals['_GENERATEREQUEST']._serialized_start=105
-  _globals['_GENERATEREQUEST']._serialized_end=355
-  _globals['_GENERATERESPONSE']._serialized_start=358
-  _globals['_GENERATERESPONSE']._serialized_end=587
-  _globals['_USAGE']._serialized_start=590
-  _globals['_USAGE']._serialized_end=1131
-  _globals['_USAGE_SECONDSENTRY']._serialized_start=1085
-  _globals['_USAGE_SECONDSENTRY']._serialized_end=1131
-  _globals['_COMPRESSREQUEST']._serialized_start=1134
-  _globals['_COMPRESSREQUEST']._serialized_end=1334
-  _globals['_COMPRESSRESPONSE']._serialized_start=1337
-  _globals['_COMPRESSRESPONSE']._serialized_end=1573
-  _globals['_LISTMODELSREQUEST']._serialized_start=1575
-  _globals['_LISTMODELSREQUEST']._serialized_end=1594
-  _globals['_LISTMODELSRESPONSE']._serialized_start=1596
-  _globals['_LISTMODELSRESPONSE']._serialized_end=1656
-  _globals['_AVAILABLEMODEL']._serialized_start=1658
-  _globals['_AVAILABLEMODEL']._serialized_end=1774
-  _globals['_POLICY']._serialized_start=1777
-  _globals['_POLICY']._serialized_end=1936
-  _globals['_GATEWAYSERVICE']._serialized_start=1939
-  _globals['_GATEWAYSERVICE']._serialized_end=2152
+  _globals['_GENERATEREQUEST']._serialized_end=387
+  _globals['_RESUME']._serialized_start=389
+  _globals['_RESUME']._serialized_end=437
+  _globals['_GENERATERESPONSE']._serialized_start=440
+  _globals['_GENERATERESPONSE']._serialized_end=690
+  _globals['_USAGE']._serialized_start=693
+  _globals['_USAGE']._serialized_end=1234
+  _globals['_USAGE_SECONDSENTRY']._serialized_start=1188
+  _globals['_USAGE_SECONDSENTRY']._serialized_end=1234
+  _globals['_COMPRESSREQUEST']._serialized_start=1237
+  _globals['_COMPRESSREQUEST']._serialized_end=1437
+  _globals['_COMPRESSRESPONSE']._serialized_start=1440
+  _globals['_COMPRESSRESPONSE']._serialized_end=1676
+  _globals['_LISTMODELSREQUEST']._serialized_start=1678
+  _globals['_LISTMODELSREQUEST']._serialized_end=1697
+  _globals['_LISTMODELSRESPONSE']._serialized_start=1699
+  _globals['_LISTMODELSRESPONSE']._serialized_end=1759
+  _globals['_AVAILABLEMODEL']._serialized_start=1761
+  _globals['_AVAILABLEMODEL']._serialized_end=1877
+  _globals['_POLICY']._serialized_start=1880
+  _globals['_POLICY']._serialized_end=2039
+  _globals['_GATEWAYSERVICE']._serialized_start=2042
+  _globals['_GATEWAYSERVICE']._serialized_end=2255
 # @@protoc_insertion_point(module_scope)

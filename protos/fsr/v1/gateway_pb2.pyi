@@ -35,6 +35,7 @@ class GenerateRequest(_message.Message):
     SAMPLING_FIELD_NUMBER: _builtins.int
     WIRE_DTYPE_FIELD_NUMBER: _builtins.int
     EXPLAIN_FIELD_NUMBER: _builtins.int
+    RESUME_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """Name of the model. It may be empty if only one is served."""
     wire_dtype: _types_pb2.Dtype.ValueType
@@ -61,6 +62,10 @@ class GenerateRequest(_message.Message):
     def sampling(self) -> _types_pb2.Sampling:
         """How the decoder chooses the tokens of the answer."""
 
+    @_builtins.property
+    def resume(self) -> Global___Resume:
+        """Set to go on with an answer whose stream broke. The rest of the request stays as it was."""
+
     def __init__(
         self,
         *,
@@ -72,14 +77,45 @@ class GenerateRequest(_message.Message):
         sampling: _types_pb2.Sampling | None = ...,
         wire_dtype: _types_pb2.Dtype.ValueType = ...,
         explain: _builtins.bool = ...,
+        resume: Global___Resume | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["budget", b"budget", "method", b"method", "sampling", b"sampling"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["budget", b"budget", "method", b"method", "resume", b"resume", "sampling", b"sampling"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["budget", b"budget", "explain", b"explain", "images", b"images", "messages", b"messages", "method", b"method", "model", b"model", "sampling", b"sampling", "wire_dtype", b"wire_dtype"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["budget", b"budget", "explain", b"explain", "images", b"images", "messages", b"messages", "method", b"method", "model", b"model", "resume", b"resume", "sampling", b"sampling", "wire_dtype", b"wire_dtype"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___GenerateRequest: _TypeAlias = GenerateRequest  # noqa: Y015
+
+@_typing.final
+class Resume(_message.Message):
+    """What the caller has of an answer whose stream broke. The new stream has what comes after it. If decoding is greedy or
+    `sampling.seed` is set, both streams together are the answer of an undisturbed one.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TOKEN_IDS_FIELD_NUMBER: _builtins.int
+    FINGERPRINT_FIELD_NUMBER: _builtins.int
+    fingerprint: _builtins.str
+    """The `fingerprint` that came. If it is empty, the checkpoint that goes on is not checked."""
+    @_builtins.property
+    def token_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Ids of the tokens that came, of all messages in order."""
+
+    def __init__(
+        self,
+        *,
+        token_ids: _abc.Iterable[_builtins.int] | None = ...,
+        fingerprint: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["fingerprint", b"fingerprint", "token_ids", b"token_ids"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Resume: _TypeAlias = Resume  # noqa: Y015
 
 @_typing.final
 class GenerateResponse(_message.Message):
@@ -94,10 +130,13 @@ class GenerateResponse(_message.Message):
     LOGPROBS_FIELD_NUMBER: _builtins.int
     TOKEN_CHOICES_FIELD_NUMBER: _builtins.int
     IMAGES_FIELD_NUMBER: _builtins.int
+    FINGERPRINT_FIELD_NUMBER: _builtins.int
     text: _builtins.str
     """New text, in whole characters; it may be empty."""
     finish_reason: _decoder_pb2.FinishReason.ValueType
     """Why the answer ended. Set in the last message."""
+    fingerprint: _builtins.str
+    """Fingerprint of the checkpoint that answers. Set in the first message."""
     @_builtins.property
     def usage(self) -> Global___Usage:
         """What the answer took and what was saved. Set in the last message."""
@@ -130,10 +169,11 @@ class GenerateResponse(_message.Message):
         logprobs: _abc.Iterable[_builtins.float] | None = ...,
         token_choices: _abc.Iterable[_types_pb2.TokenChoice] | None = ...,
         images: _abc.Iterable[_types_pb2.CompressedImage] | None = ...,
+        fingerprint: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["finish_reason", b"finish_reason", "images", b"images", "logprobs", b"logprobs", "text", b"text", "token_choices", b"token_choices", "token_ids", b"token_ids", "usage", b"usage"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["fingerprint", b"fingerprint", "finish_reason", b"finish_reason", "images", b"images", "logprobs", b"logprobs", "text", b"text", "token_choices", b"token_choices", "token_ids", b"token_ids", "usage", b"usage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -188,7 +228,7 @@ class Usage(_message.Message):
     prompt_tokens: _builtins.int
     """Tokens in the prompt, kept visual tokens included."""
     completion_tokens: _builtins.int
-    """Tokens in the answer."""
+    """Tokens in the answer, those of `resume` included."""
     visual_tokens_in: _builtins.int
     """Visual tokens of all images before compression, without the newlines of the layout."""
     visual_tokens_kept: _builtins.int

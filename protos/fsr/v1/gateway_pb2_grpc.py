@@ -57,14 +57,15 @@ class GatewayServiceServicer:
     """
 
     def Generate(self, request, context):
-        """Streams an answer. If a replica fails, another one continues the same stream.
+        """Streams an answer. If a replica fails, another one continues the same stream. If the gateway fails, any other one
+        continues the answer in a new stream: see `resume`.
         Trailing metadata, also of errors: `fsr-request-id`; if the call has the metadata `fsr-replicas`, also `fsr-encoders`
         and `fsr-decoders`, the addresses of the replicas that were called, in order, separated by commas.
         A caller that takes nothing of the answer for the gateway's --stall-seconds is cut.
         Errors: INVALID_ARGUMENT (the message names the field and the remedy), NOT_FOUND (unknown model), UNAVAILABLE (no
         replica answers yet, or the gateway shuts down), RESOURCE_EXHAUSTED (too many requests; trailing metadata
         `retry-after-ms`: milliseconds until a retry), DEADLINE_EXCEEDED, FAILED_PRECONDITION (encoder and decoder have
-        different checkpoints), UNAUTHENTICATED and PERMISSION_DENIED (if the gateway requires keys), UNIMPLEMENTED (a
+        different checkpoints, or no replica has that of `resume`), UNAUTHENTICATED and PERMISSION_DENIED (if the gateway requires keys), UNIMPLEMENTED (a
         compressed message), INTERNAL.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)

@@ -16,6 +16,7 @@ from fsr.gateway.encoder_hop import EncoderHop
 from fsr.gateway.metrics import Metrics
 from fsr.gateway.policy import Applied
 from fsr.gateway.request_context import RequestContext
+from fsr.gateway.resume import check_checkpoint, check_encoded, emitted_as_resume
 from fsr.gateway.routing.attempts import RetryPolicy
 from fsr.gateway.routing.pools import Pools
 from fsr.gateway.routing.retry_budget import RetryBudget
@@ -81,46 +82,51 @@ class Pipeline:
         watch, record = Stopwatch(time.monotonic()), context.record
         instruction = validation.check_generate(request, self._settings)
         model = record.model = self._model(request.model, request.method, context.caller)
+        check_checkpoint(self._pools, model, request.resume)
         encoded = encoder_pb2.EncodeResponse()
         if request.images:
             applied = self._apply_policy(model, request, context)
             encode_request = self._encode_request(request, instruction, applied, context)
             with validation.instruction_as_last_turn():
-                encoded = await self._encode(model, encode_request, context)
+                encoded = await self._encode(model, encode_request, context, request.resume.fingerprint)
+            check_encoded(model, request.resume, encoded.fingerprint)
         explained = _explained(encoded.images) if request.explain else []
         decode_request = self._decode_request(request, encoded, context)
-        emitted: list[int] = []
+        emitted, begun = list(request.resume.token_ids), False
         watch.shipped = time.monotonic()
-        async with aclosing(self._decoder_hop.answer(model, decode_request, context)) as answer:
-            async for replica, message in answer:
-                watch.message_received(len(record.decoders), time.monotonic())
-                record.completion_tokens += len(message.token_ids)
-                emitted.extend(message.token_ids)
-                response = pb.GenerateResponse(
-                    text=message.text,
-                    finish_reason=message.finish_reason,
-                    token_ids=message.token_ids,
-                    logprobs=message.logprobs,
-                    token_choices=message.token_choices,
-                    images=explained,
-                )
-                explained = []
-                if message.finish_reason:
-                    usage = usage_of(encoded, request.messages, message.stats, replica, record)
-                    seconds = watch.seconds(encoded, message.stats, time.monotonic())
-                    usage.seconds.update(seconds)
-                    if request.images:
-                        applied.report_to(usage)
-                    count_usage(self._metrics, model, usage, replica.cost, seconds)
-                    response.usage.CopyFrom(usage)
-                yield response
+        answer = self._decoder_hop.answer(model, decode_request, context)
+        with emitted_as_resume():
+            async with aclosing(answer):
+                async for replica, message in answer:
+                    watch.message_received(len(record.decoders), time.monotonic())
+                    record.completion_tokens += len(message.token_ids)
+                    emitted.extend(message.token_ids)
+                    response = pb.GenerateResponse(
+                        text=message.text,
+                        finish_reason=message.finish_reason,
+                        token_ids=message.token_ids,
+                        logprobs=message.logprobs,
+                        token_choices=message.token_choices,
+                        images=explained,
+                        fingerprint="" if begun else encoded.fingerprint or replica.last_fingerprint,
+                    )
+                    explained, begun = [], True
+                    if message.finish_reason:
+                        usage = usage_of(encoded, request.messages, message.stats, replica, record)
+                        seconds = watch.seconds(encoded, message.stats, time.monotonic())
+                        usage.seconds.update(seconds)
+                        if request.images:
+                            applied.report_to(usage)
+                        count_usage(self._metrics, model, usage, replica.cost, seconds, len(request.resume.token_ids))
+                        response.usage.CopyFrom(usage)
+                    yield response
         if request.images:
             self._canary.consider(model, encode_request, decode_request, encoded, emitted)
 
     async def _encode(
-        self, model: str, request: encoder_pb2.EncodeRequest, context: RequestContext
+        self, model: str, request: encoder_pb2.EncodeRequest, context: RequestContext, fingerprint: str = ""
     ) -> encoder_pb2.EncodeResponse:
-        encoded, record = await self._encoder_hop.encode(model, request, context), context.record
+        encoded, record = await self._encoder_hop.encode(model, request, context, fingerprint), context.record
         record.visual_tokens_in = sum(image.source_tokens for image in encoded.images)
         record.visual_tokens_kept = sum(len(image.index) for image in encoded.images)
         # Now an encoder has checked the method's name, so it may become a label.
@@ -177,11 +183,12 @@ class Pipeline:
     ) -> decoder_pb2.DecodeRequest:
         decode_request = decoder_pb2.DecodeRequest(
             request_id=context.record.request_id,
-            fingerprint=encoded.fingerprint,
+            fingerprint=encoded.fingerprint or request.resume.fingerprint,
             messages=request.messages,
             images=encoded.images,
             sampling=request.sampling,
             cache_salt=context.caller.salt,
+            emitted_token_ids=request.resume.token_ids,
         )
         if request.sampling.temperature > 0 and not request.sampling.HasField("seed"):
             # Chosen here, so that another decoder goes on with the same draws.

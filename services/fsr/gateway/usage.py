@@ -130,16 +130,19 @@ def count_usage(
     usage: pb.Usage,
     cost: types_pb2.CostModel,
     seconds: Mapping[str, float],
+    resumed: int = 0,
 ) -> None:
-    """Counts what a complete answer took and saved, and its seconds by stage."""
+    """Counts what a complete answer took and saved, and its seconds by stage. The caller had `resumed` of its tokens
+    before."""
     by, length = (model, usage.method or DEFAULT_METHOD), usage.prompt_tokens
     metrics.kv.labels(*by).inc(cost.kv_bytes_per_token * (length + usage.completion_tokens))
     metrics.flops.labels(*by).inc(_prefill_flops(cost, length))
     metrics.wire.labels(*by).inc(usage.wire_bytes)
-    if usage.completion_tokens > 1:
+    generated = usage.completion_tokens - resumed
+    if generated > 1:
         # By the caller's clock: after a failover, the last decoder knows only its part of the time.
         after_first = seconds["total"] - seconds["ttft"]
-        metrics.per_token.labels(model).observe(after_first / (usage.completion_tokens - 1))
+        metrics.per_token.labels(model).observe(after_first / (generated - 1))
     metrics.kv_saved.labels(*by).inc(usage.kv_bytes_saved)
     metrics.flops_saved.labels(*by).inc(usage.prefill_flops_saved)
     metrics.wire_saved.labels(*by).inc(usage.wire_bytes_saved)

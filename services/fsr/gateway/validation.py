@@ -10,6 +10,7 @@ from fsr.common.errors import Failed, InvalidRequest
 from fsr.common.method_options import check_options
 from fsr.common.names import check_name
 from fsr.common.sampling_limits import check_sampling
+from fsr.gateway.resume import check_resume
 from fsr.gateway.settings import GatewaySettings
 from fsr.v1 import gateway_pb2, types_pb2
 
@@ -40,6 +41,7 @@ def check_generate(request: gateway_pb2.GenerateRequest, settings: GatewaySettin
     instruction = _check_messages(request.messages, len(request.images), settings)
     check_sampling(request.sampling)
     _check_wire_dtype(request.wire_dtype)
+    check_resume(request)
     if request.images:
         _check_budget(request.budget)
     return instruction

@@ -24,6 +24,7 @@ _BEGINNINGS = (
     ("method", "fsr.method"),
     ("deadline", "fsr.timeout"),
     ("wire_dtype", "fsr.wire_dtype"),
+    ("resume.", "fsr.resume."),
 )
 
 
@@ -60,7 +61,7 @@ class FieldNames:
             return f"{part[1]}.content{part[2]}"
         for beginning, name in _BEGINNINGS:
             if field.startswith(beginning):
-                kept = field[len(beginning) :] if beginning in ("sampling.", "method.options") else ""
+                kept = field[len(beginning) :] if beginning in ("sampling.", "method.options", "resume.") else ""
                 return name + kept
         is_option = field in self.options and field not in gateway_pb2.GenerateRequest.DESCRIPTOR.fields_by_name
         return f"fsr.options.{field}" if is_option else field

@@ -5,17 +5,11 @@ from contextlib import aclosing
 
 import grpc
 import pytest
-from grpc_health.v1 import health_pb2, health_pb2_grpc
-from grpc_health.v1._async import HealthServicer
 
 from fsr.gateway.auth import ANYBODY, Caller
 from fsr.gateway.deadline import Deadline
-from fsr.gateway.metrics import Metrics
-from fsr.gateway.pipeline import Pipeline
 from fsr.gateway.request_context import RequestContext
 from fsr.gateway.request_record import RequestRecord
-from fsr.gateway.routing.pools import Pools
-from fsr.gateway.settings import GatewaySettings
 from fsr.v1 import decoder_pb2, decoder_pb2_grpc, encoder_pb2, encoder_pb2_grpc, gateway_pb2, types_pb2
 
 MODEL = types_pb2.ModelDescription(model="m", fingerprint="f")
@@ -50,31 +44,6 @@ class Replicas(encoder_pb2_grpc.EncoderServiceServicer, decoder_pb2_grpc.Decoder
             await context.abort(grpc.StatusCode.UNAVAILABLE, "out of order")
         yield decoder_pb2.DecodeResponse(token_ids=[7])  # its text comes with the next one
         yield decoder_pb2.DecodeResponse(text="star", token_ids=[8], finish_reason=decoder_pb2.FINISH_REASON_STOP)
-
-
-@pytest.fixture
-async def pipeline_of():
-    """Makes the pipeline of a gateway in front of such replicas."""
-    started = []
-
-    async def start(replicas, **options):
-        server, health = grpc.aio.server(), HealthServicer()
-        encoder_pb2_grpc.add_EncoderServiceServicer_to_server(replicas, server)
-        decoder_pb2_grpc.add_DecoderServiceServicer_to_server(replicas, server)
-        health_pb2_grpc.add_HealthServicer_to_server(health, server)
-        await health.set("fsr.v1.DecoderService", health_pb2.HealthCheckResponse.SERVING)
-        address = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
-        await server.start()
-        settings, metrics = GatewaySettings(encoders=[address], decoders=[address], **options), Metrics()
-        pools = Pools(settings, metrics)
-        started.append((server, pools))
-        await pools.refresh()
-        return Pipeline(pools, metrics, settings)
-
-    yield start
-    for server, pools in started:
-        await pools.close()
-        await server.stop(None)
 
 
 async def answer(pipeline, caller=ANYBODY, **options):

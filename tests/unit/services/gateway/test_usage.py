@@ -38,8 +38,9 @@ def test_answer_when_a_replica_s_figures_cannot_be_counted_is_no_failure():
     assert metrics.registry.get_sample_value("fsr_prefill_flops_total", flops) == 3
 
 
-def test_time_per_output_token_is_by_the_caller_s_clock():
-    metrics, usage = Metrics(), gateway_pb2.Usage(completion_tokens=10)
-    count_usage(metrics, "m", usage, types_pb2.CostModel(), {"ttft": 2.5, "total": 11.5, "decode": 2.0})
+@pytest.mark.parametrize("resumed", [0, 30])
+def test_time_per_output_token_is_by_the_caller_s_clock(resumed):
+    metrics, usage = Metrics(), gateway_pb2.Usage(completion_tokens=resumed + 10)
+    count_usage(metrics, "m", usage, types_pb2.CostModel(), {"ttft": 2.5, "total": 11.5, "decode": 2.0}, resumed)
     name = "fsr_time_per_output_token_seconds_sum"
     assert metrics.registry.get_sample_value(name, {"model": "m"}) == 1.0

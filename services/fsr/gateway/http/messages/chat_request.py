@@ -8,7 +8,7 @@ from fsr.gateway.http.field_names import FieldNames
 from fsr.gateway.http.messages.options import budget_message, method_message, wire_dtype
 from fsr.gateway.http.pictures.pictures import Pictures
 from fsr.gateway.http.schemas.body import parse_json, validated
-from fsr.gateway.http.schemas.requests import ChatRequest, CompressionOptions, ImagePart, TextPart, VisualPart
+from fsr.gateway.http.schemas.requests import ChatOptions, ChatRequest, ImagePart, TextPart, VisualPart
 from fsr.gateway.http.schemas.unsupported import MESSAGE, REQUEST, WITHOUT_EFFECT, without_unsupported
 from fsr.v1 import gateway_pb2 as pb
 from fsr.v1 import types_pb2
@@ -44,7 +44,7 @@ async def generate_request(
 
     Raises InvalidRequest, which names the field of the HTTP request, and what `pictures` raises.
     """
-    options = body.fsr or CompressionOptions()
+    options = body.fsr or ChatOptions()
     request = pb.GenerateRequest(
         model=body.model or "",
         method=method_message(options, names),
@@ -53,6 +53,9 @@ async def generate_request(
         budget=budget_message(options),
         wire_dtype=wire_dtype(options),
     )
+    if options.resume is not None:
+        request.resume.token_ids.extend(options.resume.token_ids)
+        request.resume.fingerprint = options.resume.fingerprint or ""
     if body.max_completion_tokens is not None:
         names.rename("sampling.max_tokens", "max_completion_tokens")
     shown: list[tuple[VisualPart, str]] = []

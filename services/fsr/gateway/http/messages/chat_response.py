@@ -25,6 +25,7 @@ class ChatResponses:
         self._record, self._created = record, int(time.time())
         self._logprobs = bool(body.logprobs)
         self._usage_asked = bool(body.stream_options and body.stream_options.include_usage)
+        self._resumable = bool(body.fsr and body.fsr.resumable)
         self._first = True
 
     def chunk(self, response: pb.GenerateResponse) -> dict[str, Any]:
@@ -38,8 +39,8 @@ class ChatResponses:
             "finish_reason": _FINISH.get(response.finish_reason),
         }
         chunk = self._object("chat.completion.chunk", [choice])
-        if response.images:
-            chunk["fsr"] = _explanation(response.images)
+        if extras := self._extras([response]):
+            chunk["fsr"] = extras
         return chunk | ({"usage": None} if self._usage_asked else {})
 
     def usage_chunk(self, usage: pb.Usage) -> dict[str, Any]:
@@ -56,8 +57,8 @@ class ChatResponses:
             "finish_reason": _FINISH.get(responses[-1].finish_reason),
         }
         answer = self._object("chat.completion", [choice]) | {"usage": usage_object(responses[-1].usage)}
-        if responses[0].images:
-            answer["fsr"] = _explanation(responses[0].images)
+        if extras := self._extras(responses):
+            answer["fsr"] = extras
         return answer
 
     def _object(self, kind: str, choices: list[dict[str, Any]]) -> dict[str, Any]:
@@ -68,6 +69,17 @@ class ChatResponses:
             "model": self._record.model,
             "choices": choices,
         }
+
+    def _extras(self, responses: Sequence[pb.GenerateResponse]) -> dict[str, Any]:
+        """What OpenAI's objects have no place for."""
+        first, extras = responses[0], {}
+        if first.images:
+            extras["images"] = [image_facts(image) for image in first.images]
+        if self._resumable:
+            extras["token_ids"] = [token for response in responses for token in response.token_ids]
+            if first.fingerprint:
+                extras["fingerprint"] = first.fingerprint
+        return extras
 
     def _logprobs_object(self, responses: Iterable[pb.GenerateResponse]) -> dict[str, Any] | None:
         if not self._logprobs:
@@ -83,7 +95,3 @@ def _token(token: types_pb2.TokenLogprob) -> dict[str, Any]:
         "logprob": max(token.logprob, _LEAST_LOGPROB),
         "bytes": list(token.text),
     }
-
-
-def _explanation(images: Iterable[types_pb2.CompressedImage]) -> dict[str, Any]:
-    return {"images": [image_facts(image) for image in images]}

@@ -18,13 +18,16 @@ __all__ = ["count_marks", "max_marks", "max_values", "parse_json", "read_body", 
 
 _Schema = TypeVar("_Schema", bound=BaseModel)
 _OTHER_VALUES = 2048  # of a body, besides those that options bound
+_RESUMED_TOKENS = 2**15  # of an answer that goes on
 _MOST_FIELDS = 300  # of one object; the method's options are the largest
 _MOST_CHARACTERS = 100  # of a caller's text in an error
 
 
 def max_values(settings: GatewaySettings) -> int:
-    """The most values of a body: three for each message, six for each part, one for each frame, and the others."""
-    return 3 * settings.max_messages + 6 * settings.max_parts + settings.max_frames + _OTHER_VALUES
+    """The most values of a body: three for each message, six for each part, one for each frame and for each token of an
+    answer that goes on, and the others."""
+    of_conversation = 3 * settings.max_messages + 6 * settings.max_parts + settings.max_frames
+    return of_conversation + _RESUMED_TOKENS + _OTHER_VALUES
 
 
 def max_marks(settings: GatewaySettings) -> int:

@@ -14,11 +14,13 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Fiel
 __all__ = [
     "AssistantMessage",
     "AutoBudget",
+    "ChatOptions",
     "ChatRequest",
     "CompressRequest",
     "CompressionOptions",
     "ImagePart",
     "Part",
+    "Resume",
     "StreamOptions",
     "SystemMessage",
     "TextPart",
@@ -171,6 +173,26 @@ class CompressionOptions(_Request):
     )
 
 
+class Resume(_Request):
+    """What the caller has of an answer whose stream broke."""
+
+    token_ids: Annotated[list[Annotated[int, Field(ge=0, lt=2**32)]], Field(fail_fast=True)] = Field(
+        description="`fsr.token_ids` of all chunks that came, in order"
+    )
+    fingerprint: str | None = Field(
+        default=None, description="`fsr.fingerprint` of the first chunk; another checkpoint does not go on"
+    )
+
+
+class ChatOptions(CompressionOptions):
+    """The same, and what lets an answer go on after its connection has broken."""
+
+    resumable: bool | None = Field(default=None, description="send with each chunk what `resume` needs")
+    resume: Resume | None = Field(
+        default=None, description="send only what comes after these tokens; the rest of the request stays as it was"
+    )
+
+
 class ChatRequest(_Request):
     """A conversation. Its last message is the user's; the text of that one guides the compression."""
 
@@ -195,7 +217,7 @@ class ChatRequest(_Request):
     ignore_eos: bool | None = Field(default=None, description="go on after an end-of-sequence token")
     stream: bool | None = Field(default=None, description="send the answer as server-sent events")
     stream_options: StreamOptions | None = None
-    fsr: CompressionOptions | None = None
+    fsr: ChatOptions | None = None
 
 
 _Image = Annotated[

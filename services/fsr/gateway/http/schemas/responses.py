@@ -130,8 +130,10 @@ class Image(_Response):
     )
 
 
-class Explanation(_Response):
-    images: list[Image]
+class Extras(_Response):
+    images: list[Image] | None = Field(None, description="with `fsr.explain`")
+    token_ids: list[int] | None = Field(None, description="with `fsr.resumable`: ids of the tokens of this response")
+    fingerprint: str | None = Field(None, description="with `fsr.resumable`: of the checkpoint that answers")
 
 
 class ChatAnswer(_Response):
@@ -141,7 +143,7 @@ class ChatAnswer(_Response):
     model: str
     choices: list[Choice]
     usage: Usage
-    fsr: Explanation | None = Field(None, description="with `fsr.explain`")
+    fsr: Extras | None = Field(None, description="with `fsr.explain` or `fsr.resumable`")
 
 
 class ChatChunk(_Response):
@@ -153,7 +155,11 @@ class ChatChunk(_Response):
     model: str
     choices: list[ChunkChoice]
     usage: Usage | None = Field(None, description="in the last chunk, if the request has stream_options.include_usage")
-    fsr: Explanation | None = Field(None, description="in the first chunk, with `fsr.explain`")
+    fsr: Extras | None = Field(
+        None,
+        description="with `fsr.explain`: `images` in the first chunk; with `fsr.resumable`: `token_ids`, and "
+        "`fingerprint` in the first chunk",
+    )
 
 
 class Tensor(_Response):

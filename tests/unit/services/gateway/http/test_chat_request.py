@@ -12,7 +12,7 @@ from fsr.gateway.http.field_names import FieldNames
 from fsr.gateway.http.messages.chat_request import chat_request, generate_request
 from fsr.gateway.http.pictures.pictures import Pictures
 from fsr.gateway.http.pictures.remote import RemotePictures
-from fsr.gateway.http.schemas.body import count_marks
+from fsr.gateway.http.schemas.body import count_marks, max_marks, max_values
 from fsr.gateway.http.schemas.unsupported import REQUEST, WITHOUT_EFFECT
 from fsr.gateway.settings import GatewaySettings
 from fsr.v1 import types_pb2
@@ -238,6 +238,36 @@ async def test_large_picture_is_decoded_as_a_whole():
 async def test_picture_of_the_largest_size_is_taken():
     request = await translated({"messages": user(picture(uri(b"x" * 100)))})
     assert len(request.images[0].data) == 100
+
+
+async def test_resume_is_that_of_the_message():
+    resume = {"token_ids": [5, 0, 2**32 - 1], "fingerprint": "f"}
+    request = await translated({"fsr": {"resume": resume, "resumable": True}})
+    assert (list(request.resume.token_ids), request.resume.fingerprint) == (resume["token_ids"], "f")
+    assert (await translated({"fsr": {"resume": {"token_ids": [5]}}})).resume.fingerprint == ""
+    assert not (await translated({"fsr": {"resumable": True}})).HasField("resume")
+
+
+@pytest.mark.parametrize(
+    ("resume", "says"),
+    [
+        ({}, "fsr.resume.token_ids: is missing; send it"),
+        ([5], "fsr.resume: should be a JSON object"),
+        ({"token_ids": [5, -1]}, "fsr.resume.token_ids[1]: should be greater than or equal to 0"),
+        ({"token_ids": [2**32]}, "fsr.resume.token_ids[0]: should be less than 4294967296"),
+        ({"token_ids": [1.5]}, "fsr.resume.token_ids[0]: should be a valid integer"),
+        ({"token_ids": [], "text": "x"}, "fsr.resume.text: is unknown; check its spelling, or leave it out"),
+    ],
+)
+async def test_resume_that_is_none_is_refused_by_name(resume, says):
+    assert (await refusal({"fsr": {"resume": resume}})).startswith(says)
+
+
+def test_body_has_room_for_the_tokens_of_a_long_answer():
+    resume = {"token_ids": list(range(2**15))}
+    body = json.dumps({"messages": HELLO, "fsr": {"resume": resume}}).encode()
+    assert len(chat_request(body, max_values(SETTINGS)).fsr.resume.token_ids) == 2**15
+    assert count_marks(body) <= max_marks(SETTINGS)
 
 
 @pytest.mark.parametrize("name", sorted(REQUEST))

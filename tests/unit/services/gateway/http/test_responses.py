@@ -95,6 +95,27 @@ def test_chunks_have_role_first_reason_last_and_usage_when_asked(usage_asked):
     assert end["choices"] == [] and end["usage"] == usage_object(USAGE)
 
 
+def test_resumable_chunks_have_their_tokens_and_the_checkpoint_first():
+    stream = [
+        pb.GenerateResponse(token_ids=[4], fingerprint="f"),
+        pb.GenerateResponse(text="red", token_ids=[5, 6]),
+        pb.GenerateResponse(finish_reason=1, usage=USAGE),
+    ]
+    made = ChatResponses(RECORD, request(fsr={"resumable": True}))
+    chunks = [made.chunk(piece) for piece in stream]
+    for chunk in chunks:
+        ChatChunk.model_validate(chunk)
+    assert [chunk["fsr"] for chunk in chunks] == [
+        {"token_ids": [4], "fingerprint": "f"},
+        {"token_ids": [5, 6]},
+        {"token_ids": []},
+    ]
+    assert made.whole(stream)["fsr"] == {"token_ids": [4, 5, 6], "fingerprint": "f"}
+    ChatAnswer.model_validate(made.whole(stream))
+    for options in ({}, {"resumable": False}):
+        assert "fsr" not in ChatResponses(RECORD, request(fsr=options)).chunk(stream[0])
+
+
 def test_usage_is_numbers_and_words():
     assert usage_object(pb.Usage())["fsr"]["budget"] is usage_object(pb.Usage())["fsr"]["method"] is None
     usage = usage_object(USAGE)
