@@ -17,10 +17,12 @@ from fsr.client.sync import Client
 
 __all__ = ["Connection", "connects"]
 
+_LISTS = ("ipv4:", "ipv6:")  # forms of gRPC in which commas are a part of the address
+
 
 @dataclass(frozen=True, kw_only=True)
 class Connection:
-    """The gateway's address, and how to talk to it."""
+    """The gateway's address, or several with commas between, and how to talk to it."""
 
     gateway: str = DEFAULT_ADDRESS
     api_key: str | None = None
@@ -32,11 +34,16 @@ class Connection:
 
     def open(self) -> Client:
         """Raises ClientError."""
-        return Client(self.gateway, tls=self._tls(), api_key=self.api_key)
+        return Client(self._addresses(), tls=self._tls(), api_key=self.api_key)
 
     def open_async(self) -> AsyncClient:
         """Raises ClientError."""
-        return AsyncClient(self.gateway, tls=self._tls(), api_key=self.api_key)
+        return AsyncClient(self._addresses(), tls=self._tls(), api_key=self.api_key)
+
+    def _addresses(self) -> list[str]:
+        if self.gateway.startswith(_LISTS):
+            return [self.gateway]
+        return [address.strip() for address in self.gateway.split(",")]
 
     def _tls(self) -> Tls | None:
         if self.tls or any((self.ca, self.cert, self.key, self.server_name)):
@@ -46,7 +53,13 @@ class Connection:
 
 # Flag, type, and help of each field of Connection.
 _OPTIONS: dict[str, Any] = {
-    "gateway": Annotated[str, typer.Option(help="address of the gateway", envvar="FSR_GATEWAY")],
+    "gateway": Annotated[
+        str,
+        typer.Option(
+            help="address of the gateway; several, comma-separated: the next one goes on when one fails",
+            envvar="FSR_GATEWAY",
+        ),
+    ],
     "api_key": Annotated[
         str | None, typer.Option(help="API key to send; safer in the environment", envvar="FSR_API_KEY")
     ],

@@ -36,6 +36,8 @@ __all__ = [
     "ServerError",
     "UnavailableError",
     "from_rpc",
+    "is_from_gateway",
+    "retry_hint",
 ]
 
 
@@ -125,6 +127,19 @@ NAMES = {
 ASK_NAMES = NAMES | {"messages: the last turn ": "question: ", "messages: ": "question: "}
 
 
+def is_from_gateway(error: grpc.aio.AioRpcError) -> bool:
+    """Whether a gateway says so itself. Otherwise gRPC does: the connection broke, or this is no gateway."""
+    trailing: Any = error.trailing_metadata() or ()
+    return Route.of(trailing) is not None or retry_hint(error) is not None
+
+
+def retry_hint(error: grpc.aio.AioRpcError) -> float | None:
+    """Seconds after which the gateway says to try again; None if it does not say so."""
+    trailing: Any = error.trailing_metadata() or ()
+    hint = dict(trailing).get(RETRY_AFTER, "")
+    return int(hint) / 1000 if hint.isdigit() else None
+
+
 def from_rpc(error: grpc.aio.AioRpcError, timeout: float, names: Mapping[str, str] | None = None) -> ClientError:
     """The exception for a failed call.
 
@@ -137,12 +152,11 @@ def from_rpc(error: grpc.aio.AioRpcError, timeout: float, names: Mapping[str, st
     """
     code, details = error.code(), error.details() or error.code().name
     trailing: Any = error.trailing_metadata() or ()
-    route, hint = Route.of(trailing), dict(trailing).get(RETRY_AFTER, "")
     kind = _KINDS.get(code, ServerError)
-    if route is None and not hint:
+    if not is_from_gateway(error):
         if code == grpc.StatusCode.RESOURCE_EXHAUSTED:  # gRPC's bound on the size of a message
             kind = InvalidRequestError
         details = _GRPC_DETAILS.get(code, "{details}").format(details=details, timeout=timeout)
     elif beginning := next((name for name in names or () if details.startswith(name)), ""):
         details = (names or {})[beginning] + details.removeprefix(beginning)
-    return kind(details, int(hint) / 1000 if hint.isdigit() else None, route)
+    return kind(details, retry_hint(error), Route.of(trailing))

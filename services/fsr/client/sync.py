@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Coroutine, Iterator
+from collections.abc import AsyncGenerator, Coroutine, Iterator, Sequence
 from typing import TypeVar, Unpack
 
-from fsr.client.aio import DEFAULT_ADDRESS, DEFAULT_TIMEOUT, MODELS_TIMEOUT, AsyncClient
+from fsr.client.aio import DEFAULT_ADDRESS, DEFAULT_TIMEOUT, MODELS_TIMEOUT, RESUME_SECONDS, AsyncClient
 from fsr.client.channel import Tls, is_forked
 from fsr.client.media import Images
 from fsr.client.messages import Messages
@@ -27,14 +27,15 @@ class Client:
 
     def __init__(
         self,
-        address: str = DEFAULT_ADDRESS,
+        address: str | Sequence[str] = DEFAULT_ADDRESS,
         *,
         tls: Tls | None = None,
         api_key: str | None = None,
         replicas: bool = False,
+        resume_seconds: float = RESUME_SECONDS,
     ) -> None:
         _check_no_loop()
-        self._client = AsyncClient(address, tls=tls, api_key=api_key, replicas=replicas)
+        self._client = AsyncClient(address, tls=tls, api_key=api_key, replicas=replicas, resume_seconds=resume_seconds)
         self._runner = asyncio.Runner()
 
     def __enter__(self) -> Client:
@@ -44,8 +45,8 @@ class Client:
         self.close()
 
     def close(self) -> None:
-        """Closes the connection. It may be called again."""
-        if not self._client.connection.closed and not is_forked():  # the event loop of a fork is its parent's
+        """Closes the connections. It may be called again."""
+        if not self._client.gateways.closed and not is_forked():  # the event loop of a fork is its parent's
             self._run(self._client.close())
             self._runner.close()
 
@@ -114,14 +115,14 @@ class Client:
                 except StopAsyncIteration:
                     return
         finally:
-            if not self._client.connection.closed and not is_forked():  # else the end of its event loop has closed it
+            if not self._client.gateways.closed and not is_forked():  # else the end of its event loop has closed it
                 self._run(chunks.aclose())
 
     def _run(self, work: Coroutine[object, object, _T]) -> _T:
         """Runs it to its end. Raises RuntimeError, which says why, where it cannot run."""
         try:
             _check_no_loop()
-            self._client.connection.check()
+            self._client.gateways.check()
             if self._runner.get_loop().is_running():
                 raise RuntimeError("Client: another thread is in a call of it; make a client for each thread")
         except RuntimeError:

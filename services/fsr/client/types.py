@@ -103,6 +103,9 @@ class Chunk:
 
     With `logprobs` there is one of `logprobs` and of `token_choices` for each of `token_ids`. A token's text may come
     with a later piece. With `explain` the first piece has `images`, one for each picture and video.
+
+    `resumed` is the number of gateways that failed until now and were made up for by another one. `usage` and `route`
+    are those of the last gateway; its `completion_tokens` counts the whole answer, its `seconds` only its own part.
     """
 
     text: str
@@ -113,6 +116,7 @@ class Chunk:
     finish_reason: str | None = None
     usage: Usage | None = None
     route: Route | None = None
+    resumed: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,6 +134,7 @@ class Answer:
     finish_reason: str
     usage: Usage
     route: Route | None
+    resumed: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
