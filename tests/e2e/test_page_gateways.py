@@ -27,14 +27,37 @@ def other_gateway(system, spawn, free_ports):
     return start
 
 
-def test_gateway_that_dies_while_it_answers_is_a_sentence(opened, other_gateway):
+BROKEN = "net::ERR_(CONNECTION_REFUSED|CONNECTION_RESET|INCOMPLETE_CHUNKED_ENCODING)|the server responded with a status"
+
+
+def test_answer_when_the_gateway_dies_and_comes_back_goes_on(opened, other_gateway):
     gateway, address = other_gateway()
-    with opened(address, failures=r"net::ERR_(CONNECTION_REFUSED|INCOMPLETE_CHUNKED_ENCODING)") as page:
+    with opened(address, failures=BROKEN) as page:
+        ask_for_long(page, 400)
+        for answer in ("few", "all"):
+            expect(page.locator(f"#answer-{answer}")).to_have_attribute("data-phase", "done", timeout=120_000)
+        undisturbed = [page.text_content(f"#text-{answer}") for answer in ("few", "all")]
+        page.click("#ask-button")
+        for answer in ("few", "all"):
+            expect(page.locator(f"#text-{answer}")).not_to_be_empty(timeout=120_000)
+            gateway.end()
+            expect(page.locator(f"#note-{answer}")).to_have_text(re.compile("^The connection broke"))
+            gateway.start()
+            expect(page.locator(f"#answer-{answer}")).to_have_attribute("data-phase", "done", timeout=120_000)
+            expect(page.locator(f"#note-{answer}")).to_be_empty()
+        assert [page.text_content(f"#text-{answer}") for answer in ("few", "all")] == undisturbed
+        assert errors_of(page) == {}
+        assert page.text_content("#kept-few") == "16 of 144"  # the explanation came before
+
+
+def test_gateway_that_dies_while_it_answers_and_stays_away_is_a_sentence(opened, other_gateway):
+    gateway, address = other_gateway()
+    with opened(address, failures=BROKEN) as page:
         ask_for_long(page, 30_000)
         expect(page.locator("#text-few")).not_to_be_empty()
         gateway.end()
         expect(page.locator("#error-request")).to_have_text(
-            re.compile("^The gateway does not answer; check that it runs")
+            re.compile("^The gateway does not answer; check that it runs"), timeout=60_000
         )
         expect(page.locator("#note-few")).to_have_text("The answer broke off.")
         expect(page.locator("#note-all")).to_have_text("Not asked.")

@@ -1,6 +1,7 @@
 /** One question, asked twice: with few visual tokens, and with all of them. */
 
-import { ApiError, streamChat } from "./api.js";
+import { streamAnswer } from "./answer.js";
+import { ApiError } from "./api.js";
 import { ALL_TOKENS } from "./budget.js";
 import { FieldError, fieldError } from "./errors.js";
 
@@ -94,8 +95,13 @@ export async function ask(conversation, key, signal, changed) {
 async function receive(answer, body, key, signal, changed) {
   answer.phase = "asking";
   changed();
+  /** @param {boolean} waiting */
+  const waits = (waiting) => {
+    answer.note = waiting ? "The connection broke. Waiting for the gateway to go on …" : "";
+    changed();
+  };
   try {
-    for await (const chunk of streamChat(body, key, signal)) {
+    for await (const chunk of streamAnswer(body, key, signal, waits)) {
       answer.phase = "streaming";
       answer.text += chunk.choices[0]?.delta?.content ?? "";
       answer.image ??= chunk.fsr?.images?.[0] ?? null;
@@ -105,6 +111,7 @@ async function receive(answer, body, key, signal, changed) {
     answer.phase = "done";
     return null;
   } catch (error) {
+    answer.note = "";
     answer.phase = signal.aborted ? "stopped" : "failed";
     if (signal.aborted) return null;
     if (error instanceof ApiError) return fieldError(error);
