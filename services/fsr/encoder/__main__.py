@@ -74,15 +74,17 @@ def _serve(settings: EncoderSettings) -> None:
     from fsr.encoder.app import APPLICATION, build
     from fsr.encoder.grpc_service import SERVICER_FUNCTION
     from fsr.encoder.ray_start import start_ray
-    from fsr.encoder.ray_watch import ends_with_ray
+    from fsr.encoder.ray_watch import adopt_orphans, ends_with_ray
 
+    if settings.ray_address is None:
+        adopt_orphans()
     start_ray(address=settings.ray_address or "local", log_to_driver=True, _metrics_export_port=settings.metrics_port)
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):  # in place of Ray's handlers, which would not shut Serve down first
         signal.signal(number, lambda *_: stop.set())
     http = _reserved_port()
     try:
-        with ends_with_ray():
+        with ends_with_ray(restart=settings.restart and settings.ray_address is None):
             serve.start(
                 proxy_location="HeadOnly",
                 http_options={"host": _LOOPBACK, "port": http.getsockname()[1]},

@@ -22,6 +22,9 @@ _DEFAULTS = {
     # An idle Ray takes a third less CPU than with Serve's tenths of a second.
     "RAY_SERVE_CONTROL_LOOP_INTERVAL_S": "0.5",
     "RAY_SERVE_METRICS_EXPORT_INTERVAL_MS": "1000",
+    # Serve replaces a proxy after three checks in a row that fail, by default ten seconds apart.
+    "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": "0.25",
+    "RAY_SERVE_PROXY_HEALTH_CHECK_TIMEOUT_S": "5",
     "RAY_SERVE_GRPC_MAX_MESSAGE_SIZE": str(MESSAGE_BYTES),  # otherwise 2 GiB, also of what a small message unpacks to
 }
 

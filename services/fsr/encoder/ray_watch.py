@@ -1,31 +1,41 @@
-"""Ends the encoder's process when its Ray has ended. Ray itself lets it wait for good."""
+"""Watches the encoder's Ray, and starts or ends the encoder when it has ended. Ray itself lets it wait for good."""
 
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
 import socket
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 
 import psutil
 import structlog
 
-__all__ = ["ends_with_ray", "watch"]
+__all__ = ["adopt_orphans", "ends_with_ray", "ray_has_ended", "watch"]
 
 log = structlog.get_logger()
 _SECONDS = 1.0  # between two looks
 _MISSES = 3  # looks in a row at which a process of Ray is not there
+_STEADY_SECONDS = 60.0  # what ends a Ray sooner would end the next one too
+_KILLED_SECONDS = 10.0  # that killed processes have to be gone
+_PR_SET_CHILD_SUBREAPER = 36
 
 Address = tuple[str, int]
 
 
 @contextlib.contextmanager
-def ends_with_ray() -> Iterator[None]:
-    """Within its block this process ends, with status 1, a few seconds after Ray's GCS or this node's raylet."""
-    over = threading.Event()
-    thread = threading.Thread(target=watch, args=(_addresses(), over, _end), name="ray-watch", daemon=True)
+def ends_with_ray(restart: bool) -> Iterator[None]:
+    """Within its block, a few seconds after Ray's GCS or this node's raylet, this process starts again with a new Ray,
+    or ends with status 1 if `restart` is False or Ray has lived less than a minute."""
+    over, began = threading.Event(), time.monotonic()
+
+    def end(reason: str) -> None:
+        ray_has_ended(reason, restart and time.monotonic() - began >= _STEADY_SECONDS)
+
+    thread = threading.Thread(target=watch, args=(_addresses(), over, end), name="ray-watch", daemon=True)
     thread.start()
     try:
         yield
@@ -72,11 +82,35 @@ def _addresses() -> dict[str, Address]:
     return addresses
 
 
-def _end(reason: str) -> None:
-    """Ends this process and what is left of its Ray. An orderly shutdown would wait for what is gone."""
+def adopt_orphans() -> None:
+    """From now on, on Linux, a process whose parent ends becomes a child of this one. Ray's workers outlive their
+    raylet for a while, and hold their ports meanwhile."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+
+
+def ray_has_ended(reason: str, again: bool) -> None:
+    """Ends what is left of Ray. An orderly shutdown would wait for what is gone."""
     log.error("Ray has ended", reason=reason)
-    for process in psutil.Process().children(recursive=True):
+    rest = psutil.Process().children(recursive=True)
+    for process in rest:
         with contextlib.suppress(psutil.NoSuchProcess):
             process.kill()
+    if again:
+        psutil.wait_procs(rest, _KILLED_SECONDS)  # their ports must be free
+        log.warning("starting again, with a new Ray")
+        _start_again()
     print(f"error: Ray has ended: {reason}; start the encoder again", file=sys.stderr, flush=True)
     os._exit(1)
+
+
+def _start_again() -> None:
+    """Runs this process' command anew, in its place: the same id, environment, and standard streams.
+
+    Not in the same interpreter: what Ray keeps in a process does not survive its GCS.
+    """
+    for name in os.listdir("/proc/self/fd") if sys.platform == "linux" else []:
+        with contextlib.suppress(OSError):
+            if int(name) > 2:  # Ray's libraries leave some open
+                os.set_inheritable(int(name), False)
+    os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])

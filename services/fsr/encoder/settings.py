@@ -74,6 +74,11 @@ class EncoderSettings(ServiceSettings):
     )
     decode_seconds: float = Field(10.0, gt=0, description="most CPU seconds to decode and scale a request's pictures")
     ray_address: str | None = Field(None, description="cluster to join, or 'auto'; default: start a local Ray")
+    restart: bool = Field(
+        True,
+        description="start again when a process of a local Ray has ended; else, and when Ray has lived less than a "
+        "minute, the encoder ends with status 1, for what supervises it",
+    )
 
     @model_validator(mode="after")
     def _host_is_possible(self) -> Self:

@@ -88,7 +88,8 @@ class Plan:
         gateway = {"discovery_seconds": "0.5", **self.gateway}
         http = ["--http-port", str(self.ports["http"])]
         return {
-            "encoder": self._command("encoder", "encoder", LOOPBACK, self.encoder),
+            # It is this program that names what has ended, and starts it again.
+            "encoder": self._command("encoder", "encoder", LOOPBACK, {"restart": "false", **self.encoder}),
             **{name: self._command("decoder", name, LOOPBACK, self.decoder) for name in self.decoder_names},
             "gateway": self._command("gateway", "gateway", self.host, gateway, *http, *replicas),
         }

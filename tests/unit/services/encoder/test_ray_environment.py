@@ -33,6 +33,12 @@ def test_token_of_the_operator_stays(given):
     assert added["RAY_AUTH_MODE"] == "token" and "RAY_AUTH_TOKEN" not in added
 
 
+def test_proxy_that_died_is_replaced_within_seconds_unless_the_operator_says_otherwise():
+    name = "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S"
+    assert 3 * float(ray_environment(EncoderSettings(), {})[name]) <= 1  # Serve waits for three checks that fail
+    assert name not in ray_environment(EncoderSettings(), {name: "10"})
+
+
 def test_ray_that_is_joined_decides_about_tokens():
     added = ray_environment(EncoderSettings(ray_address="auto"), {})
     assert not [name for name in added if name.startswith("RAY_AUTH")]
