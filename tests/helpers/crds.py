@@ -34,9 +34,28 @@ class RayAuth(Part):
     mode: Literal["token"]
 
 
+class SecretKey(Part):
+    name: str
+    key: str
+
+
+class SecretSource(Part):
+    secretKeyRef: SecretKey
+
+
+class RedisCredential(Part):
+    valueFrom: SecretSource
+
+
+class GcsFaultTolerance(Part):
+    redisAddress: str
+    redisPassword: RedisCredential
+
+
 class RayCluster(Part):
     rayVersion: str
     authOptions: RayAuth
+    gcsFaultToleranceOptions: GcsFaultTolerance | None = None
     enableInTreeAutoscaling: bool
     headGroupSpec: RayGroup
     workerGroupSpecs: list[RayWorkers]

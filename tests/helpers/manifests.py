@@ -35,7 +35,8 @@ def of(overlay, *kinds, **folder):
 
 def templates(overlay, **folder):
     """Pod templates by the name of their owner, with those of Ray's head and workers."""
-    pods = {one["metadata"]["name"]: one["spec"]["template"] for one in of(overlay, "Deployment", **folder)}
+    owners = of(overlay, "Deployment", "StatefulSet", **folder)
+    pods = {one["metadata"]["name"]: one["spec"]["template"] for one in owners}
     for one in of(overlay, "RayService", **folder):
         cluster = one["spec"]["rayClusterConfig"]
         pods["ray-head"] = cluster["headGroupSpec"]["template"]
@@ -43,9 +44,16 @@ def templates(overlay, **folder):
     return pods
 
 
+def our_templates(overlay, **folder):
+    """Those of the pods that run a service of ours; the others run what such a service needs."""
+    pods = templates(overlay, **folder).items()
+    return {owner: pod for owner, pod in pods if pod["metadata"]["labels"]["app.kubernetes.io/component"] in SETTINGS}
+
+
 def containers(overlay, **folder):
-    """(owner, container) of every container."""
-    return [(owner, one) for owner, pod in templates(overlay, **folder).items() for one in pod["spec"]["containers"]]
+    """(owner, container) of every container of our services."""
+    pods = our_templates(overlay, **folder).items()
+    return [(owner, one) for owner, pod in pods for one in pod["spec"]["containers"]]
 
 
 def matching(overlay, selector):

@@ -11,7 +11,8 @@ from deploy.catalogue import catalogue, series
 from deploy.grafana.queries import metrics, selectors
 from deploy.k8s.build import TARGET, build
 from fsr.decoder.settings import DecoderSettings
-from fsr.encoder.ingress import environment as ray_environment
+from fsr.encoder.ingress import environment as ingress_environment
+from fsr.encoder.ray_environment import ray_environment
 from fsr.encoder.settings import EncoderSettings
 from helpers.images import environment
 from helpers.manifests import (
@@ -24,6 +25,7 @@ from helpers.manifests import (
     matching,
     of,
     options,
+    our_templates,
     port_names,
     replicas,
     templates,
@@ -100,7 +102,7 @@ def test_network_policies_admit_the_traffic_that_is_needed(overlay):
         assert any(one.items() <= labels.items() for one in operators), labels
     scraped = {owner for one in of(overlay, "PodMonitor") for owner in matching(overlay, one["spec"]["selector"])}
     metrics_policy = next(p for p in policies if p["metadata"]["name"] == "metrics")
-    assert scraped == set(matching(overlay, metrics_policy["spec"]["podSelector"])) == set(templates(overlay))
+    assert scraped == set(matching(overlay, metrics_policy["spec"]["podSelector"])) == set(our_templates(overlay))
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
@@ -280,7 +282,7 @@ def test_direct_ingress_sets_rays_variables_and_opens_ports(overlay, deploy_copy
     file = deploy_copy / "k8s/overlays" / overlay / "kustomization.yaml"
     file.write_text(f"{file.read_text()}\ncomponents: [../../components/direct-ingress]\n")
     maps = {one["metadata"]["name"]: one["data"] for one in of(overlay, "ConfigMap", deploy=deploy_copy)}
-    needs = ray_environment(EncoderSettings(ingress="direct")) | {"FSR_ENCODER_INGRESS": "direct"}
+    needs = ingress_environment(EncoderSettings(ingress="direct")) | {"FSR_ENCODER_INGRESS": "direct"}
     ray = [one for owner, one in containers(overlay, deploy=deploy_copy) if owner.startswith("ray-")]
     assert len(ray) == 2
     for container in ray:
@@ -303,6 +305,36 @@ def test_the_component_for_vllm_changes_the_decoders_image_alone(overlay, deploy
     after = {owner: one["image"] for owner, one in containers(overlay, deploy=deploy_copy)}
     assert {owner for owner in after if after[owner] != before[owner]} == {"decoder"}
     assert after["decoder"] == before["decoder"].replace("fsr-decoder:", "fsr-decoder-vllm:")
+
+
+def test_head_of_ray_in_the_cluster_may_die():
+    """Its GCS keeps its state in a Redis with a password and a disk, which the encoder's pods alone reach."""
+    ray_cluster = of("cluster", "RayService")[0]["spec"]["rayClusterConfig"]
+    options = ray_cluster["gcsFaultToleranceOptions"]
+    host, _, port = options["redisAddress"].partition(":")
+    (service,) = (one for one in of("cluster", "Service") if one["metadata"]["name"] == host)
+    assert [one["port"] for one in service["spec"]["ports"]] == [int(port)]
+    (redis,) = of("cluster", "StatefulSet")
+    (container,) = redis["spec"]["template"]["spec"]["containers"]
+    secret = options["redisPassword"]["valueFrom"]
+    assert [variable["valueFrom"] for variable in container["env"]] == [secret]
+    mounts = {mount["name"]: mount["mountPath"] for mount in container["volumeMounts"]}
+    assert [mounts[claim["metadata"]["name"]] for claim in redis["spec"]["volumeClaimTemplates"]] == ["/data"]
+    assert "dir /data" in container["command"][-1] and "requirepass" in container["command"][-1]
+    (policy,) = (one["spec"] for one in of("cluster", "NetworkPolicy") if one["metadata"]["name"] == "redis")
+    (rule,) = policy["ingress"]
+    assert rule["from"] == [{"podSelector": {"matchLabels": {"app.kubernetes.io/component": "encoder"}}}]
+    assert "gcsFaultToleranceOptions" not in of("single-gpu", "RayService")[0]["spec"]["rayClusterConfig"]
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_controller_of_serve_looks_at_proxies_as_often_as_on_one_machine(overlay):
+    """It runs on the head."""
+    (head,) = (one for owner, one in containers(overlay) if owner == "ray-head")
+    variables = {one["name"]: one["value"] for one in head["env"]}
+    assert variables == {
+        name: value for name, value in ray_environment(EncoderSettings(), {}).items() if "PROXY_HEALTH" in name
+    }
 
 
 def test_prometheus_rule_matches_the_rules():
