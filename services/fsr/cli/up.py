@@ -16,7 +16,7 @@ from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from fsr.cli.local_stack import ServiceEnded, StartFailed, started
 from fsr.cli.options import GatewayPort, key_values
 from fsr.cli.stack.installed import check_installed, decoder_python
-from fsr.cli.stack.options import encoder_replicas, own_names, service_options
+from fsr.cli.stack.options import encoder_replicas, inner_tls_options, own_names, service_options
 from fsr.cli.stack.plan import LOOPBACK, Plan
 from fsr.cli.terminal import fail, plain
 from fsr.client.errors import InvalidRequestError
@@ -71,6 +71,13 @@ def up(
         Path | None,
         typer.Option(help="PEM CA that has to sign the certificates of callers", envvar="FSR_GATEWAY_TLS_CLIENT_CA"),
     ] = None,
+    inner_tls: Annotated[
+        Path | None,
+        typer.Option(metavar="FOLDER", help="mTLS between the services: a folder with tls.crt, tls.key and ca.crt"),
+    ] = None,
+    insecure: Annotated[
+        bool, typer.Option("--insecure", help="no warning that other machines send keys and questions in plain text")
+    ] = False,
     engine: Annotated[
         Literal["transformers", "vllm"], typer.Option(help="what generates the answers; see docs/decoders.md")
     ] = "transformers",
@@ -130,22 +137,29 @@ def up(
     check_installed()
     weights = {"model": model, "served_name": served_name, "device": device, "dtype": dtype}
     keys = {"api_keys": api_keys, "api_keys_file": api_keys_file}
-    tls = {"tls_cert": tls_cert, "tls_key": tls_key, "tls_client_ca": tls_client_ca}
+    tls = {"tls_cert": tls_cert, "tls_key": tls_key, "tls_client_ca": tls_client_ca, "insecure": insecure or None}
     passed: dict[str, dict[str, str]] = {}
     try:
         for service, texts in (("gateway", gateway_option), ("encoder", encoder_option), ("decoder", decoder_option)):
             named = key_values(f"--{service}-option", texts or [])
             passed[service] = {name.replace("-", "_"): value for name, value in named.items()}
+        gateway_tls, replica_tls = inner_tls_options(inner_tls)
         replicas = encoder_replicas(encoders, passed["encoder"].get("device", device or ""))
-        of_encoder = {**weights, **replicas, "clip": clip, "family_options": family_options}
-        of_decoder = {**weights, "kv_memory": kv_memory, "engine": engine, "engine_options": engine_options}
+        of_encoder = {**weights, **replicas, **replica_tls, "clip": clip, "family_options": family_options}
+        of_decoder = {
+            **weights,
+            **replica_tls,
+            "kv_memory": kv_memory,
+            "engine": engine,
+            "engine_options": engine_options,
+        }
         plan = Plan(
             port=port,
             http_port=http_port,
             host=host,
             decoders=decoders,
             decoder_python=python,
-            gateway=service_options("gateway", {**keys, **tls}, passed["gateway"]),
+            gateway=service_options("gateway", {**keys, **tls, **gateway_tls}, passed["gateway"]),
             encoder=service_options("encoder", of_encoder, passed["encoder"]),
             decoder=service_options("decoder", of_decoder, passed["decoder"]),
         )
@@ -195,8 +209,9 @@ def _greet(plan: Plan, report: Callable[[str], None], addresses: bool) -> None:
         report(f"other machines reach the gateway: it listens on {plan.host}")
         if not has_keys:
             report("warning: it asks nobody for a key; set --api-keys-file")
-        if scheme == "http":
-            report("warning: nothing is encrypted; set --tls-cert and --tls-key")
+        if scheme == "http" and "insecure" not in plan.gateway:
+            what = "API keys and questions come" if has_keys else "questions come"
+            report(f"warning: {what} in plain text; set --tls-cert and --tls-key, or --insecure on a trusted network")
     report("ready; Ctrl-C stops everything")
 
 

@@ -20,10 +20,12 @@ from prometheus_client import CollectorRegistry, start_http_server
 
 from fsr.common.draining import Draining
 from fsr.common.ports import join, listening_address, open_socket
+from fsr.common.transport import server_options
 
-__all__ = ["MetricsServer", "ServiceProcess", "check_port", "listen", "open_port", "stop_signal"]
+__all__ = ["MetricsServer", "ServiceProcess", "check_port", "listen", "open_port", "probe_server", "stop_signal"]
 
 log = structlog.get_logger()
+_PROBE_BYTES = 4096  # of a request for health, which has the name of a service
 _HEALTH = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
 
 
@@ -72,6 +74,16 @@ def open_port(
             f"error: {option}: cannot listen on {address} ({reason}); check it, or choose another"
         ) from error
     return join(host, opened)
+
+
+def probe_server(health: HealthServicer, host: str, port: int | None) -> grpc.aio.Server | None:
+    """A server of health alone, without TLS: Kubernetes' probes speak plain gRPC and have no client certificate."""
+    if port is None:
+        return None
+    server = grpc.aio.server(options=server_options(_PROBE_BYTES))
+    health_pb2_grpc.add_HealthServicer_to_server(health, server)
+    open_port(server, host, port, "--health-port")
+    return server
 
 
 class MetricsServer:

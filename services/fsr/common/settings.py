@@ -10,10 +10,11 @@ import os
 import re
 import sys
 from contextvars import ContextVar
-from typing import Self
+from pathlib import Path
+from typing import Annotated, Self
 
 import yaml
-from pydantic import Field, ValidationError, field_validator
+from pydantic import AfterValidator, Field, ValidationError, field_validator
 from pydantic_settings import (
     BaseSettings,
     CliApp,
@@ -25,13 +26,22 @@ from pydantic_settings import (
 
 from fsr.common.addresses import bare_host
 
-__all__ = ["ServiceSettings"]
+__all__ = ["ReadableFile", "ServiceSettings"]
 
 _config_file: ContextVar[str | None] = ContextVar("config_file", default=None)
 # Variables that Kubernetes sets in every pod for a service of the same name.
 _SERVICE_LINK = re.compile(r"(.*_)?(SERVICE_HOST|SERVICE_PORT.*|PORT_\d+_(TCP|UDP).*)$")
 _ENCODING = "utf-8-sig"  # some editors begin a file with a byte order mark
 _UNKNOWN = "is no option of this service; check the spelling"
+
+
+def _readable(value: Path) -> Path:
+    if not value.is_file():
+        raise ValueError(f"no file {value}; check the path")
+    return value
+
+
+ReadableFile = Annotated[Path, AfterValidator(_readable)]
 
 
 class ServiceSettings(BaseSettings):

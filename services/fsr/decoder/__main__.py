@@ -15,6 +15,8 @@ def main() -> None:
     exit_on(metrics_folder_problem())
     check_port(settings.host, settings.port)
     check_port(settings.host, settings.metrics_port, "--metrics-port")
+    if settings.health_port is not None:
+        check_port(settings.host, settings.health_port, "--health-port")
     configure_logging("decoder", settings.log_level)
     from fsr.decoder.server import serve  # torch takes seconds: --help and a wrong option answer before
 

@@ -6,9 +6,10 @@ import grpc
 import structlog
 import torch
 
+from fsr.common.certificates import server_credentials
 from fsr.common.draining import Draining
 from fsr.common.incoming import IncomingMessages
-from fsr.common.process import MetricsServer, ServiceProcess, open_port, stop_signal
+from fsr.common.process import MetricsServer, ServiceProcess, open_port, probe_server, stop_signal
 from fsr.common.slow_readers import SlowReaders
 from fsr.common.transport import MAX_STREAMS, server_options
 from fsr.decoder.admission import Admission
@@ -75,8 +76,13 @@ async def serve(settings: DecoderSettings) -> None:
     server = grpc.aio.server(interceptors=[messages, readers], options=server_options(max_streams=streams))
     decoder_pb2_grpc.add_DecoderServiceServicer_to_server(DecoderServicer(pipeline), server)
     process = ServiceProcess(server, _SERVICE.full_name, draining, settings.drain_seconds)
-    address = open_port(server, settings.host, settings.port)
+    certificate = settings.certificate()
+    credentials = server_credentials(certificate) if certificate is not None else None
+    address = open_port(server, settings.host, settings.port, credentials=credentials)
+    probes = probe_server(process.health, settings.host, settings.health_port)
     await process.set_serving(True)
+    if probes is not None:
+        await probes.start()
     try:
         await process.run(
             stop,
@@ -86,7 +92,10 @@ async def serve(settings: DecoderSettings) -> None:
             model=settings.model,
             engine=engine.name,
             kv_bytes=engine.kv_capacity,
+            tls=certificate is not None,
         )
     finally:
+        if probes is not None:
+            await probes.stop(None)
         await engine.close()
         exporter.close()

@@ -8,14 +8,14 @@ from pydantic import ByteSize, Field
 from pydantic_settings import SettingsConfigDict
 
 from fsr.common.names import served_name
-from fsr.common.settings import ServiceSettings
+from fsr.common.tls_options import ReplicaSettings
 
 __all__ = ["DecoderSettings", "EngineName"]
 
 EngineName = Literal["transformers", "vllm"]
 
 
-class DecoderSettings(ServiceSettings):
+class DecoderSettings(ReplicaSettings):
     """A decoder replica: the language model alone. It gets visual tokens that were encoded elsewhere.
 
     example: python -m fsr.decoder --model fsr-tiny --port 20061
@@ -29,6 +29,12 @@ class DecoderSettings(ServiceSettings):
     )
     port: int = Field(20061, ge=0, le=65535, description="gRPC port; 0 picks a free one")
     metrics_port: int = Field(9465, ge=0, le=65535, description="port of the Prometheus metrics; 0 picks a free one")
+    health_port: int | None = Field(
+        None,
+        ge=1,
+        le=65535,
+        description="port for health alone, without TLS, for probes; default: health is on --port only",
+    )
     engine: EngineName = Field("transformers", description="what generates the answers; see docs/decoders.md")
     device: str = Field("cpu", description="torch device")
     dtype: Literal["fp32", "fp16", "bf16"] = Field("fp32", description="dtype of the weights and the KV cache")

@@ -21,6 +21,7 @@ from fsr.common.ports import is_loopback, join
 from fsr.common.process import check_port
 from fsr.common.telemetry import configure_logging
 from fsr.encoder.ray_environment import ray_environment
+from fsr.encoder.serve_ports import check_tls, version_problem
 from fsr.encoder.settings import EncoderSettings
 
 log = structlog.get_logger()
@@ -47,8 +48,8 @@ def check_ports(settings: EncoderSettings) -> None:
 
 
 def _check_environment(settings: EncoderSettings) -> None:
-    """Exits with one line if Ray could not run here."""
-    exit_on(metrics_folder_problem())
+    """Exits with one line if Ray could not run here, or not as the settings say."""
+    exit_on(metrics_folder_problem(), version_problem())
     if settings.ray_address is None:
         exit_on(ray_folder_problem(), shared_memory_problem())
         if (problem := small_shared_memory()) is not None:
@@ -79,6 +80,8 @@ def _serve(settings: EncoderSettings) -> None:
     if settings.ray_address is None:
         adopt_orphans()
     start_ray(address=settings.ray_address or "local", log_to_driver=True, _metrics_export_port=settings.metrics_port)
+    if settings.ray_address is not None:
+        _check_joined_ray(settings)
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):  # in place of Ray's handlers, which would not shut Serve down first
         signal.signal(number, lambda *_: stop.set())
@@ -91,17 +94,36 @@ def _serve(settings: EncoderSettings) -> None:
                 grpc_options=gRPCOptions(port=settings.port, grpc_servicer_functions=[SERVICER_FUNCTION]),
             )
             serve.run(build(settings), name=APPLICATION, route_prefix="/")
-            if settings.ray_address or not is_loopback(settings.host):
+            if settings.tls_cert is None and (settings.ray_address or not is_loopback(settings.host)):
                 log.warning(
                     "open to other machines, without keys: close the port to all but gateways", port=settings.port
                 )
-            log.info("serving", address=join(settings.host, settings.port), model=settings.model)
+            log.info(
+                "serving",
+                address=join(settings.host, settings.port),
+                model=settings.model,
+                tls=settings.tls_cert is not None,
+            )
             stop.wait()
         log.info("stopping")
     finally:
         serve.shutdown()
         ray.shutdown()
         http.close()
+
+
+def _check_joined_ray(settings: EncoderSettings) -> None:
+    """Exits with one line if the ports of a Ray that others started would lack TLS that the settings ask for."""
+    import ray
+
+    def problem(settings: EncoderSettings) -> str | None:
+        try:
+            check_tls(settings)
+        except ValueError as error:
+            return str(error)
+        return None
+
+    exit_on(ray.get(ray.remote(num_cpus=0)(problem).remote(settings)))
 
 
 def _reserved_port() -> socket.socket:

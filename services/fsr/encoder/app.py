@@ -18,7 +18,7 @@ from fsr.encoder.ingress import ReplicaAddresses, check_ingress
 from fsr.encoder.limits import RequestLimits
 from fsr.encoder.metrics import EncoderMetrics
 from fsr.encoder.pipeline import EncoderPipeline
-from fsr.encoder.serve_ports import listen_as_told
+from fsr.encoder.serve_ports import check_tls, listen_as_told
 from fsr.encoder.settings import EncoderSettings
 from fsr.v1 import encoder_pb2, types_pb2
 from fsr_core import DEFAULT_METHOD, methods
@@ -43,6 +43,7 @@ class Encoder:
     def __init__(self, settings: dict[str, Any]) -> None:
         options = EncoderSettings.model_construct(**settings)
         configure_logging("encoder", options.log_level)
+        check_tls(options)
         listen_as_told()
         torch.set_num_threads(options.threads)
         self._name = options.announced_name
@@ -157,4 +158,5 @@ def application(options: dict[str, Any]) -> serve.Application:
     """
     settings = EncoderSettings(**options)
     check_ingress(settings)
+    check_tls(settings)
     return build(settings)

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from fsr.common.ports import is_loopback
 from fsr.common.transport import MESSAGE_BYTES
 from fsr.encoder.ingress import environment as ingress_environment
-from fsr.encoder.serve_ports import LISTEN_ON, listen_as_told
+from fsr.encoder.serve_ports import CALLBACK, LISTEN_ON, tls_environment
 from fsr.encoder.settings import EncoderSettings
 
 __all__ = ["ray_environment"]
@@ -46,7 +46,7 @@ def ray_environment(settings: EncoderSettings, environment: Mapping[str, str]) -
         if not environment.get("RAY_AUTH_TOKEN") and not environment.get("RAY_AUTH_TOKEN_PATH"):
             needed["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
         needed[LISTEN_ON] = settings.host
-        needed["RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH"] = f"{listen_as_told.__module__}.{listen_as_told.__name__}"
+        needed |= CALLBACK | tls_environment(settings)
         if is_loopback(settings.host):
             # Ray's switch for systems whose firewalls ask about every open port: its processes use 127.0.0.1.
             defaults["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"

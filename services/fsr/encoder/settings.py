@@ -9,12 +9,12 @@ from pydantic_settings import SettingsConfigDict
 
 from fsr.common.names import served_name
 from fsr.common.ports import is_loopback
-from fsr.common.settings import ServiceSettings
+from fsr.common.tls_options import ReplicaSettings
 
 __all__ = ["EncoderSettings"]
 
 
-class EncoderSettings(ServiceSettings):
+class EncoderSettings(ReplicaSettings):
     """The encoder: vision tower, projector and compression as a Ray Serve application on Serve's gRPC ingress.
 
     example: python -m fsr.encoder --model fsr-tiny --port 20051 --max-replicas 4

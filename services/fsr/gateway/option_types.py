@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
 from typing import Annotated
 
 from pydantic import AfterValidator, BeforeValidator, IPvAnyNetwork
@@ -13,7 +12,7 @@ from fsr.common.addresses import split_host_port
 from fsr.common.ports import join
 from fsr.gateway.http.pictures.hosts import AllowedHosts
 
-__all__ = ["Addresses", "Hosts", "Networks", "Origins", "ReadableFile", "Texts", "WebAddress"]
+__all__ = ["Addresses", "Hosts", "Networks", "Origins", "Texts", "WebAddress"]
 
 _DNS = "dns:///"
 
@@ -50,12 +49,6 @@ def _web_address(value: str) -> str:
     return value
 
 
-def _readable(value: Path) -> Path:
-    if not value.is_file():
-        raise ValueError(f"no file {value}; check the path")
-    return value
-
-
 # Lists are written with commas.
 Texts = Annotated[list[str], NoDecode, BeforeValidator(_split)]
 Addresses = Annotated[list[str], NoDecode, BeforeValidator(_split), AfterValidator(_addresses)]
@@ -63,4 +56,3 @@ Origins = Annotated[list[str], NoDecode, BeforeValidator(_split), AfterValidator
 Hosts = Annotated[list[str], NoDecode, BeforeValidator(_split), AfterValidator(_hosts)]
 Networks = Annotated[list[IPvAnyNetwork], NoDecode, BeforeValidator(_split)]
 WebAddress = Annotated[str, AfterValidator(_web_address)]
-ReadableFile = Annotated[Path, AfterValidator(_readable)]

@@ -6,11 +6,12 @@ import asyncio
 from typing import TYPE_CHECKING
 
 import grpc
-from grpc_health.v1 import health_pb2_grpc
-from grpc_health.v1._async import HealthServicer
+import structlog
 
+from fsr.common.certificates import server_credentials
 from fsr.common.incoming import IncomingMessages
-from fsr.common.process import MetricsServer, ServiceProcess, open_port, stop_signal
+from fsr.common.ports import is_loopback
+from fsr.common.process import MetricsServer, ServiceProcess, open_port, probe_server, stop_signal
 from fsr.common.slow_readers import SlowReaders
 from fsr.common.transport import server_options
 from fsr.gateway.admission import Admission
@@ -29,30 +30,8 @@ if TYPE_CHECKING:
 
 __all__ = ["serve"]
 
+log = structlog.get_logger()
 _SERVICE = gateway_pb2.DESCRIPTOR.services_by_name["GatewayService"]
-_PROBE_BYTES = 4096  # of a request for health, which has the name of a service
-
-
-def _credentials(settings: GatewaySettings) -> grpc.ServerCredentials | None:
-    """What the certificate files hold, or None when TLS is off."""
-    if settings.tls_cert is None or settings.tls_key is None:
-        return None
-    client_ca = settings.tls_client_ca
-    return grpc.ssl_server_credentials(
-        [(settings.tls_key.read_bytes(), settings.tls_cert.read_bytes())],
-        root_certificates=client_ca.read_bytes() if client_ca else None,
-        require_client_auth=client_ca is not None,
-    )
-
-
-def _probe_server(health: HealthServicer, settings: GatewaySettings) -> grpc.aio.Server | None:
-    """A server of health alone, without TLS: Kubernetes' probes speak plain gRPC and have no client certificate."""
-    if settings.health_port is None:
-        return None
-    server = grpc.aio.server(options=server_options(_PROBE_BYTES))
-    health_pb2_grpc.add_HealthServicer_to_server(health, server)
-    open_port(server, settings.host, settings.health_port, "--health-port")
-    return server
 
 
 def _messages(metrics: Metrics, settings: GatewaySettings) -> IncomingMessages:
@@ -108,8 +87,15 @@ async def serve(settings: GatewaySettings) -> None:
     servicer = GatewayServicer(pipeline, admission)
     gateway_pb2_grpc.add_GatewayServiceServicer_to_server(servicer, server)
     process = ServiceProcess(server, _SERVICE.full_name, admission.draining, settings.drain_seconds)
-    address = open_port(server, settings.host, settings.port, credentials=_credentials(settings))
-    probes = _probe_server(process.health, settings)
+    certificate = settings.certificate()
+    credentials = server_credentials(certificate) if certificate is not None else None
+    address = open_port(server, settings.host, settings.port, credentials=credentials)
+    if keys.required and certificate is None and not (settings.insecure or is_loopback(settings.host)):
+        log.warning(
+            "API keys come in plain text from other machines",
+            remedy="set --tls-cert and --tls-key; --insecure on a trusted network, or behind what ends TLS",
+        )
+    probes = probe_server(process.health, settings.host, settings.health_port)
     http = _http_server(pipeline, admission, keys, metrics, settings)
     exporter = MetricsServer(settings.host, settings.metrics_port, metrics.registry)
     await process.set_serving(False)
@@ -124,7 +110,8 @@ async def serve(settings: GatewaySettings) -> None:
             address=address,
             http=http.address if http else None,
             metrics=exporter.address,
-            tls=settings.tls_cert is not None,
+            tls=certificate is not None,
+            replica_tls=settings.replica_tls_cert is not None,
         )
     finally:
         if http is not None:

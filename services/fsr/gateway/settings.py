@@ -8,15 +8,16 @@ from pydantic import Field, field_validator, model_validator
 from pydantic_settings import SettingsConfigDict
 
 from fsr.common.method_options import DEFAULT_METHOD
-from fsr.common.settings import ServiceSettings
+from fsr.common.settings import ReadableFile
 from fsr.common.transport import MAX_STREAMS, MESSAGE_BYTES
-from fsr.gateway.option_types import Addresses, Hosts, Networks, Origins, ReadableFile, Texts, WebAddress
+from fsr.gateway.option_types import Addresses, Hosts, Networks, Origins, Texts, WebAddress
 from fsr.gateway.policy import BudgetText, MethodOptions, Policy, TokenCount, check_method_options
+from fsr.gateway.tls_options import TlsSettings
 
 __all__ = ["GatewaySettings"]
 
 
-class GatewaySettings(ServiceSettings):
+class GatewaySettings(TlsSettings):
     """The gateway: validates, admits, routes compressed tokens to decoder replicas, streams answers.
 
     example: python -m fsr.gateway --encoders 127.0.0.1:20051 --decoders dns:///decoders:20061
@@ -65,11 +66,6 @@ class GatewaySettings(ServiceSettings):
         description="decoders, comma-separated: host:port, or dns:///name:port for all addresses of a name",
     )
 
-    tls_cert: ReadableFile | None = Field(None, description="PEM certificate chain of the server; turns TLS on")
-    tls_key: ReadableFile | None = Field(None, description="PEM private key of that certificate")
-    tls_client_ca: ReadableFile | None = Field(
-        None, description="PEM CA; every client must show a certificate that it signed"
-    )
     api_keys: Texts = Field(
         [], description="API keys of callers, comma-separated; without any key or file, no key is asked for"
     )
@@ -204,10 +200,6 @@ class GatewaySettings(ServiceSettings):
 
     @model_validator(mode="after")
     def _pairs(self) -> Self:
-        if (self.tls_cert is None) != (self.tls_key is None):
-            raise ValueError("tls_cert and tls_key: give both, or neither")
-        if self.tls_client_ca is not None and self.tls_cert is None:
-            raise ValueError("tls_client_ca: needs tls_cert and tls_key")
         if self.http_image_networks and not self.http_image_hosts:
             raise ValueError("http_image_networks: needs http_image_hosts, the hosts in them")
         return self

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 
-__all__ = ["encoder_replicas", "own_names", "service_options"]
+__all__ = ["encoder_replicas", "inner_tls_options", "own_names", "service_options"]
 
 _PORTS = {"port": "--port", "metrics_port": "--port", "host": "--host"}
 # What `fsr up` sets itself, and its option for it.
@@ -38,6 +39,19 @@ def encoder_replicas(count: int, device: str) -> dict[str, str]:
     if device.startswith("cuda"):
         options["num_gpus"] = f"{1 / count:g}"
     return options
+
+
+def inner_tls_options(folder: Path | None) -> tuple[dict[str, Path], dict[str, Path]]:
+    """Options of the gateway, and those of encoder and decoders, for mTLS with the certificate in a folder, whose files
+    have the names that cert-manager gives them. Raises ValueError if one of them is missing."""
+    if folder is None:
+        return {}, {}
+    files = {"cert": folder / "tls.crt", "key": folder / "tls.key", "ca": folder / "ca.crt"}
+    for file in files.values():
+        if not file.is_file():
+            raise ValueError(f"--inner-tls: no file {file}; the folder must hold tls.crt, tls.key and ca.crt")
+    gateway = {f"replica_tls_{name}": file for name, file in files.items()}
+    return gateway, {"tls_cert": files["cert"], "tls_key": files["key"], "tls_client_ca": files["ca"]}
 
 
 def own_names(message: str, passed: Mapping[str, Mapping[str, str]]) -> str:

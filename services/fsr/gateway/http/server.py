@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import logging
 import ssl
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import structlog
 import uvicorn
@@ -15,6 +15,7 @@ from fastapi import FastAPI
 from fsr.common.ports import join
 from fsr.common.process import listen
 from fsr.gateway.http.connections.protocol import HttpProtocol
+from fsr.gateway.http.connections.tls import https_context
 from fsr.gateway.metrics import Metrics
 from fsr.gateway.settings import GatewaySettings
 
@@ -48,6 +49,12 @@ def _protocol(metrics: Metrics, settings: GatewaySettings) -> type[HttpProtocol]
     return Protocol
 
 
+def _context_factory(settings: GatewaySettings) -> Callable[..., ssl.SSLContext] | None:
+    """What makes uvicorn's context, None without TLS."""
+    certificate = settings.certificate()
+    return None if certificate is None else lambda config, default: https_context(certificate)
+
+
 class HttpServer:
     """One port of HTTP, or of HTTPS if the gateway has a certificate."""
 
@@ -67,10 +74,7 @@ class HttpServer:
                 proxy_headers=False,
                 server_header=False,
                 ws="none",
-                ssl_certfile=settings.tls_cert,
-                ssl_keyfile=settings.tls_key,
-                ssl_ca_certs=str(settings.tls_client_ca) if settings.tls_client_ca else None,
-                ssl_cert_reqs=ssl.CERT_REQUIRED if settings.tls_client_ca else ssl.CERT_NONE,
+                ssl_context_factory=_context_factory(settings),
             )
         )
         self._task: asyncio.Task[None] | None = None

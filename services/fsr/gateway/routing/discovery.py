@@ -40,6 +40,13 @@ class Discovery:
         await asyncio.gather(*(self._resolve(target) for target in self._addresses if target.startswith(_DNS)))
         return frozenset().union(*self._addresses.values())
 
+    def host_of(self, address: str) -> str:
+        """The host by which an address is listed: its certificate has this name. Of an address that is not listed, as
+        an encoder announces it, that of the first target."""
+        listed = [target for target, addresses in self._addresses.items() if address in addresses]
+        target = (listed or [*self._addresses, address])[0]
+        return split_host_port(target.removeprefix(_DNS))[0]
+
     async def _resolve(self, target: str) -> None:
         # A lookup occupies a thread until it ends, so there is no second one for a name that hangs.
         lookup = self._lookups.pop(target, None) or asyncio.create_task(_lookup(target.removeprefix(_DNS)))

@@ -9,6 +9,7 @@ from collections.abc import Callable, Collection
 
 import structlog
 
+from fsr.common.certificates import channel_credentials
 from fsr.common.errors import Mismatch, NotReady, UnknownModel
 from fsr.gateway.metrics import Metrics
 from fsr.gateway.routing.balancing import power_of_two_choices, rendezvous
@@ -37,14 +38,20 @@ class Pools:
         self._settings, self._metrics, self._clock = settings, metrics, clock
         self._policy = BreakerPolicy(settings.eject_failures, settings.eject_seconds, settings.eject_max_seconds)
         timeout = settings.probe_timeout_seconds
-        self._sources = [Discovery(targets, timeout) for targets in (settings.encoders, settings.decoders)]
+        self._sources: dict[Role, Discovery] = {
+            "encoder": Discovery(settings.encoders, timeout),
+            "decoder": Discovery(settings.decoders, timeout),
+        }
+        self._certificate = settings.replica_certificate()
+        self._credentials = None if self._certificate is None else channel_credentials(self._certificate.pems)
         self._by_address: dict[tuple[Role, str], Replica] = {}
         self._leaving: list[Replica] = []  # no longer listed, but with calls in flight
         self._last_listed: dict[str, float] = {}  # by model: when it last had an address, answering or not
 
     async def refresh(self) -> None:
         """Looks up the addresses and probes every replica; called every few seconds."""
-        listed = await asyncio.gather(*(source.addresses() for source in self._sources))
+        self._renew_certificate()
+        listed = await asyncio.gather(*(source.addresses() for source in self._sources.values()))
         for role, addresses in zip(_ROLES, listed, strict=True):
             advertised = [replica.advertised for replica in self.all(role) if replica.model is not None]
             self.set_addresses(role, addresses.union(*advertised))
@@ -53,8 +60,17 @@ class Pools:
         self.update_metrics()
         await self._close_idle_leavers()
 
+    def _renew_certificate(self) -> None:
+        """If the certificate's files have changed, new calls go over new connections; those that run end on theirs."""
+        if self._certificate is None or not self._certificate.refresh():
+            return
+        self._credentials = channel_credentials(self._certificate.pems)
+        self._leaving += self._by_address.values()
+        self._by_address = {key: replica.renewed(self._credentials) for key, replica in self._by_address.items()}
+
     def set_addresses(self, role: Role, addresses: Collection[str]) -> None:
         """From now on the role has replicas at these addresses. Those at others finish the calls that they have."""
+        tls_name: str | None = getattr(self._settings, f"{role}_tls_name")
         for address in addresses:
             if (role, address) not in self._by_address:
                 log.info("replica found", role=role, address=address)
@@ -63,6 +79,8 @@ class Pools:
                     address=address,
                     policy=self._policy,
                     keepalive_seconds=self._settings.keepalive_seconds,
+                    credentials=self._credentials,
+                    tls_name=tls_name or self._sources[role].host_of(address),
                     clock=self._clock,
                 )
         for key in [key for key in self._by_address if key[0] == role and key[1] not in addresses]:

@@ -7,7 +7,7 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import grpc
@@ -25,6 +25,7 @@ Role = Literal["encoder", "decoder"]
 _RECONNECT_SECONDS = 0.3  # the longest pause between two attempts to reach a replica that is gone
 _PROBE_PAUSE = 0.1  # seconds between two probes of a replica that has just failed
 _MAX_LATE_PROBES = 3  # after so many probes in a row without an answer in time, a replica is down
+_MAX_REASONS = 8
 _UNREADABLE = "its description cannot be read"
 _DECODER = decoder_pb2.DESCRIPTOR.services_by_name["DecoderService"].full_name
 
@@ -37,6 +38,8 @@ class Replica:
     address: str
     policy: BreakerPolicy
     keepalive_seconds: float
+    credentials: grpc.ChannelCredentials | None = None  # None: without TLS
+    tls_name: str = ""  # name in its certificate
     clock: Callable[[], float] = time.monotonic
     model: types_pb2.ModelDescription | None = None
     last_model: str = ""  # name of the model that it served last
@@ -50,9 +53,12 @@ class Replica:
     def __post_init__(self) -> None:
         # Serve's ingress closes connections that ping it; calls to encoders are bounded in time instead.
         keepalive = self.keepalive_seconds if self.role == "decoder" else 0.0
-        self.channel = grpc.aio.insecure_channel(
-            self.address, options=channel_options(keepalive, reconnect_seconds=_RECONNECT_SECONDS)
-        )
+        options = channel_options(keepalive, reconnect_seconds=_RECONNECT_SECONDS)
+        if self.credentials is None:
+            self.channel = grpc.aio.insecure_channel(self.address, options=options)
+        else:
+            options.append(("grpc.ssl_target_name_override", self.tls_name))
+            self.channel = grpc.aio.secure_channel(self.address, self.credentials, options=options)
         self.encoder = encoder_pb2_grpc.EncoderServiceStub(self.channel)
         self.decoder = decoder_pb2_grpc.DecoderServiceStub(self.channel)
         self.breaker = CircuitBreaker(self.policy, self.clock)
@@ -61,6 +67,13 @@ class Replica:
         self._last_answer = 0.0
         self.lost_at = -math.inf  # by time.monotonic: when it was last found to be down
         self._probe_task: asyncio.Task[None] | None = None
+        self._reported: set[str] = set()  # why it was not reached since it was up
+
+    def renewed(self, credentials: grpc.ChannelCredentials) -> Replica:
+        """The same one for new calls, on a connection of its own. Calls that run stay with this one."""
+        renewed = replace(self, credentials=credentials, outstanding=0)
+        renewed.breaker = self.breaker
+        return renewed
 
     @property
     def is_proxy(self) -> bool:
@@ -128,9 +141,10 @@ class Replica:
             self.cost, self.load = decoder.cost, decoder.load
             self.up(decoder.model)
         except grpc.aio.AioRpcError as error:
-            self._probe_failed(error.code(), began)
+            self._probe_failed(error, began)
 
-    def _probe_failed(self, code: grpc.StatusCode, began: float) -> None:
+    def _probe_failed(self, error: grpc.aio.AioRpcError, began: float) -> None:
+        code = error.code()
         late = code == grpc.StatusCode.DEADLINE_EXCEEDED
         if code == grpc.StatusCode.RESOURCE_EXHAUSTED or (late and self._last_answer >= began):
             self._unanswered_probes = 0  # full or busy: an encoder's probe waits in one queue with its calls
@@ -139,6 +153,13 @@ class Replica:
         # A busy machine answers late; a refused connection is certain.
         if not late or self._unanswered_probes >= _MAX_LATE_PROBES:
             self.down(code.name)
+            self._report(error.details() or code.name)
+
+    def _report(self, reason: str) -> None:
+        """Logs once why it is not reached, such as a certificate that has expired."""
+        if reason not in self._reported and len(self._reported) < _MAX_REASONS:
+            self._reported.add(reason)
+            log.warning("replica not reached", role=self.role, address=self.address, reason=reason)
 
     def suspect(self, timeout: float, seconds: float) -> None:
         """Takes it out of the choice, and probes it at once and again for `seconds`: a short fault costs it only
@@ -164,8 +185,8 @@ class Replica:
         """Puts it into the choice, with the model that it serves."""
         if self.model is None:
             log.info("replica up", role=self.role, address=self.address, model=model.model)
-        self.model, self.last_model, self.last_fingerprint = model, model.model, model.fingerprint
-        self._unanswered_probes = 0
+            self._reported.clear()
+        self.model, self.last_model, self._unanswered_probes = model, model.model, 0
 
     def down(self, reason: str) -> None:
         """Takes it out of the choice until a probe succeeds."""

@@ -20,6 +20,7 @@ from fsr.cli.up import up
 from fsr.decoder.settings import DecoderSettings
 from fsr.encoder.settings import EncoderSettings
 from fsr.gateway.settings import GatewaySettings
+from helpers.certificates import Authority
 from helpers.waiting import until
 
 FAILS = "raise SystemExit('error: no such model')"
@@ -106,12 +107,22 @@ def test_what_a_service_leaves_behind_ends_with_it(tmp_path):
 def test_options_of_up_reach_the_services_that_they_are_for(settings, free_ports, tmp_path):
     keys = tmp_path / "keys"
     keys.write_text("k\n")
+    folder = Authority(tmp_path).issue("mine", "127.0.0.1")
+    cert, key, ca = (folder / name for name in ("tls.crt", "tls.key", "ca.crt"))
     http = free_ports()
     found = settings(
         *("--model", "org/name", "--served-name", "mine", "--device", "meta", "--dtype", "bf16", "--clip", "none"),
         *("--kv-memory", "64MiB", "--encoders", "3", "--host", "0.0.0.0", "--http-port", str(http)),
-        *("--api-keys", "a,b", "--api-keys-file", str(keys), "--tls-cert", str(keys), "--tls-key", str(keys)),
-        *("--tls-client-ca", str(keys), "--family-options", '{"video_newlines": "row"}'),
+        *("--api-keys", "a,b", "--api-keys-file", str(keys), "--tls-cert", str(cert), "--tls-key", str(key)),
+        *(
+            "--tls-client-ca",
+            str(ca),
+            "--inner-tls",
+            str(folder),
+            "--insecure",
+            "--family-options",
+            '{"video_newlines": "row"}',
+        ),
         *("--gateway-option", "http-page=false", "--gateway-option", 'default_options={"rho": 0.5}'),
         *("--encoder-option", "cache_mb=7", "--encoder-option", "device=cpu"),
         *("--decoder-option", "max_running=9", "--decoder-option", "log_level=debug"),
@@ -119,7 +130,11 @@ def test_options_of_up_reach_the_services_that_they_are_for(settings, free_ports
     gateway, encoder, decoder = (found[name] for name in ("gateway", "encoder", "decoder"))
     assert (gateway.host, gateway.http_port, gateway.http_page) == ("0.0.0.0", http, False)
     assert gateway.api_keys == ["a", "b"] and gateway.default_options == {"rho": 0.5}
-    assert {gateway.api_keys_file, gateway.tls_cert, gateway.tls_key, gateway.tls_client_ca} == {keys}
+    assert gateway.api_keys_file == keys and gateway.insecure
+    assert (gateway.tls_cert, gateway.tls_key, gateway.tls_client_ca) == (cert, key, ca)
+    assert (gateway.replica_tls_cert, gateway.replica_tls_key, gateway.replica_tls_ca) == (cert, key, ca)
+    for replica in (encoder, decoder):
+        assert (replica.tls_cert, replica.tls_key, replica.tls_client_ca) == (cert, key, ca)
     assert encoder.host == decoder.host == "127.0.0.1"  # callers need the gateway alone
     assert encoder.model == decoder.model == "org/name" and encoder.served_name == decoder.served_name == "mine"
     assert encoder.dtype == decoder.dtype == "bf16" and (encoder.device, decoder.device) == ("cpu", "meta")
@@ -153,6 +168,7 @@ def test_model_without_a_name_has_the_same_one_everywhere(settings, tmp_path):
         (["--decoder-option", "metrics_port=1"], "--decoder-option: metrics_port is set by fsr up; use --port"),
         (["--encoder-option", "threads"], "--encoder-option: 'threads' is no name=value"),
         (["--encoder-option", "=1"], "--encoder-option: '=1' is no name=value"),
+        (["--inner-tls", "/no"], "--inner-tls: no file /no/tls.crt; the folder must hold tls.crt, tls.key and ca.crt"),
     ],
 )
 def test_wrong_option_for_a_service_is_refused_in_one_line(flags, says):

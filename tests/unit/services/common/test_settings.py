@@ -98,6 +98,13 @@ def test_list_when_given_by_any_source_is_split(load, arguments):
         ),
         ({"flags": ["--tls-cert", "/no/cert"]}, "--tls-cert: no file /no/cert"),
         ({"flags": ["--tls-key", __file__]}, "tls_cert and tls_key: give both"),
+        ({"flags": ["--tls-cert", __file__, "--tls-key", __file__]}, "tls_cert: .* no certificate and its key in PEM"),
+        ({"flags": ["--replica-tls-cert", __file__]}, "replica_tls_cert, replica_tls_key, replica_tls_ca: give all"),
+        ({"flags": ["--decoder-tls-name", "d"]}, "decoder_tls_name: needs replica_tls_cert, replica_tls_key"),
+        (
+            {"kind": DecoderSettings, "flags": ["--tls-cert", __file__, "--tls-key", __file__]},
+            "tls_cert, tls_key, tls_client_ca: give all three",
+        ),
         ({"flags": ["--wire-dtype", "fp8"]}, "--wire-dtype: Input should be"),
         ({"flags": ["--default-budget", "few"]}, "--default-budget: 'few' is no budget; write tokens"),
         ({"file": "default_budget: 1.5"}, "--default-budget: '1.5' is no budget"),

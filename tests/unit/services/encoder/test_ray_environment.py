@@ -6,6 +6,7 @@ import pytest
 
 from fsr.encoder.ray_environment import ray_environment
 from fsr.encoder.settings import EncoderSettings
+from helpers.certificates import Authority, options
 
 LOOPBACK = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
 
@@ -48,6 +49,16 @@ def test_callback_for_serves_proxies_can_be_imported_and_gives_no_middleware():
     path = ray_environment(EncoderSettings(), {})["RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH"]
     module, _, name = path.rpartition(".")
     assert getattr(importlib.import_module(module), name)() == []
+
+
+def test_certificate_of_the_encoder_is_known_to_all_of_a_local_ray(tmp_path, monkeypatch):
+    folder = Authority(tmp_path).issue("encoder", "127.0.0.1")
+    monkeypatch.chdir(tmp_path)
+    settings = EncoderSettings(**options(folder.relative_to(tmp_path)))
+    added = ray_environment(settings, {})
+    assert [added[f"FSR_ENCODER_TLS_{name}"] for name in ("CERT", "KEY", "CLIENT_CA")] == [
+        str(folder / name) for name in ("tls.crt", "tls.key", "ca.crt")
+    ]
 
 
 def test_host_of_a_ray_that_is_joined_is_refused():
