@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,8 +12,8 @@ from typing import Annotated, Any
 
 import typer
 
-from fsr.client.aio import DEFAULT_ADDRESS, AsyncClient
-from fsr.client.channel import Tls
+from fsr.client.aio import DEFAULT_ADDRESS, PLAIN_KEY, AsyncClient
+from fsr.client.channel import Tls, is_plain_text
 from fsr.client.sync import Client
 
 __all__ = ["Connection", "connects"]
@@ -31,19 +32,31 @@ class Connection:
     cert: Path | None = None
     key: Path | None = None
     server_name: str | None = None
+    insecure: bool = False
 
     def open(self) -> Client:
         """Raises ClientError."""
-        return Client(self._addresses(), tls=self._tls(), api_key=self.api_key)
+        client = Client(self._addresses(), tls=self._tls(), api_key=self.api_key, insecure=True)
+        self._warn()
+        return client
 
     def open_async(self) -> AsyncClient:
         """Raises ClientError."""
-        return AsyncClient(self._addresses(), tls=self._tls(), api_key=self.api_key)
+        client = AsyncClient(self._addresses(), tls=self._tls(), api_key=self.api_key, insecure=True)
+        self._warn()
+        return client
 
     def _addresses(self) -> list[str]:
         if self.gateway.startswith(_LISTS):
             return [self.gateway]
         return [address.strip() for address in self.gateway.split(",")]
+
+    def _warn(self) -> None:
+        """The SDK's own warning would name its arguments, and the place in this code."""
+        plain = [address for address in self._addresses() if is_plain_text(address, self._tls())]
+        if self.api_key and not self.insecure and plain:
+            message = PLAIN_KEY.format(address=plain[0], remedy="--tls, or --insecure")
+            print(f"warning: --{message.replace('_', '-', 1)}", file=sys.stderr)
 
     def _tls(self) -> Tls | None:
         if self.tls or any((self.ca, self.cert, self.key, self.server_name)):
@@ -69,6 +82,9 @@ _OPTIONS: dict[str, Any] = {
     "key": Annotated[Path | None, typer.Option(help="PEM key of that certificate", envvar="FSR_TLS_KEY")],
     "server_name": Annotated[
         str | None, typer.Option(help="name in the gateway's certificate", envvar="FSR_TLS_SERVER_NAME")
+    ],
+    "insecure": Annotated[
+        bool, typer.Option("--insecure", help="no warning about a key in plain text", envvar="FSR_INSECURE")
     ],
 }
 

@@ -16,11 +16,13 @@ from fsr.cli.demo import demo
 from fsr.cli.doctor.command import doctor
 from fsr.cli.evaluate import PASS_THROUGH, evaluate
 from fsr.cli.explain import explain
+from fsr.cli.keys import keys
 from fsr.cli.load import load
 from fsr.cli.models import models
 from fsr.cli.scene import scene
 from fsr.cli.terminal import Commands
 from fsr.cli.up import up
+from fsr.common.hidden_arguments import hide
 
 __all__ = ["app", "main"]
 
@@ -34,7 +36,7 @@ app = typer.Typer(
     "example: fsr up\n\n"
     "in another terminal: fsr scene -o scene.png && fsr ask scene.png 'What colour is the star?' --budget 16",
 )
-for command in (up, doctor, scene, demo, ask, models, explain, load):
+for command in (up, doctor, scene, demo, ask, models, explain, load, keys):
     app.command()(command)
 app.command(context_settings=PASS_THROUGH)(evaluate)
 
@@ -56,6 +58,7 @@ def _options(
 
 def main() -> None:
     """Entry point."""
+    hide({"--api-key": "FSR_API_KEY", "--api-keys": "FSR_GATEWAY_API_KEYS"})
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(
             errors="backslashreplace"

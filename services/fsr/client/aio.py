@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import warnings
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from functools import partial
@@ -28,12 +29,13 @@ from fsr.client.types import Answer, Chunk, Compression
 from fsr.common.transport import REPLICAS
 from fsr.v1 import gateway_pb2
 
-__all__ = ["DEFAULT_ADDRESS", "DEFAULT_TIMEOUT", "MODELS_TIMEOUT", "RESUME_SECONDS", "AsyncClient"]
+__all__ = ["DEFAULT_ADDRESS", "DEFAULT_TIMEOUT", "MODELS_TIMEOUT", "PLAIN_KEY", "RESUME_SECONDS", "AsyncClient"]
 
 DEFAULT_ADDRESS = "127.0.0.1:20050"
 DEFAULT_TIMEOUT = 120.0  # seconds of a question or a compression
 MODELS_TIMEOUT = 10.0  # seconds of a list of models
 RESUME_SECONDS = 30.0  # that a broken stream waits for a gateway
+PLAIN_KEY = "api_key: goes to {address} in plain text; use {remedy} where the network is trusted"
 
 
 class AsyncClient:
@@ -46,8 +48,9 @@ class AsyncClient:
     Every call takes `timeout` in seconds, in which pictures are read and fetched too; None leaves it to the gateway. It
     raises a `ClientError` if it fails, and RuntimeError if the client is closed, or belongs to a process before a fork.
 
-    `tls` encrypts the connection. `api_key` is sent with each call: use it with TLS, or on a trusted network only. With
-    `replicas` the gateway says which encoders and decoders it has asked (`Route`).
+    `tls` encrypts the connection. `api_key` is sent with each call; to another machine without `tls` it is a warning,
+    unless the network is trusted and `insecure` says so. With `replicas` the gateway says which encoders and decoders
+    it has asked (`Route`).
     """
 
     def __init__(
@@ -58,6 +61,7 @@ class AsyncClient:
         api_key: str | None = None,
         replicas: bool = False,
         resume_seconds: float = RESUME_SECONDS,
+        insecure: bool = False,
     ) -> None:
         if api_key is not None and not (api_key.isascii() and api_key.isprintable() and api_key.strip()):
             raise InvalidRequestError("api_key: is empty or holds characters that a header cannot carry; check the key")
@@ -66,6 +70,8 @@ class AsyncClient:
             metadata += ((REPLICAS, "1"),)
         self.gateways = Gateways(address, tls)
         self._calls = Calls(self.gateways, metadata, check_seconds(resume_seconds))
+        if api_key and not insecure and (plain := self.gateways.in_plain_text):
+            warnings.warn(PLAIN_KEY.format(address=plain, remedy="tls=Tls(...), or insecure=True"), stacklevel=2)
 
     async def __aenter__(self) -> AsyncClient:
         return self

@@ -10,12 +10,12 @@ from pathlib import Path
 import grpc
 
 from fsr.client.errors import InvalidRequestError
-from fsr.common.addresses import host_of_target
+from fsr.common.addresses import host_of_target, is_this_machine
 from fsr.common.proxies import may_use_proxy
 from fsr.common.transport import channel_options
 from fsr.v1 import gateway_pb2_grpc
 
-__all__ = ["Connection", "Tls", "is_forked"]
+__all__ = ["Connection", "Tls", "is_forked", "is_plain_text"]
 
 _KEEPALIVE_SECONDS = 20.0
 PathLike = str | os.PathLike[str]
@@ -50,6 +50,12 @@ def _read(name: str, path: PathLike | None) -> bytes | None:
         return Path(path).read_bytes()
     except OSError as error:
         raise InvalidRequestError(f"tls: cannot read {name} {path} ({error.strerror}); check the path") from error
+
+
+def is_plain_text(address: str, tls: Tls | None) -> bool:
+    """Whether what is sent to a gateway leaves this machine without encryption. Raises ValueError for no address."""
+    host = host_of_target(address)
+    return tls is None and host != "" and not is_this_machine(host)
 
 
 class Connection:

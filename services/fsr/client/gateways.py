@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from fsr.client.channel import Connection, Tls
+from fsr.client.channel import Connection, Tls, is_plain_text
 from fsr.client.errors import InvalidRequestError
 
 __all__ = ["Gateways"]
@@ -22,6 +22,8 @@ class Gateways:
         if not every:
             raise InvalidRequestError("gateway: there is no address; write host:port, such as 127.0.0.1:20050")
         self._connections = [Connection(address, tls) for address in every]
+        #: the first address that leaves this machine without encryption
+        self.in_plain_text = next((address for address in every if is_plain_text(address, tls)), None)
         self._current = 0
 
     def __len__(self) -> int:

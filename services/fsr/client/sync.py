@@ -33,9 +33,11 @@ class Client:
         api_key: str | None = None,
         replicas: bool = False,
         resume_seconds: float = RESUME_SECONDS,
+        insecure: bool = False,
     ) -> None:
         _check_no_loop()
-        self._client = AsyncClient(address, tls=tls, api_key=api_key, replicas=replicas, resume_seconds=resume_seconds)
+        options = {"api_key": api_key, "replicas": replicas, "resume_seconds": resume_seconds, "insecure": insecure}
+        self._client = AsyncClient(address, tls=tls, **options)
         self._runner = asyncio.Runner()
 
     def __enter__(self) -> Client:

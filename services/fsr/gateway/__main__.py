@@ -5,13 +5,16 @@ from __future__ import annotations
 import asyncio
 
 from fsr.common.environment import exit_on, metrics_folder_problem
+from fsr.common.hidden_arguments import hide
 from fsr.common.memory import give_back_large_blocks
 from fsr.common.telemetry import configure_logging
-from fsr.gateway.server import serve
-from fsr.gateway.settings import GatewaySettings
 
 
 def main() -> None:
+    hide({"--api-keys": "FSR_GATEWAY_API_KEYS"})
+    from fsr.gateway.server import serve  # these take a while, in which `ps` would show the keys
+    from fsr.gateway.settings import GatewaySettings
+
     settings = GatewaySettings.load()
     exit_on(metrics_folder_problem())
     configure_logging("gateway", settings.log_level)

@@ -106,6 +106,10 @@ class ApiKeys:
         callers = _callers(file.model_copy(update={"keys": [*file.keys, *others]}), self._policy)
         self._callers, self._digest = callers, digest
         log.info("keys read", file=str(path), keys=len(file.keys), policies=len(file.policies))
+        plain = sum(key.key is not None for key in file.keys)
+        if plain:
+            remedy = "put its hash in place of each: fsr keys --existing"
+            log.warning("keys in plain text", file=str(path), keys=plain, remedy=remedy)
 
     def caller_of(self, authorization: str) -> Caller:
         """The caller by what a call sends as `authorization`, empty if it sends nothing.

@@ -1,12 +1,13 @@
 """The file of API keys, in one of two formats.
 
 A file whose name ends in .yaml, .yml or .toml holds keys and policies (docs/policies.md). Any other one holds one key a
-line and the models that it may use.
+line, or `sha256:` and its hash, and the models that it may use.
 """
 
 from __future__ import annotations
 
 import hashlib
+import re
 import tomllib
 from collections.abc import Hashable
 from pathlib import Path
@@ -20,6 +21,7 @@ from fsr.gateway.policy import Policy
 __all__ = ["Key", "KeysFile", "KeysFileError", "digest_of", "parse_keys_file"]
 
 _YAML, _TOML = (".yaml", ".yml"), (".toml",)
+_HASHED = re.compile(r"sha256:([0-9a-fA-F]{64})")  # a line of the plain format
 _STRUCTURED = "a name that ends in .yaml, .yml or .toml"
 
 ModelName = Annotated[str, Field(min_length=1)]
@@ -117,7 +119,10 @@ def _lines(text: str) -> KeysFile:
         key, *models = line.split()
         if key == "-" or key.endswith(":") or key.startswith("[") or (models and models[0] == "="):
             raise KeysFileError(f"line {number}: looks like YAML or TOML; give such a file {_STRUCTURED}")
-        keys[key] = Key.model_construct(key=key, models=models)  # any word is a key here, as it always was
+        if hashed := _HASHED.fullmatch(key):
+            keys[key] = Key.model_construct(sha256=hashed[1], models=models)
+        else:
+            keys[key] = Key.model_construct(key=key, models=models)  # any word is a key here, as it always was
     return KeysFile.model_construct(keys=list(keys.values()), policies={})
 
 

@@ -33,6 +33,15 @@ def test_wrong_video_is_refused_in_one_line(frames, tmp_path, command):
         assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
 
 
+def test_key_that_goes_to_another_machine_in_plain_text_is_a_warning(monkeypatch):
+    monkeypatch.setenv("FSR_API_KEY", "open-sesame")
+    nobody = ("models", "--gateway", "name.invalid:9")
+    warned, silent = invoke(*nobody), invoke(*nobody, "--insecure")
+    says = "warning: --api-key: goes to name.invalid:9 in plain text; use --tls, or --insecure where"
+    assert warned.stderr.startswith(says) and "warning" not in silent.stderr
+    assert "warning" not in invoke("models", "--gateway", "127.0.0.1:9").stderr
+
+
 def test_url_is_no_path():
     done = invoke("ask", "https://127.0.0.1:1/x.png", "?")
     assert done.exit_code == 1 and done.stderr.startswith("error: image: cannot fetch https://127.0.0.1:1/x.png (")

@@ -3,6 +3,7 @@
 import asyncio
 import gc
 import math
+import re
 import socket
 import subprocess
 import sys
@@ -35,6 +36,20 @@ async def test_address_when_its_port_is_not_clear_is_refused(address):
 async def test_address_when_grpc_knows_its_form_is_taken(address):
     async with AsyncClient(address):
         pass
+
+
+@pytest.mark.parametrize("address", ["gateway.test", "10.0.0.1:20050", "dns:///gateway.test:9", "[2001:db8::1]:9"])
+async def test_key_when_it_goes_to_another_machine_in_plain_text_is_a_warning(address):
+    says = rf"^api_key: goes to {re.escape(address)} in plain text; use tls=Tls\(...\), or insecure=True"
+    with pytest.warns(UserWarning, match=says):
+        AsyncClient(address, api_key="k")
+    for options in ({}, {"api_key": "k", "insecure": True}, {"api_key": "k", "tls": Tls()}):
+        AsyncClient(address, **options)  # warnings are errors here
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:9", "localhost:9", "[::1]:9", "unix:/no/such"])
+async def test_key_when_it_stays_on_this_machine_is_no_warning(address):
+    AsyncClient(address, api_key="k")
 
 
 async def test_client_inside_an_event_loop_names_the_asynchronous_one():

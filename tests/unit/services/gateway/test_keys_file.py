@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 
 import pytest
+from structlog.testing import capture_logs
 
 from fsr.common.errors import Forbidden
 from fsr.gateway.auth import ApiKeys
@@ -70,6 +71,27 @@ def test_key_is_the_same_caller_in_every_format(keys_of):
     files = {"keys.yaml": f"keys: [{{key: {SECRET}}}]", "k.yml": f"keys: [{{sha256: {digest_of(SECRET).hex()}}}]"}
     salts = {caller(keys_of(text, name), SECRET).salt for name, text in (files | {"keys": SECRET}).items()}
     assert len(salts) == 1
+
+
+def test_line_with_a_hash_is_the_key_that_it_is_of(keys_of):
+    keys = keys_of(f"sha256:{digest_of(SECRET).hex().upper()} small\n", "keys")
+    assert caller(keys, SECRET).models == {"small"}
+
+
+@pytest.mark.parametrize(
+    ("text", "name", "plain"),
+    [
+        (YAML, "keys.yaml", 1),
+        (f"a\nb\nsha256:{digest_of('c').hex()}\n", "keys", 2),
+        (f"keys: [{{sha256: {digest_of('c').hex()}}}]", "keys.yaml", 0),
+    ],
+)
+def test_keys_in_plain_text_are_a_warning_that_names_none(keys_of, text, name, plain):
+    with capture_logs() as logs:
+        keys_of(text, name)
+    warnings = [line for line in logs if line["log_level"] == "warning"]
+    assert [line["keys"] for line in warnings] == ([plain] if plain else [])
+    assert all("fsr keys --existing" in line["remedy"] and SECRET not in str(line) for line in warnings)
 
 
 def test_key_of_the_options_has_the_service_s_policies_and_the_file_goes_before(keys_of):
