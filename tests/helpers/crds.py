@@ -1,10 +1,11 @@
 """The fields of custom resources in our manifests. If a manifest has another field, it is misspelt or belongs here.
 
-The schemas of KubeRay, KEDA and the Prometheus operator are in no package, so this file repeats what is needed of them.
-Names and types are those of their Go types: KubeRay's ray-operator/apis/ray/v1/rayservice_types.go and
+The schemas of KubeRay, KEDA, cert-manager and the Prometheus operator are in no package, so this file repeats what is
+needed of them. Names and types are those of their Go types: KubeRay's ray-operator/apis/ray/v1/rayservice_types.go and
 raycluster_types.go; the Prometheus operator's podmonitor_types.go, prometheus_types.go and prometheusrule_types.go in
 pkg/apis/monitoring/v1; KEDA's scaledobject_types.go and scaletriggers_types.go in apis/keda/v1alpha1, and its
-CPU and Prometheus scalers. Pod templates and a scaler's behavior are Kubernetes' own types and are checked as those.
+CPU and Prometheus scalers; cert-manager's types_certificate.go and types_issuer.go in pkg/apis/certmanager/v1. Pod
+templates and a scaler's behavior are Kubernetes' own types and are checked as those.
 """
 
 from typing import Annotated, Any, Literal
@@ -164,9 +165,44 @@ class ScaledObject(Part):
     triggers: list[Annotated[CpuTrigger | PrometheusTrigger, Field(discriminator="type")]]
 
 
+class IssuerReference(Part):
+    name: str
+    kind: Literal["Issuer", "ClusterIssuer"]
+    group: Literal["cert-manager.io"]
+
+
+class PrivateKey(Part):
+    algorithm: Literal["ECDSA", "RSA", "Ed25519"]
+    size: int
+    rotationPolicy: Literal["Always", "Never"] | None = None
+
+
+class Certificate(Part):
+    secretName: str
+    issuerRef: IssuerReference
+    privateKey: PrivateKey
+    duration: Duration
+    renewBefore: Duration | None = None
+    isCA: bool = False
+    commonName: str | None = None
+    dnsNames: list[str] = []
+    usages: list[Literal["client auth", "server auth"]] = []
+
+
+class CaOfSecret(Part):
+    secretName: str
+
+
+class Issuer(Part):
+    selfSigned: dict[str, Any] | None = None
+    ca: CaOfSecret | None = None
+
+
 SPECS: dict[str, tuple[str, type[Part]]] = {
     "RayService": ("ray.io/v1", RayService),
     "PodMonitor": ("monitoring.coreos.com/v1", PodMonitor),
     "PrometheusRule": ("monitoring.coreos.com/v1", PrometheusRule),
     "ScaledObject": ("keda.sh/v1alpha1", ScaledObject),
+    "Certificate": ("cert-manager.io/v1", Certificate),
+    "Issuer": ("cert-manager.io/v1", Issuer),
 }

@@ -72,7 +72,7 @@ class GatewaySettings(TlsSettings):
     api_keys_file: ReadableFile | None = Field(
         None,
         description="file of API keys, read again when it changes: YAML or TOML with policies (docs/policies.md), or "
-        "one key a line and the models that it may use",
+        "one key a line, or sha256: and its hash, and the models that it may use",
     )
 
     default_budget: BudgetText = Field(
