@@ -304,8 +304,10 @@ def listening() -> set[int]:
 
 
 def test_the_demo_answers_every_question_from_16_tokens(free_ports, monkeypatch):
-    """Also where the environment has the keys of another gateway."""
+    """Also where the environment has the keys and certificates of another system."""
     monkeypatch.setenv("FSR_GATEWAY_API_KEYS", "of-another")
+    monkeypatch.setenv("FSR_ENCODER_TLS_CERT", "/of/another")
+    monkeypatch.setenv("FSR_GATEWAY_REPLICA_TLS_CA", "/of/another")
     port = free_ports(30)
     done = fsr("demo", "--port", str(port))
     assert done.returncode == 0, done.stderr

@@ -12,9 +12,12 @@ import pytest
 import trustme
 
 from fsr.cli.options import SCENE
+from fsr.cli.stack.plan import Plan
 from fsr.client import Client, Tls
+from fsr.common.health import check
 from fsr.common.ports import is_loopback
 from fsr_core.tiny.scenes import scene_png
+from helpers.certificates import Authority
 from helpers.processes import process_of
 from helpers.waiting import until
 
@@ -32,14 +35,20 @@ def picture(tmp_path):
     return tmp_path / "scene.png"
 
 
-def open_to_others(processes):
-    """The TCP ports of these processes that other machines reach, each with the command of its process."""
+def commands_of(processes):
+    """The command line of each that lives, by its id."""
     commands = {}
     for process in processes:
         with contextlib.suppress(psutil.NoSuchProcess):
-            commands[process.pid] = " ".join(process.cmdline())[:80]
+            commands[process.pid] = " ".join(process.cmdline())
+    return commands
+
+
+def open_to_others(processes):
+    """The TCP ports of these processes that other machines reach, each with the command of its process."""
+    commands = commands_of(processes)
     return [
-        (commands[connection.pid], connection.laddr)
+        (commands[connection.pid][:80], connection.laddr)
         for connection in psutil.net_connections("tcp")
         if connection.pid in commands
         and connection.status == psutil.CONN_LISTEN
@@ -84,7 +93,8 @@ def test_ask_takes_every_choice_of_the_sdk(system, picture):
 
 @pytest.mark.cluster
 def test_up_with_keys_and_certificates_outlives_its_services(free_ports, tmp_path, picture):
-    """One system for many things, because a start takes long: what is asked for, who can reach it, what dies."""
+    """One system for many things, because a start takes long: what is asked for, who can reach it, what dies. Its
+    services have certificates for each other too."""
     authority, port, logs = trustme.CA(), free_ports(30), tmp_path / "logs"
     server, client, ca = tmp_path / "server.pem", tmp_path / "client.pem", tmp_path / "ca.pem"
     for name, path in (("localhost", server), ("me", client)):
@@ -93,7 +103,17 @@ def test_up_with_keys_and_certificates_outlives_its_services(free_ports, tmp_pat
     command = [sys.executable, "-m", "fsr.cli.main", "up", "--port", str(port), "--logs", str(logs), "--json"]
     command += ["--served-name", "mine", "--encoders", "2", "--decoders", "2", "--kv-memory", "64MiB"]
     command += ["--api-keys", "open-sesame", "--tls-cert", str(server), "--tls-key", str(server)]
-    command += ["--tls-client-ca", str(ca), "--encoder-option", "cache_mb=8", "--gateway-option", "max_requests=9"]
+    inner = Authority(tmp_path).issue("inner", "127.0.0.1")
+    command += [
+        "--inner-tls",
+        str(inner),
+        "--tls-client-ca",
+        str(ca),
+        "--encoder-option",
+        "cache_mb=8",
+        "--gateway-option",
+        "max_requests=9",
+    ]
     up = psutil.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, stdin=subprocess.DEVNULL)
     lines: list[str] = []
     reader = threading.Thread(target=lambda: lines.extend(iter(up.stderr.readline, "")))
@@ -111,6 +131,10 @@ def test_up_with_keys_and_certificates_outlives_its_services(free_ports, tmp_pat
 
         assert answers() == "yes"
         assert any("callers need a key" in line for line in lines)
+        for name in ("decoder-0", "decoder-1", "encoder"):
+            address = f"127.0.0.1:{Plan(port=port, decoders=2).ports[name]}"
+            assert "UNAVAILABLE" in check(address, ray_serve=name == "encoder", timeout=60)  # without a certificate
+        assert "open-sesame" not in str(commands_of([up, *up.children(recursive=True)]))
         processes = {
             "decoder-1": process_of("decoder", str(port + 12)),
             "gateway": process_of("gateway", str(port)),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import tempfile
 from contextlib import ExitStack
 from dataclasses import asdict
@@ -22,8 +23,9 @@ from fsr.client.sync import Client
 
 __all__ = ["demo"]
 
-# What another gateway on this machine asks of its callers. The demo's has one caller, this process.
-_OF_OTHERS = ("API_KEYS", "API_KEYS_FILE", "TLS_CERT", "TLS_KEY", "TLS_CLIENT_CA")
+# What another system on this machine asks of callers, and its services of each other. The demo's has one caller, this
+# process.
+_OF_OTHERS = re.compile(r"FSR_(GATEWAY|ENCODER|DECODER)_(API_KEYS(_FILE)?|(\w+_)?TLS_\w+)")
 
 
 def demo(
@@ -41,8 +43,8 @@ def demo(
     scene = json.loads(run_core(["fsr_core.tiny", "-o", str(picture), "--seed", str(seed), "--json"]))
     console.print(f"scene drawn: {picture}", highlight=False)
     rows: list[dict[str, str]] = []
-    for name in _OF_OTHERS:
-        os.environ.pop(f"FSR_GATEWAY_{name}", None)
+    for name in filter(_OF_OTHERS.fullmatch, list(os.environ)):
+        del os.environ[name]
     try:
         with ExitStack() as stack:
             with console.status("starting encoder, decoder and gateway"):
