@@ -18,7 +18,10 @@ def hide(variables: Mapping[str, str]) -> None:
     arguments, found = without(sys.argv[1:], variables)
     if not found or os.name != "posix":  # elsewhere a process that starts again is another one
         return
-    interpreter = sys.orig_argv[1 : len(sys.orig_argv) - len(sys.argv[1:])]  # such as -m and the name of a module
+    count = len(sys.argv) - 1
+    if sys.orig_argv[-count:] != sys.argv[1:]:  # somebody else's program calls this one
+        return
+    interpreter = sys.orig_argv[1:-count]  # such as -m and the name of a module
     os.execve(sys.executable, [sys.executable, *interpreter, *arguments], os.environ | found)
 
 
@@ -32,8 +35,10 @@ def without(arguments: list[str], variables: Mapping[str, str]) -> tuple[list[st
         option, equals, value = argument.partition("=")
         if argument == "--":
             remaining += [argument, *rest]
-        elif option not in variables or (not equals and (value := next(rest, "")) == ""):
+        elif option not in variables:
+            remaining.append(argument)
+        elif (found := value if equals else next(rest, None)) is None:
             remaining.append(argument)  # an option without its value is for the parser to refuse
         else:
-            values.setdefault(variables[option], []).append(value)
+            values.setdefault(variables[option], []).append(found)
     return remaining, {name: ",".join(texts) for name, texts in values.items()}

@@ -18,6 +18,7 @@ VARIABLES = {"--api-key": "KEY", "--api-keys": "KEYS"}
         (["--api-keys=a", "--api-keys", "b"], [], {"KEYS": "a,b"}),
         (["ask", "--api-key", "a", "?"], ["ask", "?"], {"KEY": "a"}),
         (["--api-key"], ["--api-key"], {}),
+        (["--api-keys", "", "x"], ["x"], {"KEYS": ""}),
         (["--api-keys-file", "f"], ["--api-keys-file", "f"], {}),
         (["--", "--api-key", "a"], ["--", "--api-key", "a"], {}),
     ],

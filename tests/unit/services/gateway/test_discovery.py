@@ -58,3 +58,16 @@ async def test_discovery_when_a_name_is_an_ipv6_address_has_it_in_brackets():
 
 async def test_discovery_when_a_name_is_real_has_its_addresses():
     assert await Discovery(["dns:///localhost:7"], timeout=10).addresses() & {"127.0.0.1:7", "[::1]:7"}
+
+
+async def test_host_of_an_address_is_that_of_its_target(monkeypatch):
+    async def lookup(host, port, type):
+        return [(socket.AF_INET, type, 6, "", ({"a.test": "10.0.0.1", "b.test": "10.0.0.2"}[host], port))]
+
+    monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", lookup)
+    discovery = Discovery(["dns:///a.test:1", "dns:///b.test:1", "fixed:1", "[::1]:1"], timeout=10)
+    await discovery.addresses()
+    hosts = {"10.0.0.1:1": "a.test", "10.0.0.2:1": "b.test", "fixed:1": "fixed", "[::1]:1": "::1"}
+    assert {address: discovery.host_of(address) for address in hosts} == hosts
+    assert discovery.host_of("10.0.0.9:21000") == "a.test"  # an encoder has announced it
+    assert Discovery([], timeout=10).host_of("10.0.0.9:21000") == "10.0.0.9"
