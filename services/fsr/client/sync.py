@@ -36,8 +36,9 @@ class Client:
         insecure: bool = False,
     ) -> None:
         _check_no_loop()
-        options = {"api_key": api_key, "replicas": replicas, "resume_seconds": resume_seconds, "insecure": insecure}
-        self._client = AsyncClient(address, tls=tls, **options)
+        self._client = AsyncClient(
+            address, tls=tls, api_key=api_key, replicas=replicas, resume_seconds=resume_seconds, insecure=insecure
+        )
         self._runner = asyncio.Runner()
 
     def __enter__(self) -> Client:
