@@ -20,12 +20,17 @@ OVERLAYS = sorted(path.name for path in (ROOT / "deploy/k8s/overlays").iterdir()
 SETTINGS = {"gateway": GatewaySettings, "encoder": EncoderSettings, "decoder": DecoderSettings}
 
 
+def parsed(text):
+    """Every manifest of a text. The dashboards are long, so libyaml parses it."""
+    return [one for one in yaml.load_all(text, yaml.CSafeLoader) if one]
+
+
 @cache
 def built(overlay, deploy=ROOT / "deploy"):
     """Every manifest of an overlay."""
     kubectl = Path(sys.executable).with_name("kubectl")
     command = [kubectl, "kustomize", deploy / "k8s/overlays" / overlay]
-    return list(yaml.safe_load_all(subprocess.run(command, capture_output=True, text=True, check=True).stdout))
+    return parsed(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
 
 
 def of(overlay, *kinds, **folder):

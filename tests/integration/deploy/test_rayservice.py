@@ -36,7 +36,7 @@ def test_serve_config_matches_the_schema_and_the_cluster(overlay):
     assert cluster["rayVersion"] == ray.__version__
     group = cluster["workerGroupSpecs"][0]
     scaling = config["applications"][0]["deployments"][0]["autoscaling_config"]
-    assert scaling["max_replicas"] == (1 if overlay == "single-gpu" else group["maxReplicas"])
+    assert scaling["max_replicas"] == group["maxReplicas"]
     worker = group["template"]["spec"]["containers"][0]
     actor = config["applications"][0]["deployments"][0]["ray_actor_options"]
     assert actor["num_gpus"] <= worker["resources"]["limits"]["nvidia.com/gpu"]
