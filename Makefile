@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PYTHON ?= python3
 STAMP := $(VENV)/.installed
 
-.PHONY: help install tools demo test test-cluster unit test-vllm test-clients lint types protos protos-check published constraints format soak evaluate lmms-eval clean
+.PHONY: help install tools demo test test-cluster unit test-vllm test-clients lint types protos protos-check published constraints format soak evaluate lmms-eval checkov clean
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## /\1\t/' | expand -t 14
 
@@ -129,6 +129,16 @@ lmms-eval: install ## Test the lmms-eval plugin, in an environment of its own
 		'filelock<4' && \
 		$(LMMS)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -e .)
 	$(BIN)/python -m pytest tests/integration/test_lmms_eval.py -m lmms
+
+# An environment of its own: checkov pins many packages that the services use.
+CHECKOV := .venv-checkov
+$(CHECKOV)/bin/checkov: Makefile
+	$(PYTHON) -m venv $(CHECKOV)
+	$(CHECKOV)/bin/python -m pip install --quiet --disable-pip-version-check 'checkov==3.3.*'
+	touch $@
+
+checkov: install $(CHECKOV)/bin/checkov ## Hold the Kubernetes manifests against checkov's rules, in an environment of its own
+	$(BIN)/python -m pytest tests/integration/deploy/test_checkov.py -m checkov
 
 format: install ## Format the code
 	$(BIN)/ruff format .

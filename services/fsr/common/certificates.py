@@ -141,7 +141,8 @@ def server_credentials(files: CertificateFiles) -> grpc.ServerCredentials:
 
     return grpc.dynamic_ssl_server_credentials(
         configuration(),
-        lambda: configuration() if files.refresh() else None,
+        # None: as before, which grpc takes and its types do not know.
+        lambda: configuration() if files.refresh() else None,  # type: ignore[arg-type, return-value]
         require_client_authentication=files.pems.ca is not None,
     )
 

@@ -179,6 +179,24 @@ def test_containers_with_a_model_have_caches_and_shared_memory(overlay):
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
+def test_pods_have_no_privileges(overlay):
+    for owner, pod in templates(overlay).items():
+        spec = pod["spec"]
+        user = spec["securityContext"]
+        assert user["runAsNonRoot"] and user["runAsUser"] >= 10_000
+        assert user["seccompProfile"] == {"type": "RuntimeDefault"}
+        # Ray's autoscaler, which runs in the head of a cluster that scales, calls Kubernetes.
+        needs_token = owner == "ray-head" and overlay == "cluster"
+        assert spec.get("automountServiceAccountToken", True) == needs_token, owner
+        for container in spec["containers"]:
+            assert container["securityContext"] == {
+                "allowPrivilegeEscalation": False,
+                "readOnlyRootFilesystem": True,
+                "capabilities": {"drop": ["ALL"]},
+            }
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
 def test_images_of_the_overlay_replace_those_of_every_container(overlay, deploy_copy):
     """Also those of Ray's head and workers, in fields that Kubernetes does not know."""
     file = deploy_copy / "k8s/overlays" / overlay / "kustomization.yaml"

@@ -72,7 +72,8 @@ class ChatResponses:
 
     def _extras(self, responses: Sequence[pb.GenerateResponse]) -> dict[str, Any]:
         """What OpenAI's objects have no place for."""
-        first, extras = responses[0], {}
+        first = responses[0]
+        extras: dict[str, Any] = {}
         if first.images:
             extras["images"] = [image_facts(image) for image in first.images]
         if self._resumable:
