@@ -37,6 +37,8 @@ def commands(block):
             while words and (re.match(r"\w+=", words[0]) or words[0] in ("do", "nohup")):
                 del words[0]
             if words:
+                if {">", ">>"} & set(words):
+                    words = words[: min(words.index(sign) for sign in (">", ">>") if sign in words)]
                 yield [word for word in words if word not in ("&", "done")]
 
 

@@ -186,7 +186,8 @@ class Replica:
         if self.model is None:
             log.info("replica up", role=self.role, address=self.address, model=model.model)
             self._reported.clear()
-        self.model, self.last_model, self._unanswered_probes = model, model.model, 0
+        self.model, self.last_model, self.last_fingerprint = model, model.model, model.fingerprint
+        self._unanswered_probes = 0
 
     def down(self, reason: str) -> None:
         """Takes it out of the choice until a probe succeeds."""
