@@ -25,6 +25,7 @@ from pydantic_settings import (
 )
 
 from fsr.common.addresses import bare_host
+from fsr.common.tracing import check_collector
 
 __all__ = ["ReadableFile", "ServiceSettings"]
 
@@ -63,6 +64,11 @@ class ServiceSettings(BaseSettings):
     log_level: str = Field(
         "info", pattern="^(debug|info|warning|error)$", description="least severe log lines that are written"
     )
+    otlp_endpoint: str | None = Field(
+        None,
+        description="collector that gets traces by OTLP over gRPC, such as http://collector:4317; default: that of "
+        "OTEL_EXPORTER_OTLP_ENDPOINT, else no traces",
+    )
 
     @field_validator("*", mode="before")
     @classmethod
@@ -74,6 +80,11 @@ class ServiceSettings(BaseSettings):
             except UnicodeEncodeError as error:
                 raise ValueError(f"{value!a} is no UTF-8; rename what it names, or write it in UTF-8") from error
         return value
+
+    @field_validator("otlp_endpoint")
+    @classmethod
+    def _is_collector(cls, value: str | None) -> str | None:
+        return check_collector(value) if value else None
 
     @field_validator("host")
     @classmethod

@@ -19,7 +19,7 @@ from structlog.typing import EventDict, WrappedLogger
 
 from fsr.common.errors import shortened
 
-__all__ = ["configure_logging", "counting", "lines_lost", "log_end"]
+__all__ = ["adopt_logger", "configure_logging", "counting", "lines_lost", "log_end"]
 
 log = structlog.get_logger()
 _MOST_BYTES = 2000  # of a text in a log line
@@ -86,6 +86,21 @@ def _bounded(logger: WrappedLogger, method: str, event: EventDict) -> EventDict:
         elif isinstance(value, list | tuple):
             event[name] = [shortened(one, _MOST_BYTES) if isinstance(one, str) else one for one in value[-_MOST_ITEMS:]]
     return event
+
+
+class _ToStructlog(logging.Handler):
+    def __init__(self, event: str, level: int) -> None:
+        super().__init__(level)
+        self._event = event
+
+    def emit(self, record: logging.LogRecord) -> None:
+        log.log(record.levelno, self._event, reason=record.getMessage(), exc_info=record.exc_info)
+
+
+def adopt_logger(name: str, event: str, level: int = logging.WARNING) -> None:
+    """From now on what a library logs, from this level on, are lines of the service's log, with `event` as theirs."""
+    logger = logging.getLogger(name)
+    logger.handlers, logger.propagate = [_ToStructlog(event, level)], False
 
 
 def log_end(rpc: str, code: str, began: float, **fields: object) -> None:

@@ -7,6 +7,7 @@ import asyncio
 from fsr.common.environment import exit_on, metrics_folder_problem
 from fsr.common.process import check_port
 from fsr.common.telemetry import configure_logging
+from fsr.common.tracing import traces
 from fsr.decoder.settings import DecoderSettings
 
 
@@ -18,9 +19,10 @@ def main() -> None:
     if settings.health_port is not None:
         check_port(settings.host, settings.health_port, "--health-port")
     configure_logging("decoder", settings.log_level)
-    from fsr.decoder.server import serve  # torch takes seconds: --help and a wrong option answer before
+    with traces("decoder", settings.otlp_endpoint) as tracer:
+        from fsr.decoder.server import serve  # torch takes seconds: --help and a wrong option answer before
 
-    asyncio.run(serve(settings))
+        asyncio.run(serve(settings, tracer))
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 
+from fsr.common.tracing import NO_SPAN, Span
 from fsr.decoder.detokenizer import TextStream
 from fsr.decoder.engines.base import Generation, Token
 from fsr.decoder.metrics import Metrics
@@ -16,7 +17,7 @@ __all__ = ["AnswerWriter"]
 
 
 class AnswerWriter:
-    """Writes the messages of one answer, and observes its durations and token counts in the metrics."""
+    """Writes the messages of one answer, and observes its durations and token counts in the metrics and in its span."""
 
     def __init__(
         self,
@@ -25,8 +26,9 @@ class AnswerWriter:
         token_texts: TokenTexts,
         metrics: Metrics,
         queue_seconds: float,
+        span: Span = NO_SPAN,
     ) -> None:
-        self._generation, self._model, self._metrics = generation, model, metrics
+        self._generation, self._model, self._metrics, self._span = generation, model, metrics, span
         self._token_texts = token_texts
         self._first_token_at = 0.0
         prompt = generation.prompt
@@ -94,12 +96,19 @@ class AnswerWriter:
         if not self._first_token_at:
             self._first_token_at = time.monotonic()
             self._stats.prefill_seconds, self._stats.cached_tokens = token.prefill_seconds, token.cached_tokens
-            self._metrics.prefill.observe(token.prefill_seconds)
+            self._metrics.prefill.observe(token.prefill_seconds, self._span.exemplar)
+            began = self._first_token_at - token.prefill_seconds
+            self._span.stage("prefill", began, self._first_token_at, {"fsr.cached_tokens": token.cached_tokens})
             self._metrics.tokens_cached.inc(token.cached_tokens)
 
     def _finish(self) -> None:
         self._stats.decode_seconds = time.monotonic() - self._first_token_at
-        self._metrics.decode.observe(self._stats.decode_seconds)
+        self._metrics.decode.observe(self._stats.decode_seconds, self._span.exemplar)
         generated = self._stats.completion_tokens - len(self._generation.emitted)
         if generated > 1:
-            self._metrics.per_token.observe(self._stats.decode_seconds / (generated - 1))
+            self._metrics.per_token.observe(self._stats.decode_seconds / (generated - 1), self._span.exemplar)
+
+    def close(self) -> None:
+        """The answer is complete, or nobody waits for the rest of it."""
+        if self._first_token_at:
+            self._span.stage("decode", self._first_token_at, time.monotonic())

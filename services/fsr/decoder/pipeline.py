@@ -6,7 +6,7 @@ import asyncio
 import secrets
 import time
 from collections.abc import AsyncGenerator, Sequence
-from contextlib import aclosing
+from contextlib import aclosing, closing
 
 import structlog
 
@@ -14,6 +14,7 @@ from fsr.common.draining import Draining
 from fsr.common.errors import InvalidRequest, NotReady, ServiceError, status_of
 from fsr.common.names import check_name
 from fsr.common.telemetry import log_end
+from fsr.common.tracing import NO_SPAN, Span
 from fsr.decoder.admission import Admission
 from fsr.decoder.answer import AnswerWriter
 from fsr.decoder.engines.base import Engine, Generation, Token, check_prompt
@@ -73,14 +74,14 @@ class DecodePipeline:
             load=self._load(),
         )
 
-    async def decode(self, request: pb.DecodeRequest) -> AsyncGenerator[pb.DecodeResponse, None]:
-        """Streams the answer; counts the request and logs its end. Raises ServiceError."""
-        structlog.contextvars.bind_contextvars(request_id=request.request_id)
+    async def decode(self, request: pb.DecodeRequest, span: Span = NO_SPAN) -> AsyncGenerator[pb.DecodeResponse, None]:
+        """Streams the answer; counts the request, logs its end, and ends its span. Raises ServiceError."""
+        structlog.contextvars.bind_contextvars(request_id=request.request_id, **span.log_fields)
         code, started, reason = "CANCELLED", time.monotonic(), {}
         prompt_tokens, completion_tokens = 0, len(request.emitted_token_ids)
         try:
             with self._draining.call():
-                async with aclosing(self._answer(request)) as messages:
+                async with aclosing(self._answer(request, span)) as messages:
                     async for message in messages:
                         completion_tokens += len(message.token_ids)
                         if message.finish_reason:
@@ -98,18 +99,21 @@ class DecodePipeline:
             self._metrics.requests(code).inc()
             tokens = {"prompt_tokens": prompt_tokens, "completion_tokens": completion_tokens}
             log_end("Decode", code, started, **tokens, **reason)
+            span.set({"fsr.request_id": request.request_id, **{f"fsr.{name}": n for name, n in tokens.items()}})
+            span.end(code, **reason)
 
-    async def _answer(self, request: pb.DecodeRequest) -> AsyncGenerator[pb.DecodeResponse, None]:
+    async def _answer(self, request: pb.DecodeRequest, span: Span) -> AsyncGenerator[pb.DecodeResponse, None]:
         arrived = time.monotonic()
         self._check_texts(request)
         sampling = Sampling.of(request.sampling, self._settings.default_max_tokens, secrets.randbits(62))
         self._check_emitted(request.emitted_token_ids, sampling)
         emitted = tuple(request.emitted_token_ids)
         with self._admission.enter(self._kv_bytes(visual_rows(request) + 1, sampling)) as ticket:
-            prompt = await asyncio.to_thread(self._prompt, request, sampling)
-            await ticket.reserve(self._kv_bytes(len(prompt.token_ids), sampling))
+            with span.timed("queue"):
+                prompt = await asyncio.to_thread(self._prompt, request, sampling)
+                await ticket.reserve(self._kv_bytes(len(prompt.token_ids), sampling))
             queue_seconds = time.monotonic() - arrived
-            self._metrics.queue.observe(queue_seconds)
+            self._metrics.queue.observe(queue_seconds, span.exemplar)
             generation = Generation(
                 request_id=request.request_id,
                 prompt=prompt,
@@ -117,20 +121,21 @@ class DecodePipeline:
                 emitted=emitted,
                 cache_salt=request.cache_salt,
             )
-            writer = AnswerWriter(generation, self._model, self._token_texts, self._metrics, queue_seconds)
+            writer = AnswerWriter(generation, self._model, self._token_texts, self._metrics, queue_seconds, span)
             complete = writer.complete_before()
             if complete is not None:
                 yield complete
                 return
-            async with (
-                aclosing(self._engine.generate(generation)) as tokens,
-                aclosing(self._with_progress(tokens)) as tokens_and_progress,
-            ):
-                async for token in tokens_and_progress:
-                    message = pb.DecodeResponse() if token is None else writer.write(token)
-                    yield message
-                    if message.finish_reason:
-                        return
+            with closing(writer):
+                async with (
+                    aclosing(self._engine.generate(generation)) as tokens,
+                    aclosing(self._with_progress(tokens)) as tokens_and_progress,
+                ):
+                    async for token in tokens_and_progress:
+                        message = pb.DecodeResponse() if token is None else writer.write(token)
+                        yield message
+                        if message.finish_reason:
+                            return
 
     async def _with_progress(self, tokens: AsyncGenerator[Token, None]) -> AsyncGenerator[Token | None, None]:
         """The tokens. Before the first one comes a None now and then, as long as the engine is at work.

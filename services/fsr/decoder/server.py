@@ -11,6 +11,7 @@ from fsr.common.draining import Draining
 from fsr.common.incoming import IncomingMessages
 from fsr.common.process import MetricsServer, ServiceProcess, open_port, probe_server, stop_signal
 from fsr.common.slow_readers import SlowReaders
+from fsr.common.tracing import Tracer
 from fsr.common.transport import MAX_STREAMS, server_options
 from fsr.decoder.admission import Admission
 from fsr.decoder.engines.base import Engine
@@ -56,7 +57,7 @@ async def _watch(engine: Engine, process: ServiceProcess) -> None:
     await process.set_serving(False)
 
 
-async def serve(settings: DecoderSettings) -> None:
+async def serve(settings: DecoderSettings, tracer: Tracer) -> None:
     """Loads the model, serves until a signal, then drains."""
     stop = stop_signal()
     torch.set_num_threads(settings.threads)
@@ -74,7 +75,7 @@ async def serve(settings: DecoderSettings) -> None:
     # A gateway has one connection: all that may run or wait here come by it, and a further call is refused at once.
     streams = settings.max_running + settings.max_waiting + MAX_STREAMS
     server = grpc.aio.server(interceptors=[messages, readers], options=server_options(max_streams=streams))
-    decoder_pb2_grpc.add_DecoderServiceServicer_to_server(DecoderServicer(pipeline), server)
+    decoder_pb2_grpc.add_DecoderServiceServicer_to_server(DecoderServicer(pipeline, tracer), server)
     process = ServiceProcess(server, _SERVICE.full_name, draining, settings.drain_seconds)
     certificate = settings.certificate()
     credentials = server_credentials(certificate) if certificate is not None else None

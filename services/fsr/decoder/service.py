@@ -8,6 +8,7 @@ from contextlib import aclosing
 import grpc
 
 from fsr.common.errors import stream_errors, unary_errors
+from fsr.common.tracing import Tracer
 from fsr.decoder.pipeline import DecodePipeline
 from fsr.v1 import decoder_pb2 as pb
 from fsr.v1 import decoder_pb2_grpc
@@ -18,8 +19,8 @@ __all__ = ["DecoderServicer"]
 class DecoderServicer(decoder_pb2_grpc.DecoderServiceServicer):
     """One method for each rpc."""
 
-    def __init__(self, pipeline: DecodePipeline) -> None:
-        self._pipeline = pipeline
+    def __init__(self, pipeline: DecodePipeline, tracer: Tracer) -> None:
+        self._pipeline, self._tracer = pipeline, tracer
 
     @unary_errors
     async def DescribeDecoder(
@@ -31,6 +32,7 @@ class DecoderServicer(decoder_pb2_grpc.DecoderServiceServicer):
     async def Decode(
         self, request: pb.DecodeRequest, context: grpc.aio.ServicerContext
     ) -> AsyncGenerator[pb.DecodeResponse, None]:
-        async with aclosing(self._pipeline.decode(request)) as responses:
+        span = self._tracer.request("fsr.v1.DecoderService/Decode", lambda: context.invocation_metadata() or ())
+        async with aclosing(self._pipeline.decode(request, span)) as responses:
             async for response in responses:
                 yield response

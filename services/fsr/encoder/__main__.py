@@ -20,6 +20,7 @@ from fsr.common.environment import (
 from fsr.common.ports import is_loopback, join
 from fsr.common.process import check_port
 from fsr.common.telemetry import configure_logging
+from fsr.common.tracing import traces
 from fsr.encoder.ray_environment import ray_environment
 from fsr.encoder.serve_ports import check_tls, version_problem
 from fsr.encoder.settings import EncoderSettings
@@ -32,6 +33,8 @@ _LOOPBACK = "127.0.0.1"
 def main() -> None:
     settings = EncoderSettings.load()
     configure_logging("encoder", settings.log_level)
+    with traces("encoder", settings.otlp_endpoint):
+        pass  # its replicas send traces; they would not start if they could not
     _check_environment(settings)
     os.environ.update(ray_environment(settings, os.environ))
     if settings.ray_address is None:

@@ -12,6 +12,7 @@ from ray import serve
 
 from fsr.common.errors import Failed, ServiceError, status_of
 from fsr.common.telemetry import configure_logging, log_end
+from fsr.common.tracing import start_tracing
 from fsr.common.wire_fields import parse_message
 from fsr.encoder.image_job import ImageJob, ImageResult
 from fsr.encoder.ingress import ReplicaAddresses, check_ingress
@@ -44,6 +45,7 @@ class Encoder:
         options = EncoderSettings.model_construct(**settings)
         configure_logging("encoder", options.log_level)
         check_tls(options)
+        self._tracer = start_tracing("encoder", options.otlp_endpoint)
         listen_as_told()
         torch.set_num_threads(options.threads)
         self._name = options.announced_name
@@ -67,6 +69,11 @@ class Encoder:
         self._run_job.set_max_batch_size(options.max_batch_size)  # type: ignore[attr-defined]
         self._run_job.set_batch_wait_timeout_s(options.batch_wait_seconds)  # type: ignore[attr-defined]
 
+    def __del__(self) -> None:
+        """Serve calls it when the replica stops."""
+        if hasattr(self, "_tracer"):  # else the replica did not start
+            self._tracer.close()
+
     async def DescribeEncoder(self, data: bytes, grpc_context: Any) -> encoder_pb2.DescribeEncoderResponse:
         try:
             parse_message(encoder_pb2.DescribeEncoderRequest, data)
@@ -88,11 +95,12 @@ class Encoder:
     async def Encode(self, data: bytes, grpc_context: Any) -> encoder_pb2.EncodeResponse:
         code, began = "INTERNAL", time.monotonic()
         log_fields: dict[str, Any] = {}
+        span = self._tracer.request("fsr.v1.EncoderService/Encode", grpc_context.invocation_metadata)
         try:
             request = parse_message(encoder_pb2.EncodeRequest, data)
             # Not bound to the logger's context: the task that runs the batches would keep it.
-            log_fields["request_id"] = request.request_id
-            response = await self._pipeline.answer(request, self._run_job)
+            log_fields |= {"request_id": request.request_id, **span.log_fields}
+            response = await self._pipeline.answer(request, self._run_job, span)
             self._metrics.count_response(request.method.name or DEFAULT_METHOD, response, self._pipeline.cache_bytes)
             code = "OK"
             log_fields |= {
@@ -113,6 +121,8 @@ class Encoder:
             return encoder_pb2.EncodeResponse()
         finally:
             log_end("Encode", code, began, **log_fields)
+            span.set({f"fsr.{name}": value for name, value in log_fields.items() if name not in ("reason", "trace_id")})
+            span.end(code, log_fields.get("reason", ""))
 
     @serve.batch(max_batch_size=16, batch_wait_timeout_s=0.005, batch_size_fn=_batch_size)
     async def _run_job(self, jobs: list[ImageJob]) -> list[ImageResult | Exception]:

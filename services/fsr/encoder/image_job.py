@@ -9,7 +9,7 @@ from fsr.encoder.request_plan import RequestPlan
 from fsr_core import CompressedTokens
 from fsr_core.backbones import ImageFeatures, PreparedImage
 
-__all__ = ["ImageJob", "ImageResult"]
+__all__ = ["BatchTimes", "ImageJob", "ImageResult"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,10 +29,25 @@ class ImageJob:
     started: threading.Event = field(default_factory=threading.Event, compare=False)
 
 
+@dataclass(frozen=True, kw_only=True)
+class BatchTimes:
+    """When the stages of a batch of so many jobs began and ended, by time.monotonic."""
+
+    size: int
+    began: float
+    tower_ended: float
+    text_ended: float
+    ended: float
+
+    @property
+    def compress_seconds(self) -> float:
+        return self.ended - self.text_ended
+
+
 @dataclass(frozen=True)
 class ImageResult:
     """What a batch gives for one of its jobs."""
 
     features: ImageFeatures
     kept: CompressedTokens
-    compress_seconds: float  # of the whole batch
+    batch: BatchTimes

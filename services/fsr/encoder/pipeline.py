@@ -12,10 +12,11 @@ import torch
 
 from fsr.common.errors import InvalidRequest
 from fsr.common.message_size import check_tokens_size
+from fsr.common.tracing import NO_SPAN, Span
 from fsr.encoder.cache import FeatureCache
 from fsr.encoder.compressed_image import compressed_image
 from fsr.encoder.decoding import late
-from fsr.encoder.image_job import ImageJob, ImageResult
+from fsr.encoder.image_job import BatchTimes, ImageJob, ImageResult
 from fsr.encoder.limits import RequestLimits
 from fsr.encoder.preparation import Preparation
 from fsr.v1 import encoder_pb2, types_pb2
@@ -59,14 +60,18 @@ class EncoderPipeline:
         self,
         request: encoder_pb2.EncodeRequest,
         run_job: Callable[[ImageJob], Awaitable[ImageResult | Exception]],
+        span: Span = NO_SPAN,
     ) -> encoder_pb2.EncodeResponse:
         """The compressed images of a request. `run_job` puts a job into a batch of `run_batch` and returns its outcome.
+        Its stages go into the request's `span`.
 
         Raises InvalidRequest, naming the field; Overloaded, if the request's time is over before its work has begun;
         Expired, if it is over before its work has ended; or what `run_job` returned.
         """
         began = time.monotonic()
-        jobs = await self.jobs(request)
+        with span.timed("preprocess"):
+            jobs = await self.jobs(request)
+        queued = time.monotonic()
         results = []
         for outcome in await _outcomes(jobs, run_job):
             if isinstance(outcome, Exception):
@@ -77,7 +82,9 @@ class EncoderPipeline:
             results.append(outcome)
         for job, result in zip(jobs, results, strict=True):
             self._cache.put(job.cache_key, result.features)
-        compress_seconds = max(result.compress_seconds for result in results)
+        for batch in dict.fromkeys(result.batch for result in results):
+            _trace(span, queued, batch)
+        compress_seconds = max(result.batch.compress_seconds for result in results)
         images = [self._message(result, request) for result in results]
         response = encoder_pb2.EncodeResponse(
             fingerprint=self._model.fingerprint,
@@ -116,15 +123,19 @@ class EncoderPipeline:
 
     def _run(self, jobs: Sequence[ImageJob]) -> list[ImageResult | Exception]:
         began = time.monotonic()
-        features, samples = _encode(self._model, jobs)
-        encoded = time.monotonic()
+        features = _run_tower(self._model, jobs)
+        tower_ended = time.monotonic()
+        samples = _run_text(self._model, jobs, features)
+        text_ended = time.monotonic()
         budgets = [_budget_of(job, len(sample)) for job, sample in zip(jobs, samples, strict=True)]
         compressed = _compress(jobs, features, samples, budgets)
-        compress_seconds = time.monotonic() - encoded
+        batch = BatchTimes(
+            size=len(jobs), began=began, tower_ended=tower_ended, text_ended=text_ended, ended=time.monotonic()
+        )
         if self._on_batch is not None:
-            self._on_batch(len(jobs), encoded - began, compress_seconds)
+            self._on_batch(len(jobs), text_ended - began, batch.compress_seconds)
         return [
-            ImageResult(image, kept, compress_seconds) if isinstance(kept, CompressedTokens) else kept
+            ImageResult(image, kept, batch) if isinstance(kept, CompressedTokens) else kept
             for image, kept in zip(features, compressed, strict=True)
         ]
 
@@ -148,23 +159,33 @@ async def _outcomes(
         raise late(started=any(job.started.is_set() for job in jobs)) from None
 
 
+def _trace(span: Span, queued: float, batch: BatchTimes) -> None:
+    """The stages of a batch, which the request has waited for since `queued`."""
+    span.stage("queue", queued, batch.began)
+    span.stage("tower", batch.began, batch.tower_ended, {"fsr.batch_size": batch.size})
+    span.stage("text", batch.tower_ended, batch.text_ended)
+    span.stage("compress", batch.text_ended, batch.ended)
+
+
 @torch.inference_mode()
-def _encode(model: VisualEncoder, jobs: Sequence[ImageJob]) -> tuple[list[ImageFeatures], list[VisualTokens]]:
-    """Runs the vision tower once over all new images, and the text tower once over all instructions.
+def _run_tower(model: VisualEncoder, jobs: Sequence[ImageJob]) -> list[ImageFeatures]:
+    """Runs the vision tower once over all new images."""
+    new = iter(model.encode_images([job.prepared for job in jobs if job.prepared is not None]))
+    return [next(new) if job.features is None else job.features for job in jobs]
+
+
+@torch.inference_mode()
+def _run_text(model: VisualEncoder, jobs: Sequence[ImageJob], features: Sequence[ImageFeatures]) -> list[VisualTokens]:
+    """Runs the text tower once over all instructions, for the relevance of each image's tokens.
 
     Raises InvalidRequest for an instruction in which the text tower finds no words.
     """
-    new = iter(model.encode_images([job.prepared for job in jobs if job.prepared is not None]))
-    features = [next(new) if job.features is None else job.features for job in jobs]
     questions = list(dict.fromkeys(job.plan.instruction for job in jobs))  # the images of a request share theirs
     try:
         instructions = dict(zip(questions, model.encode_instructions(questions), strict=True))
     except ValueError as error:
         raise InvalidRequest(str(error)) from error
-    samples = [
-        model.visual_tokens(f, instructions[job.plan.instruction]) for f, job in zip(features, jobs, strict=True)
-    ]
-    return features, samples
+    return [model.visual_tokens(f, instructions[job.plan.instruction]) for f, job in zip(features, jobs, strict=True)]
 
 
 def _budget_of(job: ImageJob, tokens: int) -> Budget | InvalidRequest:

@@ -8,6 +8,7 @@ from fsr.common.environment import exit_on, metrics_folder_problem
 from fsr.common.hidden_arguments import hide
 from fsr.common.memory import give_back_large_blocks
 from fsr.common.telemetry import configure_logging
+from fsr.common.tracing import traces
 
 
 def main() -> None:
@@ -19,7 +20,8 @@ def main() -> None:
     exit_on(metrics_folder_problem())
     configure_logging("gateway", settings.log_level)
     give_back_large_blocks()
-    asyncio.run(serve(settings))
+    with traces("gateway", settings.otlp_endpoint) as tracer:
+        asyncio.run(serve(settings, tracer))
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ from fsr.common.draining import Draining
 from fsr.common.errors import Overloaded, ServiceError, status_of
 from fsr.common.retry_hints import RetryHints
 from fsr.common.telemetry import log_end
+from fsr.common.tracing import NO_SPAN, NO_TRACES, Span, Tracer
 from fsr.gateway.auth import ApiKeys, Caller
 from fsr.gateway.call import Call
 from fsr.gateway.deadline import Deadline
@@ -22,6 +23,7 @@ from fsr.gateway.request_context import RequestContext
 from fsr.gateway.request_record import RequestRecord
 from fsr.gateway.settings import GatewaySettings
 from fsr.gateway.slots import NoSlot, Slots
+from fsr.gateway.trace_attributes import record_attributes
 
 __all__ = ["Admission"]
 
@@ -38,8 +40,8 @@ _SKEW = 0.05  # seconds; a caller hangs up at the deadline by its own clock, whi
 class Admission:
     """Gives requests their slots and ids and logs their ends. Counts all calls by the code of their end."""
 
-    def __init__(self, keys: ApiKeys, metrics: Metrics, settings: GatewaySettings) -> None:
-        self._keys, self._metrics, self._settings = keys, metrics, settings
+    def __init__(self, keys: ApiKeys, metrics: Metrics, settings: GatewaySettings, tracer: Tracer = NO_TRACES) -> None:
+        self._keys, self._metrics, self._settings, self._tracer = keys, metrics, settings, tracer
         self.draining = Draining("gateway: is shutting down; ask again, to reach another one", _RETRY_AFTER)
         self._slots = Slots(settings.max_requests, settings.max_waiting)
         self._hints = RetryHints(_RETRY_AFTER, _LONGEST_RETRY_AFTER)
@@ -53,16 +55,17 @@ class Admission:
         slot in time, Expired, and what `call` raises.
         """
         record = RequestRecord(request_id=uuid.uuid4().hex)
-        structlog.contextvars.bind_contextvars(request_id=record.request_id)
-        with self.call(rpc, call, record) as caller:
+        span = self._tracer.request(rpc, call.headers, begins=True)
+        structlog.contextvars.bind_contextvars(request_id=record.request_id, **span.log_fields)
+        with self.call(rpc, call, record, span) as caller:
             record.key_name = caller.name
             default, longest = self._settings.default_timeout_seconds, self._settings.max_timeout_seconds
             deadline = Deadline.after(call.time_remaining(), default, longest)
-            async with self._slot(caller, call.connection(), deadline, record):
-                yield RequestContext(caller, deadline, record)
+            async with self._slot(caller, call.connection(), deadline, record, span):
+                yield RequestContext(caller, deadline, record, span)
 
     @contextmanager
-    def call(self, rpc: str, call: Call, record: RequestRecord | None = None) -> Iterator[Caller]:
+    def call(self, rpc: str, call: Call, record: RequestRecord | None = None, span: Span = NO_SPAN) -> Iterator[Caller]:
         """Surrounds any call; yields who makes it. Raises NotReady while the gateway drains, and Unauthenticated."""
         code, began, reason = "INTERNAL", time.monotonic(), {}
         try:
@@ -81,10 +84,12 @@ class Admission:
             if record is not None:
                 call.report(record)
                 log_end(rpc, code, began, interface=call.interface, **record.log_fields(), **reason)
+                span.set(record_attributes(record, call.interface))
+                span.end(code, **reason)
 
     @asynccontextmanager
     async def _slot(
-        self, caller: Caller, connection: str, deadline: Deadline, record: RequestRecord
+        self, caller: Caller, connection: str, deadline: Deadline, record: RequestRecord, span: Span
     ) -> AsyncIterator[None]:
         settings, began = self._settings, time.monotonic()
         # Without keys all callers are one, which may have every slot.
@@ -93,8 +98,10 @@ class Admission:
         seconds = min(settings.max_wait_seconds, deadline.remaining())
         try:
             async with self._slots.slot(caller.salt, connection, most=most, weight=caller.weight, seconds=seconds):
-                record.wait_seconds = round(time.monotonic() - began, 4)
-                self._metrics.wait.observe(record.wait_seconds)
+                now = time.monotonic()
+                span.stage("queue", began, now)
+                record.wait_seconds = round(now - began, 4)
+                self._metrics.wait.observe(record.wait_seconds, span.exemplar)
                 try:
                     with self.draining.call():
                         self._metrics.in_flight.set(self.draining.in_flight)
@@ -104,6 +111,7 @@ class Admission:
                     others = self.draining.in_flight or self._slots.waiting
                     self._hints.ended(busy=self._slots.full and bool(others))
         except NoSlot as error:
+            span.stage("queue", began, time.monotonic())
             deadline.remaining()
             self._metrics.refused.labels(error.reason).inc()
             message = _REFUSALS[error.reason].format(error.in_flight)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Literal, Protocol
 
 import grpc
@@ -20,6 +21,9 @@ class Call(Protocol):
 
     def authorization(self) -> str:
         """What the caller sent as `authorization`, or an empty text."""
+
+    def headers(self) -> Iterable[tuple[str, str | bytes]]:
+        """HTTP headers or gRPC metadata, with names in lower case."""
 
     def connection(self) -> str:
         """What tells the caller's connection from all others."""
@@ -42,6 +46,9 @@ class GrpcCall:
 
     def authorization(self) -> str:
         return authorization_in(self._context.invocation_metadata())
+
+    def headers(self) -> Iterable[tuple[str, str | bytes]]:
+        return self._context.invocation_metadata() or ()
 
     def connection(self) -> str:
         return self._context.peer()

@@ -19,6 +19,7 @@ from fsr.gateway.request_context import RequestContext
 from fsr.gateway.routing.attempts import Attempts, RetryPolicy
 from fsr.gateway.routing.pools import Pools
 from fsr.gateway.routing.replica import Replica
+from fsr.gateway.trace_attributes import failover_attributes
 from fsr.v1 import decoder_pb2
 
 __all__ = ["DecoderHop"]
@@ -57,12 +58,14 @@ class DecoderHop:
             replica = await attempts.next()
             record.decoders.append(replica.address)
             replica_fingerprint = replica.fingerprint  # read before the call: it is empty as soon as the decoder drains
-            self._policy.metrics.failovers.labels(model).inc(attempts.failures - record.failovers)
-            record.failovers = attempts.failures
+            failovers, record.failovers = attempts.failures - record.failovers, attempts.failures
+            self._policy.metrics.failovers.labels(model).inc(failovers)  # of 0 too: so the first one is an increase
+            if failovers:
+                context.span.event("failover", failover_attributes(replica, len(emitted)))
             with attempts.calling(replica) as half_open_call:
                 try:
                     attempt = _continuation(request, fingerprint, emitted)
-                    async with aclosing(self._read(replica, attempt, context)) as messages:
+                    async with aclosing(self._read(replica, attempt, context, attempts.span.metadata)) as messages:
                         async for message in messages:
                             replica.answered()
                             attempts.received(len(message.token_ids))
@@ -84,9 +87,13 @@ class DecoderHop:
                     attempts.fault(replica, UNREADABLE, half_open_call, gone=False)
 
     async def _read(
-        self, replica: Replica, request: decoder_pb2.DecodeRequest, context: RequestContext
+        self,
+        replica: Replica,
+        request: decoder_pb2.DecodeRequest,
+        context: RequestContext,
+        metadata: tuple[tuple[str, str], ...],
     ) -> AsyncGenerator[decoder_pb2.DecodeResponse, None]:
-        call = replica.decoder.Decode(request, timeout=context.deadline.remaining())
+        call = replica.decoder.Decode(request, timeout=context.deadline.remaining(), metadata=metadata)
         patience = self._policy.settings.first_token_seconds
         try:
             while True:

@@ -52,7 +52,7 @@ class EncoderHop:
             given_up = time.monotonic() + timeout - _ROUNDED
             with attempts.calling(replica) as half_open_call:
                 try:
-                    encoded = await replica.encoder.Encode(request, timeout=timeout)
+                    encoded = await replica.encoder.Encode(request, timeout=timeout, metadata=attempts.span.metadata)
                 except grpc.aio.AioRpcError as error:
                     if error.code() == grpc.StatusCode.DEADLINE_EXCEEDED and time.monotonic() < given_up:
                         # The encoder says so itself: it lives, and another one would take as long.

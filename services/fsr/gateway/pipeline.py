@@ -21,6 +21,7 @@ from fsr.gateway.routing.attempts import RetryPolicy
 from fsr.gateway.routing.pools import Pools
 from fsr.gateway.routing.retry_budget import RetryBudget
 from fsr.gateway.settings import GatewaySettings
+from fsr.gateway.trace_attributes import answer_attributes, chat_attributes
 from fsr.gateway.usage import Stopwatch, count_usage, usage_of
 from fsr.v1 import decoder_pb2, encoder_pb2, types_pb2
 from fsr.v1 import gateway_pb2 as pb
@@ -66,6 +67,7 @@ class Pipeline:
         """Raises ServiceError."""
         validation.check_compress(request, self._settings)
         model = context.record.model = self._model(request.model, request.method, context.caller)
+        context.span.rename(f"compress {model}")
         applied = self._apply_policy(model, request, context)
         encode_request = self._encode_request(request, request.instruction, applied, context)
         encoded = await self._encode(model, encode_request, context)
@@ -83,6 +85,8 @@ class Pipeline:
         instruction = validation.check_generate(request, self._settings)
         model = record.model = self._model(request.model, request.method, context.caller)
         check_checkpoint(self._pools, model, request.resume)
+        context.span.rename(f"chat {model}")
+        context.span.set(chat_attributes(request.sampling))
         encoded = encoder_pb2.EncodeResponse()
         if request.images:
             applied = self._apply_policy(model, request, context)
@@ -117,7 +121,16 @@ class Pipeline:
                         usage.seconds.update(seconds)
                         if request.images:
                             applied.report_to(usage)
-                        count_usage(self._metrics, model, usage, replica.cost, seconds, len(request.resume.token_ids))
+                        count_usage(
+                            self._metrics,
+                            model,
+                            usage,
+                            replica.cost,
+                            seconds,
+                            resumed=len(request.resume.token_ids),
+                            exemplar=context.span.exemplar,
+                        )
+                        context.span.set(answer_attributes(usage, message.finish_reason, seconds))
                         response.usage.CopyFrom(usage)
                     yield response
         if request.images:

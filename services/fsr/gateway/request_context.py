@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from fsr.common.tracing import NO_SPAN, Span
 from fsr.gateway.auth import Caller
 from fsr.gateway.deadline import Deadline
 from fsr.gateway.request_record import RequestRecord
@@ -13,8 +14,9 @@ __all__ = ["RequestContext"]
 
 @dataclass(frozen=True)
 class RequestContext:
-    """Who makes the request, how long they wait, and what has happened to it so far."""
+    """Who makes the request, how long they wait, what has happened to it so far, and its span in a trace."""
 
     caller: Caller
     deadline: Deadline
     record: RequestRecord
+    span: Span = NO_SPAN

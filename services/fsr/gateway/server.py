@@ -13,6 +13,7 @@ from fsr.common.incoming import IncomingMessages
 from fsr.common.ports import is_loopback
 from fsr.common.process import MetricsServer, ServiceProcess, open_port, probe_server, stop_signal
 from fsr.common.slow_readers import SlowReaders
+from fsr.common.tracing import Tracer
 from fsr.common.transport import server_options
 from fsr.gateway.admission import Admission
 from fsr.gateway.auth import ApiKeys, Authentication
@@ -72,7 +73,7 @@ async def _watch(pools: Pools, keys: ApiKeys, process: ServiceProcess, every: fl
         await asyncio.sleep(every)
 
 
-async def serve(settings: GatewaySettings) -> None:
+async def serve(settings: GatewaySettings, tracer: Tracer) -> None:
     """Serves until a signal, then drains and stops."""
     stop = stop_signal()
     metrics, keys = Metrics(), _keys(settings)
@@ -82,7 +83,7 @@ async def serve(settings: GatewaySettings) -> None:
         interceptors=[Authentication(keys, _SERVICE, metrics), _messages(metrics, settings), readers],
         options=server_options(settings.max_message_bytes, settings.max_streams),
     )
-    admission = Admission(keys, metrics, settings)
+    admission = Admission(keys, metrics, settings, tracer)
     pipeline = Pipeline(pools, metrics, settings)
     servicer = GatewayServicer(pipeline, admission)
     gateway_pb2_grpc.add_GatewayServiceServicer_to_server(servicer, server)

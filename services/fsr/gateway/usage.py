@@ -131,9 +131,10 @@ def count_usage(
     cost: types_pb2.CostModel,
     seconds: Mapping[str, float],
     resumed: int = 0,
+    exemplar: dict[str, str] | None = None,
 ) -> None:
-    """Counts what a complete answer took and saved, and its seconds by stage. The caller had `resumed` of its tokens
-    before."""
+    """Counts what a complete answer took and saved, and its seconds by stage, which `exemplar` leads to. The caller had
+    `resumed` of its tokens before."""
     by, length = (model, usage.method or DEFAULT_METHOD), usage.prompt_tokens
     metrics.kv.labels(*by).inc(cost.kv_bytes_per_token * (length + usage.completion_tokens))
     metrics.flops.labels(*by).inc(_prefill_flops(cost, length))
@@ -142,9 +143,9 @@ def count_usage(
     if generated > 1:
         # By the caller's clock: after a failover, the last decoder knows only its part of the time.
         after_first = seconds["total"] - seconds["ttft"]
-        metrics.per_token.labels(model).observe(after_first / (generated - 1))
+        metrics.per_token.labels(model).observe(after_first / (generated - 1), exemplar)
     metrics.kv_saved.labels(*by).inc(usage.kv_bytes_saved)
     metrics.flops_saved.labels(*by).inc(usage.prefill_flops_saved)
     metrics.wire_saved.labels(*by).inc(usage.wire_bytes_saved)
     for stage, value in seconds.items():
-        metrics.seconds.labels(model, stage).observe(value)
+        metrics.seconds.labels(model, stage).observe(value, exemplar)

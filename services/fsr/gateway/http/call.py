@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterable
 from typing import Literal
 
 from fastapi import Request
@@ -27,6 +28,9 @@ class HttpCall:
 
     def authorization(self) -> str:
         return self._request.headers.get("authorization", "")
+
+    def headers(self) -> Iterable[tuple[str, str | bytes]]:
+        return self._request.headers.items()
 
     def connection(self) -> str:
         return str(self._request.client)

@@ -46,7 +46,8 @@ class _Chat:
                 finally:
                     raw.clear()
                 context = call.waits(body.fsr.timeout if body.fsr else None, context, self._settings)
-                generate = await generate_request(body, self._pictures, names, context.deadline)
+                with context.span.timed("pictures"):
+                    generate = await generate_request(body, self._pictures, names, context.deadline)
                 body.messages.clear()  # as the raw bytes did, they hold the pictures in base64
                 made, whole = ChatResponses(context.record, body), []
                 stream = EventStream(send, request.state.abort, context.deadline) if body.stream else None

@@ -50,7 +50,8 @@ class _Compress:
                 raw.clear()
             options = body.fsr or CompressionOptions()
             context = call.waits(options.timeout, context, self._settings)
-            compress = await self._request(body, options, names, context.deadline)
+            with context.span.timed("pictures"):
+                compress = await self._request(body, options, names, context.deadline)
             body.images.clear()  # they hold the pictures in base64
             with names.named():
                 compressed = await self._pipeline.compress(compress, context)

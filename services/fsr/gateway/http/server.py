@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 import ssl
 from collections.abc import Callable, Iterator
 
-import structlog
 import uvicorn
 from fastapi import FastAPI
 
 from fsr.common.ports import join
 from fsr.common.process import listen
+from fsr.common.telemetry import adopt_logger
 from fsr.gateway.http.connections.protocol import HttpProtocol
 from fsr.gateway.http.connections.tls import https_context
 from fsr.gateway.metrics import Metrics
@@ -21,17 +20,8 @@ from fsr.gateway.settings import GatewaySettings
 
 __all__ = ["HttpServer"]
 
-log = structlog.get_logger()
-
 _KEEP_ALIVE_SECONDS = 75  # longer than load balancers and clients keep idle connections, so that they close first
 _LAST_SECONDS = 2  # for responses to be read, after the gateway has drained
-
-
-class _ToStructlog(logging.Handler):
-    """uvicorn's own warnings, as lines of the gateway's log."""
-
-    def emit(self, record: logging.LogRecord) -> None:
-        log.log(record.levelno, "http server", reason=record.getMessage(), exc_info=record.exc_info)
 
 
 class _Server(uvicorn.Server):
@@ -78,8 +68,7 @@ class HttpServer:
             )
         )
         self._task: asyncio.Task[None] | None = None
-        logger = logging.getLogger("uvicorn")
-        logger.handlers, logger.propagate = [_ToStructlog(logging.WARNING)], False
+        adopt_logger("uvicorn", "http server")
 
     async def start(self) -> None:
         """Returns when the server accepts connections."""

@@ -5,21 +5,23 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import Callable, Collection
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import cast
 
 import grpc
 import structlog
 
-from fsr.common.errors import Expired, Mismatch, NotReady, Overloaded, ServiceError, from_rpc, retry_after
+from fsr.common.errors import Expired, Mismatch, NotReady, Overloaded, ServiceError, from_rpc, retry_after, status_of
+from fsr.common.tracing import NO_SPAN
 from fsr.gateway.metrics import Metrics
 from fsr.gateway.request_context import RequestContext
 from fsr.gateway.routing.circuit_breaker import HalfOpenCall
 from fsr.gateway.routing.replica import Replica
 from fsr.gateway.routing.retry_budget import RetryBudget, backoff
 from fsr.gateway.settings import GatewaySettings
+from fsr.gateway.trace_attributes import retry_attributes
 
 __all__ = ["Attempts", "RetryPolicy"]
 
@@ -30,6 +32,7 @@ _RETRY_AFTER_FAULT = 1.0  # seconds
 _PROGRESS_TOKENS = 2  # of a call that got further than its prefill; a prompt that breaks decoders does not
 _WORTH_TOKENS = 8  # of a call; the next one costs no retry budget then, for the work of this one was not in vain
 _LONGEST_PAUSE, _LONGEST_PAUSE_FULL = 0.25, 2.0  # seconds between two looks for a replica, and for one with room
+_METHODS = {"encoder": "fsr.v1.EncoderService/Encode", "decoder": "fsr.v1.DecoderService/Decode"}
 # Codes that the replica or the connection to it may be the cause of. With any other, all replicas answer alike.
 _FAULTS = {
     Code.UNAVAILABLE,
@@ -79,10 +82,12 @@ class Attempts:
         self._failures_in_row = 0  # without progress between
         self._tokens = 0  # that the last call has brought
         self._price = 1.0  # of the next one, in retries
+        self.span = NO_SPAN  # of the last call
         self._tried: set[str] = set()
         self._rounds = 0
         self._last_error: ServiceError | None = None
         self._give_up_at = 0.0
+        self._outcome = ("", "")  # code of the last call, and the reason
 
     async def next(self) -> Replica:
         """Waits for a replica if need be. Raises the last failure if there is no sense in another attempt, and
@@ -101,6 +106,7 @@ class Attempts:
             if replica is not None and ((full and self.started) or self._policy.budget.withdraw(self._price)):
                 self._context.record.retries += 1
                 self._policy.metrics.retries.labels(replica.role).inc()
+                self._context.span.event("retry", retry_attributes(replica, str(self._last_error)))
                 return replica
             budget_spent = replica is not None
             if time.monotonic() >= self._give_up_at or (budget_spent and not self.started):
@@ -125,9 +131,19 @@ class Attempts:
         await asyncio.sleep(min(backoff(self._rounds, longest=longest), self._context.deadline.remaining()))
         self._rounds += 1
 
-    def calling(self, replica: Replica) -> AbstractContextManager[HalfOpenCall | None]:
+    @contextmanager
+    def calling(self, replica: Replica) -> Iterator[HalfOpenCall | None]:
         """Surrounds one call, as `Replica.calling`; yields what `failed` and `fault` take as `half_open_call`."""
-        return replica.calling(judged=self._policy.judges_replicas)
+        self.span = self._context.span.call(_METHODS[replica.role], replica.address)
+        self._outcome = ("CANCELLED", "")  # if none is reported, the caller has gone
+        try:
+            with replica.calling(judged=self._policy.judges_replicas) as half_open_call:
+                yield half_open_call
+        except ServiceError as error:
+            self._outcome = (status_of(error).name, str(error))
+            raise
+        finally:
+            self.span.end(*self._outcome)
 
     def received(self, tokens: int) -> None:
         """A message with so many tokens of the answer came."""
@@ -136,6 +152,7 @@ class Attempts:
 
     def succeeded(self, replica: Replica) -> None:
         """The call went well."""
+        self._outcome = ("OK", "")
         if self._policy.judges_replicas:
             replica.breaker.succeeded()
 
@@ -193,6 +210,7 @@ class Attempts:
             self._tokens = self._rounds = 0
         self._tried.add(replica.address)
         self._last_error, self._give_up_at = error, time.monotonic() + wait
+        self._outcome = (status_of(error).name, str(error))
 
     def _untried(self) -> Replica | None:
         try:
