@@ -24,9 +24,11 @@ def spec() -> dict[str, Any]:
     return dict(yaml.safe_load((HERE / "dashboards.yaml").read_text()))
 
 
-def variables(declared: dict[str, str]) -> list[dict[str, Any]]:
-    """Template variables: the data source, and one for each label that a viewer can choose."""
-    listed = [{"name": "datasource", "type": "datasource", "query": "prometheus", "label": "Data source"}]
+def variables(declared: dict[str, str], choices: dict[str, Any]) -> list[dict[str, Any]]:
+    """Template variables: the data source, one for each label that a viewer can choose, and lists of values."""
+    listed: list[dict[str, Any]] = [
+        {"name": "datasource", "type": "datasource", "query": "prometheus", "label": "Data source"}
+    ]
     for name, query in declared.items():
         listed.append(
             {
@@ -44,7 +46,38 @@ def variables(declared: dict[str, str]) -> list[dict[str, Any]]:
                 "sort": 1,
             }
         )
+    for name, choice in choices.items():
+        options = [{"text": value, "value": value, "selected": i == 0} for i, value in enumerate(choice["values"])]
+        listed.append(
+            {
+                "name": name,
+                "label": choice["label"],
+                "type": "custom",
+                "query": ",".join(choice["values"]),
+                "current": options[0],
+                "options": options,
+                "includeAll": False,
+                "multi": False,
+            }
+        )
     return listed
+
+
+def annotation(source: dict[str, Any]) -> dict[str, Any]:
+    """One kind of vertical lines. Grafana has read the query from `target` since version 8, and before from `expr`."""
+    query = " ".join(source["query"].split())
+    return {
+        "name": source["name"],
+        "enable": True,
+        "datasource": _SOURCE,
+        "iconColor": source["colour"],
+        "expr": query,
+        "target": {"refId": "Anno", "expr": query},
+        "titleFormat": source["title"],
+        "textFormat": "",
+        "tagKeys": source["tags"],
+        "useValueForTime": source.get("at") == "value",
+    }
 
 
 def panel(source: dict[str, Any], number: int, position: dict[str, int]) -> dict[str, Any]:
@@ -66,6 +99,9 @@ def panel(source: dict[str, Any], number: int, position: dict[str, int]) -> dict
             for i, (expr, legend) in enumerate(source["queries"])
         ],
     }
+    if source.get("exemplars"):
+        for target in rendered["targets"]:
+            target["exemplar"] = True
     if rendered["type"] == "stat":
         rendered["options"] = {"reduceOptions": {"calcs": ["lastNotNull"]}, "colorMode": "value", "graphMode": "area"}
     elif source.get("stack"):
@@ -73,7 +109,7 @@ def panel(source: dict[str, Any], number: int, position: dict[str, int]) -> dict
     return rendered
 
 
-def dashboard(name: str, source: dict[str, Any], declared: dict[str, str]) -> dict[str, Any]:
+def dashboard(name: str, source: dict[str, Any], whole: dict[str, Any]) -> dict[str, Any]:
     """One dashboard of `dashboards.yaml` as Grafana's JSON. The panels of a row fill 24 columns from left to right."""
     panels: list[dict[str, Any]] = []
     y = number = 0
@@ -95,7 +131,10 @@ def dashboard(name: str, source: dict[str, Any], declared: dict[str, str]) -> di
             number += 1
             panels.append(panel(panel_source, number, {"x": left, "y": y, "w": right - left, "h": height}))
         y += height
-    used = {name for name in declared if re.search(rf"\${name}\b", json.dumps(panels))}
+
+    def used(declared: dict[str, Any]) -> dict[str, Any]:
+        return {name: one for name, one in declared.items() if re.search(rf"\${name}\b", json.dumps(panels))}
+
     return {
         "uid": f"fsr-{name}",
         "title": source["title"],
@@ -106,8 +145,9 @@ def dashboard(name: str, source: dict[str, Any], declared: dict[str, str]) -> di
         "editable": True,
         "refresh": "10s",
         "time": {"from": "now-1h", "to": "now"},
-        "templating": {"list": variables({name: query for name, query in declared.items() if name in used})},
-        "annotations": {"list": []},
+        "graphTooltip": 1,  # the crosshair is in all panels at once
+        "templating": {"list": variables(used(whole["variables"]), used(whole["choices"]))},
+        "annotations": {"list": [annotation(one) for one in whole["annotations"]]},
         "links": [
             {"type": "dashboards", "title": "FSR", "tags": ["fsr"], "asDropdown": False, "keepTime": True},
         ],
@@ -119,7 +159,7 @@ def build() -> dict[Path, str]:
     """The text of each dashboard's file."""
     source = spec()
     return {
-        HERE / "dashboards" / f"{name}.json": json.dumps(dashboard(name, board, source["variables"]), indent=1) + "\n"
+        HERE / "dashboards" / f"{name}.json": json.dumps(dashboard(name, board, source), indent=1) + "\n"
         for name, board in source["dashboards"].items()
     }
 

@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -38,10 +39,18 @@ def dashboards() -> dict[str, dict[str, Any]]:
 def fill(expr: str, rate: str = "1m", span: str = "1h") -> str:
     """`expr` with Grafana's variables filled in.
 
-    `rate` is the rate interval and `span` the time range of the dashboard. Every other variable matches all values.
+    `rate` is the rate interval and `span` the time range of the dashboard. A variable with a list of values has its
+    default; every other one matches all values.
     """
     expr = expr.replace("$__rate_interval", rate).replace("$__range", span)
-    return re.sub(r"\$\w+", ".*", expr)
+    return re.sub(r"\$(\w+)", lambda variable: _defaults().get(variable[1], ".*"), expr)
+
+
+@cache
+def _defaults() -> dict[str, str]:
+    """Of the variables that have a list of values."""
+    listed = [variable for board in dashboards().values() for variable in board["templating"]["list"]]
+    return {one["name"]: one["current"]["value"] for one in listed if one["type"] == "custom"}
 
 
 def queries() -> Iterator[Query]:

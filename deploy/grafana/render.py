@@ -48,19 +48,34 @@ def _legend(pattern: str, series: Series) -> str:
     return pattern
 
 
+def _moments(server: Prometheus, annotation: dict[str, Any], start: float, end: float, step: float) -> list[float]:
+    """When something of this kind happened or began."""
+    moments: set[float] = set()
+    for series in server.range(fill(annotation["expr"]), start, end, step):
+        if annotation["useValueForTime"]:
+            moments |= {value / 1000 for _, value in series.points}
+        else:
+            active = [t for t, value in series.points if value > 0]
+            moments |= {t for before, t in zip([-math.inf, *active], active, strict=False) if t - before > 1.5 * step}
+    return [moment for moment in sorted(moments) if start < moment < end]
+
+
 def _draw(axes: Axes, panel: dict[str, Any], server: Prometheus, start: float, end: float, step: float) -> None:
     unit = panel["fieldConfig"]["defaults"]["unit"]
     rate = f"{max(4 * round(step), 15)}s"
     plotted = [
-        (_legend(target["legendFormat"], series), series)
+        (fill(_legend(target["legendFormat"], series)), series)
         for target in panel["targets"]
         for series in server.range(fill(target["expr"], rate, f"{round(end - start)}s"), start, end, step)
     ]
     axes.set_title(panel["title"], fontsize=9, loc="left")
     if not plotted or panel["type"] == "stat":
         axes.axis("off")
-        text = format_value(plotted[0][1].points[-1][1], unit) if plotted else "no data"
-        axes.text(0.5, 0.4, text, fontsize=20 if plotted else 9, ha="center", va="center", color="#1f6f43")
+        values = [(name, format_value(series.points[-1][1], unit)) for name, series in plotted]
+        text, size = (values[0][1], 20) if len(values) == 1 else ("\n".join(f"{v} {name}" for name, v in values), 12)
+        if not values:
+            text, size = "no data", 9
+        axes.text(0.5, 0.4, text, fontsize=size, ha="center", va="center", color="#1f6f43")
         return
     lines = [([t - start for t, _ in s.points], [v for _, v in s.points], name) for name, s in plotted]
     stacked = bool(panel["fieldConfig"]["defaults"]["custom"].get("stacking"))
@@ -106,6 +121,7 @@ def _picture(server: Prometheus, board: dict[str, Any], start: float, end: float
     rows = max(panel["gridPos"]["y"] + panel["gridPos"]["h"] for panel in board["panels"])
     figure = pyplot.figure(figsize=(14, 0.4 + rows * _ROW), dpi=80)
     figure.text(0.012, 1 - 0.3 / figure.get_figheight(), f"{board['title']}   (time: min:s)", fontsize=12)
+    events = {one["iconColor"]: _moments(server, one, start, end, step) for one in board["annotations"]["list"]}
     for panel in board["panels"]:
         at = panel["gridPos"]
         left, top = at["x"] * _COLUMN, 0.4 + at["y"] * _ROW
@@ -115,6 +131,9 @@ def _picture(server: Prometheus, board: dict[str, Any], start: float, end: float
             continue
         axes = figure.add_subplot()
         _draw(axes, panel, server, start, end, step)
+        for colour, moments in events.items() if axes.axison else ():
+            for moment in moments:
+                axes.axvline(moment - start, color=colour, linestyle="--", linewidth=0.8)
         _place(axes, tuple(figure.get_size_inches()), left, top, at["w"] * _COLUMN, at["h"] * _ROW)
     return figure
 

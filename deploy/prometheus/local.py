@@ -75,6 +75,7 @@ def rules() -> list[dict[str, Any]]:
 def configuration(targets: Mapping[str, Sequence[str]], interval: str) -> str:
     """`prometheus.yml` with these targets and this scrape interval instead of its own.
 
+    A gateway or decoder has the name that `fsr up` gives it as its label `replica`: gateway, decoder-0, decoder-1.
     Raises ValueError if `targets` names a job that the file does not have, or lacks one that it has.
     """
     config = yaml.safe_load((HERE / "prometheus.yml").read_text())
@@ -84,10 +85,21 @@ def configuration(targets: Mapping[str, Sequence[str]], interval: str) -> str:
     for job in config["scrape_configs"]:
         for kind in _DISCOVERY:
             job.pop(kind, None)
-        job["static_configs"] = [{"targets": list(targets[job["job_name"]])}]
+        addresses = targets[job["job_name"]]
+        job["static_configs"] = [{"targets": list(addresses)}]
+        if job.pop("relabel_configs", None):  # it makes the label of the address
+            names = _names(job["job_name"], len(addresses))
+            job["static_configs"] = [
+                {"targets": [address], "labels": {"replica": name}}
+                for address, name in zip(addresses, names, strict=True)
+            ]
     config["global"] = {"scrape_interval": interval, "evaluation_interval": interval}
     config["rule_files"] = [str((HERE / pattern).resolve()) for pattern in config["rule_files"]]
     return str(yaml.safe_dump(config))
+
+
+def _names(job: str, count: int) -> list[str]:
+    return [job] if count == 1 and job != "decoder" else [f"{job}-{i}" for i in range(count)]
 
 
 @contextlib.contextmanager
@@ -100,6 +112,7 @@ def prometheus(targets: Mapping[str, Sequence[str]], port: int, interval: str = 
         config, log = Path(folder) / "prometheus.yml", Path(folder) / "log"
         config.write_text(configuration(targets, interval))
         command = [binary, f"--config.file={config}", f"--storage.tsdb.path={folder}/data"]
+        command.append("--enable-feature=exemplar-storage")  # what leads from a histogram to a trace
         with log.open("wb") as out:
             process = subprocess.Popen([*command, f"--web.listen-address=127.0.0.1:{port}"], stdout=out, stderr=out)
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from functools import partial
 
@@ -40,6 +41,7 @@ class Metrics:
         self.requests = counter_by("code", "requests", "Requests by gRPC code")
         self.refused = counter_by("reason", "refused", "Requests refused, by reason")
         self.slow_readers = counter("slow_readers", "Answers cut because their caller took nothing of them")
+        gauge("start_time_seconds", "When the decoder started, in seconds since 1970").set(time.time())
         gauge("log_lines_lost", "Log lines that could not be written, as on a full disk").set_function(lines_lost)
         self.running = gauge("running_requests", "Requests being answered")
         self.waiting = gauge("waiting_requests", "Requests waiting for KV memory or a slot")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from fsr.common.telemetry import lines_lost
@@ -29,6 +31,8 @@ class Metrics:
         self.slow_readers = Counter(
             "fsr_slow_readers", "Answers cut because their caller took nothing of them", ("interface",), registry=r
         )
+        start = Gauge("fsr_start_time_seconds", "When the gateway started, in seconds since 1970", registry=r)
+        start.set(time.time())
         Gauge("fsr_log_lines_lost", "Log lines that could not be written, as on a full disk", registry=r).set_function(
             lines_lost
         )

@@ -8,6 +8,7 @@ with warnings.catch_warnings():  # pydantic 2 warns of how Ray 2.60 declares its
     import ray.serve  # noqa: F401
 
 from fsr_core.tiny.scenes import draw, make_scene
+from helpers.collector import collector
 
 
 def _png(seed):
@@ -22,13 +23,25 @@ def png():
 
 
 @pytest.fixture(scope="package")
-def system(running_system):
+def traces():
+    """What a collector gets of the running system."""
+    with collector() as receiver:
+        yield receiver
+
+
+@pytest.fixture(scope="package")
+def system(running_system, traces):
     """A running system of its own: what Prometheus sees are the requests of these tests and of no others.
 
-    Its gateway refuses early, its decoders have room for a dozen answers, and the encoder reports every second.
+    Its gateway refuses early, its decoders have room for a dozen answers, the encoder reports every second, and a
+    collector gets its traces.
     It ends with these tests: a Ray that stands idle takes a fifth of a core.
     """
     with running_system(
-        RAY_metrics_report_interval_ms="1000", FSR_GATEWAY_MAX_REQUESTS="24", FSR_DECODER_KV_MEMORY="8MiB"
+        RAY_metrics_report_interval_ms="1000",
+        FSR_GATEWAY_MAX_REQUESTS="24",
+        FSR_DECODER_KV_MEMORY="8MiB",
+        OTEL_EXPORTER_OTLP_ENDPOINT=traces.address,
+        OTEL_BSP_SCHEDULE_DELAY="500",
     ) as system:
         yield system

@@ -29,6 +29,8 @@ from helpers.loads import (
 from helpers.waiting import until
 
 RULES = rules()
+# Labels `replica`, in the order of the targets below: the gateway with the canary, the decoder of the other model.
+CANARY_GATEWAY, OTHER_DECODER = "gateway-1", "decoder-3"
 # Pictures for the documentation show minutes, a test needs only seconds.
 PAUSE = 40.0 if "FSR_PICTURES" in os.environ else 1.0
 pytestmark = pytest.mark.timeout(1800)
@@ -40,8 +42,6 @@ class Watched:
 
     Attributes:
         server: the Prometheus.
-        canary_gateway: metrics address of the gateway with the canary.
-        other_decoder: metrics address of the other model's decoder.
         began: start of the load, in seconds since 1970.
         expected, counted, usages: figures of the load, those in Prometheus, and the usage of its answers.
         compared: what the canary should have counted, and what it did count.
@@ -49,8 +49,6 @@ class Watched:
     """
 
     server: Prometheus
-    canary_gateway: str
-    other_decoder: str
     began: float
     expected: dict
     counted: dict
@@ -76,10 +74,10 @@ def watched(system, spawn, served_model, long_context, free_ports, png):
         "encoder": [system["encoder-metrics"]],
     }
     with prometheus(targets, free_ports(1), "1s") as server:
-        yield watch(server, system["gateway"], canary, victim, other, png)
+        yield watch(server, system["gateway"], canary, victim, png)
 
 
-def watch(server, plain, canary, victim, other, png):
+def watch(server, plain, canary, victim, png):
     until(lambda: total(server, "up") == 7)
     wait_until_steady(server, figures(LOAD))  # other tests may have called the encoder: Prometheus has seen that now
     began = time.time()
@@ -100,8 +98,6 @@ def watch(server, plain, canary, victim, other, png):
     wait_until_scraped(server)
     return Watched(
         server=server,
-        canary_gateway=canary.metrics,
-        other_decoder=other.metrics,
         began=began,
         expected=figures(LOAD),
         counted=counted,
@@ -140,7 +136,7 @@ def test_canary_counts_equal_those_of_asking_twice(watched):
 def test_killed_decoder_shows_in_failovers_retries_and_ejections(watched):
     def now(name, **labels):
         chosen = ", ".join(f'{key}="{value}"' for key, value in labels.items())
-        return total(watched.server, f'{name}{{replica="{watched.canary_gateway}", {chosen}}}')
+        return total(watched.server, f'{name}{{replica="{CANARY_GATEWAY}", {chosen}}}')
 
     moved = sum(usage.failovers for usage in watched.canary_usages)
     assert moved > 0 and now("fsr_failovers_total", model=MODEL) == moved
@@ -149,7 +145,7 @@ def test_killed_decoder_shows_in_failovers_retries_and_ejections(watched):
     assert now("fsr_retries_total", role="encoder") == now("fsr_ejections_total", role="encoder") == 0
     assert now("fsr_ejections_total", role="decoder") == now("fsr_replicas_ejected", role="decoder") == 1
     assert now("fsr_replicas_ready", role="decoder", model=MODEL) == 1
-    queries = [query for query in grafana.queries() if query.panel == "Failovers, retries, circuit breakers opened"]
+    queries = [query for query in grafana.queries() if query.panel.startswith("Failovers, retries")]
     shown = [series for query in queries for series in watched.server.instant(grafana.fill(query.expr, rate="5m"))]
     rising = {(s.labels.get("model"), s.labels.get("role")) for s in shown if s.points[-1][1] > 0}
     assert len(shown) == 6 and rising == {(MODEL, None), (None, "decoder")}
@@ -180,13 +176,10 @@ def test_dashboards_with_one_model_chosen_show_no_other(watched, model):
             assert one.labels.get("model", model) == model, query
             if "fsr_decoder_" in query.expr and "replica" in one.labels:
                 tiers.setdefault(query.panel, set()).add(one.labels["replica"])
-    assert set(tiers) == {"Time per output token", "KV memory", "Requests running and waiting", "Batch size"}
+    panels = {"Time from token to token", "KV memory", "Requests running and waiting", "Answers in a decode step"}
+    assert set(tiers) == panels
     for replicas in tiers.values():
-        assert (
-            replicas == {watched.other_decoder}
-            if model == OTHER
-            else replicas and watched.other_decoder not in replicas
-        )
+        assert replicas == {OTHER_DECODER} if model == OTHER else replicas and OTHER_DECODER not in replicas
 
 
 def test_extra_requests_are_estimated_per_model(watched):
@@ -194,6 +187,26 @@ def test_extra_requests_are_estimated_per_model(watched):
         one.labels["model"]: one.points[-1][1] for one in watched.server.instant("model:fsr_extra_requests:estimate")
     }
     assert extra[OTHER] == 0 and extra[MODEL] > 0, "a model with text-only requests saves nothing"
+
+
+def test_annotations_show_when_each_process_started(watched):
+    shown = {one["name"]: one for one in grafana.dashboards()["capacity"]["annotations"]["list"]}
+    starts = {one.labels["replica"]: one.points[-1][1] for one in watched.server.instant(shown["Restarts"]["expr"])}
+    gateways, decoders = {"gateway-0", "gateway-1"}, {"decoder-0", "decoder-1", "decoder-3"}
+    assert starts.keys() >= gateways | decoders  # decoder-2 was killed
+    assert all(watched.began - 3600 < start / 1000 < watched.began for start in starts.values())
+    replicas = watched.server.instant(f"last_over_time(({shown['New encoder replicas']['expr']})[1h:10s])")
+    assert len(replicas) == 1 and replicas[0].labels["replica"]
+    assert isinstance(watched.server.instant(shown["Alerts"]["expr"]), list)
+
+
+def test_exemplars_of_latencies_lead_to_traces(watched, traces):
+    found = watched.server.get(
+        "query_exemplars", query="fsr_stage_seconds_bucket", start=watched.began, end=time.time()
+    )
+    trace_ids = {one["labels"]["trace_id"] for series in found for one in series["exemplars"]}
+    assert {series["seriesLabels"]["stage"] for series in found} >= {"ttft", "total"}
+    assert trace_ids and trace_ids <= {span.trace_id for span in traces.spans()}
 
 
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.get("record") or rule["alert"])

@@ -1,5 +1,6 @@
 """Prometheus' configuration and rules with their tests, and the dashboards' files, without a running system."""
 
+import inspect
 import re
 import shutil
 import subprocess
@@ -12,8 +13,11 @@ from deploy.grafana import build
 from deploy.grafana import queries as grafana
 from deploy.grafana.render import format_value
 from deploy.prometheus.local import HERE, configuration, rules
+from fsr.cli.load import load
+from fsr.gateway.metrics import Metrics
 
 RULES = rules()
+ANNOTATIONS = grafana.dashboards()["latency"]["annotations"]["list"]
 
 
 def promtool(*arguments):
@@ -46,7 +50,8 @@ def test_every_recording_rule_has_a_test_of_its_value():
 def test_every_metric_in_rules_and_panels_exists():
     """Also the names of recorded series."""
     known = series() | {rule["record"] for rule in RULES if "record" in rule} | {"up"}
-    for expr in [rule["expr"] for rule in RULES] + [query.expr for query in grafana.queries()]:
+    exprs = [rule["expr"] for rule in RULES] + [query.expr for query in grafana.queries()]
+    for expr in exprs + [one["expr"] for one in ANNOTATIONS if one["name"] != "Alerts"]:
         names = grafana.metrics(expr)
         assert names and {name for name in names if not name.startswith("ray_serve_")} <= known, expr
 
@@ -62,6 +67,62 @@ def test_queries_filter_by_every_variable_that_their_metric_has():
             name = re.sub("_(bucket|sum|count)$", "", selector.partition("{")[0])
             for label in labels.get(name, set()) & {"model", "method", "replica"}:
                 assert f'{label}=~"${label}"' in selector, f"{query.dashboard}: {query.panel}: {selector}"
+
+
+def windows(expr):
+    """Over which a query computes rates, increases and percentiles; a recorded series over those of its rule."""
+    recorded = {rule["record"]: rule["expr"] for rule in RULES if "record" in rule}
+    expr = re.sub(r"last_over_time\([^)]*\)", "", expr)  # the last value of a gauge, not a mean
+    of_rules = [windows(recorded[name]) for name in grafana.metrics(expr) if name in recorded]
+    return set(re.findall(r"\[([^]]+)\]", expr)).union(*of_rules)
+
+
+def test_panels_of_a_row_have_one_window():
+    """A percentile of one minute beside one of five may say that a part takes longer than the whole."""
+    for name, board in grafana.dashboards().items():
+        row, found = "", {}
+        for panel in board["panels"]:
+            row = panel["title"] if panel["type"] == "row" else row
+            exprs = [target["expr"] for target in panel.get("targets", [])]
+            found.setdefault(row, set()).update(*map(windows, exprs))
+        assert all(len(used) <= 1 for used in found.values()), (name, found)
+        others = [row for row, used in found.items() if used - {"$__rate_interval"}]
+        assert all(re.search(r"\bover (the|one) ", row.lower()) for row in others), "such a row says it in its title"
+
+
+def test_goodput_is_one_thing():
+    """Complete answers within the bound, and the same bound: in the rule, the dashboard and `fsr load`."""
+    bound = inspect.signature(load).parameters["bound"].default
+    (rule,) = (rule["expr"] for rule in RULES if rule.get("record") == "model:fsr_goodput:rate5m")
+    (query,) = (grafana.fill(query.expr, "5m") for query in grafana.queries() if "$bound" in query.expr)
+    for expr in (rule, query):
+        (selector,) = grafana.selectors(expr)
+        labels = dict(re.findall(r'(\w+)="([^"]*)"', selector))
+        assert labels["stage"] == "total" and float(labels["le"]) == bound, expr
+    (choice,) = (one for one in grafana.dashboards()["latency"]["templating"]["list"] if one["name"] == "bound")
+    histogram = Metrics().seconds.labels("m", "total")
+    assert set(choice["query"].split(",")) <= {sample.labels.get("le") for sample in histogram.collect()[0].samples}
+
+
+def test_savings_now_fall_when_saving_stops(tmp_path):
+    """Five minutes of answers with compression, five without, five of nothing; a value every 30 s."""
+    names = {"kv_bytes": "KV memory", "prefill_flops": "prefill compute", "wire_bytes": "bytes sent"}
+    values = {"_saved": "0+300x10 3000x20", "": "0+100x20 2000x10"}
+    series = [
+        {"series": f'fsr_{name}{suffix}_total{{model="m", method="fsr"}}', "values": values[suffix]}
+        for name in names
+        for suffix in values
+    ]
+    shown = [query for query in grafana.queries() if query.panel == "Savings now"]
+    assert {query.legend for query in shown} == set(names.values())
+    checks = [
+        {"expr": grafana.fill(query.expr), "eval_time": time, "exp_samples": [{"labels": "{}", "value": value}]}
+        for query in shown
+        for time, value in (("5m", 0.75), ("7m", 0), ("10m", 0), ("14m", 0))
+    ]
+    test = {"interval": "30s", "input_series": series, "promql_expr_test": checks}
+    (tmp_path / "now.yml").write_text(yaml.safe_dump({"evaluation_interval": "30s", "tests": [test]}))
+    promtool("test", "rules", tmp_path / "now.yml")
 
 
 # Ids in Grafana's valueFormats/categories.ts, and the forms of ids that Grafana turns into units.
@@ -121,8 +182,21 @@ def test_dashboards_have_valid_panels_and_variables(name):
     assert len(set(cells)) == len(cells), "panels overlap"
     assert max(x for x, _ in cells) < 24
     declared = {variable["name"] for variable in board["templating"]["list"]}
-    assert set(re.findall(r"\$(model|method|replica)\b", str(board["panels"]))) <= declared
+    assert set(re.findall(r"\$(model|method|replica|bound)\b", str(board["panels"]))) == declared - {"datasource"}
+    assert board["graphTooltip"] == 1 and board["annotations"]["list"] == ANNOTATIONS
     assert all(panel.get("description") for panel in board["panels"] if panel["type"] != "row")
+
+
+def test_replicas_of_a_local_system_have_the_names_of_fsr_up():
+    targets = {"gateway": ["h:1"], "decoder": ["h:2", "h:3"], "encoder": ["h:4"]}
+    jobs = yaml.safe_load(configuration(targets, "1s"))["scrape_configs"]
+    names = {one["targets"][0]: one.get("labels") for job in jobs for one in job["static_configs"]}
+    assert names == {
+        "h:1": {"replica": "gateway"},
+        "h:2": {"replica": "decoder-0"},
+        "h:3": {"replica": "decoder-1"},
+        "h:4": None,  # Serve gives it its own
+    }
 
 
 def test_configuration_when_a_job_lacks_targets_is_refused():
