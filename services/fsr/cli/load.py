@@ -55,7 +55,9 @@ def load(
         typer.Option("--json", help="file for all figures as JSON; - prints them instead of the table"),
     ] = None,
     markdown_file: Annotated[Path | None, typer.Option("--markdown", help="file for the table")] = None,
-    plot_file: Annotated[Path | None, typer.Option("--plot", help="PNG for goodput and latency")] = None,
+    plot_file: Annotated[
+        Path | None, typer.Option("--plot", help="PNG for throughput, goodput, TTFT and latency")
+    ] = None,
 ) -> None:
     """Put load on a gateway and measure throughput, latency, time to first token, and goodput.
 
@@ -117,7 +119,8 @@ def load(
         Console(stderr=True).print(note, soft_wrap=True, highlight=False)
     print(printed)  # last: a reader that stops early (`| head`) must not cost a file
     if not any(row.summary.requests_per_second > 0 for row in rows):
-        fail(f"no request was answered: {rows[-1].summary.errors or 'raise --seconds or lower --warmup'}")
+        why = next(iter(rows[-1].summary.reasons), "raise --seconds or lower --warmup")
+        fail(f"no request was answered: {why}")
 
 
 def _check_files(files: dict[str, Path | None]) -> None:

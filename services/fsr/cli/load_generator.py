@@ -69,7 +69,7 @@ class Plan:
 class Outcome:
     """One request. `due` is a monotonic time; `ttft` and `total` are seconds after it.
 
-    `ttft` is None if no token came, `error` the name of what failed, `usage` None after an error.
+    `ttft` is None if no token came. `error` is the name of what failed, `reason` its message, and then `usage` is None.
     """
 
     due: float
@@ -77,6 +77,7 @@ class Outcome:
     total: float
     tokens: int = 0
     error: str | None = None
+    reason: str = ""
     usage: Usage | None = None
 
 
@@ -147,7 +148,7 @@ async def _arrivals(plan: Plan, start: float) -> AsyncIterator[tuple[Sequence[by
 
 async def _ask(client: AsyncClient, plan: Plan, images: Sequence[bytes], due: float) -> Outcome:
     first: float | None = None
-    tokens, error, usage = 0, None, None
+    tokens, error, reason, usage = 0, None, "", None
     try:
         async for chunk in client.stream(images, plan.question, timeout=plan.timeout, **plan.options):
             first = first or time.monotonic()
@@ -156,11 +157,11 @@ async def _ask(client: AsyncClient, plan: Plan, images: Sequence[bytes], due: fl
     except _MISTAKES:
         raise
     except ClientError as failure:
-        error, usage = type(failure).__name__, None
+        error, reason, usage = type(failure).__name__, str(failure), None
     else:
         if usage is None:
-            error = "no end"
+            error, reason = "no end", "the stream ended before the answer did"
         else:
             tokens = usage.completion_tokens
     total, ttft = time.monotonic() - due, None if first is None else first - due
-    return Outcome(due=due, ttft=ttft, total=total, tokens=tokens, error=error, usage=usage)
+    return Outcome(due=due, ttft=ttft, total=total, tokens=tokens, error=error, reason=reason, usage=usage)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from math import isnan
 from pathlib import Path
@@ -41,11 +41,20 @@ def _milliseconds(seconds: float) -> str:
 
 
 def markdown(rows: Sequence[Row], bound: float) -> str:
-    """A Markdown table of all runs. `bound`: seconds up to which an answer counts for goodput."""
+    """A Markdown table of all runs, and why requests failed.
+
+    `bound`: seconds up to which an answer counts for goodput.
+    """
     lines = [_HEADINGS, tuple("---" if i < 2 else "--:" for i in range(len(_HEADINGS)))]
     lines += [row.cells() for row in rows]
     table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
-    return f"{table}\n\nGoodput: answers complete within {bound:g} s. Latencies at the client.\n"
+    failures = [
+        f"- budget {row.budget}, load {row.load}: {count} x {reason}"
+        for row in rows
+        for reason, count in row.summary.reasons.items()
+    ]
+    why = "".join(f"{line}\n" for line in ("", "Errors:", "", *failures)) if failures else ""
+    return f"{table}\n\nGoodput: answers complete within {bound:g} s. Latencies at the client.\n{why}"
 
 
 def as_json(rows: Sequence[Row], settings: dict[str, Any]) -> str:
@@ -71,20 +80,26 @@ def check_plot(path: Path) -> None:
 
 
 def plot(rows: Sequence[Row], path: Path, bound: float) -> None:
-    """Goodput and 95th percentile of latency against load, one line for each budget. Raises as `check_plot` does."""
+    """Throughput, goodput, and 95th percentiles of TTFT and latency against load, one line for each budget.
+
+    Raises as `check_plot` does.
+    """
     check_plot(path)
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(10, 4), layout="constrained")
-    left, right = figure.subplots(1, 2)
-    for budget in dict.fromkeys(row.budget for row in rows):
-        line = [row for row in rows if row.budget == budget]
-        loads, style = [row.load for row in line], {"marker": "o", "label": f"budget {budget}"}
-        left.plot(loads, [row.summary.goodput for row in line], **style)
-        right.plot(loads, [row.summary.latency["p95"] * 1000 for row in line], **style)
-    left.set(xlabel="load", ylabel=f"answers a second within {bound:g} s", title="goodput", ylim=(0, None))
-    right.set(xlabel="load", ylabel="ms", title="latency, 95th percentile", ylim=(0, None))
-    for axes in (left, right):
+    curves: dict[str, tuple[str, Callable[[Summary], float]]] = {
+        "throughput": ("answers a second", lambda s: s.requests_per_second),
+        f"goodput: answers within {bound:g} s": ("answers a second", lambda s: s.goodput),
+        "time to first token, 95th percentile": ("ms", lambda s: s.ttft["p95"] * 1000),
+        "time to the whole answer, 95th percentile": ("ms", lambda s: s.latency["p95"] * 1000),
+    }
+    figure = Figure(figsize=(10, 7), layout="constrained")
+    for axes, (title, (unit, value)) in zip(figure.subplots(2, 2).flat, curves.items(), strict=True):
+        for budget in dict.fromkeys(row.budget for row in rows):
+            line = [row for row in rows if row.budget == budget]
+            loads, values = [row.load for row in line], [value(row.summary) for row in line]
+            axes.plot(loads, values, marker="o", label=f"budget {budget}")
+        axes.set(xlabel="load", ylabel=unit, title=title, ylim=(0, None))
         axes.grid(alpha=0.3)
         axes.legend()
     figure.savefig(path, dpi=120)

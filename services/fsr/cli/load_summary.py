@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import statistics
 from collections import Counter
 from collections.abc import Sequence
@@ -12,13 +13,19 @@ from fsr.cli.load_generator import Outcome, Plan
 
 __all__ = ["Summary", "percentiles", "summarise"]
 
+_MOST_REASONS = 10
+
 
 @dataclass(frozen=True, kw_only=True)
 class Summary:
-    """One run. Rates are per second; latencies are in seconds, of answers without error."""
+    """One run. Rates are per second; latencies are in seconds, of answers without error.
+
+    `errors` counts requests that failed, by kind; `reasons` by what was said of them, the most frequent first.
+    """
 
     requests: int
     errors: dict[str, int]
+    reasons: dict[str, int]
     seconds: float
     requests_per_second: float
     tokens_per_second: float
@@ -41,6 +48,17 @@ def percentiles(values: Sequence[float]) -> dict[str, float]:
     return {f"p{share}": cuts[share - 1] for share in (50, 90, 95, 99)} | {"max": max(values)}
 
 
+def _reasons(outcomes: Sequence[Outcome]) -> dict[str, int]:
+    """Messages that differ in numbers alone count as the first of them."""
+    first: dict[str, str] = {}
+    counts: Counter[str] = Counter()
+    for outcome in outcomes:
+        if outcome.error is not None:
+            message = f"{outcome.error}: {outcome.reason}".removesuffix(": ")
+            counts[first.setdefault(re.sub(r"\d+", "0", message), message)] += 1
+    return dict(counts.most_common(_MOST_REASONS))
+
+
 def summarise(outcomes: Sequence[Outcome], plan: Plan) -> Summary:
     """Counts everything after the warm-up; rates are over the time from its first due request to its last answer."""
     counted = outcomes[plan.warmup :]
@@ -53,6 +71,7 @@ def summarise(outcomes: Sequence[Outcome], plan: Plan) -> Summary:
     return Summary(
         requests=len(counted),
         errors=dict(Counter(o.error for o in counted if o.error is not None)),
+        reasons=_reasons(counted),
         seconds=seconds,
         requests_per_second=len(answered) * per_second,
         tokens_per_second=sum(o.tokens for o in answered) * per_second,

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 from PIL import Image
 from typer.testing import CliRunner
 
@@ -54,11 +55,45 @@ def test_run_without_answers_is_valid_json():
     assert "| 16 | 4 |" in markdown([row], 1.0) and " | - | 0 | 0 |" in markdown([row], 1.0)
 
 
-def test_plot_is_drawn(tmp_path):
-    summary = summarise([Outcome(due=0, ttft=0.1, total=0.2, tokens=3)] * 3, plan())
-    rows = [Row(budget, load, summary) for budget in "ab" for load in "12"]
+def test_plot_shows_throughput_goodput_first_token_and_latency(tmp_path, monkeypatch):
+    drawn = []
+    save = Figure.savefig
+    monkeypatch.setattr(Figure, "savefig", lambda figure, *args, **options: drawn.append(figure) or save(figure, *args))
+    rows = []
+    for budget, total in (("16", 0.5), ("144", 2.0)):
+        outcomes = [Outcome(due=i, ttft=total / 4, total=total, tokens=3) for i in range(8)]
+        rows += [Row(budget, load, summarise(outcomes, plan())) for load in "12"]
     plot(rows, tmp_path / "load.png", 1.0)
     assert (tmp_path / "load.png").read_bytes().startswith(b"\x89PNG")
+    shown = {axes.get_title(): [line.get_ydata()[0] for line in axes.get_lines()] for axes in drawn[0].axes}
+    few, many = rows[0].summary, rows[2].summary
+    assert shown == {
+        "throughput": [few.requests_per_second, many.requests_per_second],
+        "goodput: answers within 1 s": [few.goodput, 0],
+        "time to first token, 95th percentile": pytest.approx([125, 500]),
+        "time to the whole answer, 95th percentile": pytest.approx([500, 2000]),
+    }
+
+
+def test_errors_say_why_they_happened():
+    """Once for each kind of message, with the most frequent first."""
+    said = ["gateway: 64 requests are in flight", "gateway: 65 requests are in flight", "deadline: has passed", ""]
+    errors = ["OverloadedError", "OverloadedError", "DeadlineError", "no end"]
+    outcomes = [
+        Outcome(due=i, ttft=None, total=0.1, error=error, reason=reason)
+        for i, (error, reason) in enumerate(zip(errors, said, strict=True))
+    ]
+    summary = summarise(outcomes, plan())
+    assert summary.errors == {"OverloadedError": 2, "DeadlineError": 1, "no end": 1}
+    assert list(summary.reasons.items()) == [
+        ("OverloadedError: gateway: 64 requests are in flight", 2),
+        ("DeadlineError: deadline: has passed", 1),
+        ("no end", 1),
+    ]
+    row = Row("16", "4", summary)
+    assert "- budget 16, load 4: 2 x OverloadedError: gateway: 64 requests are in flight\n" in markdown([row], 1.0)
+    assert json.loads(as_json([row], {}))["runs"][0]["reasons"] == summary.reasons
+    assert "Errors" not in markdown([Row("16", "4", summarise([], plan()))], 1.0)
 
 
 @pytest.mark.parametrize("wrong", [{"rate": 2.0}, {"clients": None}, {"clients": 0}, {"seconds": 0}, {"bound": -1}])
@@ -135,7 +170,7 @@ async def test_wrong_request_ends_the_load_and_full_service_does_not(size):
             await drive(client, plan(**size, requests=40))
         assert client.calls < 40
     outcomes = await drive(Refusing(OverloadedError("full")), plan(**size, requests=3))
-    assert [outcome.error for outcome in outcomes] == ["OverloadedError"] * 3
+    assert [(outcome.error, outcome.reason) for outcome in outcomes] == [("OverloadedError", "full")] * 3
 
 
 async def test_closed_loop_has_no_more_requests_in_flight_than_clients():
