@@ -11,7 +11,7 @@ COPY pyproject.toml README.md LICENSE deploy/docker/constraints.txt ./
 COPY protos protos
 COPY fsr_core fsr_core
 COPY services services
-RUN python -m venv /opt/fsr && /opt/fsr/bin/pip install --no-cache-dir --constraint constraints.txt '.[decoder]'
+RUN python -m venv /opt/fsr && /opt/fsr/bin/pip install --no-cache-dir --constraint constraints.txt '.[decoder,otel]'
 
 FROM python:${PYTHON}
 RUN useradd --uid 10001 --create-home fsr

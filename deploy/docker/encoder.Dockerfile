@@ -11,7 +11,7 @@ COPY pyproject.toml README.md LICENSE deploy/docker/constraints.txt ./
 COPY protos protos
 COPY fsr_core fsr_core
 COPY services services
-RUN python -m venv /opt/fsr && /opt/fsr/bin/pip install --no-cache-dir --constraint constraints.txt '.[encoder]'
+RUN python -m venv /opt/fsr && /opt/fsr/bin/pip install --no-cache-dir --constraint constraints.txt '.[encoder,otel]'
 
 FROM python:${PYTHON}
 # KubeRay's probes call wget. Its commands run in a login shell, and a login shell reads /etc/profile.d.

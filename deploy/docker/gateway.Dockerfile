@@ -7,7 +7,7 @@ WORKDIR /src
 COPY pyproject.toml README.md LICENSE deploy/docker/constraints.txt ./
 COPY protos protos
 COPY services services
-RUN python -m venv /opt/fsr && /opt/fsr/bin/pip install --no-cache-dir --constraint constraints.txt '.[gateway]'
+RUN python -m venv /opt/fsr && /opt/fsr/bin/pip install --no-cache-dir --constraint constraints.txt '.[gateway,otel]'
 
 FROM python:${PYTHON}
 RUN useradd --uid 10001 --no-create-home fsr

@@ -23,7 +23,7 @@ _OURS = "fsr-gateway"
 
 def resolve() -> list[dict[str, Any]]:
     """What pip would install, as pip's own report has it. Nothing is installed."""
-    requirement = f"{HERE.parents[1]}[gateway,encoder,decoder]"
+    requirement = f"{HERE.parents[1]}[gateway,encoder,decoder,otel]"
     command = [sys.executable, "-m", "pip", "install", "--dry-run", "--ignore-installed", "--quiet", "--report", "-"]
     report = subprocess.run([*command, requirement], stdout=subprocess.PIPE, check=True).stdout
     return list(json.loads(report)["install"])

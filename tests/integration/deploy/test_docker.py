@@ -20,11 +20,11 @@ from fsr.gateway.settings import GatewaySettings
 from helpers.images import ROOT, constraints, environment, install, install_line, instructions, one, started, unpinned
 
 SETTINGS = {"gateway": GatewaySettings, "encoder": EncoderSettings, "decoder": DecoderSettings}
-# image -> its service, and the extra of pyproject.toml that it installs
+# image -> its service, and the extras of pyproject.toml that it installs; vLLM brings what `otel` needs
 IMAGES = {
-    "gateway": ("gateway", "gateway"),
-    "encoder": ("encoder", "encoder"),
-    "decoder": ("decoder", "decoder"),
+    "gateway": ("gateway", "gateway,otel"),
+    "encoder": ("encoder", "encoder,otel"),
+    "decoder": ("decoder", "decoder,otel"),
     "decoder-vllm": ("decoder", "vllm"),
 }
 EXTRAS = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
@@ -42,12 +42,12 @@ def test_hadolint():
 
 @pytest.mark.parametrize("image", IMAGES)
 def test_image(image):
-    service, extra = IMAGES[image]
+    service, extras = IMAGES[image]
     words = [word for word, _ in instructions(image)]
     assert words.count("FROM") == 2
     pins = [rest for word, rest in instructions(image) if word == "ARG" and rest.startswith("PYTHON")]
     assert re.fullmatch(r"PYTHON=3\.\d+\.\d+-slim-\w+", pins[0])
-    assert f"'.[{extra}]'" in install_line(image) and extra in EXTRAS
+    assert f"'.[{extras}]'" in install_line(image) and set(extras.split(",")) <= set(EXTRAS)
     assert ("--constraint constraints.txt" in install_line(image)) == (image in SETTINGS), "vLLM pins its own versions"
     assert int(one(image, "USER")) > 0
     fields, env = SETTINGS[service].model_fields, environment(image)
@@ -99,7 +99,7 @@ def closure(requirements):
 
 def test_constraints_pin_every_requirement_within_its_range():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    direct = [*project["dependencies"], *(text for service in SETTINGS for text in EXTRAS[service])]
+    direct = [*project["dependencies"], *(text for extra in (*SETTINGS, "otel") for text in EXTRAS[extra])]
     requirements = [Requirement(text) for text in [*direct, *EXTRAS["service"], *EXTRAS["core"]]]
     pinned = constraints()
     assert all(re.fullmatch(r"[a-z0-9-]+", name) and Version(version).local is None for name, version in pinned.items())
@@ -128,10 +128,10 @@ print(*sys.modules)
 @pytest.mark.parametrize("service", SETTINGS)
 def test_entry_point_and_probe_need_only_the_extra(service):
     """Both print their --help. Every package that our modules import for it comes with the install line's extra."""
-    extra = re.search(r"'\.\[(\w+)\]'", install_line(service))[1]
+    extra = re.search(r"'\.\[(\w+),otel\]'", install_line(service))[1]
     assert extra == service
     base = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
-    installed = closure([*base, *EXTRAS[extra]])
+    installed = closure([*base, *EXTRAS[extra], *EXTRAS["otel"]])
     entry, probe = json.loads(one(service, "ENTRYPOINT")), json.loads(one(service, "HEALTHCHECK").split("CMD ", 1)[1])
     assert entry[:2] == probe[:2] == ["python", "-m"]
     more = "import fsr.encoder.app" if service == "encoder" else ""
@@ -178,6 +178,18 @@ def test_compose_with_vllm_builds_the_image_of_vllm():
     assert overlay["decoder"]["build"] == {"dockerfile": "deploy/docker/decoder-vllm.Dockerfile"}
     assert overlay["decoder"]["image"] == COMPOSE["services"]["decoder"]["image"].replace("decoder", "decoder-vllm")
     assert environment("decoder-vllm")["FSR_DECODER_ENGINE"] == "vllm"
+
+
+def test_compose_with_traces_sends_those_of_every_service_to_jaeger():
+    overlay = yaml.safe_load((ROOT / "deploy/compose.traces.yaml").read_text())["services"]
+    assert set(overlay) == {*SETTINGS, "jaeger"}
+    for service in SETTINGS:
+        assert overlay[service]["environment"] == {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://jaeger:4317"}
+        assert COMPOSE["services"][service]["environment"]["OTEL_EXPORTER_OTLP_ENDPOINT"] is None
+    grafana = yaml.safe_load((ROOT / "deploy/grafana/provisioning/datasources/prometheus.yaml").read_text())
+    (link,) = grafana["datasources"][0]["jsonData"]["exemplarTraceIdDestinations"]
+    port = overlay["jaeger"]["ports"][0].split(":")[1]
+    assert link["name"] == "trace_id" and f"localhost:{port}/trace/" in link["url"]
 
 
 def test_compose_passes_on_the_variables_of_the_page():
