@@ -6,6 +6,7 @@ from contextlib import aclosing
 import pytest
 
 from fsr.common.draining import Draining
+from fsr.common.tracing import traces
 from fsr.decoder import pipeline
 from fsr.decoder.admission import Admission
 from fsr.decoder.engines.transformers.engine import TransformersEngine
@@ -14,6 +15,7 @@ from fsr.decoder.pipeline import DecodePipeline
 from fsr.decoder.settings import DecoderSettings
 from fsr.v1 import decoder_pb2, types_pb2
 from fsr_core.backbones import load_decoder
+from helpers.collector import collector
 
 TEXT = types_pb2.Part(text="Is there a red star? " * 40)
 QUESTION = types_pb2.Message(role=types_pb2.ROLE_USER, parts=[TEXT])
@@ -51,3 +53,18 @@ async def test_prompt_when_it_takes_long_then_messages_say_that_the_engine_is_at
     assert not any(message.ByteSize() for message in silent) and all(message.token_ids for message in got[-4:])
     assert (last.finish_reason, last.stats.completion_tokens) == (decoder_pb2.FINISH_REASON_LENGTH, 4)
     assert len(silent) >= 3 if slow else not silent
+
+
+async def test_trace_when_the_caller_leaves_has_the_stages_until_then(decoding):
+    request = decoder_pb2.DecodeRequest(messages=[QUESTION], sampling=types_pb2.Sampling(max_tokens=200))
+    request.sampling.ignore_eos = True
+    with collector() as receiver:
+        with traces("decoder", receiver.address) as tracer:
+            async with aclosing(decoding.decode(request, tracer.request("decode", tuple, begins=True))) as messages:
+                for _ in range(3):
+                    await anext(messages)
+        decode, *stages = receiver.spans()
+    assert decode.attributes["rpc.response.status_code"] == "CANCELLED"
+    assert decode.attributes["fsr.completion_tokens"] == 3
+    assert [stage.name for stage in stages] == ["queue", "prefill", "decode"]
+    assert all(stage.parent_id == decode.span_id and stage.start <= stage.end for stage in stages)

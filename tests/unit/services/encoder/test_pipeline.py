@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+import itertools
 import weakref
 from contextlib import suppress
 from dataclasses import replace
@@ -9,10 +10,12 @@ from dataclasses import replace
 import pytest
 
 from fsr.common.errors import Expired, InvalidRequest, Overloaded
+from fsr.common.tracing import traces
 from fsr.encoder.cache import cache_key
 from fsr.v1 import types_pb2
 from helpers import checkpoints
 from helpers.benches import SIZES
+from helpers.collector import collector
 from helpers.encoder_requests import FRAMES, answer, image_of, pipeline_of, request_of, video_of
 
 CACHE_BYTES = 2**24
@@ -176,3 +179,24 @@ def test_cache_when_an_image_is_one_of_several_then_hit_only_if_prepared_alike(b
     assert hits == (0 if name == "llava_onevision" else 2)
     if name in checkpoints.VIDEO:
         assert answer(pipeline, request_of(image, video_of())).cache_hits == 1
+
+
+def test_trace_when_the_images_of_a_request_are_in_two_batches_has_the_stages_of_both(bench):
+    pipeline = pipeline_of(bench("llava").encoder)
+
+    async def alone(job):
+        return pipeline.run_batch([job])[0]
+
+    with collector() as receiver:
+        with traces("encoder", receiver.address) as tracer:
+            span = tracer.request("encode", tuple, begins=True)
+            asyncio.run(pipeline.answer(request_of(image_of(SIZES[0]), image_of(SIZES[1])), alone, span))
+            span.end()
+        encode, preprocess, *stages = receiver.spans()
+    assert (encode.name, preprocess.name) == ("encode", "preprocess")
+    assert sorted(stage.name for stage in stages) == sorted(["queue", "tower", "text", "compress"] * 2)
+    assert {stage.attributes["fsr.batch_size"] for stage in stages if stage.name == "tower"} == {1}
+    in_order = [stage for stage in stages if stage.name != "queue"]
+    assert [stage.name for stage in in_order] == ["tower", "text", "compress"] * 2
+    edges = [edge for stage in in_order for edge in (stage.start, stage.end)]
+    assert all(later - earlier > -1e6 for earlier, later in itertools.pairwise([preprocess.end, *edges, encode.end]))
