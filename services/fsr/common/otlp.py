@@ -40,6 +40,8 @@ _FAULTS = {"UNKNOWN", "DEADLINE_EXCEEDED", "UNIMPLEMENTED", "INTERNAL", "UNAVAIL
 class OtlpTracer(Tracer):
     """Sends spans from a thread of its own. A collector that does not answer costs spans, never a request."""
 
+    active = True
+
     def __init__(self, service: str, endpoint: str) -> None:
         """Raises errors of several kinds for variables of the library that are wrong."""
         adopt_logger("opentelemetry", "traces", logging.ERROR)

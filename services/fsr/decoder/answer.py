@@ -111,4 +111,5 @@ class AnswerWriter:
     def close(self) -> None:
         """The answer is complete, or nobody waits for the rest of it."""
         if self._first_token_at:
-            self._span.stage("decode", self._first_token_at, time.monotonic())
+            seconds = self._stats.decode_seconds or time.monotonic() - self._first_token_at
+            self._span.stage("decode", self._first_token_at, self._first_token_at + seconds)

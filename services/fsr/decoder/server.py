@@ -90,6 +90,7 @@ async def serve(settings: DecoderSettings, tracer: Tracer) -> None:
             _watch(engine, process),
             address=address,
             metrics=exporter.address,
+            traces=tracer.active,
             model=settings.model,
             engine=engine.name,
             kv_bytes=engine.kv_capacity,

@@ -111,6 +111,7 @@ async def serve(settings: GatewaySettings, tracer: Tracer) -> None:
             address=address,
             http=http.address if http else None,
             metrics=exporter.address,
+            traces=tracer.active,
             tls=certificate is not None,
             replica_tls=settings.replica_tls_cert is not None,
         )
