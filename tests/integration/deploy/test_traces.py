@@ -30,7 +30,7 @@ def usage(system, png):
 
 @pytest.fixture(scope="module")
 def spans(traces, usage):
-    return traces.wait_for(lambda spans: len(spans) == 13, TRACE_ID)
+    return traces.wait_for(lambda spans: len(spans) == 14, TRACE_ID)
 
 
 def test_trace_goes_through_gateway_encoder_and_decoder(spans):
