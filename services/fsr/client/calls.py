@@ -37,23 +37,25 @@ class Calls:
     ) -> tuple[Any, Route | None]:
         """The response. Raises ClientError."""
         check_size(request)
-        repetition = Repetition(len(self._gateways))
+        repetition = self._repetition()
         while True:
             gateway = self._gateways.current
             try:
                 call = getattr(gateway.stub(), method)(request, timeout=call_time.left(), metadata=self._metadata)
                 return await call, Route.of(await call.trailing_metadata())
             except grpc.aio.AioRpcError as error:
-                if not repetition.again(error):
+                pause = repetition.pause(error)
+                if pause is None or time.monotonic() + pause >= call_time.end:
                     raise from_rpc(error, call_time.seconds, names) from error
                 self._gateways.failed(gateway)
+            await asyncio.sleep(pause)
 
     async def answer(
         self, request: gateway_pb2.GenerateRequest, call_time: CallTime, names: Mapping[str, str]
     ) -> AsyncGenerator[Chunk, None]:
         """The pieces of an answer. If the gateway fails, another one goes on. Raises ClientError."""
         check_size(request)
-        resumption = Resumption(request, len(self._gateways), self._resume_seconds)
+        resumption = Resumption(request, self._repetition())
         while True:
             gateway = self._gateways.current
             call = gateway.stub().Generate(resumption.request, timeout=call_time.left(), metadata=self._metadata)
@@ -76,6 +78,9 @@ class Calls:
             finally:
                 call.cancel()
             await asyncio.sleep(pause)
+
+    def _repetition(self) -> Repetition:
+        return Repetition(len(self._gateways), self._resume_seconds)
 
 
 def _chunk(message: gateway_pb2.GenerateResponse, resumed: int) -> Chunk:

@@ -18,6 +18,7 @@ from fsr.v1 import gateway_pb2
 __all__ = ["Repetition", "Resumption", "check_seconds"]
 
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 1.0  # seconds between two attempts; each time twice as long
+_MOST_LOSSES = 8  # connections in a row that broke before anything came; a request must not end gateway after gateway
 # What gRPC itself says when a connection breaks, or when its server stops.
 _BROKEN = {
     grpc.StatusCode.UNAVAILABLE,
@@ -25,6 +26,8 @@ _BROKEN = {
     grpc.StatusCode.INTERNAL,
     grpc.StatusCode.UNKNOWN,
 }
+# How its details begin where there was no connection. It has no code for that.
+_UNREACHABLE = ("failed to connect", "DNS resolution failed", "Name resolution failure")
 
 
 def check_seconds(seconds: float) -> float:
@@ -36,17 +39,45 @@ def check_seconds(seconds: float) -> float:
 
 
 class Repetition:
-    """Whether a call that has brought nothing yet is made again: once at each other gateway, also if one is full, and
-    if the connection broke once more at the first one."""
+    """Whether a call is made again, and when.
 
-    def __init__(self, gateways: int) -> None:
-        self._gateways, self._failures = gateways, 0
+    A call that has brought nothing is made once at each gateway. If its connection broke, it waits for a gateway, as a
+    stream that has begun does after each failure. A gateway that nobody could reach from the start is not waited for.
+    """
 
-    def again(self, error: grpc.aio.AioRpcError) -> bool:
-        """Counts a failure."""
+    def __init__(self, gateways: int, seconds: float) -> None:
+        """A call waits at most `seconds` without progress."""
+        self._gateways, self._seconds = gateways, seconds
+        self._begun = self._reached = False
+        self._failures = self._losses = 0  # in a row, without progress between
+        self._failing_since = 0.0
+
+    def progress(self) -> None:
+        """The call has brought something."""
+        self._begun = True
+        self._failures = self._losses = 0
+
+    def pause(self, error: grpc.aio.AioRpcError) -> float | None:
+        """Counts a failure. Seconds until the next call; None if there is none."""
+        if not _passes(error):
+            return None
+        now, ours = time.monotonic(), is_from_gateway(error)
+        if not self._failures:
+            self._failing_since = now
         self._failures += 1
-        most = self._gateways - is_from_gateway(error)
-        return _passes(error) and self._failures <= most
+        lost = not ours and not (error.details() or "").startswith(_UNREACHABLE)
+        self._losses += lost
+        self._reached = self._reached or lost
+        if not self._begun and self._failures < self._gateways:
+            return 0.0
+        if not self._begun and (ours or not self._reached):
+            return None
+        if self._losses > _MOST_LOSSES or now - self._failing_since >= self._seconds:
+            return None
+        if self._failures < self._gateways or (self._failures == 1 and lost):
+            return 0.0
+        pause = min(_LONGEST_PAUSE, _FIRST_PAUSE * 2.0 ** min(self._failures, 10))
+        return max(pause * random.uniform(0.5, 1.0), retry_hint(error) or 0.0)
 
 
 class Resumption:
@@ -55,15 +86,13 @@ class Resumption:
     `request` is what the next call sends. `count` is the number of streams that went on with the answer so far.
     """
 
-    def __init__(self, request: gateway_pb2.GenerateRequest, gateways: int, seconds: float) -> None:
-        """A stream that has begun waits at most `seconds` without progress for a gateway to go on with it."""
+    def __init__(self, request: gateway_pb2.GenerateRequest, repetition: Repetition) -> None:
         self.request, self.count = request, 0
-        self._seconds, self._gateways, self._repetition = seconds, gateways, Repetition(gateways)
+        self._repetition = repetition
         self._token_ids = list(request.resume.token_ids)
         self._fingerprint = ""
         self._resuming = False  # `request` says so
         self._begun = self._answered = False  # the answer, the stream of the last call
-        self._failures, self._failing_since = 0, 0.0  # in a row, without a message between
 
     def received(self, message: gateway_pb2.GenerateResponse) -> None:
         """Raises ServerError if the gateway began the answer anew."""
@@ -74,28 +103,18 @@ class Resumption:
                 raise ServerError(f"gateway: {reason}; let all gateways have the version of the newest")
             self._fingerprint = self._fingerprint or message.fingerprint
         self._answered = self._begun = True
-        self._failures = 0
+        self._repetition.progress()
         self._token_ids.extend(message.token_ids)
 
     def pause(self, error: grpc.aio.AioRpcError) -> float | None:
         """Seconds until the next call, with which the caller makes up for this failure; None if there is none."""
         self._answered = False
-        if not self._begun:
-            return 0.0 if self._repetition.again(error) else None
-        # Without a fingerprint in its first message the gateway is too old to know `resume`.
-        if not self._fingerprint or not _passes(error):
-            return None
-        now = time.monotonic()
-        if not self._failures:
-            self._failing_since = now
-        if now - self._failing_since >= self._seconds:
-            return None
-        self._prepare()
-        self._failures += 1
-        if self._failures < self._gateways or (self._failures == 1 and not is_from_gateway(error)):
-            return 0.0
-        pause = min(_LONGEST_PAUSE, _FIRST_PAUSE * 2.0 ** min(self._failures, 10))
-        return max(pause * random.uniform(0.5, 1.0), retry_hint(error) or 0.0)
+        if self._begun and not self._fingerprint:
+            return None  # the gateway is too old to know `resume`
+        pause = self._repetition.pause(error)
+        if pause is not None and self._begun:
+            self._prepare()
+        return pause
 
     def _prepare(self) -> None:
         """The request with what has come. The caller's own stays as it is."""
@@ -109,7 +128,7 @@ class Resumption:
 
 
 def _passes(error: grpc.aio.AioRpcError) -> bool:
-    """Whether another gateway, or the same one a little later, may go on with the answer."""
+    """Whether another gateway, or the same one a little later, may do better."""
     if is_from_gateway(error):
         return error.code() in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.RESOURCE_EXHAUSTED)
     return error.code() in _BROKEN

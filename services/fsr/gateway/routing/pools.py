@@ -145,9 +145,13 @@ class Pools:
     def resolve(self, model: str, may_use: Callable[[str], bool] = lambda name: True) -> str:
         """The model that a request is for. If the request names none, it is the only one that the caller `may_use`.
 
+        A model whose replicas were all lost a moment ago counts: the request may wait for them.
+
         Raises UnknownModel with the list of models that the caller may use, NotReady if no replica has answered.
         """
-        names = self.models()
+        lost_since = time.monotonic() - self._settings.failover_wait_seconds
+        lost = {r.last_model for r in self._by_address.values() if r.model is None and r.lost_at > lost_since}
+        names = sorted(lost.union(self.models()))
         usable = [name for name in names if may_use(name)]
         silent = any(replica.model is None for replica in self._by_address.values())
         if model in names:

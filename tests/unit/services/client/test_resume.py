@@ -30,12 +30,16 @@ REQUEST = gateway_pb2.GenerateRequest(
 
 @dataclass
 class Failure:
-    """`after` so many tokens of a stream. With `ours` the gateway says so itself; else gRPC would."""
+    """`after` so many tokens of a stream. With `ours` the gateway says so itself; else gRPC would, in these words."""
 
     after: int
     code: Code = Code.UNAVAILABLE
     ours: bool = False
     hint: int | None = None  # milliseconds
+    says: str = "Socket closed"
+
+
+UNREACHABLE = Failure(0, says="failed to connect to all addresses; last error: refused")
 
 
 @dataclass
@@ -71,7 +75,7 @@ class Gateway(gateway_pb2_grpc.GatewayServiceServicer):
 
     async def _fail(self, failure, context):
         hint = (("retry-after-ms", str(failure.hint)),) if failure.hint else ()
-        await context.abort(failure.code, "resume.fingerprint: why", OURS * failure.ours + hint)
+        await context.abort(failure.code, failure.says, OURS * failure.ours + hint)
 
 
 @pytest.fixture
@@ -194,14 +198,14 @@ async def test_error_that_another_gateway_would_repeat_is_raised(client, code, k
 
 
 async def test_stream_when_no_gateway_comes_back_fails_after_the_wait(client):
-    gateway, began = Gateway([Failure(4)] + [Failure(0)] * 99), time.monotonic()
+    gateway, began = Gateway([Failure(4)] + [UNREACHABLE] * 99), time.monotonic()
     pieces, error = await chunks(await client(gateway, resume_seconds=0.5))
     assert isinstance(error, UnavailableError) and tokens(pieces) == TOKENS[:4]
     assert time.monotonic() - began >= 0.5 and len(gateway.requests) > 2
 
 
 async def test_stream_when_its_time_ends_first_does_not_wait_longer(client):
-    gateway = Gateway([Failure(4)] + [Failure(0)] * 999)
+    gateway = Gateway([Failure(4)] + [UNREACHABLE] * 999)
     _, error = await chunks(await client(gateway, resume_seconds=600), timeout=2)
     assert isinstance(error, UnavailableError | DeadlineExceeded)
 
@@ -229,13 +233,27 @@ async def test_request_that_has_not_begun_is_asked_of_every_gateway(client, ours
         assert error is None and tokens(pieces) == TOKENS and pieces[-1].resumed == 0
 
 
-async def test_request_that_fails_everywhere_fails_soon(client):
-    gateways = [Gateway([Failure(0)] * 9) for _ in range(3)]
-    _, error = await chunks(await client(*gateways))
-    assert isinstance(error, UnavailableError) and [len(gateway.requests) for gateway in gateways] == [2, 1, 1]
-    alone = Gateway([Failure(0, ours=True)] * 9)
-    _, error = await chunks(await client(alone))
-    assert isinstance(error, UnavailableError) and len(alone.requests) == 1  # it says so itself, and would again
+@pytest.mark.parametrize("failure", [UNREACHABLE, Failure(0, ours=True)])
+async def test_request_that_fails_everywhere_fails_soon(client, failure):
+    for count in (1, 3):
+        gateways = [Gateway([failure] * 9) for _ in range(count)]
+        _, error = await chunks(await client(*gateways))
+        assert isinstance(error, UnavailableError) and [len(gateway.requests) for gateway in gateways] == [1] * count
+
+
+async def test_request_whose_connection_broke_waits_for_the_gateway(client):
+    gateway = Gateway([Failure(0), UNREACHABLE, UNREACHABLE])
+    pieces, error = await chunks(await client(gateway))
+    assert error is None and tokens(pieces) == TOKENS and pieces[-1].resumed == 0
+    listing = Gateway([Failure(0), UNREACHABLE, UNREACHABLE])
+    assert [model.model for model in await (await client(listing)).models()] == ["m"]
+
+
+@pytest.mark.parametrize("after", [0, 4])
+async def test_request_that_ends_gateway_after_gateway_is_given_up(client, after):
+    gateway = Gateway([Failure(after)] + [Failure(0)] * 99)
+    _, error = await chunks(await client(gateway))
+    assert isinstance(error, UnavailableError) and len(gateway.requests) == 9
 
 
 async def test_request_that_a_full_gateway_refuses_goes_to_another_one(client):

@@ -1,5 +1,7 @@
 """Which replicas a pool has, and which of them it picks."""
 
+import time
+
 import grpc
 import pytest
 
@@ -122,6 +124,18 @@ async def test_replicas_ready_when_a_model_has_no_address_is_zero_for_an_hour_th
     up(pools, "decoder", "a:1")
     assert ready("m") == [0, 1] and ready("n") == [0, 0]
     await pools.close()
+
+
+async def test_model_whose_replicas_were_just_lost_is_resolved(pools, monkeypatch):
+    pools.set_addresses("decoder", ["a:1"])
+    a = up(pools, "decoder", "a:1")
+    assert pools.last_loss("decoder", "m") < 0
+    a.down("killed")
+    lost = time.monotonic()
+    assert pools.resolve("") == pools.resolve("m") == "m" and abs(pools.last_loss("decoder", "m") - lost) < 5
+    monkeypatch.setattr(a, "lost_at", lost - 31)
+    with pytest.raises(NotReady, match="no replica of any model answers yet"):
+        pools.resolve("")
 
 
 async def test_resolve_when_models_are_missing_unknown_or_several_says_so(pools):
