@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PYTHON ?= python3
 STAMP := $(VENV)/.installed
 
-.PHONY: help install tools demo test test-cluster unit test-vllm test-clients lint types protos protos-check published constraints format soak evaluate lmms-eval checkov clean
+.PHONY: help install tools demo test test-cluster unit test-vllm test-clients lint types protos protos-check published requirements digests format soak evaluate lmms-eval checkov clean
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## /\1\t/' | expand -t 14
 
@@ -114,8 +114,11 @@ published: install ## Record the proto files as published: from then on lint ref
 	$(BIN)/buf breaking --against protos/published.binpb
 	$(BIN)/buf build --exclude-source-info -o protos/published.binpb
 
-constraints: install ## Renew the versions that the images install, within the ranges of pyproject.toml
+requirements: install ## Renew the versions and hashes that the images install, within the ranges of pyproject.toml
 	$(BIN)/python deploy/docker/pin.py
+
+digests: install ## Ask the registries for the digests of the images that ours are made from, and of compose
+	$(BIN)/python deploy/docker/digests.py
 
 evaluate: install ## Every method on the frozen sets: tables and plots into runs/evaluate (about half an hour)
 	$(BIN)/fsr evaluate

@@ -1,15 +1,21 @@
-# A decoder replica with the vLLM engine (docs/decoders.md). It does not use constraints.txt: vLLM pins torch and needs
-# other versions of many packages. pyproject.toml bounds vLLM's own version.
+# A decoder replica with the vLLM engine (docs/decoders.md). vLLM pins torch, and needs other versions of many packages than
+# the other images.
 #   docker build -f deploy/docker/decoder-vllm.Dockerfile -t fsr-decoder-vllm .
-ARG PYTHON=3.12.12-slim-bookworm
+ARG PYTHON=3.12.14-slim-bookworm@sha256:b64e9d3a71eddaa1b3f80c04abf292b3139e3b7c4dd272d19c31dc1f91194d1b
 
 FROM python:${PYTHON} AS build
 WORKDIR /src
+COPY deploy/docker/requirements requirements
+RUN python -m venv /opt/fsr \
+    && /opt/fsr/bin/pip install --no-cache-dir --no-deps --only-binary :all: --require-hashes --requirement requirements/decoder-vllm.txt
 COPY pyproject.toml README.md LICENSE ./
 COPY protos protos
 COPY fsr_core fsr_core
 COPY services services
-RUN python -m venv /opt/fsr && /opt/fsr/bin/pip install --no-cache-dir '.[vllm]'
+RUN python -m venv /opt/build \
+    && /opt/build/bin/pip install --no-cache-dir --no-deps --only-binary :all: --require-hashes --requirement requirements/build.txt \
+    && /opt/build/bin/pip wheel --no-cache-dir --no-deps --no-build-isolation --wheel-dir /opt/wheels . \
+    && /opt/fsr/bin/pip install --no-cache-dir --no-deps --no-index /opt/wheels/*.whl && /opt/fsr/bin/pip check
 
 FROM python:${PYTHON}
 # Triton compiles its kernels when the engine starts.

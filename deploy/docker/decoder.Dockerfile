@@ -1,17 +1,26 @@
 # A decoder replica with the transformers engine. By default torch is the registry's wheel with its CUDA libraries. For a
-# machine without a GPU, set TORCH_INDEX to the address of an index of CPU wheels. constraints.txt admits both builds.
+# machine without a GPU, set TORCH_INDEX to the address of an index of CPU wheels: torch then comes from there, without a
+# check of its hash, in the same version.
 #   docker build -f deploy/docker/decoder.Dockerfile -t fsr-decoder .
-ARG PYTHON=3.12.12-slim-bookworm
+ARG PYTHON=3.12.14-slim-bookworm@sha256:b64e9d3a71eddaa1b3f80c04abf292b3139e3b7c4dd272d19c31dc1f91194d1b
 
 FROM python:${PYTHON} AS build
-ARG TORCH_INDEX=
-ENV PIP_EXTRA_INDEX_URL=${TORCH_INDEX}
 WORKDIR /src
-COPY pyproject.toml README.md LICENSE deploy/docker/constraints.txt ./
+COPY deploy/docker/requirements requirements
+RUN python -m venv /opt/fsr \
+    && /opt/fsr/bin/pip install --no-cache-dir --no-deps --only-binary :all: --require-hashes --requirement requirements/decoder.txt
+ARG TORCH_INDEX=
+RUN if [ -z "${TORCH_INDEX}" ]; \
+    then /opt/fsr/bin/pip install --no-cache-dir --no-deps --only-binary :all: --require-hashes --requirement requirements/torch.txt; \
+    else /opt/fsr/bin/pip install --no-cache-dir --no-deps --index-url "${TORCH_INDEX}" "$(grep -o '^torch==[^ ;]*' requirements/torch.txt)"; fi
+COPY pyproject.toml README.md LICENSE ./
 COPY protos protos
 COPY fsr_core fsr_core
 COPY services services
-RUN python -m venv /opt/fsr && /opt/fsr/bin/pip install --no-cache-dir --constraint constraints.txt '.[decoder,otel]'
+RUN python -m venv /opt/build \
+    && /opt/build/bin/pip install --no-cache-dir --no-deps --only-binary :all: --require-hashes --requirement requirements/build.txt \
+    && /opt/build/bin/pip wheel --no-cache-dir --no-deps --no-build-isolation --wheel-dir /opt/wheels . \
+    && /opt/fsr/bin/pip install --no-cache-dir --no-deps --no-index /opt/wheels/*.whl && /opt/fsr/bin/pip check
 
 FROM python:${PYTHON}
 RUN useradd --uid 10001 --create-home fsr

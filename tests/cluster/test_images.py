@@ -28,7 +28,7 @@ def test_image_serves_with_only_its_own_packages(image, describe, free_ports, tm
     clean, site = install(image, tmp_path)
     packages = {path.name for path in site.iterdir()}
     assert "torch" in packages and ("ray" in packages) == (image == "encoder")
-    assert not unpinned(site)
+    assert not unpinned(site, image, "torch")
     port = free_ports(2)
     with started(image, clean, port, tmp_path), grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
         assert describe(channel).model.model == "fsr-tiny"

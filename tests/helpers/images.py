@@ -24,30 +24,36 @@ def instructions(image):
     return [tuple(line.split(None, 1)) for line in lines if line and not line.startswith("#")]
 
 
+def stages(image):
+    """The instructions of each stage of a build."""
+    parts = []
+    for word, rest in instructions(image):
+        if word == "FROM":
+            parts.append([])
+        if parts:
+            parts[-1].append((word, rest))
+    return parts
+
+
 def one(service, keyword):
     """Arguments of the last instruction with this keyword."""
     return [rest for word, rest in instructions(service) if word == keyword][-1]
 
 
-def constraints():
-    """The pinned version of each package."""
-    lines = (ROOT / "deploy/docker/constraints.txt").read_text().splitlines()
-    return dict(line.split("==") for line in lines if not line.startswith("#"))
+def pinned(*files):
+    """(name, version) of each package in files of deploy/docker/requirements."""
+    text = "".join((ROOT / f"deploy/docker/requirements/{name}.txt").read_text() for name in files)
+    return re.findall(r"^([a-z0-9-]+)==([^ ]+)", text, re.MULTILINE)
 
 
-def unpinned(site):
-    """(name, version) of each package in the folder `site` that no constraint names.
+def unpinned(site, *files):
+    """(name, version) of each package in the folder `site` that none of these files of requirements names.
 
     This project itself and the packages of every venv do not count, nor does the local label of a build, such as +cpu.
     """
     distributions = importlib.metadata.distributions(path=[str(site)])
     installed = {(canonicalize_name(one.name), one.version.partition("+")[0]) for one in distributions}
-    return {pin for pin in installed - constraints().items() if pin[0] not in ("fsr-gateway", "pip", "setuptools")}
-
-
-def install_line(service):
-    """The command of the image that calls `pip install`."""
-    return next(rest for word, rest in instructions(service) if word == "RUN" and "pip install" in rest)
+    return {pin for pin in installed - set(pinned(*files)) if pin[0] not in ("fsr-gateway", "pip", "setuptools")}
 
 
 def environment(service):
@@ -56,13 +62,16 @@ def environment(service):
 
 
 def install(image, folder):
-    """Runs the image's install line in a clean environment in `folder`, on the files that the image copies.
+    """Runs the first stage of the image's build in `folder`, on the files that the image copies.
 
     Returns the variables of the image's commands, and the folder with the installed packages.
     """
-    source, venv = folder / "src", folder / "fsr"
-    for word, rest in instructions(image):
-        if word == "COPY" and not rest.startswith("--from"):
+    clean = {key: value for key, value in os.environ.items() if not key.startswith(("PYTHON", "FSR_", "VIRTUAL_ENV"))}
+    if "+" in importlib.metadata.version("torch"):  # as here: the build for CPUs, from where pip finds it
+        clean.setdefault("TORCH_INDEX", folder.as_uri())
+    source = folder / "src"
+    for word, rest in stages(image)[0]:
+        if word == "COPY":
             *sources, target = rest.split()
             for name in sources:
                 copy = source / (Path(name).name if target == "./" else target)
@@ -71,12 +80,12 @@ def install(image, folder):
                     shutil.copytree(ROOT / name, copy, ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
                 else:
                     shutil.copy(ROOT / name, copy)
-    clean = {key: value for key, value in os.environ.items() if not key.startswith(("PYTHON", "FSR_", "VIRTUAL_ENV"))}
-    # An image has no use for pip's cache; here the cache makes the install faster.
-    line = install_line(image).replace("/opt/fsr", str(venv)).replace("--no-cache-dir", "--quiet")
-    assert str(venv) in line
-    line = line.replace("python -m venv", f"{sys.executable} -m venv")
-    subprocess.run(["bash", "-ec", line], cwd=source, env=clean, check=True)
+        if word == "RUN":
+            # An image has no use for pip's cache; here the cache makes the install faster.
+            line = rest.replace("/opt/", f"{folder}/").replace("--no-cache-dir", "--quiet")
+            line = line.replace("python -m venv", f"{sys.executable} -m venv")
+            subprocess.run(["bash", "-ec", line], cwd=source, env=clean, check=True)
+    venv = folder / "fsr"
     site = next(venv.glob("lib/python*/site-packages"))
     return clean | environment(image) | {"PATH": f"{venv}/bin:{clean['PATH']}"}, site
 

@@ -6,18 +6,21 @@ import re
 import subprocess
 import sys
 import tomllib
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 
 import pytest
 import yaml
 from packaging.requirements import Requirement
 from packaging.version import Version
 
+from deploy.docker import digests
 from fsr.client import Client
 from fsr.decoder.settings import DecoderSettings
 from fsr.encoder.settings import EncoderSettings
 from fsr.gateway.settings import GatewaySettings
-from helpers.images import ROOT, constraints, environment, install, install_line, instructions, one, started, unpinned
+from helpers.images import ROOT, environment, install, instructions, one, pinned, stages, started, unpinned
 
 SETTINGS = {"gateway": GatewaySettings, "encoder": EncoderSettings, "decoder": DecoderSettings}
 # image -> its service, and the extras of pyproject.toml that it installs; vLLM brings what `otel` needs
@@ -46,9 +49,17 @@ def test_image(image):
     words = [word for word, _ in instructions(image)]
     assert words.count("FROM") == 2
     pins = [rest for word, rest in instructions(image) if word == "ARG" and rest.startswith("PYTHON")]
-    assert re.fullmatch(r"PYTHON=3\.\d+\.\d+-slim-\w+", pins[0])
-    assert f"'.[{extras}]'" in install_line(image) and set(extras.split(",")) <= set(EXTRAS)
-    assert ("--constraint constraints.txt" in install_line(image)) == (image in SETTINGS), "vLLM pins its own versions"
+    assert re.fullmatch(r"PYTHON=3\.\d+\.\d+-slim-\w+@sha256:[0-9a-f]{64}", pins[0])
+    files = re.findall(r"--requirement requirements/(\S+)\.txt", str(stages(image)[0]))
+    torch = ["torch"] if "TORCH_INDEX=" in [rest for word, rest in stages(image)[0] if word == "ARG"] else []
+    assert files == [image, *torch, "build"] and set(extras.split(",")) <= set(EXTRAS)
+    assert bool(torch) == (image in ("encoder", "decoder")), "vLLM pins its own torch"
+    commands = [line for word, rest in stages(image)[0] if word == "RUN" for line in re.split("&&|;", rest)]
+    for command in commands:
+        if "pip install" in command:  # a wheel whose hash is known, our own, or torch from an index that the user names
+            assert (
+                "--only-binary :all: --require-hashes" in command or "--no-index" in command or "--index-url" in command
+            )
     assert int(one(image, "USER")) > 0
     fields, env = SETTINGS[service].model_fields, environment(image)
     metrics = int(env.get("FSR_ENCODER_METRICS_PORT", fields["metrics_port"].default or 0))
@@ -97,19 +108,110 @@ def closure(requirements):
     return {name for name, _ in seen}
 
 
-def test_constraints_pin_every_requirement_within_its_range():
+def direct(*extras):
+    """The requirements of the project with extras, and with the extras that these name."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    direct = [*project["dependencies"], *(text for extra in (*SETTINGS, "otel") for text in EXTRAS[extra])]
-    requirements = [Requirement(text) for text in [*direct, *EXTRAS["service"], *EXTRAS["core"]]]
-    pinned = constraints()
-    assert all(re.fullmatch(r"[a-z0-9-]+", name) and Version(version).local is None for name, version in pinned.items())
-    for requirement in requirements:
-        if requirement.name != project["name"]:
-            assert requirement.specifier.contains(pinned[normalised(requirement.name)]), requirement
-    assert Requirement(f"torch=={pinned['torch']}").specifier.contains(f"{pinned['torch']}+cpu"), (
-        "a constraint admits every build"
-    )
-    assert "nvidia-cublas" in pinned, "torch's CUDA libraries are missing; run make constraints where pip finds those"
+    named = [text for extra in extras for text in EXTRAS[extra]]
+    found = [Requirement(text) for text in [*project["dependencies"], *named]]
+    nested = [more for one in found if one.name == project["name"] for name in one.extras for more in direct(name)]
+    return [one for one in found if one.name != project["name"]] + nested
+
+
+@pytest.mark.parametrize("image", IMAGES)
+def test_image_pins_every_package_within_its_range(image):
+    """What pyproject.toml names, and what that needs as far as it is installed here."""
+    needed = direct(*IMAGES[image][1].split(","))
+    files = [image, "torch"] if image in ("encoder", "decoder") else [image]
+    versions = dict(pinned(*files))
+    for requirement in needed:
+        assert requirement.specifier.contains(versions[normalised(requirement.name)]), requirement
+    if image in SETTINGS:
+        assert closure(map(str, needed)) <= set(versions)
+        assert "torch" not in dict(pinned(image)), "it is in torch.txt, which images for CPUs leave out"
+    if "torch" in versions:
+        assert "nvidia-cublas" in versions, "torch's CUDA libraries are missing"
+
+
+def test_every_pin_has_hashes_and_no_local_label():
+    for path in (ROOT / "deploy/docker/requirements").glob("*.txt"):
+        blocks = re.findall(r"^[^#\s].*\n(?: .*\n)*", path.read_text(), re.MULTILINE)
+        assert blocks and all(re.search(r"--hash=sha256:[0-9a-f]{64}", block) for block in blocks)
+        names = [block.partition("==")[0] for block in blocks]
+        assert path.stem == "decoder-vllm" or len(set(names)) == len(names), "one version for all Pythons"
+        for name, version in pinned(path.stem):
+            assert Version(version).local is None, f"{name}: the hash is that of one build"
+
+
+def test_images_agree_on_versions():
+    """Services that talk to each other are tested together, in these versions."""
+    files = ["gateway", "encoder", "decoder", "torch"]
+    assert len(set(pinned(*files))) == len(dict(pinned(*files)))
+
+
+def test_every_image_of_others_has_a_digest():
+    texts = {path.name: path.read_text() for path in digests.FILES}
+    names = {match["name"] for text in texts.values() for match in digests.PINNED.finditer(text)}
+    assert names == {"PYTHON", "prom/prometheus", "grafana/grafana"}
+    for service in COMPOSE["services"].values():
+        assert "build" in service or digests.PINNED.fullmatch(service["image"])
+
+
+@pytest.fixture
+def registry():
+    """A registry that gives a token to whoever asks, as Docker Hub does, and knows one tag. Yields its address."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def log_message(self, *_):
+            pass
+
+        def do_GET(self):
+            assert self.path == "/token?service=test&scope=repository%3Ame%2Fthing%3Apull"
+            body = b'{"token": "secret"}'
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def do_HEAD(self):
+            known = self.path == "/v2/me/thing/manifests/v1.0"
+            allowed = self.headers["Authorization"] == "Bearer secret"
+            self.send_response(401 if not allowed else 200 if known else 404)
+            host = self.headers["Host"]
+            self.send_header(
+                "WWW-Authenticate",
+                f'Bearer realm="http://{host}/token",service="test",scope="repository:me/thing:pull"',
+            )
+            assert "application/vnd.oci.image.index.v1+json" in self.headers["Accept"]
+            self.send_header("Docker-Content-Digest", f"sha256:{'a' * 64}")
+            self.end_headers()
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        Thread(target=server.serve_forever).start()
+        yield f"127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+def test_digests_are_those_of_the_registry(registry, tmp_path):
+    file, other = tmp_path / "a.yaml", tmp_path / "b.yaml"
+    old = f"image: {registry}/me/thing:v1.0@sha256:{'0' * 64}\n"
+    for path in (file, other):
+        path.write_text(old)
+    digests.renew([file, other])
+    assert file.read_text() == other.read_text() == old.replace("0" * 64, "a" * 64)
+    other.write_text(old.replace("v1.0", "v2"))
+    file.write_text(old)
+    with pytest.raises(OSError, match="404"):
+        digests.renew([file, other])
+    assert file.read_text() == old
+
+
+def test_names_without_a_registry_are_those_of_docker_hub():
+    urls = [
+        digests.manifest_url(name, "1") for name in ("python", "prom/prometheus", "ghcr.io/a/b", "localhost:5000/a")
+    ]
+    hub = "https://registry-1.docker.io/v2"
+    assert urls[:2] == [f"{hub}/library/python/manifests/1", f"{hub}/prom/prometheus/manifests/1"]
+    assert urls[2:] == ["https://ghcr.io/v2/a/b/manifests/1", "http://localhost:5000/v2/a/manifests/1"]
 
 
 START = """
@@ -127,11 +229,8 @@ print(*sys.modules)
 
 @pytest.mark.parametrize("service", SETTINGS)
 def test_entry_point_and_probe_need_only_the_extra(service):
-    """Both print their --help. Every package that our modules import for it comes with the install line's extra."""
-    extra = re.search(r"'\.\[(\w+),otel\]'", install_line(service))[1]
-    assert extra == service
-    base = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
-    installed = closure([*base, *EXTRAS[extra], *EXTRAS["otel"]])
+    """Both print their --help. Every package that our modules import for it is one that the image installs."""
+    installed = {name for name, _ in pinned(service, *(["torch"] if service != "gateway" else []))}
     entry, probe = json.loads(one(service, "ENTRYPOINT")), json.loads(one(service, "HEALTHCHECK").split("CMD ", 1)[1])
     assert entry[:2] == probe[:2] == ["python", "-m"]
     more = "import fsr.encoder.app" if service == "encoder" else ""
@@ -164,7 +263,7 @@ def test_gateway_image_answers(system, free_ports, png, tmp_path):
     clean, site = install("gateway", tmp_path)
     packages = {path.name for path in site.iterdir()}
     assert {"fsr", "grpc"} <= packages and not packages & {"torch", "ray", "fsr_core", "transformers"}
-    assert not unpinned(site)
+    assert not unpinned(site, "gateway")
     port = free_ports(3)
     replicas = {"FSR_GATEWAY_ENCODERS": system["encoder"], "FSR_GATEWAY_DECODERS": system["decoder-0"]}
     with started("gateway", clean | replicas, port, tmp_path), Client(f"127.0.0.1:{port}") as client:
@@ -221,6 +320,31 @@ def test_compose_with_a_gpu_lets_decoders_be_the_limit():
     assert max_requests > overlay["decoder"]["deploy"]["replicas"] * accepted
 
 
+def published(service):
+    """The ports that this machine has for a service, by the port of the container."""
+    address = re.compile(r"(?:127\.0\.0\.1|\$\{PUBLISH:-127\.0\.0\.1\}):(\d+):(\d+)")
+    found = [address.fullmatch(port) for port in COMPOSE["services"][service].get("ports", [])]
+    assert all(found), "only this machine reaches a port, unless its user says otherwise"
+    return {int(match[2]): int(match[1]) for match in found}
+
+
+def test_compose_publishes_what_its_comment_says():
+    comment = (ROOT / "deploy/compose.yaml").read_text().partition("name:")[0]
+    named = {int(port) for port in re.findall(r"localhost:(\d+)", comment)}
+    assert named == {port for service in COMPOSE["services"] for port in published(service).values()}
+    opened = {name for name, one in COMPOSE["services"].items() if "PUBLISH" in str(one.get("ports"))}
+    assert opened == {"gateway"}
+
+
+@pytest.mark.parametrize("service", COMPOSE["services"])
+def test_compose_locks_every_service(service):
+    one = COMPOSE["services"][service]
+    assert one["read_only"] and one["cap_drop"] == ["ALL"] and one["security_opt"] == ["no-new-privileges:true"]
+    assert one["pids_limit"] > 0 and re.fullmatch(r"\d+g|\$\{\w+:-\d+g\}", one["mem_limit"])
+    writable = [volume.split(":")[0] for volume in one.get("volumes", []) if not volume.endswith(":ro")]
+    assert set(writable) <= set(COMPOSE["volumes"]), "what a service writes is in a named volume"
+
+
 def test_compose():
     services = COMPOSE["services"]
     for name, service in services.items():
@@ -244,7 +368,7 @@ def test_compose():
         host, _, port = services["gateway"]["environment"][option].removeprefix("dns:///").rpartition(":")
         assert int(port) in exposed[host]
     http = services["gateway"]["environment"]["FSR_GATEWAY_HTTP_PORT"]
-    assert http in exposed["gateway"] and f"{http}:{http}" in services["gateway"]["ports"]
+    assert http in exposed["gateway"] and http in published("gateway")
     jobs = yaml.safe_load((ROOT / "deploy/prometheus/prometheus.yml").read_text())["scrape_configs"]
     for job in jobs:
         targets = job["dns_sd_configs"][0]
@@ -254,7 +378,7 @@ def test_compose():
     assert mounts[provider["options"]["path"]] == "./grafana/dashboards"
     source = yaml.safe_load((ROOT / "deploy/grafana/provisioning/datasources/prometheus.yaml").read_text())
     host = re.fullmatch(r"http://(\w+):(\d+)", source["datasources"][0]["url"])
-    assert f"{host[2]}:{host[2]}" in services[host[1]]["ports"]
+    assert int(host[2]) in published(host[1])
     overlay = yaml.safe_load((ROOT / "deploy/compose.gpu.yaml").read_text())["services"]
     assert set(overlay) <= set(services)
     for service in overlay.values():
