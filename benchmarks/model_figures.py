@@ -1,7 +1,8 @@
-"""The figures of docs/models.md, computed from the published configurations: memory of each half, and savings.
+"""The figures of docs/models.md and of `fsr plan`, computed from the published configurations.
 
-    python -m benchmarks.model_figures            # prints the tables
-    python -m benchmarks.model_figures --write    # puts them into docs/models.md, between their markers
+    python -m benchmarks.model_figures            # prints the tables: memory of each half, and savings
+    python -m benchmarks.model_figures --write    # puts them into docs/models.md, between their markers, and the
+                                                  # figures of well-known models into fsr_core/planning/published.json
 
 Weights are counted on the library's classes, built on the meta device. Nothing is downloaded: the shapes are below.
 """
@@ -9,15 +10,19 @@ Weights are counted on the library's classes, built on the meta device. Nothing 
 from __future__ import annotations
 
 import argparse
+import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
-import torch
 import transformers as tf
 
-from fsr_core.savings import Geometry, savings
+from fsr_core.planning.counting import count, read_config
+from fsr_core.planning.models import PUBLISHED, ModelFigures
+from fsr_core.savings import savings
+from fsr_core.tiny import WEIGHTS
 
 PAGE = Path(__file__).parents[1] / "docs" / "models.md"
 TEXT_TOKENS = 112  # template and question; with them the formula gives the paper's 9.04 TFLOP for 576 tokens
@@ -32,18 +37,16 @@ QWEN3_8B = {"vocab_size": 151936, "hidden_size": 4096, "intermediate_size": 1228
 QWEN3_8B |= {"num_attention_heads": 32, "num_key_value_heads": 8, "head_dim": 128}
 CLIP_LARGE = {"hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 24, "num_attention_heads": 16}
 CLIP_LARGE |= {"image_size": 336, "patch_size": 14}
-CLIP_TEXT = 123_060_480 + 768 * 768 + 768 * 1024  # CLIP-L's text tower and both projections
 SIGLIP = {"hidden_size": 1152, "intermediate_size": 4304, "num_hidden_layers": 26, "num_attention_heads": 16}
 SIGLIP |= {"image_size": 384, "patch_size": 14, "vision_use_head": False}
 
 
 @dataclass(frozen=True)
 class Model:
-    """A checkpoint, with its visual tokens and budgets (the paper's, or our own)."""
+    """A checkpoint and its budgets (the paper's, or our own)."""
 
     name: str
     config: Callable[[], Any]
-    tokens: int
     budgets: tuple[int, ...]
 
 
@@ -96,42 +99,24 @@ def _smol() -> Any:
 
 
 MODELS = (
-    Model("llava-hf/llava-1.5-7b-hf", lambda: _llava(VICUNA_7B), 576, (192, 128, 64)),
-    Model("llava-hf/llava-1.5-13b-hf", lambda: _llava(VICUNA_13B), 576, (192, 128, 64)),
-    Model("llava-hf/llava-v1.6-vicuna-7b-hf", lambda: _next(VICUNA_7B), 2880, (960, 640, 320)),
-    Model("llava-hf/llava-v1.6-vicuna-13b-hf", lambda: _next(VICUNA_13B), 2880, (960, 640, 320)),
-    Model("llava-hf/llava-v1.6-mistral-7b-hf", lambda: _next(MISTRAL_7B, "mistral"), 2880, (960, 640, 320)),
-    Model("llava-hf/llava-onevision-qwen2-7b-ov-hf", _onevision, 32 * 196, (2509, 1254)),
-    Model("LLaVA-Video-7B-Qwen2, converted", _onevision, 32 * 196, (2509, 1254)),
-    Model("Qwen/Qwen2-VL-7B-Instruct", _qwen2, 37 * 37, (548, 274, 137)),
-    Model("Qwen/Qwen2.5-VL-7B-Instruct", _qwen25, 37 * 37, (548, 274, 137)),
-    Model("Qwen/Qwen3-VL-8B-Instruct", _qwen3, 32 * 32, (410, 205, 102)),
-    Model("OpenGVLab/InternVL3-8B-hf", _intern, 13 * 256, (1331, 666, 333)),
-    Model("HuggingFaceTB/SmolVLM2-500M-Video-Instruct", _smol, 17 * 64, (435, 218, 109)),
+    Model("llava-hf/llava-1.5-7b-hf", lambda: _llava(VICUNA_7B), (192, 128, 64)),
+    Model("llava-hf/llava-1.5-13b-hf", lambda: _llava(VICUNA_13B), (192, 128, 64)),
+    Model("llava-hf/llava-v1.6-vicuna-7b-hf", lambda: _next(VICUNA_7B), (960, 640, 320)),
+    Model("llava-hf/llava-v1.6-vicuna-13b-hf", lambda: _next(VICUNA_13B), (960, 640, 320)),
+    Model("llava-hf/llava-v1.6-mistral-7b-hf", lambda: _next(MISTRAL_7B, "mistral"), (960, 640, 320)),
+    Model("llava-hf/llava-onevision-qwen2-7b-ov-hf", _onevision, (2509, 1254)),
+    Model("LLaVA-Video-7B-Qwen2, converted", _onevision, (2509, 1254)),
+    Model("Qwen/Qwen2-VL-7B-Instruct", _qwen2, (548, 274, 137)),
+    Model("Qwen/Qwen2.5-VL-7B-Instruct", _qwen25, (548, 274, 137)),
+    Model("Qwen/Qwen3-VL-8B-Instruct", _qwen3, (410, 205, 102)),
+    Model("OpenGVLab/InternVL3-8B-hf", _intern, (1331, 666, 333)),
+    Model("HuggingFaceTB/SmolVLM2-500M-Video-Instruct", _smol, (435, 218, 109)),
 )
 
 
-def _count(module: Any) -> int:
-    return sum(parameter.numel() for parameter in module.parameters())
-
-
-def halves(model: Model) -> tuple[int, int]:
-    """Parameters of the encoder half, without blocks that are not read, and of the decoder half."""
-    with torch.device("meta"):
-        whole: Any = tf.AutoModelForImageTextToText.from_config(model.config())
-    core, head = whole.model, whole.lm_head
-    decoder = _count(whole.get_decoder()) + _count(head)
-    if hasattr(core, "visual"):
-        return _count(core.visual), decoder
-    if hasattr(core, "connector"):
-        return _count(core.vision_model) + _count(core.connector), decoder
-    encoder = core.vision_tower.encoder
-    layers = encoder.layers if hasattr(encoder, "layers") else encoder.layer
-    layer = whole.config.vision_feature_layer
-    read = layer if layer >= 0 else len(layers) + 1 + layer
-    tower = _count(core.vision_tower) - sum(_count(layer) for layer in layers[read:])
-    text_side = CLIP_TEXT if whole.config.vision_config.model_type == "clip_vision_model" else 0
-    return tower + _count(core.multi_modal_projector) + text_side, decoder
+@cache
+def figures_of(model: Model) -> ModelFigures:
+    return count(model.name, model.config())
 
 
 def tables() -> str:
@@ -140,26 +125,30 @@ def tables() -> str:
     saved = ["| checkpoint | visual tokens | KV cache, MiB | prefill, TFLOP | features sent, MiB |"]
     saved.append("| --- | --: | --: | --: | --: |")
     for model in MODELS:
-        encoder, decoder = halves(model)
-        config = model.config()
-        geometry = Geometry.from_config(config.text_config, dtype_bytes=2)
-        deep = len(getattr(config.vision_config, "deepstack_visual_indexes", ()))
-        token = geometry.cost_model().kv_bytes_per_token
-        memory.append(f"| {model.name} | {2 * encoder / 1e9:.2f} | {2 * decoder / 1e9:.1f} | {token / 1024:.0f} KiB |")
+        figures = figures_of(model)
+        token, halves = figures.geometry.cost_model().kv_bytes_per_token, (figures.encoder_bytes, figures.decoder_bytes)
+        memory.append(f"| {model.name} | {halves[0] / 1e9:.2f} | {halves[1] / 1e9:.1f} | {token / 1024:.0f} KiB |")
         for budget in model.budgets:
             one = savings(
-                geometry,
+                figures.geometry,
                 text_tokens=TEXT_TOKENS,
-                visual_before=model.tokens,
+                visual_before=figures.visual_tokens,
                 visual_after=budget,
                 wire_dtype="bf16",
-                deepstack_layers=deep,
+                deepstack_layers=figures.deepstack_layers,
             )
-            cache = f"{token * model.tokens / 2**20:.0f} -> {token * budget / 2**20:.0f}"
+            cache = f"{token * figures.visual_tokens / 2**20:.0f} -> {token * budget / 2**20:.0f}"
             flops = f"{one.prefill_flops_before / 1e12:.2f} -> {one.prefill_flops_after / 1e12:.2f}"
             wire = f"{one.wire_bytes_before / 2**20:.1f} -> {one.wire_bytes_after / 2**20:.1f}"
-            saved.append(f"| {model.name} | {model.tokens} -> {budget} | {cache} | {flops} | {wire} |")
+            saved.append(f"| {model.name} | {figures.visual_tokens} -> {budget} | {cache} | {flops} | {wire} |")
     return "\n".join([*memory, "", *saved]) + "\n"
+
+
+def published() -> str:
+    """The figures that are built in, as JSON: those of the tables under hub ids, and those of the embedded model."""
+    rows = [figures_of(model) for model in MODELS if "/" in model.name]
+    rows.append(count("fsr-tiny", read_config(str(WEIGHTS))))
+    return json.dumps([asdict(row) for row in rows], indent=1) + "\n"
 
 
 def written(page: str, figures: str) -> str:
@@ -171,9 +160,10 @@ def written(page: str, figures: str) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--write", action="store_true", help="put the tables into docs/models.md")
+    parser.add_argument("--write", action="store_true", help="write the page and the built-in figures")
     if parser.parse_args().write:
         PAGE.write_text(written(PAGE.read_text(), tables()))
+        PUBLISHED.write_text(published())
     else:
         print(tables(), end="")
 
