@@ -27,6 +27,10 @@ from fsr.common.settings import ServiceSettings
 from fsr.decoder.settings import DecoderSettings
 from fsr.encoder.settings import EncoderSettings
 from fsr.gateway.settings import GatewaySettings
+from fsr_core.planning.gpus import GPUS
+from fsr_core.planning.models import model_figures
+from fsr_core.planning.sizing import plan_case
+from fsr_core.planning.workload import Assumptions, Workload
 
 HERE = Path(__file__).parent
 SETTINGS: dict[str, type[ServiceSettings]] = {
@@ -115,6 +119,41 @@ def versions() -> str:
     return "\n".join(lines)
 
 
+def gpus() -> str:
+    """The table of the GPUs that `fsr plan` knows."""
+    lines = [
+        "| `--gpu` | bf16, TFLOP/s | memory, GB | bandwidth, TB/s | $ an hour | price |",
+        "| --- | --: | --: | --: | --: | --- |",
+    ]
+    for gpu in GPUS.values():
+        figures = (gpu.flops / 1e12, gpu.memory / 1e9, gpu.bandwidth / 1e12, gpu.price)
+        lines.append(f"| `{gpu.name}` | {' | '.join(f'{figure:g}' for figure in figures)} | {gpu.price_source} |")
+    return "\n".join(lines)
+
+
+def planned() -> str:
+    """What three rates of LLaVA-1.5-7B need on H100s, with few tokens and with all."""
+    heads = [
+        "requests/s",
+        "visual tokens",
+        "decoders (GPU)",
+        "encoders (CPU cores for pictures, GPU)",
+        "gateways (cores)",
+    ]
+    heads += ["through the gateways, in and out", "dollars an hour"]
+    lines = [f"| {' | '.join(heads)} |", "|" + " --: |" * len(heads)]
+    model = model_figures("llava-hf/llava-1.5-7b-hf")
+    for rate in (10, 1000, 100_000):
+        for kept in (64, model.visual_tokens):
+            work = Workload(rate=rate, visual_tokens=model.visual_tokens)
+            case = plan_case(model, GPUS["h100"], work, kept, Assumptions())
+            cells = [f"{rate:,}", str(kept), f"{case.decoders.replicas:,}"]
+            cells += [f"{case.encoder_cores.replicas:,}, {case.encoders.replicas:,}", f"{case.gateways.replicas:,}"]
+            cells += [f"{case.bytes_per_second * 8e-9:,.2f} Gbit/s", f"{case.dollars_per_hour:,.0f}"]
+            lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
 def architecture() -> str:
     """The picture of docs/img/architecture.d2, as SVG."""
     command = [Path(sys.executable).with_name("d2"), "--omit-version", "--stdout-format", "svg", "-", "-"]
@@ -132,6 +171,8 @@ def pages() -> Iterator[tuple[Path, str]]:
         "configuration": {service: options(service) for service in SETTINGS},
         "metrics": {service: metrics(service) for service in SETTINGS} | {"recorded": recorded()},
         "compatibility": {"versions": versions()},
+        "plan": {"gpus": gpus()},
+        "scaling": {"planned": planned()},
         "sdk-reference": {"sdk": sdk()},
         "grpc": {"grpc": grpc_api()},
     }

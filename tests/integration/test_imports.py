@@ -13,7 +13,7 @@ FORBIDDEN = {
     "fsr.gateway.__main__": ("torch", "ray", "fsr_core", "fsr.encoder", "fsr.decoder", "fsr.client", "fsr.cli"),
     "fsr.gateway.http.app": ("torch", "ray", "fsr_core", "fsr.encoder", "fsr.decoder", "fsr.client", "fsr.cli"),
     "fsr.client": ("torch", "ray", "typer", "rich", "fsr_core", "fsr.gateway", "fsr.encoder", "fsr.decoder", "fsr.cli"),
-    "fsr.cli.main": ("torch", "ray", "fsr_core", "fsr.gateway", "fsr.encoder", "fsr.decoder"),
+    "fsr.cli.main": ("torch", "ray", "simpy", "matplotlib", "fsr_core", "fsr.gateway", "fsr.encoder", "fsr.decoder"),
     "fsr.decoder.__main__": ("torch", "ray", "fsr_core", "fsr.gateway", "fsr.encoder", "fsr.client", "fsr.cli"),
     "fsr.decoder.server": ("ray", "fsr.gateway", "fsr.encoder", "fsr.client", "fsr.cli"),
     "fsr.encoder.app": ("fsr.gateway", "fsr.decoder", "fsr.client", "fsr.cli"),
@@ -22,6 +22,7 @@ FORBIDDEN = {
     "fsr_core.backbones": ("ray", "grpc", "fsr", "fsr_core.baselines"),
     "fsr_core.tiny.scenes": ("torch", "transformers"),
     "fsr_core.overlay": ("torch", "transformers"),
+    "fsr_core.planning.plan": ("torch", "transformers", "fsr"),
 }
 CORE = Path(fsr_core.__file__).parent
 VISION, LANGUAGE = "fsr_core.backbones.vision", "fsr_core.backbones.language"
@@ -41,7 +42,7 @@ IN_TURN = (
     ("fsr.gateway.__main__", "fsr.gateway.http.app"),
     ("fsr.client", "fsr.cli.main"),
     ("fsr.decoder.__main__",),
-    ("fsr_core.tiny.scenes", "fsr_core.overlay"),
+    ("fsr_core.tiny.scenes", "fsr_core.overlay", "fsr_core.planning.plan"),
     ("fsr_core.fsr", "fsr_core.guided", "fsr_core.backbones", "fsr.decoder.server"),
     ("fsr.encoder.app",),
 )

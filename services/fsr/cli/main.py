@@ -19,6 +19,7 @@ from fsr.cli.explain import explain
 from fsr.cli.keys import keys
 from fsr.cli.load import load
 from fsr.cli.models import models
+from fsr.cli.plan.command import plan
 from fsr.cli.scene import scene
 from fsr.cli.terminal import Commands
 from fsr.cli.up import up
@@ -36,7 +37,7 @@ app = typer.Typer(
     "example: fsr up\n\n"
     "in another terminal: fsr scene -o scene.png && fsr ask scene.png 'What colour is the star?' --budget 16",
 )
-for command in (up, doctor, scene, demo, ask, models, explain, load, keys):
+for command in (up, doctor, scene, demo, ask, models, explain, load, plan, keys):
     app.command()(command)
 app.command(context_settings=PASS_THROUGH)(evaluate)
 

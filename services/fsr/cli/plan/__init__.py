@@ -1,0 +1,1 @@
+"""`fsr plan`: how many GPUs a load needs, with and without compression."""
