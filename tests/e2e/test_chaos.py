@@ -6,7 +6,7 @@ read by then says nothing: on a busy machine the client is seconds behind.
 
 import asyncio
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy
 import openai
@@ -23,10 +23,11 @@ STREAMS, TOKENS = 24, 300
 
 
 class Cluster:
-    """A gateway in front of three decoders, and the load on it."""
+    """A gateway in front of three decoders, another one that may die, and the load on them."""
 
-    def __init__(self, gateway, base_url, decoders, pictures):
-        self.gateway, self.base_url, self.decoders, self.pictures = gateway, base_url, decoders, pictures
+    def __init__(self, gateway, other_gateway, base_url, decoders, pictures):
+        self.gateway, self.other_gateway, self.base_url = gateway, other_gateway, base_url
+        self.decoders, self.pictures = decoders, pictures
 
     async def ask(self, client: AsyncClient, number: int) -> Answer:
         """Request number `number`: every other one is sampled."""
@@ -54,9 +55,12 @@ class Cluster:
         sampling = {"temperature": 1.5, "top_p": 0.95, "seed": number} if number % 2 else {}
         return self.pictures[number % len(self.pictures)], sampling
 
-    async def answers(self, count: int, disturb: Callable[[], None] = lambda: None) -> list[Answer]:
+    async def answers(
+        self, count: int, disturb: Callable[[], None] = lambda: None, addresses: Sequence[str] = ()
+    ) -> list[Answer]:
         """`count` answers at a time; `disturb` runs beside them, in a thread of its own."""
-        async with AsyncClient(self.gateway.address, replicas=True) as client, asyncio.TaskGroup() as group:
+        addresses = addresses or [self.gateway.address]
+        async with AsyncClient(addresses, replicas=True) as client, asyncio.TaskGroup() as group:
             tasks = [group.create_task(self.ask(client, number)) for number in range(count)]
             await asyncio.to_thread(disturb)
         return [task.result() for task in tasks]
@@ -77,16 +81,16 @@ def cluster(system, spawn, served_model, pictures, free_ports):
     decoders = [spawn("decoder", *served_model) for _ in range(3)]
     addresses = ",".join(decoder.address for decoder in decoders)
     flags = ("--encoders", system["encoder"], "--decoders", addresses, "--max-requests", "128")
-    flags += ("--http-port", str(http_port := free_ports()))
     # Only pings find out in time that a decoder is frozen: all other patience is longer. An encoder replica that was
     # killed is back once a new process has loaded torch, which takes a busy machine most of a minute.
     patience = ("--discovery-seconds", "0.3", "--probe-timeout-seconds", "60", "--keepalive-seconds", "2")
     patience += ("--stall-seconds", "600", "--first-token-seconds", "600", "--encode-seconds", "300")
     patience += ("--failover-wait-seconds", "300")
-    gateway = spawn("gateway", *flags, *patience)
-    for service in (*decoders, gateway):
+    gateway = spawn("gateway", *flags, *patience, "--http-port", str(http_port := free_ports()))
+    other_gateway = spawn("gateway", *flags, *patience)
+    for service in (*decoders, gateway, other_gateway):
         service.wait_until_serving()
-    return Cluster(gateway, f"http://127.0.0.1:{http_port}/v1", decoders, pictures(200, 8))
+    return Cluster(gateway, other_gateway, f"http://127.0.0.1:{http_port}/v1", decoders, pictures(200, 8))
 
 
 def contents(answers: list[Answer]) -> list[tuple]:
@@ -144,6 +148,19 @@ async def test_http_streams_when_their_decoder_is_killed_go_on_elsewhere(cluster
     assert all(usage.completion_tokens == TOKENS for usage in usages)
     assert sum(usage.model_extra["fsr"]["failovers"] > 0 for usage in usages) >= 2
     await cluster.until_all_serve()
+
+
+async def test_answers_when_their_gateway_is_killed_go_on_at_another_one(cluster, undisturbed):
+    victim = cluster.other_gateway
+
+    def kill():
+        for decoder in cluster.decoders:
+            decoder.wait_until_generating(answers=4, tokens=40)  # of at least 4 * 300
+        victim.end(signal.SIGKILL)
+
+    answers = await cluster.answers(STREAMS, kill, [victim.address, cluster.gateway.address])
+    assert contents(answers) == undisturbed
+    assert sum(answer.resumed for answer in answers) >= 12 and victim.end() != 0
 
 
 async def test_requests_after_a_decoder_has_died_go_elsewhere(cluster, undisturbed):
