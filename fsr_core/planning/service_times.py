@@ -24,7 +24,8 @@ class ServiceTimes:
 
     Attributes:
         gateway: CPU of a gateway for a request.
-        gateway_token: CPU of a gateway for each token of an answer that it relays.
+        relay_step, relay: CPU of a gateway for relaying the tokens of a decoder's step: whatever their number, and for
+            each of them.
         picture: CPU of an encoder for a picture before the vision tower.
         tower_batch, tower: vision tower and compression, for each batch and for each picture in it.
         prefill_pass, prefill: a decoder's prefill, for each pass and for each prompt in it.
@@ -41,7 +42,8 @@ class ServiceTimes:
     step: float
     step_answer: float
     step_compute: float = 0.0
-    gateway_token: float = 0.0
+    relay_step: float = 0.0
+    relay: float = 0.0
     tower_batch: float = 0.0
     prefill_pass: float = 0.0
     delay: float = 0.0

@@ -35,6 +35,8 @@ class Deployment:
         prompts_in_a_pass: most prompts that a decoder prefills between two steps.
         batch, batch_seconds: most pictures in a batch of the vision tower, and the longest wait for more.
         shared_cores: None if each replica has its own machine; else all share so many cores.
+        background, background_seconds: cores of these that other programs take on average, and the mean length of the
+            pieces in which they take them.
     """
 
     gateways: int = 1
@@ -46,6 +48,8 @@ class Deployment:
     batch: int = 16
     batch_seconds: float = 0.005
     shared_cores: float | None = None
+    background: float = 0.0
+    background_seconds: float = 0.05
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -130,6 +134,8 @@ class _Run:
             )
             for _ in range(deployment.decoders)
         ]
+        if deployment.background:
+            env.process(self._others(deployment.background, deployment.background_seconds))
         for _ in range(self.load.clients or 0):
             env.process(self._client())
         if self.load.rate is not None:
@@ -139,6 +145,12 @@ class _Run:
         while True:
             yield self.env.timeout(self._random.expovariate(rate))
             self.env.process(self._request())
+
+    def _others(self, cores: float, piece: float) -> _Process:
+        """Other programs: pieces of work that come at random."""
+        while True:
+            yield self.env.timeout(self._random.expovariate(cores / piece))
+            self._work(self._random.expovariate(1 / piece))
 
     def _client(self) -> _Process:
         yield self.env.timeout(self._random.random() * self.load.warm_up)  # not all at once
@@ -173,13 +185,13 @@ class _Run:
         return min(pair, key=lambda decoder: decoder.outstanding)
 
     def _relay(self, tokens: int, arrived: list[simpy.Event]) -> None:
-        if self.times.gateway_token:
+        if self.times.relay_step or self.times.relay:
             self.env.process(self._relayed(tokens, arrived))
         else:
             for event in arrived:
                 event.succeed()
 
     def _relayed(self, tokens: int, arrived: list[simpy.Event]) -> _Process:
-        yield from self._at(self._gateways, tokens * self.times.gateway_token)
+        yield from self._at(self._gateways, self.times.relay_step + tokens * self.times.relay)
         for event in arrived:
             event.succeed()

@@ -47,7 +47,7 @@ def as_table(plan: Plan) -> str:
 def _drawn(table: Table) -> str:
     out = StringIO()
     Console(file=out, width=120).print(table)
-    return "\n".join(line.rstrip() for line in out.getvalue().strip("\n").splitlines()) + "\n"
+    return "\n".join(line.rstrip() for line in out.getvalue().splitlines()).strip("\n") + "\n"
 
 
 def _rows(plan: Plan) -> list[tuple[str, ...]]:

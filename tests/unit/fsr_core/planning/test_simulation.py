@@ -26,8 +26,8 @@ def test_lone_client_waits_for_nobody():
 
 
 def test_relayed_tokens_reach_the_caller_later():
-    seen = simulate(replace(TIMES, gateway_token=0.001), ALONE, 11, Load(clients=1, seconds=60.0))
-    assert seen.answer_p50 == pytest.approx(0.01 + 0.02 + 0.07 + 0.11 + 10 * 0.3 + 0.001)
+    seen = simulate(replace(TIMES, relay_step=0.002, relay=0.001), ALONE, 11, Load(clients=1, seconds=60.0))
+    assert seen.answer_p50 == pytest.approx(0.01 + 0.02 + 0.07 + 0.11 + 10 * 0.3 + 0.003)
 
 
 def test_single_token_answers_need_no_step():
@@ -94,6 +94,12 @@ def test_cores_that_nobody_shares_change_nothing():
         simulate(TIMES, replace(ALONE, shared_cores=cores), 5, Load(clients=1, seconds=30.0)) for cores in (None, 2.0)
     )
     assert alone.answer_p95 == pytest.approx(shared.answer_p95)
+
+
+def test_other_programs_on_the_cores_take_their_share():
+    busy = replace(ALONE, shared_cores=1.0, background=0.5, background_seconds=0.01)
+    seen = simulate(replace(NOTHING, prefill=0.1), busy, 1, Load(clients=4, seconds=200.0))
+    assert seen.answers_per_second == pytest.approx(5.0, rel=0.1)
 
 
 def test_same_load_gives_the_same_figures():
