@@ -35,7 +35,7 @@ tools: ## Debian packages that tests need: prometheus with promtool, chromium, c
 
 # Three runs beside each other, about equally long. Tests that start a system wait for much of their time; the others
 # compute, and give way a little. One thread each: torch's threads are slow when they share a core.
-COMPUTING := tests/unit/fsr_core tests/integration/decoder $(wildcard tests/integration/test_*.py)
+COMPUTING := tests/unit/fsr_core tests/integration/fsr_core tests/integration/decoder $(wildcard tests/integration/test_*.py)
 
 test: install tools ## Every test but those of test-cluster, test-vllm, test-clients and lmms-eval
 	@logs=$$(mktemp -d); export OMP_NUM_THREADS=1; pytest="$(BIN)/python -m pytest -p no:cacheprovider"; \
@@ -48,11 +48,12 @@ test: install tools ## Every test but those of test-cluster, test-vllm, test-cli
 test-cluster: install tools ## A Ray of several nodes, images of torch, every family and signal, training, hostile callers; many minutes
 	$(BIN)/python -m pytest tests -m cluster
 
-unit: install ## Only the tests that start no server, in two runs beside each other
+REPLICAS := tests/unit/services/gateway tests/unit/services/encoder tests/unit/services/decoder
+unit: install ## Only the tests of single parts, in two runs beside each other that are equally long
 	@log=$$(mktemp); export OMP_NUM_THREADS=1; pytest="$(BIN)/python -m pytest -p no:cacheprovider"; \
-	$$pytest tests/unit/fsr_core >$$log 2>&1 & core=$$!; \
-	trap 'kill $$core 2>/dev/null; wait; cat $$log; rm $$log' EXIT; \
-	$$pytest tests/unit --ignore=tests/unit/fsr_core; code=$$?; wait $$core || code=1; exit $$code
+	$$pytest $(REPLICAS) >$$log 2>&1 & replicas=$$!; \
+	trap 'kill $$replicas 2>/dev/null; wait; cat $$log; rm $$log' EXIT; \
+	$$pytest tests/unit $(REPLICAS:%=--ignore=%); code=$$?; wait $$replicas || code=1; exit $$code
 
 VLLM := .venv-vllm
 VLLM_CACHES = PIP_CACHE_DIR=$(abspath $(VLLM))/cache XDG_CACHE_HOME=$(abspath $(VLLM))/cache \

@@ -230,3 +230,23 @@ def spawn_for_session(tmp_path_factory):
     """The same for services that live to the end of the session."""
     with _spawning(tmp_path_factory.mktemp("services")) as start:
         yield start
+
+
+@pytest.fixture(scope="session")
+def bench(tmp_path_factory):
+    """Makes a tiny checkpoint of a family of models, once."""
+    import torch  # here: most tests need neither it nor transformers
+
+    from helpers import checkpoints
+    from helpers.benches import Bench
+
+    made: dict[str, Bench] = {}
+
+    def get(name):
+        if name not in made:
+            torch.manual_seed(7)
+            folder = tmp_path_factory.mktemp(name)
+            made[name] = Bench(name, folder, (checkpoints.FAMILIES | checkpoints.TWINS)[name](folder))
+        return made[name]
+
+    return get
