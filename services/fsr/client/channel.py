@@ -74,9 +74,10 @@ class Connection:
         self._address = address
         self._tls_files = None if tls is None else tls.files()
         try:
-            self._options = channel_options(_KEEPALIVE_SECONDS, proxy=may_use_proxy(host_of_target(address)))
+            proxy = may_use_proxy(host_of_target(address))
         except ValueError as error:
             raise InvalidRequestError(f"gateway: {error}") from error
+        self._options = channel_options(_KEEPALIVE_SECONDS, proxy=proxy, tls=tls is not None)
         if tls is not None and tls.server_name:
             self._options.append(("grpc.ssl_target_name_override", tls.server_name))
         self._opened: _Opened | None = None

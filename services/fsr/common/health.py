@@ -27,7 +27,7 @@ def check(
     server_name: str | None = None,
 ) -> str | None:
     """None if the service at `address` (host:port) is ready, else the reason why it is not."""
-    options = channel_options()
+    options = channel_options(tls=credentials is not None)
     if server_name is not None:
         options.append(("grpc.ssl_target_name_override", server_name))
     if credentials is None:

@@ -28,19 +28,21 @@ ENCODERS, DECODERS = "fsr-encoders", "fsr-decoders"  # addresses that the reques
 
 
 def channel_options(
-    keepalive_seconds: float = 0.0, *, proxy: bool = False, reconnect_seconds: float = 2.0
+    keepalive_seconds: float = 0.0, *, proxy: bool = False, tls: bool = False, reconnect_seconds: float = 2.0
 ) -> list[tuple[str, Any]]:
     """Options of a channel. With `keepalive_seconds`, the connection ends when the peer answers no ping for so long.
 
-    `reconnect_seconds` is the longest pause after an attempt to connect that failed. Without `proxy` it uses none,
-    whatever `http_proxy` says: services reach each other directly.
+    `reconnect_seconds` is the longest pause after a failed attempt to connect. With `tls` an attempt has more time:
+    its handshake takes more ways there and back, and computing on both sides. Without `proxy` it uses none, whatever
+    `http_proxy` says: services reach each other directly.
     """
     options: list[tuple[str, Any]] = [
         ("grpc.enable_http_proxy", int(proxy)),
         ("grpc.max_send_message_length", MESSAGE_BYTES),
         ("grpc.max_receive_message_length", MESSAGE_BYTES),
         ("grpc.initial_reconnect_backoff_ms", 200),
-        ("grpc.min_reconnect_backoff_ms", 1000),  # in spite of its name: the time that an attempt may take
+        # The time that an attempt may take, in spite of its name.
+        ("grpc.min_reconnect_backoff_ms", 5000 if tls else 1000),
         ("grpc.max_reconnect_backoff_ms", int(reconnect_seconds * 1000)),
     ]
     if keepalive_seconds:

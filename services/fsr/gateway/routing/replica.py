@@ -53,7 +53,7 @@ class Replica:
     def __post_init__(self) -> None:
         # Serve's ingress closes connections that ping it; calls to encoders are bounded in time instead.
         keepalive = self.keepalive_seconds if self.role == "decoder" else 0.0
-        options = channel_options(keepalive, reconnect_seconds=_RECONNECT_SECONDS)
+        options = channel_options(keepalive, tls=self.credentials is not None, reconnect_seconds=_RECONNECT_SECONDS)
         if self.credentials is None:
             self.channel = grpc.aio.insecure_channel(self.address, options=options)
         else:

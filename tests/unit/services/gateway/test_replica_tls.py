@@ -1,6 +1,7 @@
 """mTLS between a gateway and its replicas: real servers with the credentials of ours, and the gateway's pools."""
 
 import asyncio
+import contextlib
 
 import grpc
 import pytest
@@ -82,7 +83,8 @@ async def gateway():
         """The pools of a gateway with the certificate in a folder, plain without one."""
         addresses = {"encoders": [], "decoders": []} | {f"{role}s": [target]}
         tls = gateway_options(folder) if folder else {}
-        all_pools.append(Pools(GatewaySettings(**addresses, **tls, **options), Metrics()))
+        patience = {"probe_timeout_seconds": 60}  # on a busy machine a handshake takes a while
+        all_pools.append(Pools(GatewaySettings(**addresses, **tls, **patience, **options), Metrics()))
         return all_pools[-1]
 
     yield make
@@ -161,6 +163,29 @@ async def test_replica_when_its_certificate_is_wrong_is_not_asked(serve, gateway
     assert up == [False]
     expected = {"expired": "has expired", "another authority": "unable to get local issuer", "no TLS": "WRONG_VERSION"}
     assert expected[fault] in reason
+
+
+@both_roles
+async def test_replica_when_the_way_to_it_is_slow_is_reached(serve, gateway, authority, role):
+    """What the gateway sends first comes after 1.5 s, as over a long way or to a busy machine."""
+    port = await serve(ours(authority.issue("replica", "127.0.0.1")))
+
+    async def relay(reader, writer):
+        await asyncio.sleep(1.5)
+        to, back = await asyncio.open_connection("127.0.0.1", port)
+        await asyncio.gather(pipe(reader, back), pipe(to, writer))
+
+    async def pipe(reader, writer):
+        with contextlib.suppress(OSError):
+            while data := await reader.read(65536):
+                writer.write(data)
+        writer.close()
+
+    async with await asyncio.start_server(relay, "127.0.0.1", 0) as relaying:
+        address = f"127.0.0.1:{relaying.sockets[0].getsockname()[1]}"
+        pools = gateway(role, address, authority.issue("gateway", "gateway"))
+        assert await reached(pools, role) == ([True], [])
+        await pools.close()
 
 
 async def test_certificates_when_they_are_renewed_are_used_and_no_answer_is_cut(serve, gateway, authority, stranger):
