@@ -1,4 +1,4 @@
-"""Renews the digests of the images that ours are made from and that compose starts. Tags move; a digest does not.
+"""Renews the digests of the images that ours are made from and that run beside them. Tags move; a digest does not.
 
 python deploy/docker/digests.py            # asks each registry for the digest of the tag beside it, and writes it
 """
@@ -14,8 +14,9 @@ import urllib.request
 from pathlib import Path
 
 DEPLOY = Path(__file__).parents[1]
-FILES = [*sorted((DEPLOY / "docker").glob("*.Dockerfile")), DEPLOY / "compose.yaml"]
-# `image: NAME:TAG@DIGEST` of compose, and `ARG PYTHON=TAG@DIGEST` of a Dockerfile.
+FILES = [*sorted((DEPLOY / "docker").glob("*.Dockerfile")), DEPLOY / "compose.yaml", DEPLOY / "compose.traces.yaml"]
+FILES += [DEPLOY / "k8s/components/gcs-redis/redis.yaml", DEPLOY / "helm/fsr/values.yaml"]
+# `image: NAME:TAG@DIGEST` of YAML files, and `ARG PYTHON=TAG@DIGEST` of a Dockerfile.
 PINNED = re.compile(r"(?P<name>[\w./:-]*\w)[:=](?P<tag>[\w.-]+)@(?P<digest>sha256:[0-9a-f]{64})")
 # An index of images for several machines, before the image for one.
 _TYPES = (

@@ -36,14 +36,13 @@ def compile_requirements(source: Path, *options: str) -> list[str]:
 
 def requirements() -> dict[str, list[str]]:
     """The packages of each file in `requirements/`."""
-    extras = ("gateway", "encoder", "decoder")
-    together = compile_requirements(PROJECT, *(f"--extra={extra}" for extra in extras))
+    services = ("gateway", "encoder", "decoder")
+    together = compile_requirements(PROJECT, *(f"--extra={extra}" for extra in (*services, "otel")))
     with tempfile.TemporaryDirectory() as folder:
         shared = Path(folder, "shared.txt")
         shared.write_text("".join(f"{line.split(' ')[0]}\n" for line in without_repeats(together)))
-        files = {
-            extra: compile_requirements(PROJECT, f"--extra={extra}", f"--constraints={shared}") for extra in extras
-        }
+        options = ("--extra=otel", f"--constraints={shared}")
+        files = {name: compile_requirements(PROJECT, f"--extra={name}", *options) for name in services}
         build = Path(folder, "build.in")
         build.write_text("\n".join(tomllib.loads(PROJECT.read_text())["build-system"]["requires"]))
         files["build"] = compile_requirements(build)

@@ -65,10 +65,10 @@ def comparable(manifests: list[dict[str, Any]], names: dict[str, str]) -> dict[t
                 value = re.sub(pattern, name, value)
             return value
         if isinstance(value, list):
-            # The order of variables, volumes and mounts has no meaning.
-            order = {"env": "name", "volumes": "name", "volumeMounts": "mountPath"}.get(key)
+            # The order of variables, volumes, mounts and ports has no meaning.
+            order = {"env": "name", "volumes": "name", "volumeMounts": "mountPath", "ports": "name"}.get(key)
             values = [same(one) for one in value]
-            return sorted(values, key=lambda one: one[order]) if order else values
+            return sorted(values, key=lambda one: str(one.get(order))) if order else values
         if isinstance(value, dict):
             left_out = LABELS_OF_THE_CHART | ANNOTATIONS_OF_THE_CHART
             kept = {name: same(one, name) for name, one in value.items() if name not in left_out}

@@ -33,6 +33,14 @@ def built(overlay, deploy=ROOT / "deploy"):
     return parsed(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
 
 
+def add_components(deploy, overlay, *names):
+    """Adds components to an overlay of a copy of deploy/."""
+    file = deploy / "k8s/overlays" / overlay / "kustomization.yaml"
+    kustomization = yaml.safe_load(file.read_text())
+    kustomization["components"] = kustomization.get("components", []) + [f"../../components/{name}" for name in names]
+    file.write_text(yaml.safe_dump(kustomization))
+
+
 def of(overlay, *kinds, **folder):
     """The manifests of these kinds."""
     return [one for one in built(overlay, **folder) if one["kind"] in kinds]

@@ -19,7 +19,7 @@ from fsr.encoder.ingress import environment as ray_environment
 from fsr.encoder.settings import EncoderSettings
 from helpers.chart import CHART, CLUSTER, RELEASE, merged, of_chart, of_kustomize, rendered, texts
 from helpers.crds import SPECS
-from helpers.manifests import KUBERNETES, ROOT, SETTINGS, built
+from helpers.manifests import KUBERNETES, ROOT, SETTINGS, add_components, built
 
 DIGEST = f"sha256:{'5' * 64}"
 VALUES = yaml.safe_load((CHART / "values.yaml").read_text())
@@ -41,13 +41,9 @@ def kustomized(tmp_path):
     def build(overlay, components=(), change=None):
         for part in ("k8s", "grafana"):
             shutil.copytree(ROOT / "deploy" / part, tmp_path / "deploy" / part)
-        file = tmp_path / "deploy/k8s/overlays" / overlay / "kustomization.yaml"
-        if components:
-            file.write_text(
-                f"{file.read_text()}\ncomponents: [{', '.join(f'../../components/{c}' for c in components)}]\n"
-            )
         if change:
             change(tmp_path / "deploy/k8s")
+        add_components(tmp_path / "deploy", overlay, *components)
         return of_kustomize(built(overlay, deploy=tmp_path / "deploy"))
 
     return build
@@ -96,6 +92,18 @@ CASES = {
         (),
         other_images,
     ),
+    "inner-tls": (
+        merged(CLUSTER, {"innerTls": {"enabled": True}}),
+        "cluster",
+        ("inner-tls", "inner-tls-cert-manager"),
+        None,
+    ),
+    "inner-tls-own-secrets": (
+        {"innerTls": {"enabled": True, "certManager": False}},
+        "single-gpu",
+        ("inner-tls",),
+        None,
+    ),
     "no-gpu": (
         {"encoder": {"gpus": 0}, "decoder": {"gpus": 0}, "monitoring": {"podMonitors": False, "rules": False}},
         None,
@@ -129,7 +137,8 @@ def test_chart_gives_what_kustomize_gives(case, kustomized):
 
 def test_every_component_of_kustomize_is_a_switch_of_the_chart():
     components = {path.name for path in (ROOT / "deploy/k8s/components").iterdir()}
-    assert components == {name for case in CASES.values() for name in case[2]}
+    in_overlays = {"gcs-redis"}  # what values-cluster.yaml switches on, as overlays/cluster does
+    assert components == {name for case in CASES.values() for name in case[2]} | in_overlays
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -239,6 +248,29 @@ def test_another_setting_restarts_every_pod():
     assert set(before.values()) != set(after.values()) and len(set(after.values())) == 1
 
 
+def test_issuer_of_the_values_signs_every_certificate():
+    values = {"innerTls": {"enabled": True, "issuer": {"name": "company", "kind": "ClusterIssuer"}}}
+    manifests = rendered(values)
+    certificates = [one["spec"] for one in manifests if one["kind"] == "Certificate"]
+    issuer = {"name": "company", "kind": "ClusterIssuer", "group": "cert-manager.io"}
+    assert [one["issuerRef"] for one in certificates] == [issuer] * 3
+    assert not [one for one in manifests if one["kind"] == "Issuer"]
+    assert [one["dnsNames"] for one in certificates] == [
+        [f"{RELEASE}-{tier}"] for tier in ("gateway", "encoder", "decoder")
+    ]
+
+
+def test_redis_of_the_values_is_used_instead_of_one_of_the_chart():
+    values = {"gcsFaultTolerance": {"enabled": True, "address": "redis.example:6380", "secret": "mine"}}
+    manifests = rendered(values)
+    assert not [one for one in manifests if "redis" in one["metadata"]["name"]]
+    (service,) = (one["spec"] for one in manifests if one["kind"] == "RayService")
+    assert service["rayClusterConfig"]["gcsFaultToleranceOptions"] == {
+        "redisAddress": "redis.example:6380",
+        "redisPassword": {"valueFrom": {"secretKeyRef": {"name": "mine", "key": "password"}}},
+    }
+
+
 def test_two_releases_in_a_namespace_share_nothing():
     one, other = rendered({}, release="one"), rendered({}, release="other")
     names = [{(m["kind"], m["metadata"]["name"]) for m in release} for release in (one, other)]
@@ -276,6 +308,7 @@ WRONG = {
     "engine": ({"decoder": {"engine": "sglang"}}, "value must be one of 'transformers', 'vllm'"),
     "digest": ({"images": {"digests": {"gateway": "sha256:1"}}}, "/images/digests/gateway"),
     "setting of the chart": ({"settings": {"FSR_GATEWAY_ENCODERS": "a:1"}}, "FSR_GATEWAY_ENCODERS"),
+    "certificate of the chart": ({"settings": {"FSR_GATEWAY_REPLICA_TLS_CERT": "/a"}}, "FSR_GATEWAY_REPLICA_TLS_CERT"),
     "lower case setting": ({"settings": {"fsr_gateway_max_requests": 1}}, "fsr_gateway_max_requests"),
     "pod": ({"decoder": {"pod": {"containers": []}}}, "additional properties 'containers' not allowed"),
     "two kinds of keys": ({"gateway": {"apiKeys": {"secret": "a", "file": "b"}}}, "gateway.apiKeys has both"),

@@ -16,7 +16,7 @@ from fsr.common.certificates import channel_credentials, server_credentials
 from fsr.common.health import check
 from fsr.encoder.serve_ports import CALLBACK
 from helpers.crds import SPECS
-from helpers.manifests import KUBERNETES, OVERLAYS, ROOT, SETTINGS, built, containers, of, templates
+from helpers.manifests import KUBERNETES, OVERLAYS, ROOT, SETTINGS, add_components, built, containers, of, templates
 
 MOUNTED = "/etc/fsr/inner-tls"
 COMPOSE = yaml.safe_load((ROOT / "deploy/compose.yaml").read_text())["services"]
@@ -114,9 +114,7 @@ def locked(request, tmp_path_factory):
     deploy = tmp_path_factory.mktemp(request.param) / "deploy"
     for part in ("k8s", "grafana"):
         shutil.copytree(ROOT / "deploy" / part, deploy / part)
-    file = deploy / "k8s/overlays" / request.param / "kustomization.yaml"
-    components = "[../../components/inner-tls, ../../components/inner-tls-cert-manager]"
-    file.write_text(f"{file.read_text()}\ncomponents: {components}\n")
+    add_components(deploy, request.param, "inner-tls", "inner-tls-cert-manager")
     return request.param, deploy
 
 

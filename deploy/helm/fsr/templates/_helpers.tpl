@@ -94,10 +94,37 @@ imagePullSecrets:
 {{- $_ := set $settings "RAY_SERVE_DIRECT_INGRESS_MAX_HTTP_PORT" "23000" }}
 {{- $_ := set $settings "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S" "5.0" }}
 {{- end }}
+{{- if .Values.innerTls.enabled }}
+{{- range $prefix, $authority := dict "GATEWAY_REPLICA" "CA" "ENCODER" "CLIENT_CA" "DECODER" "CLIENT_CA" }}
+{{- $_ := set $settings (printf "FSR_%s_TLS_CERT" $prefix) "/etc/fsr/inner-tls/tls.crt" }}
+{{- $_ := set $settings (printf "FSR_%s_TLS_KEY" $prefix) "/etc/fsr/inner-tls/tls.key" }}
+{{- $_ := set $settings (printf "FSR_%s_TLS_%s" $prefix $authority) "/etc/fsr/inner-tls/ca.crt" }}
+{{- end }}
+{{- /* By it Serve's proxies and replicas open their ports with the certificate (services/fsr/encoder/serve_ports.py). */ -}}
+{{- $_ := set $settings "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH" "fsr.encoder.serve_ports.listen_as_told" }}
+{{- $_ := set $settings "FSR_DECODER_HEALTH_PORT" "20060" }}
+{{- end }}
 {{- range $name, $value := .Values.settings }}
 {{- $_ := set $settings $name (ternary $value (toJson $value) (kindIs "string" $value)) }}
 {{- end }}
 {{- toYaml $settings }}
+{{- end }}
+
+{{- /* Mount and volume of a tier's certificate for the other tiers. The volume takes the root and the tier. */ -}}
+{{- define "fsr.innerTlsMount" -}}
+- {name: inner-tls, mountPath: /etc/fsr/inner-tls, readOnly: true}
+{{- end }}
+{{- define "fsr.innerTlsVolume" -}}
+- {name: inner-tls, secret: {secretName: {{ (index . 0).Release.Name }}-{{ index . 1 }}-inner-tls}}
+{{- end }}
+
+{{- /* Variables of Ray's containers. The root file system is read-only, and Ray and the libraries write into the home folder. */ -}}
+{{- define "fsr.rayEnv" -}}
+env:
+  - {name: HOME, value: /tmp}
+  # A proxy that died is replaced after three looks, by default ten seconds apart.
+  - {name: RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S, value: "0.25"}
+  - {name: RAY_SERVE_PROXY_HEALTH_CHECK_TIMEOUT_S, value: "5"}
 {{- end }}
 
 {{- /* Whom the pods with a model run as. */ -}}
