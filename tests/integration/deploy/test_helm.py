@@ -403,6 +403,28 @@ def test_notes_say_how_to_ask_and_what_is_open():
     assert "originated-from" not in texts(CLUSTER, is_upgrade=True)["NOTES.txt"]
 
 
+def test_commands_of_the_page_install_the_chart():
+    """Their values and files of values are those of the chart."""
+    commands = re.findall(r"^ *helm install (\S+) (\S+) (.*)$", (ROOT / "docs/deploy.md").read_text(), re.MULTILINE)
+    assert len(commands) == 2
+    for release, chart, options in commands:
+        values = [yaml.safe_load((ROOT / name).read_text()) for name in re.findall(r"-f (\S+)", options)]
+        sets = re.findall(r"--set (\S+)", options)
+        values += [helm_python.parse_set_string(text.replace("REGISTRY", "registry.test")) for text in sets]
+        manifests = rendered(merged({}, *values), chart=ROOT / chart, release=release)
+        images = re.findall(r"'image': '(\S+/fsr-\w+):", str(manifests))
+        assert len(images) == 4 and all(image.startswith("registry.test/") for image in images)
+
+
+def test_switches_that_the_page_names_exist():
+    page = (ROOT / "docs/deploy.md").read_text()
+    table = page.partition("| value | meaning |")[2].partition("\n\n")[0]
+    rows = re.findall(r"^ *\| ((?:`[\w.]+`(?:, )?)+) \|", table, re.MULTILINE)
+    named = {name for row in rows for name in re.findall(r"`([\w.]+)`", row)}
+    assert {name.partition(".")[0] for name in named} == set(VALUES)
+    assert named <= {".".join(path) for path in leaves(VALUES)}
+
+
 def test_commands_of_the_notes_exist():
     """Each `fsr` command of the notes is one that the command knows, with its options."""
     notes = texts(CASES["own-keys"][0])["NOTES.txt"]
