@@ -26,8 +26,8 @@ def draw(plan: Plan, path: Path) -> None:
     for label, points in over_rate(plan, rates).items():
         gpus.step(rates, [point.gpus for point in points], where="post", label=label)
         cost.plot(rates, [point.dollars_per_hour for point in points], label=label)
-    for label, points in over_load(plan, _LOADS).items():
-        latency.plot([point.rate for point in points], [point.answer_p95 for point in points], "o-", label=label)
+    for label, loads in over_load(plan, _LOADS).items():
+        latency.plot([point.rate for point in loads], [point.answer_p95 for point in loads], "o-", label=label)
     for axes in (gpus, cost):
         axes.axvline(rate, color="grey", linestyle=":")
         axes.set(xlabel="requests/s", xscale="log", yscale="log")
