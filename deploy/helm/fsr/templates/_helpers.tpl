@@ -123,7 +123,7 @@ imagePullSecrets:
 env:
   - {name: HOME, value: /tmp}
   # A proxy that died is replaced after three looks, by default ten seconds apart.
-  - {name: RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S, value: "0.25"}
+  - {name: RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S, value: "0.1"}
   - {name: RAY_SERVE_PROXY_HEALTH_CHECK_TIMEOUT_S, value: "5"}
 {{- end }}
 
