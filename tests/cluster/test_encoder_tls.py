@@ -1,8 +1,9 @@
 """mTLS into a real Ray Serve, by both ingresses: the proxy's port, and the replica's own."""
 
-import subprocess
+import os
 import sys
-from contextlib import suppress
+from contextlib import contextmanager, suppress
+from pathlib import Path
 
 import grpc
 import psutil
@@ -10,6 +11,8 @@ import pytest
 
 from fsr.common.certificates import Pems, channel_credentials
 from fsr.common.health import check
+from fsr.encoder.serve_ports import CALLBACK, tls_environment
+from fsr.encoder.settings import EncoderSettings
 from fsr.gateway.metrics import Metrics
 from fsr.gateway.routing.pools import Pools
 from fsr.gateway.settings import GatewaySettings
@@ -23,6 +26,21 @@ pytestmark = pytest.mark.cluster
 
 def pems(folder):
     return Pems(*((folder / name).read_bytes() for name in ("tls.key", "tls.crt", "ca.crt")))
+
+
+@contextmanager
+def running(command, log, **environment):
+    """A process, and all that it starts."""
+    with log.open("wb") as file:
+        process = psutil.Popen(command, stdout=file, stderr=file, start_new_session=True, env=os.environ | environment)
+    try:
+        yield process
+    finally:
+        with suppress(psutil.NoSuchProcess):
+            for one in [*process.children(recursive=True), process]:
+                with suppress(psutil.NoSuchProcess):
+                    one.kill()
+        process.wait(60)
 
 
 @pytest.fixture(scope="module")
@@ -42,20 +60,13 @@ def encoder(authority, folder, free_ports):
     command = [sys.executable, "-m", "fsr.encoder", "--port", str(port), "--metrics-port", str(port + 1)]
     command += ["--ingress", "direct", "--direct-port", str(free_ports(20))]
     command += flags(options(authority.issue("encoder", "127.0.0.1")))
-    with log.open("wb") as file:
-        process = psutil.Popen(command, stdout=file, stderr=file, start_new_session=True)
-    try:
+    with running(command, log) as process:
         until(lambda: '"event": "serving"' in log.read_text() or process.poll() is not None, 400)
         proxy = f"127.0.0.1:{port}"
         with connection(proxy, channel_credentials(pems(authority.issue("asks", "gateway")))) as channel:
             stub = encoder_pb2_grpc.EncoderServiceStub(channel)
             (replica,) = stub.DescribeEncoder(encoder_pb2.DescribeEncoderRequest(), timeout=120).addresses
         yield log, proxy, replica
-    finally:
-        with suppress(psutil.NoSuchProcess):
-            for one in [*process.children(recursive=True), process]:
-                one.kill()
-        subprocess.Popen.wait(process, 60)
 
 
 def connection(address, credentials):
@@ -129,3 +140,28 @@ def test_encoder_when_its_certificate_is_renewed_uses_the_new_one(encoder, ingre
     for address in ingresses:
         assert encode(address, new, scene_png(3)) == 16
         assert refused(address, old)
+
+
+@pytest.mark.parametrize("told", [True, False])
+def test_ray_that_others_started_opens_with_the_certificate_or_is_refused(authority, folder, free_ports, told):
+    """As on Kubernetes: its processes know the certificate from their environment alone."""
+    files, ports = authority.issue("joined", "127.0.0.1"), free_ports(3)
+    settings = EncoderSettings(**options(files))
+    environment = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", "RAY_AUTH_MODE": "disabled"}
+    head = [Path(sys.executable).with_name("ray"), "start", "--head", "--block", "--port", str(ports)]
+    head += ["--ray-client-server-port", str(ports + 2), "--min-worker-port", "0", "--max-worker-port", "0"]
+    head += ["--node-ip-address", "127.0.0.1", "--include-dashboard", "false", "--num-cpus", "2"]
+    encoder = [sys.executable, "-m", "fsr.encoder", "--ray-address", f"127.0.0.1:{ports}", "--port", str(ports + 1)]
+    log, address = folder / "joined.log", f"127.0.0.1:{ports + 1}"
+    tls = CALLBACK | tls_environment(settings) if told else {}
+    with running(head, folder / "head.log", **environment, **tls):
+        until(lambda: "Ray runtime started" in (folder / "head.log").read_text(), 90)
+        with running([*encoder, *flags(options(files))], log, **environment) as process:
+            until(lambda: '"event": "serving"' in log.read_text() or process.poll() is not None, 400)
+            if not told:
+                assert process.poll() == 1 and "Traceback" not in log.read_text()
+                assert "error: tls_cert: needs a Ray whose processes all started with RAY_SERVE_HTTP" in log.read_text()
+                return
+            credentials = channel_credentials(pems(files))
+            assert check(address, ray_serve=True, timeout=60, credentials=credentials) is None
+            assert refused(address, None)
