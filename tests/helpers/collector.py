@@ -14,7 +14,7 @@ from opentelemetry.proto.trace.v1 import trace_pb2
 
 from helpers.waiting import until
 
-__all__ = ["TRACEPARENT", "TRACE_ID", "Collector", "Received", "collector"]
+__all__ = ["TRACEPARENT", "TRACE_ID", "Collector", "Received", "assert_in_order", "collector"]
 
 TRACE_ID = "0af7651916cd43dd8448eb211c80319c"
 TRACEPARENT = f"00-{TRACE_ID}-b7ad6b7169203331-01"
@@ -80,6 +80,16 @@ def collector() -> Iterator[Collector]:
         yield receiver
     finally:
         server.stop(0).wait()
+
+
+def assert_in_order(spans: list[Received]) -> None:
+    """Each span begins in its parent, and ends in it if both are of one service. A microsecond is for rounding."""
+    by_id = {span.span_id: span for span in spans}
+    for span in spans:
+        parent = by_id.get(span.parent_id)
+        if parent is not None:
+            assert parent.start - 1000 <= span.start <= span.end, (span, parent)
+            assert span.service != parent.service or span.end <= parent.end + 1000, (span, parent)
 
 
 def _received(span: trace_pb2.Span, service: str) -> Received:

@@ -58,7 +58,8 @@ class OtlpTracer(Tracer):
         parent = _PROPAGATION.extract(carrier, Context())
         if not begins and not trace.get_current_span(parent).get_span_context().is_valid:
             return NO_SPAN
-        return _RecordedSpan(self._tracer, self._tracer.start_span(name, parent, SpanKind.SERVER), faults=_FAULTS)
+        span = self._tracer.start_span(name, parent, SpanKind.SERVER)
+        return _RecordedSpan(self._tracer, span, _monotonic_epoch(), faults=_FAULTS)
 
     def close(self) -> None:
         flush = threading.Thread(target=self._processor.force_flush, daemon=True)
@@ -79,9 +80,9 @@ def _resource(service: str) -> Resource:
 
 
 class _RecordedSpan(Span):
-    def __init__(self, tracer: trace.Tracer, span: trace.Span, faults: set[str] | None = None) -> None:
-        """`faults`: the codes that are errors of this span; None for all but OK."""
-        self._tracer, self._span, self._faults = tracer, span, faults
+    def __init__(self, tracer: trace.Tracer, span: trace.Span, epoch: int, faults: set[str] | None = None) -> None:
+        """`epoch`: the zero of `time.monotonic`. `faults`: the codes that are its errors; None for all but OK."""
+        self._tracer, self._span, self._epoch, self._faults = tracer, span, epoch, faults
 
     @property
     def log_fields(self) -> dict[str, str]:
@@ -107,8 +108,8 @@ class _RecordedSpan(Span):
         self._span.add_event(name, attributes)
 
     def stage(self, name: str, began: float, ended: float, attributes: Attributes | None = None) -> None:
-        span = self._tracer.start_span(name, self._context, attributes=attributes, start_time=_nanoseconds(began))
-        span.end(_nanoseconds(ended))
+        start, end = (self._epoch + round(moment * 1e9) for moment in (began, ended))
+        self._tracer.start_span(name, self._context, attributes=attributes, start_time=start).end(end)
 
     def call(self, method: str, address: str) -> Span:
         host, _, port = address.rpartition(":")
@@ -116,7 +117,7 @@ class _RecordedSpan(Span):
         span = self._tracer.start_span(method, self._context, SpanKind.CLIENT, attributes)
         if port.isdecimal():
             span.set_attribute("server.port", int(port))
-        return _RecordedSpan(self._tracer, span)
+        return _RecordedSpan(self._tracer, span, self._epoch)
 
     def end(self, code: str = "OK", reason: str = "") -> None:
         self._span.set_attribute("rpc.response.status_code", code)
@@ -135,6 +136,9 @@ class _RecordedSpan(Span):
         return trace.set_span_in_context(self._span, Context())
 
 
-def _nanoseconds(moment: float) -> int:
-    """Since 1970, of a moment by `time.monotonic`."""
-    return time.time_ns() - round((time.monotonic() - moment) * 1e9)
+def _monotonic_epoch() -> int:
+    """The zero of `time.monotonic`, in nanoseconds since 1970. Of three looks at both clocks the quickest is the right
+    one: on a busy machine, the others may have been interrupted for a while."""
+    looks = ((time.monotonic_ns(), time.time_ns(), time.monotonic_ns()) for _ in range(3))
+    before, now, _ = min(looks, key=lambda look: look[2] - look[0])
+    return now - before

@@ -40,6 +40,7 @@ def system(running_system, traces):
     with running_system(
         RAY_metrics_report_interval_ms="1000",
         FSR_GATEWAY_MAX_REQUESTS="24",
+        FSR_GATEWAY_MAX_WAITING="8",
         FSR_DECODER_KV_MEMORY="8MiB",
         OTEL_EXPORTER_OTLP_ENDPOINT=traces.address,
         OTEL_BSP_SCHEDULE_DELAY="500",
