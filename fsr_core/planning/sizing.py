@@ -111,7 +111,7 @@ def plan_case(model: ModelFigures, gpu: Gpu, workload: Workload, kept: int, assu
 def _kv_memory(model: ModelFigures, gpu: Gpu, assumed: Assumptions) -> float:
     """Bytes of a decoder's KV memory; the rule is that of the decoder's --kv-memory."""
     free = gpu.memory * assumed.gpus_per_decoder - model.decoder_bytes
-    if free <= 0 or model.encoder_bytes >= gpu.memory:
+    if free <= 0:
         raise ValueError(
             f"gpus_per_decoder: the weights of {model.name} take {model.decoder_bytes / 1e9:.1f} GB, and"
             f" {assumed.gpus_per_decoder} x {gpu.name} have {gpu.memory * assumed.gpus_per_decoder / 1e9:.0f} GB; give"
@@ -132,22 +132,14 @@ def _slots(gpu: Gpu, kv_capacity: float, kv_bytes: int, length: int, assumed: As
     return slots
 
 
-def _count(rate: float, seconds: float, assumed: Assumptions) -> int:
-    return max(assumed.min_replicas, ceil(rate * seconds / assumed.fill - 1e-9))
-
-
-def _binds(replicas: int, reason: str, assumed: Assumptions, rate: float, seconds: float) -> str:
-    needed = ceil(rate * seconds / assumed.fill - 1e-9)
-    return reason if needed >= replicas else f"availability: at least {assumed.min_replicas}"
-
-
 def _tier(rate: float, seconds: float, reason: str, assumed: Assumptions) -> Tier:
-    replicas = _count(rate, seconds, assumed)
+    needed = ceil(rate * seconds / assumed.fill - 1e-9)
+    replicas = max(needed, assumed.min_replicas)
     return Tier(
         replicas=replicas,
         seconds=seconds,
         busy=rate * seconds / replicas,
-        binds=_binds(replicas, reason, assumed, rate, seconds),
+        binds=reason if needed == replicas else f"availability: at least {assumed.min_replicas}",
     )
 
 
