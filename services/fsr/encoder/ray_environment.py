@@ -19,7 +19,7 @@ _DEFAULTS = {
     "RAY_DISABLE_WORKER_LOG_PREFIX": "1",  # with a prefix, a replica's log lines would not be JSON
     "RAY_DEDUP_LOGS": "0",  # otherwise Ray folds the lines of several replicas into one
     "RAY_worker_niceness": "0",  # Ray's 15 leaves an encoder a thirtieth of the CPU that a decoder beside it has
-    # An idle Ray takes a third less CPU than with Serve's tenths of a second. Longer ones keep a dead proxy longer.
+    # An idle Ray takes a quarter less CPU than with Serve's tenths of a second. Longer ones keep a dead proxy longer.
     "RAY_SERVE_CONTROL_LOOP_INTERVAL_S": "0.2",
     "RAY_SERVE_METRICS_EXPORT_INTERVAL_MS": "1000",
     # Serve replaces a proxy after three checks in a row that fail, by default ten seconds apart.
