@@ -39,8 +39,10 @@ def _forget_the_callers_environment() -> None:
 
 
 _forget_the_callers_environment()
-# Whoever ends the tests by SIGTERM, as `make test` does after Ctrl-C, ends the services that they started too.
-signal.signal(signal.SIGTERM, signal.default_int_handler)
+# Whoever ends the tests by SIGTERM, as `make test` does after Ctrl-C, ends the services that they started too. SIGINT
+# is ignored where a shell starts the tests in the background, and tests send it to themselves and to services.
+for number in (signal.SIGTERM, signal.SIGINT):
+    signal.signal(number, signal.default_int_handler)
 
 
 def free_ports(count: int = 1) -> int:
