@@ -22,6 +22,7 @@ from fsr.common.process import check_port
 from fsr.common.telemetry import configure_logging
 from fsr.common.tracing import traces
 from fsr.encoder.ray_environment import ray_environment
+from fsr.encoder.ray_watch import adopt_orphans, ends_with_ray, starts_again
 from fsr.encoder.serve_ports import check_tls, version_problem
 from fsr.encoder.settings import EncoderSettings
 
@@ -39,7 +40,8 @@ def main() -> None:
     os.environ.update(ray_environment(settings, os.environ))
     if settings.ray_address is None:
         check_ports(settings)
-    check_checkpoint(settings)
+    if not starts_again():
+        check_checkpoint(settings)
     _serve(settings)
 
 
@@ -78,7 +80,6 @@ def _serve(settings: EncoderSettings) -> None:
     from fsr.encoder.app import APPLICATION, build
     from fsr.encoder.grpc_service import SERVICER_FUNCTION
     from fsr.encoder.ray_start import start_ray
-    from fsr.encoder.ray_watch import adopt_orphans, ends_with_ray
 
     if settings.ray_address is None:
         adopt_orphans()

@@ -14,14 +14,16 @@ from collections.abc import Callable, Iterator, Mapping
 import psutil
 import structlog
 
-__all__ = ["adopt_orphans", "ends_with_ray", "ray_has_ended", "watch"]
+__all__ = ["adopt_orphans", "ends_with_ray", "ray_has_ended", "starts_again", "watch"]
 
 log = structlog.get_logger()
-_SECONDS = 1.0  # between two looks
+_SECONDS = 0.3  # between two looks
+_CONNECT_SECONDS = 1.0
 _MISSES = 3  # looks in a row at which a process of Ray is not there
 _STEADY_SECONDS = 60.0  # what ends a Ray sooner would end the next one too
 _KILLED_SECONDS = 10.0  # that killed processes have to be gone
 _PR_SET_CHILD_SUBREAPER = 36
+_AGAIN = "_FSR_ENCODER_STARTS_AGAIN"  # variable of a process that another one has started in its place
 
 Address = tuple[str, int]
 
@@ -54,7 +56,7 @@ def watch(
     misses = dict.fromkeys(addresses, 0)
     while not over.wait(every):
         for name, address in addresses.items():
-            error = _connection_error(address, every)
+            error = _connection_error(address, _CONNECT_SECONDS)
             misses[name] = 0 if error is None else misses[name] + 1
             if misses[name] == _MISSES:
                 end(f"{name} does not answer at {address[0]}:{address[1]} ({error})")
@@ -113,4 +115,9 @@ def _start_again() -> None:
         with contextlib.suppress(OSError):
             if int(name) > 2:  # Ray's libraries leave some open
                 os.set_inheritable(int(name), False)
-    os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
+    os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], os.environ | {_AGAIN: "1"})
+
+
+def starts_again() -> bool:
+    """Whether this process has served before, with the same settings. True once."""
+    return os.environ.pop(_AGAIN, None) is not None
