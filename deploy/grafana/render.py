@@ -6,6 +6,7 @@ python -m deploy.grafana.render --prometheus http://127.0.0.1:9090 --seconds 900
 from __future__ import annotations
 
 import argparse
+import io
 import math
 import time
 from collections.abc import Sequence
@@ -19,6 +20,7 @@ from matplotlib import pyplot
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
+from PIL import Image
 
 from deploy.grafana.queries import dashboards, fill
 from deploy.prometheus.local import Prometheus, Series
@@ -117,6 +119,13 @@ def _place(axes: Axes, whole: Sequence[float], left: float, top: float, width: f
     )
 
 
+def _save(figure: Figure, path: Path) -> None:
+    """As a PNG of 256 colours, which a page loads in a third of the time."""
+    whole = io.BytesIO()
+    figure.savefig(whole, format="png")
+    Image.open(whole).convert("RGB").quantize(256).save(path, optimize=True)
+
+
 def _picture(server: Prometheus, board: dict[str, Any], start: float, end: float, step: float) -> Figure:
     rows = max(panel["gridPos"]["y"] + panel["gridPos"]["h"] for panel in board["panels"])
     figure = pyplot.figure(figsize=(14, 0.4 + rows * _ROW), dpi=80)
@@ -145,7 +154,7 @@ def render(server: Prometheus, folder: str | Path, seconds: float, step: float) 
     for name, board in dashboards().items():
         figure = _picture(server, board, end - seconds, end, step)
         path = Path(folder) / f"dashboard-{name}.png"
-        figure.savefig(path, pil_kwargs={"optimize": True})
+        _save(figure, path)
         pyplot.close(figure)
         paths.append(path)
     return paths
