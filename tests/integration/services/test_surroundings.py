@@ -90,16 +90,20 @@ def test_metrics_name_the_model(pair):
 
 
 @pytest.mark.cluster
-def test_picture_reaches_an_encoder_on_ipv6(pair, spawn, shell, long_context, free_ports, tmp_path):
+def test_picture_reaches_an_encoder_on_ipv6(pair, spawn, long_context, free_ports, tmp_path, monkeypatch):
     """Ray and Serve, which have the proxy in their environment too."""
     folder = tmp_path / NAME
     shutil.copytree(long_context, folder)
     own = ("--model", str(folder), "--served-name", NAME, "--metrics-port", str(free_ports()))
-    encoder = spawn("encoder", *own, host="::1")
-    gateway = spawn("gateway", "--encoders", encoder.address, "--decoders", pair[0].address)
-    encoder.wait_until_serving()
+    with monkeypatch.context() as patch:  # for the services: the wait for them is no part of the system
+        for name, value in SHELL.items():
+            patch.setenv(name, value)
+        for name in ("no_proxy", "NO_PROXY"):
+            patch.delenv(name, raising=False)
+        encoder = spawn("encoder", *own, host="::1")
+        gateway = spawn("gateway", "--encoders", encoder.address, "--decoders", pair[0].address)
+    gateway.wait_until_serving()  # it does not, before it has an encoder
     with Client(gateway.address) as client:
-        until(lambda: [model.encoders for model in client.models()] == [1])
         answer = client.ask(scene_png(1), "Is there a red star?", budget=16, max_tokens=3, ignore_eos=True)
     assert (answer.usage.visual_tokens_kept, answer.usage.completion_tokens) == (16, 3)
 
