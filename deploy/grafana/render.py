@@ -120,7 +120,7 @@ def _place(axes: Axes, whole: Sequence[float], left: float, top: float, width: f
 
 
 def _save(figure: Figure, path: Path) -> None:
-    """As a PNG of 256 colours, which a page loads in a third of the time."""
+    """As a PNG of 256 colours, which is a third as large."""
     whole = io.BytesIO()
     figure.savefig(whole, format="png")
     Image.open(whole).convert("RGB").quantize(256).save(path, optimize=True)

@@ -10,10 +10,17 @@ from pydantic import AfterValidator, Field, model_validator
 from fsr.common.certificates import CertificateFiles
 from fsr.common.settings import ReadableFile, ServiceSettings
 
-__all__ = ["SERVER_TLS", "ReplicaSettings"]
+__all__ = ["SERVER_TLS", "ReplicaSettings", "server_certificate"]
 
 SERVER_TLS = ("tls_cert", "tls_key", "tls_client_ca")
 _File = Annotated[ReadableFile, AfterValidator(Path.absolute)]  # Ray's processes work in other folders
+
+
+def server_certificate(cert: Path | None, key: Path | None, ca: Path | None) -> CertificateFiles | None:
+    """What a service shows those that call it; None without a certificate or a key. Raises CertificateError."""
+    if cert is None or key is None:
+        return None
+    return CertificateFiles(cert=cert, key=key, ca=ca, side="server", options=SERVER_TLS)
 
 
 class ReplicaSettings(ServiceSettings):
@@ -37,8 +44,4 @@ class ReplicaSettings(ServiceSettings):
 
     def certificate(self) -> CertificateFiles | None:
         """The certificate for gateways, None without mTLS. Raises CertificateError."""
-        if self.tls_cert is None or self.tls_key is None:
-            return None
-        return CertificateFiles(
-            cert=self.tls_cert, key=self.tls_key, ca=self.tls_client_ca, side="server", options=SERVER_TLS
-        )
+        return server_certificate(self.tls_cert, self.tls_key, self.tls_client_ca)

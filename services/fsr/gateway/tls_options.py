@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 
 from fsr.common.certificates import CertificateFiles
 from fsr.common.settings import ReadableFile, ServiceSettings
-from fsr.common.tls_options import SERVER_TLS
+from fsr.common.tls_options import server_certificate
 
 __all__ = ["TlsSettings"]
 
@@ -60,11 +60,7 @@ class TlsSettings(ServiceSettings):
 
     def certificate(self) -> CertificateFiles | None:
         """The certificate for callers, None without TLS. Raises CertificateError."""
-        if self.tls_cert is None or self.tls_key is None:
-            return None
-        return CertificateFiles(
-            cert=self.tls_cert, key=self.tls_key, ca=self.tls_client_ca, side="server", options=SERVER_TLS
-        )
+        return server_certificate(self.tls_cert, self.tls_key, self.tls_client_ca)
 
     def replica_certificate(self) -> CertificateFiles | None:
         """The certificate for encoders and decoders, None without mTLS to them. Raises CertificateError."""
