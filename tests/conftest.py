@@ -190,6 +190,14 @@ class Service:
             lambda: self.metric("fsr_decoder_running_requests") >= answers and self.generated() >= before + tokens,
         )
 
+    def wait_until_it_says(self, text: str, seconds: float = 180) -> None:
+        """Until `text` stands in its log. If it never does, or if the process has ended, the error shows the log."""
+        end = time.monotonic() + seconds
+        while text not in (said := self.log.read_text()):
+            ended = self._process.poll() is not None
+            assert not ended and time.monotonic() < end, f"{text!r} is not in its log (ended: {ended}): {said[-2000:]}"
+            time.sleep(0.02)
+
     def wait_until_serving(self, wait: float = 300) -> None:
         """Until its health check says so."""
         end = time.monotonic() + wait

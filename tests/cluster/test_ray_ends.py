@@ -81,7 +81,7 @@ def wait_until_ready(pair):
     encoder, _ = pair
 
     def wait():
-        until(lambda: '"event": "serving"' in encoder.log.read_text(), seconds=900)
+        encoder.wait_until_it_says('"event": "serving"', seconds=900)
 
     return wait
 

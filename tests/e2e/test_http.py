@@ -319,7 +319,7 @@ def test_gateway_that_is_full_or_shuts_down_says_when_to_try_again(system, spawn
     idle.request("GET", "/health")
     idle.getresponse().read()
     service.send(signal.SIGTERM)
-    until(lambda: "draining" in service.log.read_text())
+    service.wait_until_it_says("draining")
     idle.request("POST", CHAT, json.dumps(body), {"content-type": "application/json"})
     response = idle.getresponse()
     assert response.status == 503 and Error.model_validate_json(response.read()).error.code == "not_ready"

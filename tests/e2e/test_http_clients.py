@@ -141,7 +141,7 @@ def test_raw_response_has_the_id_of_the_logs(client, gateways, picture):
     )
     request_id, answer = raw.headers["x-request-id"], raw.parse()
     assert answer._request_id == request_id == answer.usage.model_extra["fsr"]["request_id"]
-    until(lambda: f'"request_id": "{request_id}"' in gateways.usual.log.read_text())
+    gateways.usual.wait_until_it_says(f'"request_id": "{request_id}"')
     lines = [json.loads(line) for line in gateways.usual.log.read_text().splitlines() if request_id in line]
     assert [(line["rpc"], line["code"], line["interface"]) for line in lines] == [("Generate", "OK", "http")]
 

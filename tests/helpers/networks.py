@@ -8,11 +8,15 @@ _READ_BYTES = 65_536
 
 
 class CutConnections:
-    """Relays connections to `target`, and cuts the share `share` of them at each read, in either direction."""
+    """Relays connections to `target`, and cuts the share `share` of them at each read, in either direction.
 
-    def __init__(self, target: str, share: float, seed: int) -> None:
+    After `most` cuts the network is good. How often a connection is read depends on how busy the machine is, so a
+    client that gives up after some cuts in a row needs this bound.
+    """
+
+    def __init__(self, target: str, share: float, seed: int, most: int | None = None) -> None:
         self._host, _, port = target.rpartition(":")
-        self._port, self._share, self._random = int(port), share, random.Random(seed)
+        self._port, self._share, self._most, self._random = int(port), share, most, random.Random(seed)
         self._relays, self._pumps = set(), set()
         self.cut = 0  # connections
         self.address = ""
@@ -46,7 +50,7 @@ class CutConnections:
     async def _pump(self, source, sink, other):
         try:
             while data := await source.read(_READ_BYTES):
-                if self._random.random() < self._share:
+                if (self._most is None or self.cut < self._most) and self._random.random() < self._share:
                     self.cut += 1
                     other.transport.abort()
                     return

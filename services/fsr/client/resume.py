@@ -70,7 +70,7 @@ class Repetition:
         self._reached = self._reached or lost
         if not self._begun and self._failures < self._gateways:
             return 0.0
-        if not self._begun and (ours or not self._reached):
+        if not self._begun and not self._reached:
             return None
         if self._losses > _MOST_LOSSES or now - self._failing_since >= self._seconds:
             return None

@@ -18,7 +18,6 @@ from fsr.common.certificates import Pems, channel_credentials
 from fsr.common.health import check
 from fsr.decoder.settings import DecoderSettings
 from helpers.certificates import Authority, flags, gateway_options, options
-from helpers.waiting import until
 
 QUESTION = "Hello red star"
 NO_ENCODER = ("--encoders", "127.0.0.1:9", "--discovery-seconds", "0.2")
@@ -55,7 +54,7 @@ def gateway(spawn, decoder, authority):
     """It has found the decoder."""
     files = flags(gateway_options(authority.issue("gateway", "gateway")))
     gateway = spawn("gateway", *NO_ENCODER, "--decoders", decoder.address, *files)
-    until(lambda: '"event": "replica up"' in gateway.log.read_text())
+    gateway.wait_until_it_says('"event": "replica up"')
     return gateway
 
 
@@ -88,8 +87,7 @@ def test_gateway_with_the_wrong_certificate_says_that_it_is_not_let_in(
     elif fault == "decoder not trusted":
         files = flags(gateway_options(authority.issue("wary", "gateway", trusts=stranger)))
     other = spawn("gateway", *NO_ENCODER, "--decoders", decoder.address, *files)
-    line = f'"address": "{decoder.address}", "reason": "failed to connect'
-    until(lambda: line in other.log.read_text())
+    other.wait_until_it_says(f'"address": "{decoder.address}", "reason": "failed to connect')
     assert '"event": "replica not reached"' in other.log.read_text()
     with pytest.raises(UnavailableError, match="no replica of any model answers yet"), Client(other.address) as client:
         client.ask([], QUESTION, timeout=60)
@@ -108,7 +106,7 @@ async def test_certificates_when_they_are_renewed_are_used_and_no_answer_changes
             for name, host in (("decoder", "127.0.0.1"), ("gateway", "gateway")):
                 stranger.issue(name, host)
             for service in (gateway, decoder):
-                await asyncio.to_thread(until, lambda s=service: "certificate read again" in s.log.read_text())
+                await asyncio.to_thread(service.wait_until_it_says, "certificate read again")
             assert (await client.ask([], QUESTION, timeout=300)).token_ids
             chunks += [chunk async for chunk in stream]
     assert [token for chunk in chunks for token in chunk.token_ids] == list(undisturbed.token_ids)
@@ -127,7 +125,7 @@ def test_gateway_when_its_own_certificate_is_renewed_shows_the_new_one(spawn, au
     gateway = spawn(
         "gateway", *NO_ENCODER, *flags(options(mine)), "--http-port", str(port), "--decoders", "127.0.0.1:9"
     )
-    until(lambda: '"event": "serving"' in gateway.log.read_text())
+    gateway.wait_until_it_says('"event": "serving"')
     before = authority.issue("caller", "caller", trusts=authority)
     assert accepted(gateway.address, port, before) == [True, True]
     after = stranger.issue("new-caller", "caller")

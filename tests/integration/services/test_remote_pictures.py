@@ -403,7 +403,7 @@ def gateway(spawn, free_ports):
     flags += ("--max-waiting", "0", "--http-port", str(http_port), "--http-image-hosts", f"localhost:{site_port}")
     service = spawn("gateway", *flags, "--http-image-networks", "127.0.0.0/8,::1/128")
     service.site_port, service.url = site_port, f"http://127.0.0.1:{http_port}/v1/chat/completions"
-    until(lambda: '"event": "serving"' in service.log.read_text())
+    service.wait_until_it_says('"event": "serving"')
     return service
 
 

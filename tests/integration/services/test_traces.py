@@ -42,7 +42,7 @@ def services(receiver, spawn, served_model, free_ports):
     gateway = spawn("gateway", *options, "--decoders", addresses)
     for decoder in decoders:
         decoder.wait_until_serving()
-    until(lambda: '"traces": true' in gateway.log.read_text())  # it serves
+    gateway.wait_until_it_says('"traces": true')  # it serves
     until(lambda: gateway.metric("fsr_replicas_ready", role="decoder") == 2)
     return {"gateway": gateway, "decoders": decoders, "http": f"127.0.0.1:{port}"}
 

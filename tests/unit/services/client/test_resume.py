@@ -242,10 +242,12 @@ async def test_request_that_fails_everywhere_fails_soon(client, failure):
 
 
 async def test_request_whose_connection_broke_waits_for_the_gateway(client):
-    gateway = Gateway([Failure(0), UNREACHABLE, UNREACHABLE])
+    """Also for one that is back, but has found no replica yet."""
+    failures = [Failure(0), UNREACHABLE, UNREACHABLE, Failure(0, ours=True, says="no replica yet")]
+    gateway = Gateway(failures[:])
     pieces, error = await chunks(await client(gateway))
     assert error is None and tokens(pieces) == TOKENS and pieces[-1].resumed == 0
-    listing = Gateway([Failure(0), UNREACHABLE, UNREACHABLE])
+    listing = Gateway(failures[:])
     assert [model.model for model in await (await client(listing)).models()] == ["m"]
 
 
