@@ -20,7 +20,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from fsr.cli.local_stack import running
 from fsr.common.ports import join
 from fsr_core.tiny import WEIGHTS
-from helpers.preloaded import PreloadedDecoder
+from helpers.preloaded import PreloadedService
 from helpers.waiting import until
 
 
@@ -147,15 +147,15 @@ class Service:
         if host != "127.0.0.1":
             ports += ["--host", host]
         self._arguments = (*ports, *flags)
-        self._process: subprocess.Popen[bytes] | PreloadedDecoder | None = None
+        self._process: subprocess.Popen[bytes] | PreloadedService | None = None
         self.start()
 
     def start(self) -> None:
         """Does nothing if it runs."""
         if self._process is not None and self._process.poll() is None:
             return
-        if self.name == "decoder":
-            self._process = PreloadedDecoder(self._arguments, self.log)
+        if self.name != "encoder":
+            self._process = PreloadedService(self.name, self._arguments, self.log)
             return
         command = [sys.executable, "-m", f"fsr.{self.name}", *self._arguments]
         with self.log.open("ab") as log:

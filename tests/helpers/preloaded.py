@@ -1,7 +1,7 @@
-"""Decoders as real processes that need not import torch: they are forks of a process that has imported it.
+"""Gateways and decoders as real processes that need not import their libraries: they are forks of one that has.
 
-An import of torch and transformers takes seconds of CPU, and the tests start dozens of decoders. `fsr up`, the demo and
-the images start theirs as users do.
+An import of torch and transformers takes seconds of CPU, that of a gateway one, and the tests start dozens of each.
+`fsr up`, the demo and the images start theirs as users do.
 """
 
 import multiprocessing
@@ -13,25 +13,26 @@ import sys
 from pathlib import Path
 
 _CONTEXT = multiprocessing.get_context("forkserver")
-_CONTEXT.set_forkserver_preload(["fsr.decoder.server", "fsr.decoder.engines.transformers"])
+_CONTEXT.set_forkserver_preload(["fsr.gateway.server", "fsr.decoder.server", "fsr.decoder.engines.transformers"])
 
 
-def _run(arguments: tuple[str, ...], log: str, environment: dict[str, str]) -> None:
+def _run(name: str, arguments: tuple[str, ...], log: str, environment: dict[str, str]) -> None:
     os.setsid()
     output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     for descriptor in (sys.stdout.fileno(), sys.stderr.fileno()):
         os.dup2(output, descriptor)
     os.environ.clear()
     os.environ.update(environment)
-    sys.argv = ["fsr.decoder", *arguments]
-    runpy.run_module("fsr.decoder", run_name="__main__", alter_sys=True)
+    sys.argv = [f"fsr.{name}", *arguments]
+    runpy.run_module(f"fsr.{name}", run_name="__main__", alter_sys=True)
 
 
-class PreloadedDecoder:
-    """`python -m fsr.decoder` with these arguments; what it prints is appended to the log. Used like a Popen."""
+class PreloadedService:
+    """`python -m fsr.<name>` with these arguments; what it prints is appended to the log. Used like a Popen."""
 
-    def __init__(self, arguments: tuple[str, ...], log: Path) -> None:
-        self._process = _CONTEXT.Process(target=_run, args=(arguments, str(log), dict(os.environ)))
+    def __init__(self, name: str, arguments: tuple[str, ...], log: Path) -> None:
+        self._name = name
+        self._process = _CONTEXT.Process(target=_run, args=(name, arguments, str(log), dict(os.environ)))
         self._process.start()
         self.pid = self._process.pid
 
@@ -41,7 +42,7 @@ class PreloadedDecoder:
     def wait(self, timeout: float | None = None) -> int:
         self._process.join(timeout)
         if self._process.exitcode is None:
-            raise subprocess.TimeoutExpired("fsr.decoder", timeout)
+            raise subprocess.TimeoutExpired(f"fsr.{self._name}", timeout)
         return self._process.exitcode
 
     def send_signal(self, number: int) -> None:

@@ -22,7 +22,7 @@ from fsr.v1 import decoder_pb2 as pb
 from fsr.v1 import decoder_pb2_grpc, types_pb2
 from fsr_core.backbones import ImagePart, KeptImage, Message, TextPart
 from helpers import layout
-from helpers.preloaded import PreloadedDecoder
+from helpers.preloaded import PreloadedService
 
 ENGINE = os.environ.get("FSR_TEST_ENGINE", "transformers")
 # Compiling the model takes vLLM minutes and changes no token. A prefill step takes so few tokens that a picture of 144
@@ -55,7 +55,7 @@ def served(*names):
 
 @dataclass
 class Replica:
-    process: subprocess.Popen | PreloadedDecoder
+    process: subprocess.Popen | PreloadedService
     address: str
     metrics_address: str
     log: Path
@@ -101,7 +101,7 @@ def serving(log, *options, engine=ENGINE):
         with log.open("wb") as out:
             process = subprocess.Popen(command, stderr=out, stdout=out)
     else:
-        process = PreloadedDecoder(options, log)
+        process = PreloadedService("decoder", options, log)
     replica = None
     try:
         end = time.monotonic() + 600
