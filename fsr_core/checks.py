@@ -1,11 +1,23 @@
-"""Checks of numbers from callers: options of methods, budgets."""
+"""Checks of values from callers: options of methods, budgets."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from numbers import Integral, Real
 from typing import Any
 
-__all__ = ["check_number", "check_whole"]
+__all__ = ["check_choice", "check_number", "check_sign", "check_whole"]
+
+
+def check_choice(name: str, value: Any, choices: Sequence[str]) -> None:
+    """Raises ValueError that names the option, unless `value` is one of `choices`."""
+    if not isinstance(value, str) or value not in choices:
+        raise ValueError(f"{name}: expected {' or '.join(map(repr, choices))}, got {_short(value)}")
+
+
+def check_sign(name: str, value: Any) -> None:
+    """Raises ValueError that names the option, unless `value` is "+" or "-"."""
+    check_choice(name, value, ("+", "-"))
 
 
 def check_number(name: str, value: Any, low: float, high: float, hint: str = "") -> None:

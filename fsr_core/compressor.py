@@ -35,6 +35,9 @@ _METHODS = {
     "dart": "fsr_core.baselines.dart:Dart",
     "holov": "fsr_core.baselines.holov:HoloV",
     "scope": "fsr_core.baselines.scope:Scope",
+    "anchorprune": "fsr_core.baselines.anchorprune:AnchorPrune",
+    "cenprune": "fsr_core.baselines.cenprune:CenPrune",
+    "spare": "fsr_core.baselines.spare:Spare",
 }
 _REGISTERED: dict[str, type[Compressor]] = {}
 

@@ -8,8 +8,9 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from fsr_core.checks import check_number
+from fsr_core.checks import check_number, check_sign
 from fsr_core.focus import focus_order, focus_wanted, minmax
+from fsr_core.greedy import weighted_farthest
 from fsr_core.one_by_one import ROW_COST, OneByOne, kept, unit_keys
 from fsr_core.tokens import CompressedTokens, VisualTokens
 
@@ -26,7 +27,7 @@ class GuidedFSR(OneByOne):
            without saliency then counts nothing
     share  largest share of the budget for Focus, so that Scan gets the rest even if K_F exceeds the budget
     pull   how much Scan prefers evidence: it takes the token of the largest distance * ((1 - pull) + pull *
-           (phi / max phi)**(1/3)); eq. 6 takes the largest distance
+           (phi / max phi)**(1/3)); eq. 5 takes the largest distance
 
     No token is merged: Refine had no effect that could be measured (docs/results.md). An `auto` budget keeps its
     maximum, because the weighted distances say little about how many tokens a question needs. Memory is linear in N.
@@ -46,8 +47,7 @@ class GuidedFSR(OneByOne):
         for name in ("floor", "share", "pull"):
             check_number(name, getattr(self, name), 0, 1)
         check_number("rho", self.rho, 1e-6, 1)
-        if self.relevance_sign not in ("+", "-"):
-            raise ValueError(f"relevance_sign: expected '+' or '-', got {self.relevance_sign!r}")
+        check_sign("relevance_sign", self.relevance_sign)
 
     def priority(self, sample: VisualTokens) -> Tensor:
         """phi, [N] fp64."""
@@ -65,18 +65,9 @@ class GuidedFSR(OneByOne):
         order = focus_order(phi.unsqueeze(0))
         wanted = int(focus_wanted(phi.unsqueeze(0), order, self.rho))
         focus = order[0, : min(wanted, max(1, int(self.share * k)))]
-        scan = self._scan(unit_keys(sample), focus, phi, k - len(focus))
+        scan = weighted_farthest(unit_keys(sample), focus, self._weight(phi), k - len(focus))
         return replace(kept(sample, focus=focus, scan=scan, priority=phi), focus_wanted=wanted)
 
-    def _scan(self, keys: Tensor, focus: Tensor, phi: Tensor, count: int) -> Tensor:
-        weight = (1 - self.pull) + self.pull * (phi / phi.max().clamp(min=torch.finfo(torch.float64).tiny)).pow(1 / 3)
-        near = torch.stack([(keys @ keys[part].T).amax(1) for part in focus.split(64)]).amax(0)
-        taken = torch.zeros(len(keys), dtype=torch.bool, device=keys.device)
-        taken[focus] = True
-        picks: list[int] = []
-        for _ in range(count):
-            pick = int(((1 - near) * weight).masked_fill(taken, -1.0).argmax())
-            picks.append(pick)
-            taken[pick] = True
-            near = torch.maximum(near, keys @ keys[pick])
-        return torch.tensor(picks, dtype=torch.int64, device=keys.device)
+    def _weight(self, phi: Tensor) -> Tensor:
+        evidence = phi / phi.max().clamp(min=torch.finfo(torch.float64).tiny)
+        return (1 - self.pull) + self.pull * evidence.pow(1 / 3)

@@ -10,10 +10,11 @@ from torch import Tensor
 
 from fsr_core.budget import Budget, BudgetLike
 from fsr_core.compressor import Compressor, as_budgets
+from fsr_core.focus import minmax
 from fsr_core.norms import sized
 from fsr_core.tokens import FOCUS, SCAN, CompressedTokens, VisualTokens
 
-__all__ = ["ROW_COST", "OneByOne", "by_falling", "kept", "raw_keys", "unit_keys"]
+__all__ = ["ROW_COST", "OneByOne", "by_falling", "centred_keys", "kept", "raw_keys", "relevance_weight", "unit_keys"]
 
 ROW_COST = (
     8  # a row of similarities alone costs as much as so many rows of a large matrix product, which reads keys once
@@ -92,3 +93,23 @@ def unit_keys(sample: VisualTokens) -> Tensor:
     """The sample's keys at unit length, fp32 [N, Dk]; a zero key stays zero."""
     keys, norm = sized(raw_keys(sample))
     return keys / torch.where(norm > 0, norm, 1.0).unsqueeze(1)
+
+
+def centred_keys(sample: VisualTokens) -> Tensor:
+    """The sample's keys without their mean, at unit length, fp32 [N, Dk]; a token that equals the mean stays zero."""
+    keys = raw_keys(sample).float()
+    keys = keys / keys.abs().max().clamp(min=torch.finfo(torch.float32).tiny)  # so that all can be squared
+    lengths = torch.linalg.vector_norm(keys, dim=1)
+    keys = keys - keys.mean(0)
+    residuals = torch.linalg.vector_norm(keys, dim=1)
+    # What rounding leaves of a token that equals the mean has no direction.
+    direction = residuals > 1e-6 * lengths.max()
+    return torch.where(direction.unsqueeze(1), keys / residuals.clamp(min=1e-30).unsqueeze(1), 0.0)
+
+
+def relevance_weight(sample: VisualTokens, sign: str) -> Tensor:
+    """Relevance, min-max scaled, above zero, so that a token with this weight has some volume; ones without it. [N]"""
+    if sample.relevance is None:
+        return torch.ones(len(sample), device=sample.features.device)
+    signed = -sample.relevance if sign == "-" else sample.relevance
+    return minmax(signed.unsqueeze(0))[0].float() + 1e-6

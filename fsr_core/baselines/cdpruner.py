@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import inf
 from typing import ClassVar, Literal
 
-import torch
-
-from fsr_core.focus import minmax
-from fsr_core.one_by_one import ROW_COST, OneByOne, kept, unit_keys
+from fsr_core.checks import check_sign
+from fsr_core.greedy import pivots
+from fsr_core.one_by_one import ROW_COST, OneByOne, kept, relevance_weight, unit_keys
 from fsr_core.tokens import CompressedTokens, VisualTokens
 
 __all__ = ["CDPruner"]
@@ -21,9 +19,8 @@ class CDPruner(OneByOne):
 
     relevance_sign  "+" as in the paper (eq. 5); "-" as in the authors' code for CLIP
 
-    r is the relevance, min-max scaled (eq. 6). The greedy step is that of Chen et al. (arXiv 1709.05135, eqs. 4-6 and
-    9, Algorithm 1): one row of the kernel and one Cholesky row per pick, memory K x N. Without relevance r is 1, and
-    only diversity decides.
+    r is the relevance, min-max scaled (eq. 6). The greedy step is that of Chen et al. (`pivots`). Without relevance r
+    is 1, and only diversity decides.
 
     Departures: 1e-6 is added to the scaled relevance (the authors' code adds it before it divides). Constant relevance
     becomes ones (eq. 6 is 0 / 0 then). Relevance is scaled within the sample (the code scales over the whole batch).
@@ -36,33 +33,11 @@ class CDPruner(OneByOne):
     relevance_sign: Literal["+", "-"] = "+"
 
     def __post_init__(self) -> None:
-        if self.relevance_sign not in ("+", "-"):
-            raise ValueError(f"relevance_sign: expected '+' or '-', got {self.relevance_sign!r}")
+        check_sign("relevance_sign", self.relevance_sign)
 
     def _comparisons(self, n: int, k: int) -> int:
         return 2 * ROW_COST * n * k  # for each pick a row of the kernel, and the Cholesky rows of the picks before it
 
     def _select(self, sample: VisualTokens, k: int) -> CompressedTokens:
-        keys, n = unit_keys(sample), len(sample)
-        relevance = torch.ones(n, device=keys.device)
-        if sample.relevance is not None:
-            signed = -sample.relevance if self.relevance_sign == "-" else sample.relevance
-            relevance = minmax(signed.unsqueeze(0))[0].float() + 1e-6  # above zero, so that every token has some volume
-        scaled = keys * relevance.unsqueeze(1)
-        volume = scaled.square().sum(1)
-        floor = 1e-10 * volume.max()
-        cholesky = torch.zeros(k, n, device=keys.device)
-        chosen: list[int] = []
-        for step in range(k):
-            pick = int(volume.argmax())
-            if not volume[pick] > floor:
-                remaining = relevance.clone()
-                remaining[chosen] = -inf
-                chosen += remaining.argsort(descending=True, stable=True)[: k - step].tolist()
-                break
-            chosen.append(pick)
-            row = (scaled @ scaled[pick] - cholesky[:step, pick] @ cholesky[:step]) / volume[pick].sqrt()
-            cholesky[step] = row
-            volume = volume - row.square()
-            volume[pick] = -inf
-        return kept(sample, scan=torch.tensor(chosen, device=keys.device), priority=relevance)
+        relevance = relevance_weight(sample, self.relevance_sign)
+        return kept(sample, scan=pivots(unit_keys(sample), relevance, k), priority=relevance)

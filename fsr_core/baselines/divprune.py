@@ -7,12 +7,13 @@ from math import inf
 from typing import ClassVar
 
 import torch
+from torch import Tensor
 
 from fsr_core.one_by_one import OneByOne, kept, raw_keys
 from fsr_core.scan import Keys, scan
 from fsr_core.tokens import CompressedTokens, VisualTokens
 
-__all__ = ["DivPrune"]
+__all__ = ["DivPrune", "most_isolated"]
 
 
 @dataclass(frozen=True)
@@ -22,8 +23,8 @@ class DivPrune(OneByOne):
     The first token is the one whose nearest neighbour is farthest. Each next token is the farthest from the chosen ones
     (Algorithm 1), ties by index. The choice depends only on the picture. The authors' code holds all N x N distances
     and takes the minimum over all picks again at each step; here rows are computed when they are needed, and the choice
-    is the same. Departure: the code measures before the projector in some places, here always in the backbone's
-    similarity space.
+    is the same. The code measures behind the projector, in the language model's embeddings; here it is the backbone's
+    similarity space, which for LLaVA is the same one.
     """
 
     name: ClassVar[str] = "divprune"
@@ -33,13 +34,18 @@ class DivPrune(OneByOne):
 
     def _select(self, sample: VisualTokens, k: int) -> CompressedTokens:
         keys, device = Keys(raw_keys(sample).unsqueeze(0)), sample.features.device
-        closest = []
-        for part in torch.arange(len(sample), device=device).split(256):
-            rows = keys.cosine(part.unsqueeze(0))[0]
-            closest.append(rows.scatter_(1, part.unsqueeze(1), -inf).amax(1))
-        nearest = torch.cat(closest)
-        # Two tokens that are each other's nearest tie, except for rounding. The lower index is taken.
-        first = (nearest <= nearest.min() + 1e-6).nonzero()[0]
+        first = most_isolated(keys)
         limit, never = torch.tensor([k], device=device), torch.tensor([-inf], device=device)
         rest = scan(keys, first.unsqueeze(0), torch.ones_like(limit), limit, limit, never)
         return kept(sample, scan=torch.cat([first, rest.chosen[0].nonzero().squeeze(1)]))
+
+
+def most_isolated(keys: Keys) -> Tensor:
+    """The token whose nearest neighbour is farthest, ties by index. Keys of one sample, [1, N, Dk] -> int64 [1]."""
+    closest = []
+    for part in torch.arange(keys.values.shape[1], device=keys.values.device).split(256):
+        rows = keys.cosine(part.unsqueeze(0))[0]
+        closest.append(rows.scatter_(1, part.unsqueeze(1), -inf).amax(1))
+    nearest = torch.cat(closest)
+    # Two tokens that are each other's nearest tie, except for rounding. The lower index is taken.
+    return (nearest <= nearest.min() + 1e-6).nonzero()[0]

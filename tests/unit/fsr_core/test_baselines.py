@@ -12,6 +12,7 @@ from fsr_core import Budget, VisualTokens, create, methods
 from fsr_core.baselines.regions import region_of_tokens
 
 BASELINES = [name for name in methods() if not name.startswith("fsr")]
+READ_THE_QUESTION = ("cdpruner", "anchorprune", "cenprune", "spare")
 
 
 def sample(seed: int, n: int, d: int = 24, *, relevance: bool = True, keys: bool = True) -> VisualTokens:
@@ -44,15 +45,8 @@ def divprune(s, k):
 
 
 def cdpruner(s, k):
-    r = s.relevance.double().numpy()
-    r = (r - r.min()) / (r.max() - r.min()) + 1e-6
-    kernel = r[:, None] * cosines(s) * r[None]
-    chosen: list[int] = []
-    while len(chosen) < k:
-        rest = [i for i in range(len(s)) if i not in chosen]
-        volumes = [np.linalg.slogdet(kernel[np.ix_([*chosen, i], [*chosen, i])])[1] for i in rest]
-        chosen.append(rest[falling(volumes)[0]])
-    return chosen
+    r = relevance_of(s)
+    return of_largest_volume(r[:, None] * cosines(s) * r[None], k)
 
 
 def scope(s, k):
@@ -116,20 +110,96 @@ def holov(s, k, crops=16, weight=1.0):
     return [i for tokens, q in zip(members, quotas, strict=True) for i in sorted(tokens, key=lambda i: -scores[i])[:q]]
 
 
+def anchorprune(s, k):
+    cosine, ranked = cosines(s), falling(s.relevance)
+    least = max(1, math.floor(5 / 32 * k))
+    anchor, new = ranked[:least], 0
+    for i in ranked[least : max(least, k // 2)]:
+        anchor = [*anchor, i]
+        new += 1 - cosine[i, ranked[:least]].max() > 0.2
+        if new == 3:
+            break
+    chosen = list(anchor)
+    while len(chosen) < k:
+        gains = [min(1.0, *(1 - cosine[i, chosen])) * float(s.saliency[i]) for i in range(len(s))]
+        chosen.append(next(i for i in falling(gains) if i not in chosen))
+    return chosen
+
+
+def centred(s):
+    """Cosines of the keys less their mean, and the distinctiveness of each token, scaled to 0..1."""
+    keys = s.keys.double().numpy()
+    keys = keys - keys.mean(0)
+    unit = keys / np.linalg.norm(keys, axis=1, keepdims=True)
+    distinct = (np.diag(cosines(s)) - cosines(s).sum(1)) / (len(s) - 1)
+    return unit @ unit.T, (distinct - distinct.min()) / (distinct.max() - distinct.min())
+
+
+def relevance_of(s):
+    r = s.relevance.double().numpy()
+    return (r - r.min()) / (r.max() - r.min()) + 1e-6
+
+
+def of_largest_volume(kernel, k):
+    chosen: list[int] = []
+    while len(chosen) < k:
+        rest = [i for i in range(len(kernel)) if i not in chosen]
+        volumes = [np.linalg.slogdet(kernel[np.ix_([*chosen, i], [*chosen, i])])[1] for i in rest]
+        chosen.append(rest[falling(volumes)[0]])
+    return chosen
+
+
+def cenprune(s, k):
+    cosine, distinct = centred(s)
+    quality = relevance_of(s) * distinct
+    return of_largest_volume(quality[:, None] * cosine * quality[None], k)
+
+
+def cenprune_of_distances(s, k):
+    cosine, distinct = centred(s)
+    distance = 1 - cosine
+    np.fill_diagonal(distance, np.inf)
+    chosen = [falling(distance.min(1))[0]]
+    while len(chosen) < k:
+        gains = [-1 if i in chosen else distinct[i] * distance[i, chosen].min() for i in range(len(s))]
+        chosen.append(falling(gains)[0])
+    return chosen
+
+
+def spare(s, k):
+    """The residual of a least-squares fit by the chosen tokens, computed anew for every token and step."""
+    keys, relevance, chosen = s.keys.double().numpy(), relevance_of(s), []
+    while len(chosen) < k:
+        basis = keys[chosen].T
+        fits = basis @ np.linalg.lstsq(basis, keys.T, rcond=None)[0] if chosen else 0 * keys.T
+        gains = relevance * np.linalg.norm(keys.T - fits, axis=0)
+        gains[chosen] = -1
+        chosen.append(falling(gains)[0])
+    return chosen
+
+
 def cls_topk(s, k):
     return falling(s.saliency)[:k]
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(
-    st.sampled_from([cls_topk, divprune, cdpruner, scope, dart, vispruner, holov]),
+    st.sampled_from([cls_topk, divprune, cdpruner, scope, dart, vispruner, holov, anchorprune, cenprune, spare]),
     st.integers(0, 10_000),
-    st.integers(2, 22),
+    st.integers(3, 22),
     st.integers(1, 21),
 )
 def test_selection_equals_plain_loops(reference, seed, n, k):
     s, k = sample(seed, n), min(k, n - 1)
     assert create(reference.__name__).compress(s, k).index.tolist() == sorted(reference(s, k))
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.integers(0, 10_000), st.integers(3, 22), st.integers(1, 21))
+def test_cenprune_on_divprune_equals_plain_loops(seed, n, k):
+    s, k = sample(seed, n), min(k, n - 1)
+    kept = create("cenprune", selector="divprune").compress(s, k)
+    assert kept.index.tolist() == sorted(cenprune_of_distances(s, k))
 
 
 def test_selection_of_144_tokens_equals_plain_loops():
@@ -146,6 +216,40 @@ def test_cdpruner_without_volume_ranks_by_relevance():
     assert set(best[:7].tolist()) <= set(kept.index.tolist())
     flipped = VisualTokens(s.features, s.saliency, -s.relevance)
     assert torch.equal(create("cdpruner", relevance_sign="-").compress(flipped, 12).index, kept.index)
+
+
+def test_spare_prefers_long_tokens_and_cdpruner_does_not():
+    s = sample(2, 40, keys=False)
+    longer = VisualTokens(s.features * torch.linspace(0.1, 10, 40).unsqueeze(1), s.saliency)
+    assert create("spare").compress(longer, 5).index.min() > 20
+    plain = VisualTokens(s.features, s.saliency)
+    picks = [create("cdpruner").compress(one, 5).index for one in (plain, longer)]
+    assert torch.equal(*picks)
+
+
+@pytest.mark.parametrize("name", ["cenprune", "spare", "anchorprune"])
+def test_negated_sign_reverses_relevance(name):
+    s = sample(3, 50)
+    flipped = VisualTokens(s.features, s.saliency, -s.relevance, s.keys)
+    kept = create(name, relevance_sign="-").compress(flipped, 9)
+    assert torch.equal(kept.index, create(name).compress(s, 9).index)
+
+
+def test_anchorprune_without_relevance_anchors_on_saliency():
+    s = sample(4, 60, relevance=False)
+    kept = create("anchorprune").compress(s, 20)
+    anchor = kept.index[kept.stage == 0].tolist()
+    assert anchor == sorted(falling(s.saliency)[: len(anchor)]) and 3 <= len(anchor) <= 10
+
+
+def test_cenprune_when_the_mean_outshines_the_rest_then_still_tells_tokens_apart():
+    """All tokens are nearly parallel; without their mean they are what they were before it was added."""
+    s = sample(6, 40, 30, relevance=False, keys=False)
+    shifted = VisualTokens(s.features - s.features.mean(0) + 1000.0, s.saliency)
+    kernel = centred(VisualTokens(shifted.features, s.saliency, keys=shifted.features))[0]
+    index = create("cenprune").compress(shifted, 8).index
+    chosen = kernel[index][:, index] - np.eye(8)
+    assert np.abs(chosen).max() < 0.75 and len(index) == 8
 
 
 def test_visionzip_merges_others_into_targets():
@@ -240,13 +344,13 @@ def test_equal_tokens_without_relevance_keep_k(name):
 
 @pytest.mark.parametrize("name", BASELINES)
 def test_batch_with_other_questions_keeps_the_same(name):
-    """The picture is the same and the questions differ; only `cdpruner` reads the question."""
+    """The picture is the same and the questions differ; some methods read the question."""
     a, b = sample(1, 64), sample(1, 64)
     b = VisualTokens(a.features, a.saliency, -a.relevance, a.keys)
     alone = [create(name).compress(s, 8) for s in (a, b)]
     together = create(name).compress_batch([a, b], [8, 8])
     assert all(torch.equal(x.index, y.index) for x, y in zip(alone, together, strict=True))
-    assert torch.equal(alone[0].index, alone[1].index) == (name != "cdpruner")
+    assert torch.equal(alone[0].index, alone[1].index) == (name not in READ_THE_QUESTION)
 
 
 @pytest.mark.parametrize("name", BASELINES)
@@ -281,7 +385,15 @@ def test_memory_is_linear_in_tokens(name):
         ("dart", {"pivots": 0}),
         ("holov", {"crops": True}),
         ("holov", {"weight": -1}),
+        ("holov", {"rule": "theirs"}),
         ("scope", {"alpha": -1}),
+        ("anchorprune", {"least": 2}),
+        ("anchorprune", {"novelty": -0.1}),
+        ("anchorprune", {"patience": 0}),
+        ("anchorprune", {"relevance_sign": 1}),
+        ("cenprune", {"selector": "dpp"}),
+        ("cenprune", {"relevance_sign": ""}),
+        ("spare", {"relevance_sign": None}),
     ],
 )
 def test_bad_option_is_named(name, options):
