@@ -47,7 +47,7 @@ class Variant(GuidedFSR):
     alpha, rho, relevance_sign, floor, share, pull  as in `GuidedFSR`
     smooth    phi is the mean over 3 x 3 patches; over fewer at the edge
     distinct  Focus leaves out a token whose cosine to an earlier focus token is above this
-    scan      takes the token of the largest gain * weight. The gain is the distance to the chosen tokens (eq. 6), the
+    scan      takes the token of the largest gain * weight. The gain is the distance to the chosen tokens (eq. 5), the
               added coverage of all tokens as in SCOPE, or the added volume as in CDPruner (greedy MAP of a DPP whose
               kernel is weighted on both sides). The focus set counts as chosen in all three
     weight    (1 - pull) + pull * x, where x is (phi / max phi)**(1/3), or saliency or relevance, both scaled to 0..1

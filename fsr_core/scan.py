@@ -206,7 +206,7 @@ def greedy_picks(keys: Keys, near: Tensor, steps: list[int]) -> Iterator[Picks]:
 
 
 def scan(keys: Keys, focus: Tensor, counts: Tensor, minimum: Tensor, maximum: Tensor, radius: Tensor) -> Scan:
-    """Adds the token that is farthest from all chosen ones (eq. 6), ties by index, until a sample has enough.
+    """Adds the token that is farthest from all chosen ones (eq. 5), ties by index, until a sample has enough.
 
     keys              [B, N, Dk]
     focus             int64 [B, F], the focus set of sample b is focus[b, :counts[b]]

@@ -1,7 +1,8 @@
 """How a budget is spread over the tiles of a picture or the frames of a video.
 
-``even``: every tile or frame gets the same share of the budget and is scored by itself, as in the papers: 192 of 576
-tokens in each of five tiles. ``free``: the whole picture or video is one sample, so tokens go where the evidence is.
+``even``: every tile or frame gets the same share of the budget and is scored by itself, say 192 of 576 tokens in each
+of five tiles. This is our reading: FSR's paper gives totals (960 of 2,880) and says nothing of tiles. ``free``: the
+whole picture or video is one sample, so tokens go where the evidence is.
 """
 
 from __future__ import annotations

@@ -22,6 +22,8 @@ class VisualTokens:
     saliency   [N]     >= 0, attention of the vision encoder to each token
     relevance  [N]     of each token to the instruction; None: not used
 
+    Tokens are taken behind the projector. For FSR this is our reading; its paper does not say in which space `v` is.
+
     Raises ValueError that names the argument, for wrong ranks, lengths that differ, NaN or infinity, negative saliency,
     an empty sample, or tensors on different devices.
     """

@@ -23,8 +23,12 @@ class VisPruner(OneByOne):
 
     The paper's Algorithm 1 removes duplicates. It starts from the remaining tokens, ordered by attention. Each round
     splits them alternately into two sets. It removes the tokens of the first set that are most similar to any token of
-    the second. Then it joins the sets again, the first one sorted by descending similarity. Departure: at least one
-    token is kept for its importance; the code rounds down to none at K = 1.
+    the second. Then it joins the sets again, the first one sorted by descending similarity.
+
+    Departures: at least one token is kept for its importance; the code rounds down to none at K = 1. The code needs an
+    even number of remaining tokens in each round, and at least twice as many as the round removes (16). At an odd
+    number or below 16 its indices do not fit, and it raises. Here the first set may have one token more, and the last
+    rounds go on.
     """
 
     name: ClassVar[str] = "vispruner"

@@ -20,7 +20,7 @@ REFERENCE = DEFAULT_METHOD  # the method that all others are compared with
 ABLATIONS: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
     "evidence": {
         "saliency alone": {"alpha": 0.0},
-        "relevance alone": {"beta": 0.0},
+        "relevance alone": {"alpha": 1.0, "beta": 0.0},
         "product (FSR)": {},
     },
     "stages": {

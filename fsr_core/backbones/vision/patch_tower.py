@@ -79,7 +79,8 @@ class PatchTower(Tower):
     """Vision tower and projector of a LLaVA, loaded from a checkpoint or taken from a live model.
 
     Saliency and features come from the same block, whose output the model projects. This is the second-last block of
-    CLIP, and the last one of a SigLIP tower that was cut by one block.
+    CLIP, and the last one of a SigLIP tower that was cut by one block. It is our reading: FSR's paper speaks of a
+    selected layer, and other methods' code takes this one.
     """
 
     text: TextSide | None
