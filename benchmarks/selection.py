@@ -5,6 +5,9 @@ which is the expensive case: focus tokens cost only a sort. CDPruner (arXiv 2506
 written like their authors' code, N x N first. That code runs on embeddings as wide as the language model, whatever the
 width of FSR's keys. Medians over repeats in one run; the first repeats are dropped.
 
+Each shape runs with one sample and with 32, because FSR computes a batch together, and the peers take its samples one by
+one: part of what FSR gains in a batch is the gain of batching. 32 samples of more than 1 GiB are left out.
+
     python -m benchmarks.selection
     python -m benchmarks.selection --shape 576,64,1024 --batch 8 --threads 2 --json
 """
@@ -23,6 +26,8 @@ from torch.nn import functional as F
 
 from fsr_core import FSR, VisualTokens
 
+BATCHES = (1, 32)
+LARGEST = 2**30  # bytes of a batch of the peers' embeddings
 SHAPES = ((576, 64, 1024), (576, 192, 4096), (2880, 320, 1024), (2880, 320, 4096))
 WARM_UP = 3
 METHOD = FSR(rho=1e-6)  # Focus stops at its first token
@@ -127,17 +132,22 @@ def _shape(text: str) -> tuple[int, int, int]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shape", type=_shape, action="append", metavar="N,K,DK", help="may be given several times")
-    parser.add_argument("--batch", type=int, default=1, help="samples per batch")
+    parser.add_argument("--batch", type=int, action="append", help="samples per batch; may be given several times")
     parser.add_argument("--peer-width", type=int, default=4096, help="width of the embeddings of CDPruner and DivPrune")
     parser.add_argument("--repeats", type=int, default=15)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="CPU threads")
     parser.add_argument("--json", action="store_true", help="print one JSON array")
     options = parser.parse_args()
-    if min(options.batch, options.peer_width, options.repeats, options.threads) < 1:
+    if min([*(options.batch or BATCHES), options.peer_width, options.repeats, options.threads]) < 1:
         parser.error("--batch, --peer-width, --repeats, --threads: give at least 1")
     torch.set_num_threads(options.threads)
     shapes = options.shape or SHAPES
-    rows = [measure(*shape, options.batch, options.peer_width, options.repeats) for shape in shapes]
+    rows = [
+        measure(*shape, batch, options.peer_width, options.repeats)
+        for shape in shapes
+        for batch in options.batch or BATCHES
+        if options.batch or 4 * batch * shape[0] * max(shape[2], options.peer_width) <= LARGEST
+    ]
     if options.json:
         print(json.dumps(rows, indent=2))
         return

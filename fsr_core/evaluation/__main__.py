@@ -101,7 +101,7 @@ def _run(options: argparse.Namespace, command: str) -> dict[str, Any]:
     runner = Runner(options.model, options.out)
     total = sum(limit * (1 + len(plan.configs(name))) for name, limit in plan.sets.items())
     with tqdm(total=total, unit="answer", file=sys.stderr, mininterval=1) as bar:
-        sets = runner.run(plan, bar.update)
+        figures = runner.run(plan, bar.update)
     about = {
         "command": command,
         "commit": _commit(),
@@ -111,7 +111,7 @@ def _run(options: argparse.Namespace, command: str) -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "seconds": round(time.monotonic() - start, 1),
     }
-    results = {"about": about, "sets": sets}
+    results = {"about": about} | figures
     (options.out / "results.json").write_text(json.dumps(results, indent=1) + "\n")
     (options.out / "results.md").write_text(report.markdown(results))
     paths = plots.write(results, options.out)

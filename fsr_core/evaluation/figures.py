@@ -11,12 +11,12 @@ import numpy as np
 
 from fsr_core.budget import Budget
 from fsr_core.evaluation.answers import Outcome
-from fsr_core.evaluation.method_configs import ABLATIONS, AUTO_BUDGETS, FULL, REFERENCE, MethodConfig, seed_options
+from fsr_core.evaluation.method_configs import ABLATIONS, AUTO_BUDGETS, FULL, OURS, REFERENCE, MethodConfig, Run
 from fsr_core.evaluation.question_sets import EncodedSet
-from fsr_core.evaluation.statistics import Resampler, verdict
+from fsr_core.evaluation.statistics import Estimate, Resampler, verdict
 from fsr_core.tiny.questions import KINDS, is_correct
 
-__all__ = ["SetFigures"]
+__all__ = ["SetFigures", "pooled"]
 
 
 class SetFigures:
@@ -36,34 +36,34 @@ class SetFigures:
         """Accuracy with all tokens, overall and by kind of question."""
         return self._accuracy(self._right(MethodConfig(FULL, None)))
 
-    def row(self, method: str, budget: int, seeds: int) -> dict[str, Any]:
-        """Accuracy of a method at a budget, its difference from the reference, and its agreement with all tokens."""
-        configs = [MethodConfig(method, Budget(tokens=budget), options) for options in seed_options(method, seeds)]
-        right = np.mean([self._right(config) for config in configs], axis=0)
-        full = self._outcome_of(MethodConfig(FULL, None)).answers
-        same = [[a == b for a, b in zip(self._outcome_of(c).answers, full, strict=True)] for c in configs]
-        agreement = self._resampler.estimate(np.mean(same, axis=0))
-        row = {"method": method, "budget": budget, "seeds": len(configs)}
-        row |= self._accuracy(right) | {"agreement": asdict(agreement)}
-        return row | self._difference(right, self._right(MethodConfig(REFERENCE, Budget(tokens=budget))))
+    def rows(self, compared: Sequence[Run], budgets: Sequence[int]) -> list[dict[str, Any]]:
+        """Accuracy of each method at each budget, its difference from the reference, and its agreement with all."""
+        full, rows = self._outcome_of(MethodConfig(FULL, None)).answers, []
+        for run in compared:
+            for k in budgets:
+                configs = run.configs(Budget(tokens=k))
+                same = [[a == b for a, b in zip(self._outcome_of(c).answers, full, strict=True)] for c in configs]
+                row = {"method": run.label, "budget": k, "seeds": len(configs)} | self._accuracy(self.right(run, k))
+                rows.append(row | {"agreement": asdict(self._resampler.estimate(np.array(same)))})
+        return differences(rows, self.right, compared, REFERENCE, self._resampler)
 
     def ablations(self, budgets: Sequence[int]) -> list[dict[str, Any]]:
         """Accuracy of each ablation at each budget, and its difference from FSR with its defaults."""
-        rows = []
+        rows, compared = [], []
         for group, labels in ABLATIONS.items():
             for label, options in labels.items():
+                compared.append(Run(f"{group}: {label}", REFERENCE, [options]))
                 for k in budgets:
-                    right = self._right(MethodConfig(REFERENCE, Budget(tokens=k), options))
-                    row = {"group": group, "label": label, "budget": k} | self._accuracy(right)
-                    rows.append(row | self._difference(right, self._right(MethodConfig(REFERENCE, Budget(tokens=k)))))
-        return rows
+                    row = {"method": compared[-1].label, "group": group, "label": label, "budget": k}
+                    rows.append(row | self._accuracy(self.right(compared[-1], k)))
+        return differences(rows, self.right, compared, REFERENCE, self._resampler)
 
     def auto_budgets(self) -> list[dict[str, Any]]:
         """Each automatic budget against the fixed budget of the same mean.
 
         That mean lies between two whole numbers of tokens; the accuracy is interpolated between them.
         """
-        rows = []
+        rows, changes = [], []
         for label, budget in AUTO_BUDGETS.items():
             config = MethodConfig(REFERENCE, budget)
             kept, right = np.array(self._outcome_of(config).kept), self._right(config)
@@ -72,8 +72,9 @@ class SetFigures:
             fixed = below + (mean - floor(mean)) * (above - below)
             tokens = {"least": int(kept.min()), "most": int(kept.max()), "mean": mean}
             row = {"label": label, "tokens": tokens, "fixed": asdict(self._resampler.estimate(fixed))}
-            rows.append(row | self._accuracy(right) | self._difference(right, fixed))
-        return rows
+            rows.append(row | self._accuracy(right))
+            changes.append(right - fixed)
+        return _with_differences(rows, self._resampler.simultaneous(changes))
 
     def focus(self, budget: int) -> dict[str, Any]:
         """How many tokens Focus asks for, and how often that is more than the budget (the clamp)."""
@@ -86,6 +87,11 @@ class SetFigures:
             "clamped_by_kind": self._by_kind(focus_wanted > budget),
         }
 
+    def right(self, run: Run, budget: int) -> np.ndarray:
+        """1.0 for each right answer, else 0.0: [questions], of several seeds [seeds, questions]."""
+        rights = [self._right(config) for config in run.configs(Budget(tokens=budget))]
+        return np.stack(rights) if len(rights) > 1 else rights[0]
+
     def _right(self, config: MethodConfig) -> np.ndarray:
         """1.0 for each right answer, else 0.0: [questions]."""
         if config.key not in self._correct:
@@ -96,12 +102,52 @@ class SetFigures:
 
     def _by_kind(self, values: np.ndarray) -> dict[str, float]:
         kinds = [kind for kind in KINDS if (self._kinds == kind).any()]
-        return {kind: float(values[self._kinds == kind].mean()) for kind in kinds}
+        return {kind: float(values[..., self._kinds == kind].mean()) for kind in kinds}
 
     def _accuracy(self, right: np.ndarray) -> dict[str, Any]:
         return {"accuracy": asdict(self._resampler.estimate(right)), "kinds": self._by_kind(right)}
 
-    def _difference(self, right: np.ndarray, reference: np.ndarray) -> dict[str, Any]:
-        """The difference from the reference, question by question, and whether it is more than chance."""
-        difference = self._resampler.estimate(right - reference)
-        return {"difference": asdict(difference), "verdict": verdict(difference)}
+
+def pooled(sets: Sequence[SetFigures], compared: Sequence[Run], budgets: Sequence[int]) -> dict[str, Any]:
+    """All questions of several sets together: accuracies, and differences from the reference and from our method.
+
+    What is compared with our method tells whether it beats every other.
+    """
+
+    def right(run: Run, budget: int) -> np.ndarray:
+        return np.concatenate([one.right(run, budget) for one in sets], axis=-1)
+
+    questions = right(compared[0], budgets[0]).shape[-1]
+    resampler, figures = Resampler(questions), {}
+    for reference in (REFERENCE, OURS):
+        if any(run.label == reference for run in compared):
+            rows = [
+                {"method": run.label, "budget": k, "seeds": len(run.options)}
+                | {"accuracy": asdict(resampler.estimate(right(run, k)))}
+                for run in compared
+                for k in budgets
+            ]
+            figures[reference] = differences(rows, right, compared, reference, resampler)
+    return {"questions": questions, "against": figures}
+
+
+def differences(
+    rows: list[dict[str, Any]],
+    right: Callable[[Run, int], np.ndarray],
+    compared: Sequence[Run],
+    reference: str,
+    resampler: Resampler,
+) -> list[dict[str, Any]]:
+    """The rows, each with its difference from the reference with its defaults, question by question.
+
+    The intervals hold together for all rows, and whether a difference is more than chance follows from them.
+    """
+    by_label, defaults = {run.label: run for run in compared}, Run(reference, reference)
+    family = [right(by_label[row["method"]], row["budget"]) - right(defaults, row["budget"]) for row in rows]
+    return _with_differences(rows, resampler.simultaneous(family))
+
+
+def _with_differences(rows: list[dict[str, Any]], estimates: list[Estimate]) -> list[dict[str, Any]]:
+    return [
+        row | {"difference": asdict(one), "verdict": verdict(one)} for row, one in zip(rows, estimates, strict=True)
+    ]

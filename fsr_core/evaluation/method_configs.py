@@ -11,10 +11,18 @@ from typing import Any
 from fsr_core.budget import Budget
 from fsr_core.compressor import DEFAULT_METHOD, Compressor, create
 
-__all__ = ["ABLATIONS", "AUTO_BUDGETS", "FULL", "REFERENCE", "MethodConfig", "seed_options"]
+__all__ = ["ABLATIONS", "AUTO_BUDGETS", "FULL", "OURS", "REFERENCE", "MethodConfig", "Run", "runs"]
 
 FULL = "full"  # the name of the configuration that keeps every token
 REFERENCE = DEFAULT_METHOD  # the method that all others are compared with
+OURS = "fsr_guided"  # this project's own method, which all others are compared with over all sets together
+
+# Method -> label -> options of a further run that is reported beside the method's defaults.
+VARIANTS: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
+    "holov": {"holov, rule of its code": {"rule": "code"}},
+    "cenprune": {"cenprune on divprune": {"selector": "divprune"}},
+    "spare": {"spare, sign -": {"relevance_sign": "-"}},
+}
 
 # Group -> label -> options of FSR: those of the paper's figure 5, and two more options of FSR.
 ABLATIONS: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
@@ -67,6 +75,24 @@ class MethodConfig:
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def seed_options(method: str, seeds: int) -> Sequence[Mapping[str, Any]]:
-    """The options of each of a method's runs: one run, or one for each seed if the method is random."""
-    return [{"seed": seed} for seed in range(seeds)] if method == "random" else [{}]
+@dataclass(frozen=True)
+class Run:
+    """A line of a comparison: a method with its options; several options if it is asked several times, for seeds."""
+
+    label: str
+    method: str
+    options: Sequence[Mapping[str, Any]] = ({},)
+
+    def configs(self, budget: Budget) -> list[MethodConfig]:
+        """One for each seed."""
+        return [MethodConfig(self.method, budget, options) for options in self.options]
+
+
+def runs(methods: Sequence[str], seeds: int) -> list[Run]:
+    """What is compared of these methods: each with its defaults, random selection with each seed, and variants."""
+    compared = []
+    for method in methods:
+        options = [{"seed": seed} for seed in range(seeds)] if method == "random" else [{}]
+        compared.append(Run(method, method, options))
+        compared += [Run(label, method, [changed]) for label, changed in VARIANTS.get(method, {}).items()]
+    return compared

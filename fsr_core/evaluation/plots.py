@@ -104,15 +104,15 @@ def _time_plot(results: dict[str, Any], folder: Path) -> Path | None:
     set_results = next(iter(results["sets"].values()))
     if "milliseconds" not in set_results:
         return None
-    methods = by_method(set_results)
+    methods, measured = by_method(set_results), set_results["milliseconds"][0]
     figure = Figure(figsize=(8, 5))
     axes = figure.subplots()
     for method, style in _styles(list(methods)).items():
         budgets = sorted(methods[method])
-        times = [set_results["milliseconds"][method][k] for k in budgets]
+        times = [measured["times"][method][k] for k in budgets]
         axes.plot(times, [100 * methods[method][k]["accuracy"]["mean"] for k in budgets], label=method, **style)
     axes.set_xscale("log")
-    axes.set_xlabel("milliseconds of selection per picture (this machine, batches of 32)")
+    axes.set_xlabel("milliseconds of selection per picture (this machine, one picture at a time)")
     axes.set_ylabel("percent right")
     axes.set_title(f"Accuracy against selection time, budgets {', '.join(map(str, budgets))}")
     axes.grid(alpha=0.3)

@@ -40,7 +40,7 @@ def _signed(difference: dict[str, float], verdict: str) -> str:
 
 
 def _budgets(set_results: dict[str, Any]) -> list[int]:
-    return [row["budget"] for row in set_results["focus"]]
+    return list(dict.fromkeys(row["budget"] for row in set_results["rows"]))
 
 
 def by_method(set_results: dict[str, Any]) -> dict[str, dict[int, dict[str, Any]]]:
@@ -64,14 +64,20 @@ def _accuracy(set_results: dict[str, Any]) -> str:
     return _table(["method", *(f"{k} tokens" for k in budgets)], rows)
 
 
-def _differences(set_results: dict[str, Any]) -> str:
+def _differences(set_results: dict[str, Any], reference: str = REFERENCE) -> str:
     budgets = _budgets(set_results)
     rows = [
         [method, *(_signed(by_budget[k]["difference"], by_budget[k]["verdict"]) for k in budgets)]
         for method, by_budget in by_method(set_results).items()
-        if method != REFERENCE
+        if method != reference
     ]
-    return _table(["method minus FSR", *(f"{k} tokens" for k in budgets)], rows)
+    count = sum(row["method"] != reference for row in set_results["rows"])
+    name = "FSR" if reference == REFERENCE else reference
+    return f"{_together(count)}\n\n" + _table([f"method minus {name}", *(f"{k} tokens" for k in budgets)], rows)
+
+
+def _together(comparisons: int) -> str:
+    return f"{comparisons} comparisons; in 95 % of runs all their intervals hold (max-T bootstrap)."
 
 
 def _kinds(set_results: dict[str, Any]) -> str:
@@ -115,7 +121,8 @@ def _ablations(set_results: dict[str, Any]) -> str:
             change = "" if "(FSR)" in label else f", {_signed(row['difference'], row['verdict'])}"
             cells.append(_percent(row["accuracy"]["mean"]) + change)
         rows.append([f"{group}: {label}", *cells])
-    return _table(["ablation", *(f"{k} tokens" for k in budgets)], rows)
+    count = sum("(FSR)" not in row["label"] for row in set_results["ablations"])
+    return f"{_together(count)}\n\n" + _table(["ablation", *(f"{k} tokens" for k in budgets)], rows)
 
 
 def _auto(set_results: dict[str, Any]) -> str:
@@ -125,16 +132,20 @@ def _auto(set_results: dict[str, Any]) -> str:
         tokens = f"{spread['mean']:.1f} ({spread['least']}-{spread['most']})"
         change = _signed(row["difference"], row["verdict"])
         rows.append([row["label"], tokens, _interval(row["accuracy"]), _interval(row["fixed"]), change])
-    return _table(["automatic budget", "mean tokens (range)", "accuracy", "fixed, equal mean", "difference"], rows)
+    head = ["automatic budget", "mean tokens (range)", "accuracy", "fixed, equal mean", "difference"]
+    return f"{_together(len(rows))}\n\n" + _table(head, rows)
 
 
 def _times(set_results: dict[str, Any]) -> str:
-    budgets, times = _budgets(set_results), set_results["milliseconds"]
-    rows = []
-    for method, by_budget in times.items():
-        cells = [f"{by_budget[k]:.2f} ({by_budget[k] / times[REFERENCE][k]:.2f} x)" for k in budgets]
-        rows.append([method, *cells])
-    return _table(["method", *(f"{k} tokens" for k in budgets)], rows)
+    budgets, tables = _budgets(set_results), []
+    for measured in set_results["milliseconds"]:
+        times, rows = measured["times"], []
+        for method, by_budget in times.items():
+            cells = [f"{by_budget[k]:.2f} ({by_budget[k] / times[REFERENCE][k]:.2f} x)" for k in budgets]
+            rows.append([method, *cells])
+        size = "one picture at a time" if measured["batch"] == 1 else f"batches of {measured['batch']}"
+        tables.append(_table([size, *(f"{k} tokens" for k in budgets)], rows))
+    return "\n\n".join(tables)
 
 
 def verdicts(set_results: dict[str, Any]) -> str:
@@ -154,8 +165,8 @@ def verdicts(set_results: dict[str, Any]) -> str:
 
 
 _SECTIONS = (
-    ("rows", "Accuracy, percent right (95 % bootstrap interval)", _accuracy),
-    ("rows", "Against FSR on the same questions, points (95 % paired bootstrap)", _differences),
+    ("rows", "Accuracy, percent right (95 % bootstrap interval, each by itself)", _accuracy),
+    ("rows", "Against FSR on the same questions, points (paired)", _differences),
     ("rows", "Where FSR wins, ties and loses", verdicts),
     ("rows", "Accuracy by kind of question, percent", _kinds),
     ("rows", "Agreement with the uncompressed answer, percent", _agreement),
@@ -164,6 +175,14 @@ _SECTIONS = (
     ("auto", "Automatic budgets", _auto),
     ("milliseconds", "Selection, milliseconds a picture on this machine (times FSR's)", _times),
 )
+
+
+def _pooled(pooled: dict[str, Any]) -> list[str]:
+    parts = [f"## All held-out sets together ({pooled['questions']} questions)"]
+    for reference, rows in pooled["against"].items():
+        whose = "FSR" if reference == REFERENCE else f"`{reference}`, our method,"
+        parts.append(f"### Against {whose} points (paired)\n\n{_differences({'rows': rows}, reference)}")
+    return parts
 
 
 def markdown(results: dict[str, Any]) -> str:
@@ -178,4 +197,6 @@ def markdown(results: dict[str, Any]) -> str:
         for key, title, write in _SECTIONS:
             if key in set_results:
                 parts.append(f"### {title}\n\n{write(set_results)}")
+    if "pooled" in results:
+        parts += _pooled(results["pooled"])
     return "\n\n".join(parts) + "\n"

@@ -12,11 +12,11 @@ from fsr_core.backbones.base import LanguageDecoder, VisualEncoder
 from fsr_core.budget import Budget
 from fsr_core.evaluation.answers import Outcome, answer_questions, cached_answers
 from fsr_core.evaluation.code_digests import path_digest
-from fsr_core.evaluation.figures import SetFigures
-from fsr_core.evaluation.method_configs import ABLATIONS, AUTO_BUDGETS, FULL, REFERENCE, MethodConfig, seed_options
+from fsr_core.evaluation.figures import SetFigures, pooled
+from fsr_core.evaluation.method_configs import ABLATIONS, AUTO_BUDGETS, FULL, REFERENCE, MethodConfig, runs
 from fsr_core.evaluation.question_sets import EncodedSet, encode_set, questions, set_size
 from fsr_core.evaluation.statistics import RESAMPLES, Resampler
-from fsr_core.evaluation.timing import selection_times
+from fsr_core.evaluation.timing import ROUNDS, selection_times
 
 __all__ = ["Plan", "Runner"]
 
@@ -61,9 +61,8 @@ class Plan:
         The fixed budgets that automatic ones are compared with are not among them: they are known only afterwards.
         """
         configs = [MethodConfig(FULL, None), *(MethodConfig(REFERENCE, Budget(tokens=k)) for k in self.budgets)]
-        for method in self.methods:
-            for options in seed_options(method, self.seeds):
-                configs += [MethodConfig(method, Budget(tokens=k), options) for k in self.budgets]
+        for run in runs(self.methods, self.seeds):
+            configs += [config for k in self.budgets for config in run.configs(Budget(tokens=k))]
         if self.ablates(name):
             for group in ABLATIONS.values():
                 for options in group.values():
@@ -81,14 +80,22 @@ class Runner:
         self.folder = folder / "cache" / f"{self.encoder.fingerprint[:12]}-{path_digest()}"
 
     def run(self, plan: Plan, progress: Callable[[int], object]) -> dict[str, Any]:
-        """Figures by set. `progress` is called with numbers of answered questions and encoded pictures."""
-        return {name: self._run_set(plan, name, limit, progress) for name, limit in plan.sets.items()}
+        """Figures by set, and of all held-out sets together. `progress` is called with numbers of answered questions
+        and encoded pictures."""
+        results, held_out = {}, []
+        for name, limit in plan.sets.items():
+            results[name], figures = self._run_set(plan, name, limit, progress)
+            held_out += [figures] if name != "validation" else []
+        together = pooled(held_out, runs(plan.methods, plan.seeds), plan.budgets) if len(held_out) > 1 else None
+        return {"sets": results} | ({"pooled": together} if together else {})
 
     def encoded(self, name: str, limit: int, progress: Callable[[int], object] = lambda done: None) -> EncodedSet:
         """The first `limit` questions of a set, encoded; read back if they were encoded before."""
         return encode_set(self.encoder, questions(name, limit), self.folder / f"{name}-{limit}.safetensors", progress)
 
-    def _run_set(self, plan: Plan, name: str, limit: int, progress: Callable[[int], object]) -> dict[str, Any]:
+    def _run_set(
+        self, plan: Plan, name: str, limit: int, progress: Callable[[int], object]
+    ) -> tuple[dict[str, Any], SetFigures]:
         encoded, folder = self.encoded(name, limit, progress), self.folder / f"{name}-{limit}"
 
         def outcome_of(config: MethodConfig, progress: Callable[[int], object] = lambda done: None) -> Outcome:
@@ -106,14 +113,18 @@ class Runner:
             outcome_of(config, count)
             progress(limit - sum(batches))  # answers that are read back count as done
         figures = SetFigures(encoded, outcome_of, Resampler(limit, plan.resamples))
+        compared = runs(plan.methods, plan.seeds)
         results = {
             "questions": limit,
             "full": figures.full(),
-            "rows": [figures.row(method, k, plan.seeds) for method in plan.methods for k in plan.budgets],
+            "rows": figures.rows(compared, plan.budgets),
             "focus": [figures.focus(k) for k in plan.budgets],
         }
         if plan.ablates(name):
             results["ablations"] = figures.ablations(plan.budgets)
             results["auto"] = figures.auto_budgets()
-            results["milliseconds"] = selection_times(encoded.samples, plan.methods, plan.budgets)
-        return results
+            results["milliseconds"] = [
+                {"batch": batch, "times": selection_times(encoded.samples, compared, plan.budgets, batch)}
+                for batch in ROUNDS
+            ]
+        return results, figures

@@ -11,6 +11,7 @@ from PIL import Image
 
 from fsr_core import methods
 from fsr_core.evaluation import __main__ as evaluation
+from fsr_core.evaluation.method_configs import runs
 
 
 def evaluate(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -18,7 +19,7 @@ def evaluate(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True)
 
 
-FEW = ("fsr", "cdpruner", "random")
+FEW = ("fsr", "fsr_guided", "holov", "random")
 
 
 @pytest.mark.timeout(1800)
@@ -37,9 +38,10 @@ def test_quick_writes_every_result_and_stores_answers(tmp_path: Path, chosen: tu
     assert done.returncode == 0, done.stderr[-2000:]
     results = json.loads((tmp_path / "results.json").read_text())
     assert list(results["sets"]) == sets
+    labels = [run.label for run in runs(chosen, 1)]
     for figures in results["sets"].values():
         assert [(row["method"], row["budget"]) for row in figures["rows"]] == [
-            (method, k) for method in chosen for k in (48, 32, 16, 8)
+            (label, k) for label in labels for k in (48, 32, 16, 8)
         ]
         for row in figures["rows"]:
             assert row["accuracy"]["low"] <= row["accuracy"]["mean"] <= row["accuracy"]["high"]
@@ -53,7 +55,14 @@ def test_quick_writes_every_result_and_stores_answers(tmp_path: Path, chosen: tu
     assert all(row["tokens"]["least"] <= row["tokens"]["mean"] <= row["tokens"]["most"] for row in test["auto"])
     text = (tmp_path / "results.md").read_text()
     assert done.stdout.strip() == text.strip()
-    assert all(f"against `{method}` FSR" in text for method in chosen if method != "fsr")
+    assert all(f"against `{label}` FSR" in text for label in labels if label != "fsr")
+    assert f"{4 * (len(labels) - 1)} comparisons; " in text
+    assert [set(measured["times"]) for measured in test["milliseconds"]] == [set(labels)] * 2
+    pooled = results["pooled"]
+    assert pooled["questions"] == 8 * len(sets)
+    for reference, rows in pooled["against"].items():
+        assert {row["method"] for row in rows} == set(labels)
+        assert all(row["verdict"] == "ties" for row in rows if row["method"] == reference)
     plots = ["accuracy-budget", "accuracy-harder", "accuracy-kinds", "accuracy-time", "overlays"]
     for name in plots:
         with Image.open(tmp_path / f"{name}.png") as image:

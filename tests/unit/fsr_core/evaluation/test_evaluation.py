@@ -14,7 +14,7 @@ from fsr_core.backbones import load_decoder, load_encoder
 from fsr_core.evaluation.__main__ import main
 from fsr_core.evaluation.answers import Outcome, answer_questions, cached_answers
 from fsr_core.evaluation.code_digests import method_digest, path_digest
-from fsr_core.evaluation.method_configs import ABLATIONS, FULL, MethodConfig
+from fsr_core.evaluation.method_configs import ABLATIONS, FULL, VARIANTS, MethodConfig, runs
 from fsr_core.evaluation.question_sets import SET_NAMES, encode_set, questions, set_size
 from fsr_core.evaluation.runner import Plan
 from fsr_core.evaluation.statistics import Estimate, Resampler, verdict
@@ -47,6 +47,47 @@ def test_estimate_of_a_difference_is_paired():
     assert difference.high - difference.low < (alone.high - alone.low) / 3
 
 
+def test_interval_of_random_includes_its_seeds():
+    resampler, questions = Resampler(900), np.arange(900) % 2
+    alike, one = resampler.estimate(np.stack([questions] * 3)), resampler.estimate(questions)
+    assert (alike.low, alike.high) == pytest.approx((one.low, one.high), abs=1e-5)
+    lucky = np.stack([np.zeros(900), np.full(900, 0.5), np.ones(900)])
+    spread = resampler.estimate(lucky)
+    assert spread.mean == 0.5 and spread.high - spread.low > 0.9
+    # The standard error of the mean of three seeds is that of a sample of three.
+    (same,) = resampler.simultaneous([lucky])
+    assert same.high - same.mean == pytest.approx(1.96 * np.std(lucky[:, 0], ddof=1) / sqrt(3), rel=0.3)
+
+
+def test_simultaneous_intervals_hold_together_and_one_by_one_do_not():
+    """Sixty methods that are as good as the reference: it seldom happens that one of them wins or loses."""
+    rng, any_alone, any_together = np.random.default_rng(1), 0, 0
+    for seed in range(30):
+        resampler, truth = Resampler(400, 600, seed), rng.random(400) < 0.7
+        family = [(rng.random(400) < 0.7).astype(float) - truth for _ in range(60)]
+        any_alone += any(verdict(resampler.estimate(one)) != "ties" for one in family)
+        any_together += any(verdict(one) != "ties" for one in resampler.simultaneous(family))
+    assert any_alone > 15 and any_together <= 5
+
+
+def test_simultaneous_interval_of_one_is_the_usual_one_and_of_no_difference_has_no_length():
+    right = np.array([1.0, 0.0] * 400)
+    (one, same) = Resampler(800).simultaneous([right, right - right])
+    assert (one.low, one.high) == pytest.approx(
+        (0.5 - 1.96 * sqrt(0.25 / 800), 0.5 + 1.96 * sqrt(0.25 / 800)), abs=0.005
+    )
+    assert (same.low, same.mean, same.high) == (0, 0, 0) and verdict(same) == "ties"
+    assert Resampler(8).simultaneous([]) == []
+
+
+def test_runs_have_a_line_for_each_variant_and_the_seeds_in_one():
+    compared = runs(["random", "holov", "fsr"], 4)
+    assert [run.label for run in compared] == ["random", "holov", *VARIANTS["holov"], "fsr"]
+    assert [len(run.options) for run in compared] == [4, 1, 1, 1]
+    for run in compared:
+        run.configs(Budget(tokens=4))[0].compressor()
+
+
 @pytest.mark.parametrize(("low", "high", "expected"), [(0.1, 0.2, "wins"), (-0.2, -0.1, "loses"), (-0.1, 0.1, "ties")])
 def test_verdict_follows_the_interval(low, high, expected):
     assert verdict(Estimate((low + high) / 2, low, high)) == expected
@@ -57,7 +98,8 @@ def test_plan_has_each_configuration_once():
     configs = plan.configs("test")
     assert len({config.key for config in configs}) == len(configs)
     assert sum(config.method == "random" for config in configs) == 2 * 3
-    assert len(plan.configs("tiny")) == 1 + 2 * (len(methods()) - 1 + 3)
+    variants = sum(map(len, VARIANTS.values()))
+    assert len(plan.configs("tiny")) == 1 + 2 * (len(methods()) - 1 + 3 + variants)
     assert {config.method for config in configs} == {FULL, *methods()}
     assert MethodConfig("fsr", Budget(tokens=8), {"rho": 0.5, "beta": 1.0}).key == MethodConfig(
         "fsr", Budget(tokens=8), {"beta": 1.0, "rho": 0.5}
