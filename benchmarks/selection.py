@@ -5,8 +5,8 @@ which is the expensive case: focus tokens cost only a sort. CDPruner (arXiv 2506
 written like their authors' code, N x N first. That code runs on embeddings as wide as the language model, whatever the
 width of FSR's keys. Medians over repeats in one run; the first repeats are dropped.
 
-Each shape runs with one sample and with 32, because FSR computes a batch together, and the peers take its samples one by
-one: part of what FSR gains in a batch is the gain of batching. 32 samples of more than 1 GiB are left out.
+Each shape runs with one sample and with 32, because FSR computes a batch together, and the peers take its samples one
+by one: part of what FSR gains in a batch is the gain of batching. 32 samples of more than 1 GiB are left out.
 
     python -m benchmarks.selection
     python -m benchmarks.selection --shape 576,64,1024 --batch 8 --threads 2 --json
