@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PYTHON ?= python3
 STAMP := $(VENV)/.installed
 
-.PHONY: help install tools demo test test-cluster unit test-vllm test-clients lint types protos protos-check published requirements digests format soak evaluate lmms-eval checkov clean
+.PHONY: help install tools demo test test-cluster unit test-triton test-vllm test-clients lint types protos protos-check published requirements digests format soak evaluate lmms-eval checkov clean
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## /\1\t/' | expand -t 14
 
@@ -54,6 +54,15 @@ unit: install ## Only the tests of single parts, in two runs beside each other t
 	$$pytest $(REPLICAS) >$$log 2>&1 & replicas=$$!; \
 	trap 'kill $$replicas 2>/dev/null; wait; cat $$log; rm $$log' EXIT; \
 	$$pytest tests/unit $(REPLICAS:%=--ignore=%); code=$$?; wait $$replicas || code=1; exit $$code
+
+# Beside the environment, not in it: torch's CPU build does without Triton.
+TRITON := .triton
+$(TRITON)/.installed: Makefile
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --target $(TRITON) 'triton==3.9.0'
+	touch $@
+
+test-triton: install $(TRITON)/.installed ## The kernel that picks tokens on CUDA, in Triton's interpreter (1 GB)
+	OMP_NUM_THREADS=1 TRITON_INTERPRET=1 PYTHONPATH=$(TRITON) $(BIN)/python -m pytest tests/unit/fsr_core -m triton
 
 VLLM := .venv-vllm
 VLLM_CACHES = PIP_CACHE_DIR=$(abspath $(VLLM))/cache XDG_CACHE_HOME=$(abspath $(VLLM))/cache \

@@ -11,9 +11,9 @@ __all__ = ["focus_order", "focus_wanted", "minmax", "priority"]
 def minmax(scores: Tensor) -> Tensor:
     """Scales each row of [B, N] to 0..1; a constant row becomes all ones. fp64."""
     scores = scores.double()
-    low, high = scores.amin(1, keepdim=True), scores.amax(1, keepdim=True)
-    spread = high - low
-    return torch.where(spread > 0, (scores - low) / torch.where(spread > 0, spread, 1.0), torch.ones_like(scores))
+    low, high = scores.aminmax(dim=1, keepdim=True)
+    # A constant row is 0 / 0 everywhere.
+    return (scores - low).div_(high - low).nan_to_num_(nan=1.0)
 
 
 def priority(saliency: Tensor, relevance: Tensor | None, alpha: float, beta: float) -> Tensor:
@@ -21,13 +21,17 @@ def priority(saliency: Tensor, relevance: Tensor | None, alpha: float, beta: flo
 
     In single precision steep exponents would make it 0 for many tokens, which then tie.
     """
-    phi = _power(minmax(saliency), beta)
-    return phi if relevance is None else _power(minmax(relevance), alpha) * phi
+    if relevance is None:
+        return _power(minmax(saliency), beta)
+    scaled = minmax(torch.cat([saliency, relevance]))
+    return _power(scaled[len(saliency) :], alpha) * _power(scaled[: len(saliency)], beta)
 
 
 def _power(scores: Tensor, exponent: float) -> Tensor:
     """scores**exponent. The same score gives the same bits at every place of the batch."""
-    if exponent in (1, 2, 3):  # computed as products, which round in the same way everywhere
+    if exponent == 1:
+        return scores
+    if exponent in (2, 3):  # computed as products, which round in the same way everywhere
         return scores**exponent
     # On CPUs PyTorch has one routine for whole vectors of memory and another one for the rest; they round differently.
     # With gaps between the numbers it uses the second routine for all of them.

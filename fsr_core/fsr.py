@@ -71,30 +71,35 @@ class FSR(Compressor):
         device, n = samples[0].features.device, len(samples[0])
         relevance = None
         if samples[0].relevance is not None:
-            relevance = torch.stack([_given(s.relevance).double() for s in samples])
+            relevance = _stacked([_given(s.relevance).double() for s in samples])
             relevance = -relevance if self.relevance_sign == "-" else relevance
-        phi = priority(torch.stack([s.saliency.double() for s in samples]), relevance, self.alpha, self.beta)
+        phi = priority(_stacked([s.saliency.double() for s in samples]), relevance, self.alpha, self.beta)
         order = focus_order(phi)
-        wanted = focus_wanted(phi, order, self.rho)
-        maximum = torch.tensor([limit.maximum for limit in limits], device=device)
-        counts = torch.minimum(wanted, maximum)
-        position = torch.arange(n, device=device)
-        focus = torch.zeros_like(phi, dtype=torch.bool)
-        focus.scatter_(1, order, position < counts.unsqueeze(1))
-        kept, merged_into = focus, torch.full_like(order, -1)
+        wanted = focus_wanted(phi, order, self.rho).tolist()
+        counts = [min(k, limit.maximum) for k, limit in zip(wanted, limits, strict=True)]
+        focus = _cut(order, counts)
+        in_focus = torch.zeros_like(phi, dtype=torch.bool).scatter_(1, focus, True)
+        sizes, kept, merged_into = counts, in_focus, torch.full_like(order, -1)
         features = _stacked([s.features for s in samples])
         if all(limit.minimum == n for limit in limits):
-            kept = torch.ones_like(focus)
-        elif bool((counts < maximum).any()):
+            sizes, kept = [n] * len(samples), torch.ones_like(in_focus)
+        elif any(count < limit.maximum for count, limit in zip(counts, limits, strict=True)):
             keys = features if samples[0].keys is None else _stacked([_given(s.keys) for s in samples])
-            minimum = torch.tensor([limit.minimum for limit in limits], device=device)
-            radius = torch.tensor([limit.radius for limit in limits], device=device)
-            scanned = scan(
-                Keys(keys, self.centre_keys), order[:, : int(counts.max())], counts, minimum, maximum, radius
-            )
-            kept = focus | scanned.chosen
-            merged_into = absorbed(kept, scanned.anchor, scanned.similarity, scanned.chosen.sum(1), self.kappa)
-        return _results(features, kept, focus, merged_into, phi, counts.tolist(), wanted.tolist())
+            scanned = scan(Keys(keys, self.centre_keys), focus, counts, limits)
+            sizes = [f + s for f, s in zip(counts, scanned.counts, strict=True)]
+            kept = in_focus.scatter(1, scanned.picks, True)
+            scan_counts = torch.tensor(scanned.counts, device=device)
+            merged_into = absorbed(kept, scanned.anchor, scanned.similarity, scan_counts, self.kappa)
+        return _results(features, kept, in_focus, merged_into, phi, sizes, counts, wanted)
+
+
+def _cut(order: Tensor, counts: list[int]) -> Tensor:
+    """The first tokens of each row of [B, N], as many as `counts` says; a shorter one repeats its first token."""
+    longest = max(counts)
+    if min(counts) == longest:
+        return order[:, :longest]
+    inside = torch.arange(longest, device=order.device) < torch.tensor(counts, device=order.device).unsqueeze(1)
+    return torch.where(inside, order[:, :longest], order[:, :1])
 
 
 def _given(tensor: Tensor | None) -> Tensor:
@@ -114,26 +119,28 @@ def _results(
     focus: Tensor,
     merged_into: Tensor,
     phi: Tensor,
+    sizes: list[int],
     counts: list[int],
     wanted: list[int],
 ) -> list[CompressedTokens]:
     """One result per sample, from the masks and scores [B, N] of a batch and its features [B, N, D]."""
-    n, sizes = kept.shape[1], kept.sum(1).tolist()
     place = kept.flatten().nonzero().squeeze(1)
-    rows = features.flatten(0, 1)[place]
+    rows = features.flatten(0, 1).index_select(0, place)
     anchors, values = merge(features, merged_into, phi)
     rows[torch.searchsorted(place, anchors)] = values
-    stage = torch.where(focus.flatten()[place], FOCUS, SCAN)
-    parts = zip(rows.split(sizes), (place % n).split(sizes), stage.split(sizes), strict=True)
+    stage = torch.where(focus.flatten().index_select(0, place), FOCUS, SCAN)
+    index = place % kept.shape[1] if len(kept) > 1 else place
+    split = (part.split_with_sizes(sizes) for part in (rows, index, stage))
+    parts = zip(*split, phi.float().unbind(), merged_into.unbind(), strict=True)
     return [
         CompressedTokens(
             features=kept_rows,
-            index=index,
+            index=kept_index,
             stage=stages,
-            merged_into=merged_into[i],
-            priority=phi[i].float(),
+            merged_into=merged,
+            priority=priorities,
             focus_count=counts[i],
             focus_wanted=wanted[i],
         )
-        for i, (kept_rows, index, stages) in enumerate(parts)
+        for i, (kept_rows, kept_index, stages, priorities, merged) in enumerate(parts)
     ]

@@ -18,12 +18,12 @@ def absorbed(kept: Tensor, anchor: Tensor, similarity: Tensor, scan_counts: Tens
     The floor(kappa * |S|) dropped tokens that are most similar to their anchor are absorbed, ties by index. kept bool
     [B, N]; anchor, similarity [B, N] as in `Scan`; scan_counts int64 [B], |S|.
     """
-    quota = (scan_counts.double() * kappa).floor().long()
-    score = similarity.masked_fill(kept, -inf)
+    score = similarity.masked_fill(kept, -inf)  # kept tokens come last
     order = torch.argsort(score, dim=1, descending=True, stable=True)
-    rank = torch.empty_like(order).scatter_(1, order, torch.arange(kept.shape[1], device=kept.device).expand_as(order))
-    taken = (rank < quota.unsqueeze(1)) & ~kept & (scan_counts > 0).unsqueeze(1)
-    return torch.where(taken, anchor, -1)
+    position = torch.arange(kept.shape[1], device=kept.device)
+    quota = (scan_counts.double() * kappa).floor_().unsqueeze(1)
+    taken = torch.empty_like(kept).scatter_(1, order, position < quota)
+    return torch.where(taken.logical_and_(~kept), anchor, -1)
 
 
 def merge(features: Tensor, merged_into: Tensor, phi: Tensor) -> tuple[Tensor, Tensor]:
@@ -33,14 +33,19 @@ def merge(features: Tensor, merged_into: Tensor, phi: Tensor) -> tuple[Tensor, T
     batch, ascending, and their features [A, D] in the dtype of `features`. An anchor with zero weights does not change.
     """
     batch, n, width = features.shape
-    first = n * torch.arange(batch, device=features.device).unsqueeze(1)
-    source = (merged_into >= 0).flatten().nonzero().squeeze(1)
-    anchors, slot = (merged_into + first).flatten()[source].unique(return_inverse=True)
-    rows, weight = features.reshape(-1, width), phi.double().flatten().unsqueeze(1)
-    before = rows[anchors]
-    weights = weight[anchors] + segment_sum(weight[source], slot, len(anchors))
+    source = (merged_into.flatten() >= 0).nonzero().squeeze(1)
+    target = merged_into.flatten().index_select(0, source)
+    if batch > 1:
+        target += source - source % n
+    anchors, slot = target.unique(return_inverse=True)
+    rows, weight = features.reshape(-1, width), phi.double().view(-1, 1)
+    before, own, absorbed = (
+        table.index_select(0, at) for table, at in ((rows, anchors), (weight, anchors), (weight, source))
+    )
+    weights = own + segment_sum(absorbed, slot, len(anchors))
     # Each token's share of its anchor: phi itself may be too small for single precision.
     total = torch.where(weights > 0, weights, 1.0)
-    added = segment_sum(rows[source].float() * (weight[source] / total[slot]).float(), slot, len(anchors))
-    added += before.float() * (weight[anchors] / total).float()
-    return anchors, torch.where(weights > 0, added.to(features.dtype), before)
+    shares = (absorbed / total.index_select(0, slot)).float()
+    merged = segment_sum(rows.index_select(0, source).float().mul_(shares), slot, len(anchors))
+    merged += before.float() * (own / total).float()
+    return anchors, torch.where(weights > 0, merged.to(features.dtype), before)

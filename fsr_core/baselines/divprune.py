@@ -9,6 +9,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from fsr_core.budget import Limits
 from fsr_core.one_by_one import OneByOne, kept, raw_keys
 from fsr_core.scan import Keys, scan
 from fsr_core.tokens import CompressedTokens, VisualTokens
@@ -33,11 +34,10 @@ class DivPrune(OneByOne):
         return n * (n + k)
 
     def _select(self, sample: VisualTokens, k: int) -> CompressedTokens:
-        keys, device = Keys(raw_keys(sample).unsqueeze(0)), sample.features.device
+        keys = Keys(raw_keys(sample).unsqueeze(0))
         first = most_isolated(keys)
-        limit, never = torch.tensor([k], device=device), torch.tensor([-inf], device=device)
-        rest = scan(keys, first.unsqueeze(0), torch.ones_like(limit), limit, limit, never)
-        return kept(sample, scan=torch.cat([first, rest.chosen[0].nonzero().squeeze(1)]))
+        rest = scan(keys, first.unsqueeze(0), [1], [Limits(k, k)])
+        return kept(sample, scan=torch.cat([first, rest.picks[0]]))
 
 
 def most_isolated(keys: Keys) -> Tensor:

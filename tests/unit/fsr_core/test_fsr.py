@@ -5,8 +5,9 @@ import pytest
 import torch
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from fsr_core import FSR, Budget, CompressedTokens, VisualTokens, create, methods, scan
+from fsr_core import FSR, Budget, CompressedTokens, VisualTokens, create, keys, methods, picks, scan
 from fsr_core.segments import segment_sum
 from helpers import reference
 
@@ -19,6 +20,11 @@ def sample(seed: int, n: int, d: int = 6, *, dk: int | None = None, relevance: b
         relevance=torch.randn(n, generator=g) if relevance else None,
         keys=None if dk is None else torch.randn(n, dk, generator=g),
     )
+
+
+def one_by_one(keys, near, steps, chunk):
+    """In place of `greedy_picks`: the plain algorithm."""
+    return picks.row_by_row(keys, near, max(steps))
 
 
 SCANNING = FSR(rho=1e-6)  # Focus stops at its first token, so that Scan has something to do
@@ -193,9 +199,9 @@ def test_auto_budget_of_radius_0_keeps_no_duplicate(shape, kind, centre, monkeyp
     method = FSR(rho=1e-6, centre_keys=centre)
     kept = method.compress(s, budget)
     assert len(kept) == n // 3 == len(copies[kept.index].float().unique(dim=0))
-    monkeypatch.setattr(scan, "MATRIX_TOKENS", 0)
+    monkeypatch.setattr(keys, "MATRIX_TOKENS", 0)
     assert torch.equal(method.compress(s, budget).index, kept.index)
-    monkeypatch.setattr(scan, "greedy_picks", lambda keys, near, steps: scan.row_by_row(keys, near, max(steps)))
+    monkeypatch.setattr(scan, "greedy_picks", one_by_one)
     assert torch.equal(method.compress(s, budget).index, kept.index)
 
 
@@ -209,7 +215,7 @@ def test_auto_budget_of_radius_0_keeps_one_zero_token(width, monkeypatch):
     different = len(features.unique(dim=0))
     assert len(kept) == different and int((features[kept.index] == 0).all(1).sum()) == 1
     assert same(kept, SCANNING.compress_batch([sample(0, 60, width), s], [9, budget])[1])
-    monkeypatch.setattr(scan, "MATRIX_TOKENS", 0)
+    monkeypatch.setattr(keys, "MATRIX_TOKENS", 0)
     assert torch.equal(SCANNING.compress(s, budget).index, kept.index)
 
 
@@ -235,27 +241,44 @@ def test_all_ways_of_scanning_pick_the_same(shape, monkeypatch):
     method, budgets = FSR(rho=0.3), [n // 2, 5, n - 1, n // 3]
     ahead = method.compress_batch(some, budgets)
     assert all(same(a, method.compress(s, k)) for a, s, k in zip(ahead, some, budgets, strict=True))
-    monkeypatch.setattr(scan, "MATRIX_TOKENS", 0)
+    monkeypatch.setattr(keys, "MATRIX_TOKENS", 0)
     assert all(same(a, b) for a, b in zip(ahead, method.compress_batch(some, budgets), strict=True))
-    monkeypatch.setattr(scan, "greedy_picks", lambda keys, near, steps: scan.row_by_row(keys, near, max(steps)))
+    monkeypatch.setattr(scan, "greedy_picks", one_by_one)
     assert all(same(a, b) for a, b in zip(ahead, method.compress_batch(some, budgets), strict=True))
 
 
 def test_sample_kept_whole_is_not_scanned(monkeypatch):
     samples, looked = [sample(i, 90, 8) for i in range(2)], []
-    cosine = scan.Keys.cosine
-    monkeypatch.setattr(scan.Keys, "cosine", lambda keys, index: looked.append(len(index)) or cosine(keys, index))
+    cosine = keys.Keys.cosine
+    monkeypatch.setattr(keys.Keys, "cosine", lambda all, index: looked.append(len(index)) or cosine(all, index))
     kept = SCANNING.compress_batch(samples, [10, 90])
     assert [len(k) for k in kept] == [10, 90] and set(looked) == {1}
 
 
+@pytest.mark.parametrize(("shape", "most"), [((144, 128, 16), 170), ((576, 64, 64), 400)])
+def test_small_operations_are_few(shape, most):
+    """At these sizes the number of operations decides what selection costs."""
+    n, width, budget = shape
+
+    class Count(TorchDispatchMode):
+        total = 0
+
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            self.total += 1
+            return func(*args, **(kwargs or {}))
+
+    with torch.inference_mode(), Count() as count:
+        SCANNING.compress(sample(0, n, width), budget)
+    assert 50 < count.total <= most
+
+
 def test_auto_budget_computes_few_extra_rows(monkeypatch):
     rows = []
-    cosine = scan.Keys.cosine
-    monkeypatch.setattr(scan, "greedy_picks", lambda keys, near, steps: scan.row_by_row(keys, near, max(steps)))
-    monkeypatch.setattr(scan.Keys, "cosine", lambda keys, index: rows.append(index.shape[1]) or cosine(keys, index))
+    cosine = keys.Keys.cosine
+    monkeypatch.setattr(scan, "greedy_picks", one_by_one)
+    monkeypatch.setattr(keys.Keys, "cosine", lambda all, index: rows.append(index.shape[1]) or cosine(all, index))
     kept = SCANNING.compress(sample(0, 400, 3), Budget(auto=True, radius=0.2))
-    assert len(kept) <= sum(rows) <= len(kept) + 2 * scan.CHUNK < 200
+    assert len(kept) <= sum(rows) <= len(kept) + 2 * picks.CHUNK < 200
 
 
 def test_features_with_gradients_are_accepted():
