@@ -57,7 +57,13 @@ class CompressedModel:
 
     @torch.no_grad()
     def generate(
-        self, inputs: Tensor | None = None, *, instruction: str | Sequence[str] | None = None, **options: Any
+        self,
+        inputs: Tensor | None = None,
+        *,
+        instruction: str | Sequence[str] | None = None,
+        budget: BudgetLike | None = None,
+        method: str | Compressor | None = None,
+        **options: Any,
     ) -> Any:
         """The model's own `generate` on compressed prompts. The sequences start with the caller's `input_ids`.
 
@@ -65,10 +71,11 @@ class CompressedModel:
             inputs, options: what the processor returned, and the options of the model's own `generate`.
             instruction: the question that guides compression, one for all prompts or one for each; by default the last
                 user turn.
+            budget, method: of this call alone, in the forms that `compressed` takes; by default those of the context.
 
         Raises:
             ValueError: `input_ids` are missing, a cache is given, the placeholders do not fit the pictures, or no
-                instruction can be found. The message names the argument.
+                instruction can be found; or there is no such budget or method. The message names the argument.
             RuntimeError: the context has been left.
         """
         if not self._open:
@@ -84,8 +91,11 @@ class CompressedModel:
             raise ValueError("past_key_values: a compressed prompt cannot continue a cache; leave it out")
         visual = {name: options.pop(name) for name in _VISUAL_INPUTS if name in options}
         mask = options.pop("attention_mask", None)
+        shorten = self._shorten.changed(
+            None if method is None else _compressor(method, {}), None if budget is None else Budget.of(budget)
+        )
         with self._lock:
-            prefill, self.last = self._shorten(ids, mask, visual, instruction)
+            prefill, self.last = shorten(ids, mask, visual, instruction)
             if options.get("max_length") is not None:  # it includes the prompt, which is shorter now
                 options["max_length"] -= ids.shape[1] - prefill.length
             deltas = getattr(self.model.model, "rope_deltas", None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -77,6 +78,12 @@ class PromptShortener:
         # A checkpoint for pictures only may name a video token that its tokenizer does not have.
         visual_tokens = [text for i in self._visual if (text := tokenizer.convert_ids_to_tokens(i)) is not None]
         self._finder = QuestionFinder(processor, visual_tokens)
+
+    def changed(self, compressor: Compressor | None, budget: Budget | None) -> PromptShortener:
+        """The same with another compressor, budget or both."""
+        other = copy(self)
+        other._compressor, other._budget = compressor or self._compressor, budget or self._budget
+        return other
 
     def __call__(
         self, ids: Tensor, mask: Tensor | None, visual: Mapping[str, Any], instruction: str | Sequence[str] | None

@@ -92,6 +92,7 @@ def _chunk(message: gateway_pb2.GenerateResponse, resumed: int) -> Chunk:
         images=tuple(KeptTokens.of(image) for image in message.images),
         finish_reason=_REASONS.get(message.finish_reason),
         resumed=resumed,
+        fingerprint=message.fingerprint,
     )
 
 
@@ -112,6 +113,7 @@ async def whole_answer(stream: AsyncGenerator[Chunk, None]) -> Answer:
         usage=last.usage,
         route=last.route,
         resumed=last.resumed,
+        fingerprint=next((chunk.fingerprint for chunk in chunks if chunk.fingerprint), ""),
     )
 
 

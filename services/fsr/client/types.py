@@ -104,6 +104,8 @@ class Chunk:
     With `logprobs` there is one of `logprobs` and of `token_choices` for each of `token_ids`. A token's text may come
     with a later piece. With `explain` the first piece has `images`, one for each picture and video.
 
+    The first piece has the `fingerprint` of the checkpoint that answers.
+
     `resumed` is the number of gateways that failed until now and were made up for by another one. `usage` and `route`
     are those of the last gateway; its `completion_tokens` counts the whole answer, its `seconds` only its own part.
     """
@@ -117,6 +119,7 @@ class Chunk:
     usage: Usage | None = None
     route: Route | None = None
     resumed: int = 0
+    fingerprint: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,6 +138,7 @@ class Answer:
     usage: Usage
     route: Route | None
     resumed: int = 0
+    fingerprint: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
