@@ -15,6 +15,7 @@ import structlog
 
 from fsr.common.errors import Overloaded, ServiceError
 from fsr.gateway.auth import ANYBODY
+from fsr.gateway.canary_export import CanaryExport, question_of
 from fsr.gateway.deadline import Deadline
 from fsr.gateway.decoder_hop import DecoderHop
 from fsr.gateway.encoder_hop import EncoderHop
@@ -62,7 +63,10 @@ def tokens_agreed(first: Sequence[int], second: Sequence[int]) -> int:
 class Canary:
     """Looks at every complete answer; does nothing if the share is 0."""
 
-    def __init__(self, pools: Pools, metrics: Metrics, settings: GatewaySettings) -> None:
+    def __init__(
+        self, pools: Pools, metrics: Metrics, settings: GatewaySettings, export: CanaryExport | None = None
+    ) -> None:
+        self._export = export
         self._pools, self._metrics, self._settings = pools, metrics, settings
         self._share = Share(settings.canary_share)
         self._task: asyncio.Task[None] | None = None
@@ -151,6 +155,12 @@ class Canary:
         self._metrics.canary_exact.labels(*by).inc(compressed == whole)
         self._metrics.canary_tokens.labels(*by).inc(max(len(compressed), len(whole)))
         self._metrics.canary_tokens_agreed.labels(*by).inc(tokens_agreed(compressed, whole))
+        same = compressed == whole
+        if self._export is not None and (not same or self._settings.canary_export_all):
+            question = question_of(decode_request.messages, encode_request.images)
+            model, method, share = by
+            about = {"model": model, "method": method, "most_kept": float(share), "same_answer": same}
+            await self._export.add(question, about)
 
     async def _ask(
         self, model: str, encode_request: encoder_pb2.EncodeRequest, decode_request: decoder_pb2.DecodeRequest

@@ -114,6 +114,12 @@ class Metrics:
             ("reason",),
             registry=r,
         )
+        self.canary_exported = Counter(
+            "fsr_canary_exported",
+            "The canary's questions for fsr calibrate: written, unsuitable (several turns or pictures), full, failed",
+            ("outcome",),
+            registry=r,
+        )
         self.replicas = Gauge(
             "fsr_replicas_ready", "Replicas that answer; of the decoders, only those with an encoder's checkpoint",
             ("model", "role"), registry=r,
@@ -128,3 +134,5 @@ class Metrics:
             self.slow_readers.labels(interface)
         for reason in ("busy", "shed", "failed"):
             self.canary_skipped.labels(reason)
+        for outcome in ("written", "unsuitable", "full", "failed"):
+            self.canary_exported.labels(outcome)

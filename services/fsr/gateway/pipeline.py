@@ -11,6 +11,7 @@ from fsr.common.budget_text import budget_text
 from fsr.gateway import validation
 from fsr.gateway.auth import Caller
 from fsr.gateway.canary import Canary
+from fsr.gateway.canary_export import CanaryExport
 from fsr.gateway.decoder_hop import DecoderHop
 from fsr.gateway.encoder_hop import EncoderHop
 from fsr.gateway.metrics import Metrics
@@ -38,12 +39,14 @@ _CHOSEN_BY = {types_pb2.CHOSEN_BY_REQUEST: "request", types_pb2.CHOSEN_BY_POLICY
 class Pipeline:
     """Keeps no state but the requests in flight: their compact tokens, until the answer is complete."""
 
-    def __init__(self, pools: Pools, metrics: Metrics, settings: GatewaySettings) -> None:
+    def __init__(
+        self, pools: Pools, metrics: Metrics, settings: GatewaySettings, export: CanaryExport | None = None
+    ) -> None:
         self._pools, self._metrics, self._settings = pools, metrics, settings
         self._budget = RetryBudget(settings.retry_ratio, settings.retry_burst)
         policy = RetryPolicy(settings, metrics, self._budget)
         self._encoder_hop, self._decoder_hop = EncoderHop(pools, policy), DecoderHop(pools, policy)
-        self._canary = Canary(pools, metrics, settings)
+        self._canary = Canary(pools, metrics, settings, export)
 
     def models(self, caller: Caller) -> list[pb.AvailableModel]:
         """The models that the caller may use."""

@@ -17,6 +17,7 @@ from fsr.common.tracing import Tracer
 from fsr.common.transport import server_options
 from fsr.gateway.admission import Admission
 from fsr.gateway.auth import ApiKeys, Authentication
+from fsr.gateway.canary_export import CanaryExport
 from fsr.gateway.keys_file import KeysFileError
 from fsr.gateway.metrics import Metrics
 from fsr.gateway.pipeline import Pipeline
@@ -64,6 +65,19 @@ def _keys(settings: GatewaySettings) -> ApiKeys:
         raise SystemExit(f"error: --api-keys-file: {settings.api_keys_file}: {error}") from error
 
 
+def _canary_export(metrics: Metrics, settings: GatewaySettings) -> CanaryExport | None:
+    """None if it is off. Exits with one line if its folder cannot be used."""
+    folder = settings.canary_export
+    if folder is None:
+        return None
+    try:
+        export = CanaryExport(folder, settings.canary_export_bytes, metrics)
+    except OSError as error:
+        raise SystemExit(f"error: --canary-export: cannot write into {folder} ({error.strerror})") from error
+    log.warning("callers' pictures and questions are written for fsr calibrate", folder=str(folder))
+    return export
+
+
 async def _watch(pools: Pools, keys: ApiKeys, process: ServiceProcess, every: float) -> None:
     """Refreshes keys and replicas every so many seconds. The gateway serves while some model has both halves."""
     while True:
@@ -84,7 +98,7 @@ async def serve(settings: GatewaySettings, tracer: Tracer) -> None:
         options=server_options(settings.max_message_bytes, settings.max_streams),
     )
     admission = Admission(keys, metrics, settings, tracer)
-    pipeline = Pipeline(pools, metrics, settings)
+    pipeline = Pipeline(pools, metrics, settings, _canary_export(metrics, settings))
     servicer = GatewayServicer(pipeline, admission)
     gateway_pb2_grpc.add_GatewayServiceServicer_to_server(servicer, server)
     process = ServiceProcess(server, _SERVICE.full_name, admission.draining, settings.drain_seconds)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Literal, Self
 
 from pydantic import Field, field_validator, model_validator
@@ -193,6 +194,17 @@ class GatewaySettings(TlsSettings):
         2, ge=0, description="with more requests than this at work, no canary starts, and a running one stops"
     )
     canary_timeout_seconds: float = Field(30.0, gt=0, description="longest time that a canary may take")
+    canary_export: Path | None = Field(
+        None,
+        description="folder for pictures and questions whose answers the canary found changed, for fsr calibrate; it "
+        "then holds callers' data (docs/security.md); default: none are written",
+    )
+    canary_export_all: bool = Field(
+        False, description="whether questions whose answers did not change are written too, as a sample of all"
+    )
+    canary_export_bytes: int = Field(
+        256 * 2**20, ge=1024, description="most bytes of that folder; when they are reached, no more is written"
+    )
 
     drain_seconds: float = Field(20.0, ge=0, description="time that running answers have at shutdown")
 
@@ -202,6 +214,14 @@ class GatewaySettings(TlsSettings):
     def _pairs(self) -> Self:
         if self.http_image_networks and not self.http_image_hosts:
             raise ValueError("http_image_networks: needs http_image_hosts, the hosts in them")
+        return self
+
+    @model_validator(mode="after")
+    def _export_has_a_canary(self) -> Self:
+        if self.canary_export is not None and not self.canary_share:
+            raise ValueError("canary_export: needs canary_share, the share of answers that the canary looks at")
+        if self.canary_export_all and self.canary_export is None:
+            raise ValueError("canary_export_all: needs canary_export, the folder")
         return self
 
     @model_validator(mode="after")

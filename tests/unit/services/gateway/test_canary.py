@@ -1,4 +1,5 @@
 import asyncio
+import json
 
 import grpc
 import pytest
@@ -9,6 +10,7 @@ from hypothesis import strategies as st
 
 from fsr.gateway.auth import Caller
 from fsr.gateway.canary import Share, bucket, tokens_agreed
+from fsr.gateway.canary_export import CanaryExport
 from fsr.gateway.deadline import Deadline
 from fsr.gateway.metrics import Metrics
 from fsr.gateway.pipeline import Pipeline
@@ -88,7 +90,7 @@ MODEL = types_pb2.ModelDescription(model="m", fingerprint="f")
 requests = []  # what encoder and decoder were asked, in order
 
 
-async def test_canary_when_an_answer_is_complete_asks_once_more_under_an_id_of_its_own():
+async def test_canary_when_an_answer_is_complete_asks_once_more_under_an_id_of_its_own(tmp_path):
     requests.clear()
     server = grpc.aio.server()
     encoder_pb2_grpc.add_EncoderServiceServicer_to_server(Encoder(), server)
@@ -109,7 +111,7 @@ async def test_canary_when_an_answer_is_complete_asks_once_more_under_an_id_of_i
         budget=budget,
     )
     record = RequestRecord(request_id="r")
-    pipeline = Pipeline(pools, metrics, settings)
+    pipeline = Pipeline(pools, metrics, settings, CanaryExport(tmp_path, 10_000, metrics))
     caller = Caller(policy=Policy(max_tokens=4))
     context = RequestContext(caller, Deadline(20), record)
     responses = [response async for response in pipeline.generate(request, context)]
@@ -121,11 +123,15 @@ async def test_canary_when_an_answer_is_complete_asks_once_more_under_an_id_of_i
         return metrics.registry.get_sample_value(f"fsr_canary_{name}_total", by)
 
     async with asyncio.timeout(30):
-        while not compared("tokens_agreed"):
+        while not metrics.registry.get_sample_value("fsr_canary_exported_total", {"outcome": "written"}):
             await asyncio.sleep(0.01)
     whole = types_pb2.Budget(keep_ratio=1.0)
     # The policy's bounds are for callers: the canary compares with all tokens.
     assert requests == [("r", budget, True), ("r", []), ("r-canary", whole, False), ("r-canary", [])]
     assert [compared(name) for name in ("answers", "exact", "tokens", "tokens_agreed")] == [1, 0, 2, 1]
+    (line,) = (tmp_path / "questions.jsonl").read_text().splitlines()
+    exported = json.loads(line)
+    assert exported["question"] == "?" and (tmp_path / exported["picture"]).read_bytes() == b"x"
+    assert exported["canary"] == {"model": "m", "method": "fsr", "most_kept": 0.2, "same_answer": False}
     await pools.close()
     await server.stop(None)
