@@ -12,6 +12,7 @@ from typing import Annotated
 import typer
 
 from fsr.cli.ask import ask
+from fsr.cli.calibrate.command import calibrate
 from fsr.cli.demo import demo
 from fsr.cli.doctor.command import doctor
 from fsr.cli.evaluate import PASS_THROUGH, evaluate
@@ -37,7 +38,7 @@ app = typer.Typer(
     "example: fsr up\n\n"
     "in another terminal: fsr scene -o scene.png && fsr ask scene.png 'What colour is the star?' --budget 16",
 )
-for command in (up, doctor, scene, demo, ask, models, explain, load, plan, keys):
+for command in (up, doctor, scene, demo, ask, models, explain, load, calibrate, plan, keys):
     app.command()(command)
 app.command(context_settings=PASS_THROUGH)(evaluate)
 

@@ -30,6 +30,7 @@ __all__ = [
     "compression_choice",
     "key_values",
     "media_sources",
+    "method_options",
     "parse_budget",
 ]
 
@@ -78,8 +79,13 @@ def compression_choice(
         "spread": spread,
         "model": model,
         "method": method,
-        "options": {name: _value(text) for name, text in key_values("--option", option or []).items()},
+        "options": method_options(option),
     }
+
+
+def method_options(option: list[str] | None) -> dict[str, Any]:
+    """The values of `--option`. Raises InvalidRequestError."""
+    return {name: _value(text) for name, text in key_values("--option", option or []).items()}
 
 
 def _value(text: str) -> Any:

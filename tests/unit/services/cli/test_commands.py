@@ -68,7 +68,9 @@ def test_no_arguments_show_the_help():
     assert "Usage:" in done.output and "error:" not in done.output
 
 
-@pytest.mark.parametrize("command", ["", "up", "doctor", "scene", "demo", "ask", "models", "explain", "load", "keys"])
+@pytest.mark.parametrize(
+    "command", ["", "up", "doctor", "scene", "demo", "ask", "models", "explain", "load", "calibrate", "keys"]
+)
 def test_help_has_an_example(command):
     done = invoke(*command.split(), "--help")
     assert done.exit_code == 0 and f"example: fsr {command}" in done.output

@@ -1,0 +1,1 @@
+"""`fsr calibrate`: the cheapest budget that keeps the answers to a user's own questions."""
