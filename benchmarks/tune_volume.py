@@ -37,13 +37,13 @@ def steps() -> list[Step]:
     """What is tried, in turn: up to two factors, their powers, and the other options."""
 
     def another(now: Options) -> list[Options]:
-        return [{**now, name: 0.5} for name in FACTORS if name not in now]
+        return [{**now, name: value} for name in FACTORS if name not in now for value in (0.5, 0.25)]
 
     def second(now: Options) -> list[Options]:
         return another(now) if any(name in now for name in FACTORS) else []
 
     def power(name: str) -> Step:
-        return lambda now: [{**now, name: value} for value in (0.25, 1.0)] if name in now else []
+        return lambda now: [{**now, name: value} for value in (0.125, 1.0)] if name in now else []
 
     def value(name: str, *values: float | bool) -> Step:
         return lambda now: [{**now, name: value} for value in values]

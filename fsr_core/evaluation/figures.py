@@ -108,7 +108,9 @@ class SetFigures:
         return {"accuracy": asdict(self._resampler.estimate(right)), "kinds": self._by_kind(right)}
 
 
-def pooled(sets: Sequence[SetFigures], compared: Sequence[Run], budgets: Sequence[int]) -> dict[str, Any]:
+def pooled(
+    sets: Sequence[SetFigures], compared: Sequence[Run], budgets: Sequence[int], resamples: int
+) -> dict[str, Any]:
     """All questions of several sets together: accuracies, and differences from the reference and from our method.
 
     What is compared with our method tells whether it beats every other.
@@ -117,17 +119,14 @@ def pooled(sets: Sequence[SetFigures], compared: Sequence[Run], budgets: Sequenc
     def right(run: Run, budget: int) -> np.ndarray:
         return np.concatenate([one.right(run, budget) for one in sets], axis=-1)
 
-    questions = right(compared[0], budgets[0]).shape[-1]
-    resampler, figures = Resampler(questions), {}
-    for reference in (REFERENCE, OURS):
-        if any(run.label == reference for run in compared):
-            rows = [
-                {"method": run.label, "budget": k, "seeds": len(run.options)}
-                | {"accuracy": asdict(resampler.estimate(right(run, k)))}
-                for run in compared
-                for k in budgets
-            ]
-            figures[reference] = differences(rows, right, compared, reference, resampler)
+    questions, labels = right(compared[0], budgets[0]).shape[-1], [run.label for run in compared]
+    resampler, rows = Resampler(questions, resamples), []
+    for run in compared:
+        for k in budgets:
+            row = {"method": run.label, "budget": k, "seeds": len(run.options)}
+            rows.append(row | {"accuracy": asdict(resampler.estimate(right(run, k)))})
+    references = [name for name in (REFERENCE, OURS) if name in labels]
+    figures = {name: differences(rows, right, compared, name, resampler) for name in references}
     return {"questions": questions, "against": figures}
 
 

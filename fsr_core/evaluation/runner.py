@@ -86,8 +86,10 @@ class Runner:
         for name, limit in plan.sets.items():
             results[name], figures = self._run_set(plan, name, limit, progress)
             held_out += [figures] if name != "validation" else []
-        together = pooled(held_out, runs(plan.methods, plan.seeds), plan.budgets) if len(held_out) > 1 else None
-        return {"sets": results} | ({"pooled": together} if together else {})
+        if len(held_out) < 2:
+            return {"sets": results}
+        compared = runs(plan.methods, plan.seeds)
+        return {"sets": results, "pooled": pooled(held_out, compared, plan.budgets, plan.resamples)}
 
     def encoded(self, name: str, limit: int, progress: Callable[[int], object] = lambda done: None) -> EncodedSet:
         """The first `limit` questions of a set, encoded; read back if they were encoded before."""

@@ -19,7 +19,7 @@ def evaluate(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True)
 
 
-FEW = ("fsr", "fsr_guided", "holov", "random")
+FEW = ("fsr", "holov", "random")
 
 
 @pytest.mark.timeout(1800)
