@@ -39,10 +39,11 @@ class TextForCausalLM(nn.Module):
         embeddings: nn.Module = self.model.embed_tokens
         return embeddings
 
-    def forward(self, logits_to_keep: int = 0, **inputs: Any) -> CausalLMOutputWithPast:
-        """Logits of the last `logits_to_keep` places; 0 means all places."""
+    def forward(self, logits_to_keep: int | Tensor = 0, **inputs: Any) -> CausalLMOutputWithPast:
+        """Logits of the last `logits_to_keep` places, of all places if it is 0, or of the places [n] that it names."""
         out = self.model(**inputs)
-        logits = self.lm_head(out.last_hidden_state[:, -logits_to_keep:])
+        places = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
+        logits = self.lm_head(out.last_hidden_state[:, places])
         return CausalLMOutputWithPast(logits=logits, past_key_values=out.past_key_values)
 
 

@@ -3,20 +3,22 @@
 import asyncio
 import threading
 import time
-from itertools import accumulate, pairwise
+from itertools import accumulate
 from types import SimpleNamespace
 
 import pytest
 import torch
 from structlog.testing import capture_logs
 from torch import nn
+from torch.overrides import TorchFunctionMode
 from transformers.modeling_outputs import CausalLMOutputWithPast
 from transformers.models.qwen3_vl import Qwen3VLTextConfig
 from transformers.models.qwen3_vl.modeling_qwen3_vl import Qwen3VLTextModel
 
 from fsr.common.errors import InvalidRequest, NotReady
 from fsr.decoder.engines.base import Generation, check_prompt
-from fsr.decoder.engines.transformers.engine import TransformersEngine, _long_ones
+from fsr.decoder.engines.transformers.engine import TransformersEngine
+from fsr.decoder.engines.transformers.runner import BatchRunner
 from fsr.decoder.metrics import Metrics
 from fsr.decoder.sampling import Sampling
 from fsr_core.backbones import Prompt
@@ -49,7 +51,8 @@ class Language(nn.Module):
 
     def forward(self, logits_to_keep=0, **inputs):
         out = self.model(**inputs)
-        return CausalLMOutputWithPast(logits=self.head(out.last_hidden_state[:, -logits_to_keep:]))
+        places = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
+        return CausalLMOutputWithPast(logits=self.head(out.last_hidden_state[:, places]))
 
 
 @pytest.fixture(scope="module")
@@ -186,14 +189,13 @@ async def test_chunks_of_a_long_prompt_cost_alike(model, engine):
 
 
 async def test_a_long_prompt_does_not_stall_a_running_answer(model, engine):
-    """Between any two of its chunks the running answer gets a token."""
+    """In each pass of its chunks the running answer gets a token."""
     passes, short, long = [], prompt(model, 9, 5, 0), prompt(model, 30, 166, 1)
     arrived = threading.Event()
 
     def note(module, args, inputs):
         arrived.wait()  # the running answer goes on once the long prompt is there
-        shape = inputs["inputs_embeds"].shape
-        passes.append("decode" if shape[1] == 1 else shape[1])
+        passes.append((inputs["inputs_embeds"].shape[1], len(inputs["logits_to_keep"])))
 
     running = engine.generate(generation(short, 230))
     await anext(running)
@@ -208,9 +210,9 @@ async def test_a_long_prompt_does_not_stall_a_running_answer(model, engine):
         hook.remove()
         await running.aclose()
     assert first == recomputed(model, long, 1)
-    pieces = [at for at, made in enumerate(passes) if made != "decode"]
-    assert len(pieces) > 200 // 24
-    assert all("decode" in passes[one:next_] for one, next_ in pairwise(pieces))
+    chunks = [tokens - 1 for tokens, sequences in passes if sequences == 2]
+    assert len(chunks) > 200 // 24 and sum(chunks) == 200
+    assert all(tokens == 1 for tokens, sequences in passes if sequences == 1)
 
 
 async def test_a_short_prompt_does_not_wait_for_a_long_one_before_it(model, engine):
@@ -236,27 +238,62 @@ async def test_a_short_prompt_does_not_wait_for_a_long_one_before_it(model, engi
     assert ended == expected
 
 
-@pytest.mark.parametrize(
-    ("lengths", "apart"),
-    [
-        ([], 0),
-        ([9], 0),
-        ([5000], 0),
-        ([4000, 100, 90], 1),
-        ([4000, 100], 0),
-        ([9000, 8000, 50, 40, 30], 2),
-        ([600] * 64, 0),
-    ],
-)
-def test_long_sequences_are_decoded_apart_where_padding_would_cost_much(lengths, apart):
-    assert _long_ones(lengths) == apart
+class LargestTensor(TorchFunctionMode):
+    """The most numbers of a new tensor that the functions in its block return."""
+
+    numbers = 0
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        out = function(*args, **(kwargs or {}))
+        if isinstance(out, torch.Tensor):
+            given = [one.untyped_storage().data_ptr() for one in args if isinstance(one, torch.Tensor)]
+            if out.untyped_storage().data_ptr() not in given:  # else it is a view
+                self.numbers = max(self.numbers, out.numel())
+        return out
 
 
-async def test_answers_of_long_prompts_that_are_decoded_apart_are_the_same(model, engine, monkeypatch):
-    monkeypatch.setattr("fsr.decoder.engines.transformers.engine._MOST_PADDING", 10)
-    prompts = [prompt(model, *shape, seed) for seed, shape in enumerate([(9, 5), (0, 60), (0, 7), (20, 30)])]
-    expected = [recomputed(model, one, 30) for one in prompts]
-    assert await asyncio.gather(*(answer(engine, one, 30) for one in prompts)) == expected
+def test_a_decode_step_copies_no_keys_and_values(model):
+    """Keys of one layer are larger than anything that the step makes."""
+    runner = BatchRunner(model, 1 << 20, prefill_tokens=512, prefix_block=4)
+    sequences = [runner.start(generation(prompt(model, 30, 160, seed), 5)) for seed in range(3)]
+    runner.step(sequences)
+    with LargestTensor() as largest:
+        runner.step(sequences)
+    heads, width = model.model.config.num_key_value_heads, model.model.config.head_dim
+    assert 0 < largest.numbers < sequences[0].filled * heads * width
+
+
+def test_a_pass_has_no_padding(model):
+    """Sequences of different lengths, some to prefill and some to answer."""
+    runner, shapes = BatchRunner(model, 1 << 20, prefill_tokens=512, prefix_block=4), []
+    hook = model.model.register_forward_pre_hook(
+        lambda module, args, inputs: shapes.append(tuple(inputs["inputs_embeds"].shape)), with_kwargs=True
+    )
+    try:
+        running = [runner.start(generation(prompt(model, 9, words, 0), 5)) for words in (5, 50)]
+        runner.step(running)
+        runner.step([*running, runner.start(generation(prompt(model, 0, 3, 1), 5))])
+    finally:
+        hook.remove()
+    assert shapes == [(1, 18 + 63, WIDTH), (1, 2 + 7, WIDTH)]
+
+
+def test_answers_are_the_same_where_leases_move(model):
+    """A new request needs the free slots before a running one and those after it."""
+    prompts = [prompt(model, *shape, seed) for seed, shape in enumerate([(9, 5), (20, 12), (0, 60)])]
+    expected = [recomputed(model, one, 20) for one in prompts]
+    slots = sum(len(one.token_ids) + 20 for one in prompts[1:])
+    runner = BatchRunner(model, slots * 3 * 2 * 2 * 8 * 4, prefill_tokens=512, prefix_block=4)
+    first, second = (runner.start(generation(one, 20)) for one in prompts[:2])
+    for _ in range(5):
+        runner.step([first, second])
+    assert second.lease.first > 0 and first.tokens == expected[0][:5]
+    runner.release(first)
+    third = runner.start(generation(prompts[2], 20))
+    assert second.lease.first == 0
+    while len(third.tokens) < 20:
+        runner.step([one for one in (second, third) if len(one.tokens) < 20])
+    assert [second.tokens, third.tokens] == expected[1:]
 
 
 async def test_an_answer_ends_at_the_context_length(model, engine):
@@ -346,6 +383,17 @@ async def test_a_failing_step_fails_only_its_requests(model, engine):
         await answer(engine, bad, 5)
     assert await answer(engine, good, 5) == recomputed(model, good, 5)
     assert not engine.dead.is_set()
+
+
+async def test_a_new_request_that_fails_ends_no_running_answer(model, engine):
+    good, bad = prompt(model, 9, 5, 0), prompt(model, 9, 5, 1)
+    bad.inputs_embeds.resize_(0)  # check_prompt refuses this
+    running = engine.generate(generation(good, 60))
+    tokens = [(await anext(running)).id]
+    with pytest.raises(NotReady), capture_logs():
+        await answer(engine, bad, 5)
+    tokens += [token.id async for token in running]
+    assert tokens == recomputed(model, good, 60)
 
 
 async def test_an_engine_that_keeps_failing_is_dead(model):

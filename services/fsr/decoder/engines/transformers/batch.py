@@ -5,18 +5,18 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import accumulate
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.utils.rnn import pad_sequence
 
 from fsr.decoder.engines.base import Generation
-from fsr.decoder.engines.transformers.kv_cache import BatchLayout
 from fsr.decoder.engines.transformers.kv_slots import SlotLease
-from fsr_core.backbones import LanguageDecoder
+from fsr.decoder.engines.transformers.row_attention import Row
+from fsr_core.backbones import LanguageDecoder, Prompt
 
-__all__ = ["ForwardInputs", "RunningSequence", "decode_inputs", "prefill_inputs"]
+__all__ = ["ForwardInputs", "RunningSequence", "forward_inputs"]
 
 
 @dataclass(kw_only=True)
@@ -27,8 +27,6 @@ class RunningSequence:
         lease: its slots in the KV pool.
         max_answer: largest number of answer tokens.
         tokens: of the answer so far, those of earlier replicas included.
-        slots: those of `lease`, as a tensor on the CPU.
-        filled: number of tokens whose keys and values are in the pool.
         to_prefill: number of tokens to prefill: those of the prompt and those of earlier replicas.
         answer_position: rotary position of the answer's first token.
         started: when it joined the batch, by `time.monotonic`.
@@ -39,18 +37,19 @@ class RunningSequence:
     lease: SlotLease
     max_answer: int
     tokens: list[int]
-    slots: Tensor = field(init=False)
-    filled: int = field(init=False)
     to_prefill: int = field(init=False)
     answer_position: int = field(init=False)
     started: float = field(default_factory=time.monotonic)
     prefill_seconds: float = 0.0
 
     def __post_init__(self) -> None:
-        self.slots = torch.tensor(self.lease.slots)
-        self.filled = self.lease.cached
         self.to_prefill = self.prompt_length + len(self.tokens)
         self.answer_position = self.generation.prompt.next_position
+
+    @property
+    def filled(self) -> int:
+        """Number of tokens whose keys and values are in the pool."""
+        return self.lease.filled
 
     @property
     def prompt_length(self) -> int:
@@ -74,102 +73,94 @@ class RunningSequence:
 
 @dataclass
 class ForwardInputs:
-    """A forward pass: the slots that it writes and reads, and the model's arguments."""
+    """A forward pass: its rows, the slots [T] for its new tokens, and the model's arguments."""
 
-    layout: BatchLayout
+    rows: list[Row]
+    new_slots: Tensor
     arguments: dict[str, Any]
 
 
-def decode_inputs(sequences: Sequence[RunningSequence], model: LanguageDecoder) -> ForwardInputs:
-    """One new token for each sequence: the last token of its answer."""
-    last = torch.tensor([sequence.tokens[-1] for sequence in sequences])
-    numbers = [sequence.answer_position + sequence.filled - sequence.prompt_length for sequence in sequences]
-    positions = torch.tensor(numbers).unsqueeze(1)
-    prompt_positions = sequences[0].generation.prompt.position_ids
-    if prompt_positions is not None:  # an answer is text, so its positions are the same on each axis
-        positions = positions.expand(*prompt_positions.shape[:-1], -1, -1)
-    return _inputs(sequences, [1] * len(sequences), model.embed(last).unsqueeze(1), positions, model)
+@dataclass(frozen=True, slots=True)
+class _Chunk:
+    """The new tokens of one sequence: places in its prompt, then places in its answer."""
+
+    sequence: RunningSequence
+    in_prompt: range
+    in_answer: range
+
+    @classmethod
+    def of(cls, sequence: RunningSequence, count: int) -> _Chunk:
+        first, length = sequence.filled, sequence.prompt_length
+        in_answer = range(max(0, first - length), max(0, first + count - length))
+        return cls(sequence, range(min(first, length), min(first + count, length)), in_answer)
+
+    @property
+    def prompt(self) -> Prompt:
+        return self.sequence.generation.prompt
 
 
-def prefill_inputs(
+def forward_inputs(
     sequences: Sequence[RunningSequence], counts: Sequence[int], model: LanguageDecoder
 ) -> ForwardInputs:
-    """The next `counts[i]` tokens of sequence i's prompt and of the answer tokens that other replicas emitted."""
-    embeds, positions = [], []
-    for sequence, count in zip(sequences, counts, strict=True):
-        first, last, length = sequence.filled, sequence.filled + count, sequence.prompt_length
-        chunk = sequence.generation.prompt.inputs_embeds[first:last]
-        if last > length:
-            emitted = torch.tensor(sequence.tokens[max(0, first - length) : last - length])
-            chunk = torch.cat([chunk, model.embed(emitted)])
-        embeds.append(chunk)
-        positions.append(_positions(sequence, first, count))
-    if any(rows.dim() == 2 for rows in positions):
-        axes = max(rows.shape[0] for rows in positions if rows.dim() == 2)
-        padded = torch.stack([_pad([rows.expand(axes, -1)[axis] for rows in positions]) for axis in range(axes)])
-    else:
-        padded = _pad(positions)
-    inputs = _inputs(sequences, counts, _pad(embeds), padded, model)
-    inputs.arguments |= _deepstack(sequences, counts, model)
-    return inputs
+    """A pass over the next `counts[i]` tokens of each sequence i, of its prompt or its answer, one after another."""
+    chunks = [_Chunk.of(sequence, count) for sequence, count in zip(sequences, counts, strict=True)]
+    ends = list(accumulate(counts))
+    rows = [
+        Row(start=end - count, count=count, past=sequence.filled, slot=sequence.lease.first)
+        for sequence, count, end in zip(sequences, counts, ends, strict=True)
+    ]
+    slots = [slot for row in rows for slot in range(row.slot + row.past, row.slot + row.past + row.count)]
+    positions = _positions(chunks)
+    arguments = {
+        "inputs_embeds": _embeds(chunks, model).unsqueeze(0),
+        "position_ids": (positions if len(positions) == 1 else positions.unsqueeze(1)).to(model.device),
+        "logits_to_keep": torch.tensor(ends, device=model.device) - 1,
+    }
+    return ForwardInputs(rows, torch.tensor(slots, device=model.device), arguments | _deepstack(chunks, model))
 
 
-def _positions(sequence: RunningSequence, first: int, count: int) -> Tensor:
-    """Rotary positions of tokens first .. first + count - 1 of prompt and answer: [count], or [3, count]."""
-    prompt, length = sequence.generation.prompt, sequence.prompt_length
-    if prompt.position_ids is None:
-        return torch.arange(first, first + count)
-    answer = sequence.answer_position + torch.arange(max(first, length), max(first + count, length)) - length
-    answer = answer.expand(*prompt.position_ids.shape[:-1], -1)
-    return torch.cat([prompt.position_ids.cpu()[..., first : first + count], answer], -1)
+def _embeds(chunks: Sequence[_Chunk], model: LanguageDecoder) -> Tensor:
+    """Embeddings [T, D] of all new tokens."""
+    ids = [chunk.sequence.tokens[place] for chunk in chunks for place in chunk.in_answer]
+    answers = model.embed(torch.tensor(ids, dtype=torch.int64))
+    if not any(chunk.in_prompt for chunk in chunks):
+        return answers
+    parts: list[Tensor] = []
+    for chunk, answer in zip(chunks, answers.split([len(chunk.in_answer) for chunk in chunks]), strict=True):
+        parts += [chunk.prompt.inputs_embeds[chunk.in_prompt.start : chunk.in_prompt.stop], answer]
+    return torch.cat(parts)
 
 
-def _deepstack(sequences: Sequence[RunningSequence], counts: Sequence[int], model: LanguageDecoder) -> dict[str, Any]:
+def _positions(chunks: Sequence[_Chunk]) -> Tensor:
+    """Rotary positions [axes, T] of all new tokens, on the CPU."""
+    numbers = [chunk.sequence.answer_position + place for chunk in chunks for place in chunk.in_answer]
+    axes = max(1 if chunk.prompt.position_ids is None else len(chunk.prompt.position_ids) for chunk in chunks)
+    answers = torch.tensor(numbers, dtype=torch.int64).expand(axes, -1)  # text: the same number on each axis
+    if not any(chunk.in_prompt for chunk in chunks):
+        return answers
+    parts: list[Tensor] = []
+    for chunk, answer in zip(chunks, answers.split([len(chunk.in_answer) for chunk in chunks], 1), strict=True):
+        first, last, own = chunk.in_prompt.start, chunk.in_prompt.stop, chunk.prompt.position_ids
+        own = torch.arange(first, last) if own is None else own[:, first:last].cpu()
+        parts += [own.expand(axes, -1), answer]
+    return torch.cat(parts, 1)
+
+
+def _deepstack(chunks: Sequence[_Chunk], model: LanguageDecoder) -> dict[str, Any]:
     """What the first blocks add at the visual tokens of this pass; empty if there is nothing to add."""
     masks, features = [], []
-    for sequence, count in zip(sequences, counts, strict=True):
-        prompt, start = sequence.generation.prompt, sequence.filled
-        mask = torch.zeros(count, dtype=torch.bool)
-        if prompt.deepstack is not None:
-            visual = prompt.visual_mask[start : start + count]
+    for chunk in chunks:
+        places = slice(chunk.in_prompt.start, chunk.in_prompt.stop)
+        mask = torch.zeros(len(chunk.in_prompt) + len(chunk.in_answer), dtype=torch.bool)
+        if chunk.prompt.deepstack is not None and chunk.in_prompt:
+            visual = chunk.prompt.visual_mask[places]
             mask[: len(visual)] = visual
-            before = int(prompt.visual_mask[:start].sum())
-            features.append(prompt.deepstack[:, before : before + int(visual.sum())])
+            before = int(chunk.prompt.visual_mask[: places.start].sum())
+            features.append(chunk.prompt.deepstack[:, before : before + int(visual.sum())])
         masks.append(mask)
     if not any(added.shape[1] for added in features):
         return {}
     return {
-        "visual_pos_masks": _pad(masks).to(model.device),
+        "visual_pos_masks": torch.cat(masks).unsqueeze(0).to(model.device),
         "deepstack_visual_embeds": list(torch.cat(features, 1).to(model.device)),
     }
-
-
-def _inputs(
-    sequences: Sequence[RunningSequence],
-    counts: Sequence[int],
-    embeds: Tensor,
-    positions: Tensor,
-    model: LanguageDecoder,
-) -> ForwardInputs:
-    """A pass over the next `counts` tokens of the sequences; embeds [B, T, D], positions [(axes,) B, T]."""
-    device, length = model.device, max(counts)
-    ends = [sequence.filled + count for sequence, count in zip(sequences, counts, strict=True)]
-    longest = max(ends)
-    read = _pad([sequence.slots[:end] for sequence, end in zip(sequences, ends, strict=True)])
-    write = torch.cat([sequence.slots[sequence.filled : end] for sequence, end in zip(sequences, ends, strict=True)])
-    new = None
-    if min(counts) < length:
-        ranges = [torch.arange(length - count, length) + row * length for row, count in enumerate(counts)]
-        new = torch.cat(ranges).to(device)
-    mask = None
-    if min(ends) < longest or new is not None:
-        mask = (torch.arange(longest) >= longest - torch.tensor(ends).unsqueeze(1)).to(device)
-    return ForwardInputs(
-        BatchLayout(write.to(device), new, read.to(device), length),
-        {"inputs_embeds": embeds, "position_ids": positions.to(device), "attention_mask": mask},
-    )
-
-
-def _pad(rows: list[Tensor]) -> Tensor:
-    """Rows of different lengths as one tensor, aligned at their ends."""
-    return pad_sequence(rows, batch_first=True, padding_side="left")

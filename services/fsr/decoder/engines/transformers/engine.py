@@ -1,7 +1,7 @@
 """The embedded engine: transformers, continuous batching over embeddings.
 
-One thread runs the model. In each step it removes finished requests and adds new ones, prefills a bounded number of
-prompt tokens, and generates one more token for every running request in one batched forward pass.
+One thread runs the model. In each step it removes finished requests, adds new ones, and makes one forward pass, which
+prefills a bounded number of prompt tokens and generates one more token for every running answer.
 
 This is own code because the library's continuous batching takes token ids alone, and no embeddings.
 """
@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator
 from dataclasses import dataclass, field
 
 import structlog
@@ -30,7 +30,6 @@ __all__ = ["TransformersEngine"]
 log = structlog.get_logger()
 _SHUTTING_DOWN = "decoder: is shutting down; ask another replica"
 _FAILED = "decoder: failed while generating; ask another replica"
-_MOST_PADDING = 4096  # tokens that a decode step may read for nothing, before it becomes two
 _MAX_FAILURES = 3  # after so many failed steps in a row the engine counts as dead
 
 
@@ -107,10 +106,7 @@ class TransformersEngine(Engine):
         """The engine's thread."""
         try:
             while self._schedule():
-                outputs = self._prefill_next()
-                for requests in self._next_to_decode():
-                    outputs += self._step(requests, self._decode)
-                self._deliver(outputs)
+                self._deliver(self._step(self._next_to_prefill(), self._answering()))
         finally:
             with self._changed:
                 unanswered = [*self._running, *self._arrived]
@@ -148,55 +144,45 @@ class TransformersEngine(Engine):
             log.exception("a request cannot start", request_id=request.generation.request_id)
             self._deliver([(request, NotReady(_FAILED))])
 
-    def _prefill_next(self) -> _Outputs:
-        """One pass. After one of a prompt that takes several, running answers and short prompts have as much time."""
-        requests, began = self._next_to_prefill(), time.monotonic()
-        outputs = self._step(requests, self._runner.prefill)
-        if any(not self._running[request].prefilled for request in requests):
-            now = time.monotonic()
-            self._others_until = now + (now - began)
-        return outputs
-
     def _next_to_prefill(self) -> list[_Request]:
-        """Requests to prefill together, in order of arrival."""
+        """Requests to prefill together, in order of arrival.
+
+        After a pass of a prompt that takes several, running answers and short prompts have as much time.
+        """
         waiting = [
             request for request, sequence in self._running.items() if not (sequence.prefilled or request.finished)
         ]
         if time.monotonic() < self._others_until:
             short = [request for request in waiting if self._runner.ends_in_one_pass(self._running[request])]
-            if short or self._next_to_decode():
+            if short or self._answering():
                 waiting = short
         return waiting[: self._runner.fit_in_one_prefill([self._running[request] for request in waiting])]
 
-    def _next_to_decode(self) -> list[list[_Request]]:
-        """Requests to decode together: all, or long ones apart from those that would be padded to their length."""
-        ready = [request for request, one in self._running.items() if one.prefilled and not request.finished]
-        ready.sort(key=lambda request: self._running[request].filled, reverse=True)
-        apart = _long_ones([self._running[request].filled for request in ready])
-        return [group for group in (ready[:apart], ready[apart:]) if group]
+    def _answering(self) -> list[_Request]:
+        """Requests that get their next token in each pass."""
+        return [request for request, one in self._running.items() if one.prefilled and not request.finished]
 
-    def _decode(self, sequences: Sequence[RunningSequence]) -> list[Token]:
-        self._metrics.batch_size.observe(len(sequences))
-        return self._runner.decode(sequences)
-
-    def _step(
-        self,
-        requests: list[_Request],
-        forward: Callable[[Sequence[RunningSequence]], Sequence[Token | None]],
-    ) -> _Outputs:
-        """One forward pass. If it fails, the requests in it fail, and no others."""
+    def _step(self, prefill: list[_Request], answering: list[_Request]) -> _Outputs:
+        """One forward pass. If it fails, the new requests in it fail; without new ones, all in it."""
+        requests, began = prefill + answering, time.monotonic()
         if not requests:
             return []
         try:
-            tokens = forward([self._running[request] for request in requests])
+            tokens = self._runner.step([self._running[request] for request in requests])
             self._failures = 0
             self.steps += 1
         except Exception:
-            log.exception("a step failed", request_ids=[request.generation.request_id for request in requests])
+            failed = prefill or answering
+            log.exception("a step failed", request_ids=[request.generation.request_id for request in failed])
             self._failures += 1
-            for request in requests:
+            for request in failed:
                 request.finished = True
-            return [(request, NotReady(_FAILED)) for request in requests]
+            return [(request, NotReady(_FAILED)) for request in failed]
+        if answering:
+            self._metrics.batch_size.observe(len(answering))
+        if any(not self._running[request].prefilled for request in prefill):
+            now = time.monotonic()
+            self._others_until = now + (now - began)
         outputs: _Outputs = []
         for request, token in zip(requests, tokens, strict=True):
             if token is not None:
@@ -212,9 +198,3 @@ class TransformersEngine(Engine):
 
         if outputs:
             self._loop.call_soon_threadsafe(put)
-
-
-def _long_ones(lengths: Sequence[int]) -> int:
-    """How many of the first sequences to decode apart, by the lengths of all in descending order."""
-    saved = [(len(lengths) - at) * (lengths[0] - length) for at, length in enumerate(lengths)]
-    return saved.index(max(saved)) if saved and max(saved) > _MOST_PADDING else 0

@@ -1,13 +1,7 @@
-"""A KV pool behind the library's cache interface: one batched forward pass over sequences of different lengths.
-
-Every layer has one tensor of slots. Before a forward pass the engine says to which slots the new keys and values go,
-and which slots each row reads. Rows are aligned at their ends and padded on the left. The model sees an ordinary
-left-padded batch, and the library builds the masks for the attention that it uses.
-"""
+"""The KV pool behind the library's cache interface."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import cast
 
 import torch
@@ -15,28 +9,11 @@ from torch import Tensor
 from transformers import Cache
 from transformers.cache_utils import CacheLayerMixin
 
-__all__ = ["BatchLayout", "PooledCache"]
-
-
-@dataclass
-class BatchLayout:
-    """One forward pass over B rows of T new tokens each. Every row reads S tokens.
-
-    Attributes:
-        write: [n] slots of the new tokens, row by row, without padding.
-        new: [n] indices of these tokens among the B * T tokens; None if there is no padding.
-        read: [B, S] slots that each row reads, its new tokens included; 0 pads on the left.
-        length: T.
-    """
-
-    write: Tensor
-    new: Tensor | None
-    read: Tensor
-    length: int
+__all__ = ["PooledCache"]
 
 
 class _PooledLayer(CacheLayerMixin):
-    """Keys and values [slots + 1, heads, width] of one layer."""
+    """Keys and values [1, heads, slots, width] of one layer."""
 
     def __init__(self, cache: PooledCache, slots: int) -> None:
         super().__init__()
@@ -44,41 +21,46 @@ class _PooledLayer(CacheLayerMixin):
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
         for name, states in (("keys", key_states), ("values", value_states)):
-            shape = (self._slots + 1, states.shape[1], states.shape[3])
-            pool = torch.empty(shape, dtype=states.dtype, device=states.device)
-            pool[0] = 0  # padding reads it with weight 0, so it must be finite
+            pool = states.new_empty((1, states.shape[1], self._slots, states.shape[3]))
             setattr(self, name, pool)
         self.is_initialized = True
 
     def update(
         self, key_states: Tensor, value_states: Tensor, *args: object, **kwargs: object
     ) -> tuple[Tensor, Tensor]:
+        """Writes the new tokens [1, heads, T, width] into their slots; returns the whole pool, nothing is copied."""
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
         keys, values = cast("Tensor", self.keys), cast("Tensor", self.values)  # None only before they are initialised
-        return self._write_and_read(keys, key_states), self._write_and_read(values, value_states)
+        keys.index_copy_(2, self._cache.new_slots, key_states)
+        values.index_copy_(2, self._cache.new_slots, value_states)
+        return keys, values
 
-    def _write_and_read(self, pool: Tensor, states: Tensor) -> Tensor:
-        """Writes states [B, heads, T, width]; returns [B, heads, S, width]."""
-        layout = self._cache.layout
-        tokens = states.transpose(1, 2).flatten(0, 1)
-        pool.index_copy_(0, layout.write, tokens if layout.new is None else tokens[layout.new])
-        return pool.index_select(0, layout.read.flatten()).unflatten(0, layout.read.shape).transpose(1, 2)
+    def copy(self, source: int, target: int, count: int) -> None:
+        """Copies `count` slots. Both ranges may overlap."""
+        if self.is_initialized:
+            for pool in (cast("Tensor", self.keys), cast("Tensor", self.values)):
+                pool[:, :, target : target + count] = pool[:, :, source : source + count].clone()
 
+    # The library asks for lengths to build masks. Those of this engine's attention come from its rows.
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
-        return self._cache.layout.read.shape[1], 0
+        return query_length, 0
 
     def get_seq_length(self) -> int:
-        return self._cache.layout.read.shape[1] - self._cache.layout.length
+        return 0
 
     def get_max_length(self) -> int:
         return self._slots
 
 
 class PooledCache(Cache):
-    """The pool of all layers. `layout` says what the next forward pass writes and reads."""
+    """The pool of all layers. Before a forward pass `new_slots` [T] says where the keys and values of its tokens go."""
 
     def __init__(self, layers: int, slots: int) -> None:
-        empty = torch.zeros((0, 0), dtype=torch.long)
-        self.layout = BatchLayout(empty.flatten(), None, empty, 0)
+        self.new_slots = torch.zeros(0, dtype=torch.int64)
         super().__init__(layers=[_PooledLayer(self, slots) for _ in range(layers)])
+
+    def copy_slots(self, source: int, target: int, count: int) -> None:
+        """Copies the keys and values of `count` slots in all layers."""
+        for layer in self.layers:
+            cast("_PooledLayer", layer).copy(source, target, count)

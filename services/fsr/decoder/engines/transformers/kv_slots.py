@@ -1,59 +1,63 @@
 """Which slots of the KV pool belong to which request, and which prefixes the pool holds already.
 
 A slot holds the keys and values of one token in every layer. A request leases as many slots as its prompt and answer
-can need. If its prompt begins with the same whole blocks of text as an earlier prompt, it shares the slots of these
-blocks. A block that no request uses stays until its slots are needed; the block that is unused for the longest time
-goes first.
+can need, all in a row, so that attention reads them where they are. If its prompt begins with the same whole blocks of
+text as an earlier prompt, the keys and values of these blocks are copied from there. The blocks of a request that has
+ended stay until their slots are needed; the prefix that is unused for the longest time goes first.
+
+If the free slots are not in a row, leases are moved together. Then no request waits while enough slots are free.
 """
 
 from __future__ import annotations
 
 from array import array
-from collections import OrderedDict
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from bisect import insort
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from hashlib import blake2b
-from itertools import islice
 
 __all__ = ["KVSlots", "SlotLease"]
 
 
-@dataclass
-class _Block:
-    slots: list[int]
-    users: int = 1
-
-
-@dataclass
+@dataclass(eq=False, kw_only=True)
 class SlotLease:
     """The slots of one request.
 
     Attributes:
-        slots: in the order of the request's tokens.
-        cached: number of tokens at the beginning whose keys and values are in the pool already.
-        keys: of the blocks that the request may share, from the beginning of its prompt on.
-        shared: how many of these blocks, the first ones, it does share.
+        first: number of the first slot. The pool may move the lease whenever it makes another one.
+        length: number of slots.
+        filled: how many of them, the first ones, hold keys and values.
+        cached: how many of them held keys and values from the beginning.
+        keys: of the blocks that other requests may use, from the beginning of the prompt on.
     """
 
-    slots: list[int]
-    cached: int
+    first: int
+    length: int
+    filled: int
+    cached: int = field(init=False)
     keys: list[bytes]
-    shared: int = 0
+
+    def __post_init__(self) -> None:
+        self.cached = self.filled
 
 
 class KVSlots:
-    """Leases `count` slots, numbered from 1. No token is written to slot 0: padded rows read it."""
+    """Leases `count` slots, numbered from 0.
 
-    def __init__(self, count: int, block: int = 16) -> None:
-        self.count, self._block_size = count, block
-        self._free = list(range(count, 0, -1))
-        self._blocks: OrderedDict[bytes, _Block] = OrderedDict()  # the block unused for the longest time comes first
-        self._unused = 0
+    Args:
+        copy: copies the keys and values of slots, by the first slot to read, the first one to write, and their number.
+        block: number of tokens in a block.
+    """
 
-    @property
-    def cached(self) -> int:
-        """Slots of blocks that no request uses."""
-        return self._block_size * self._unused
+    def __init__(self, count: int, copy: Callable[[int, int, int], None], block: int = 16) -> None:
+        self.count, self._copy, self._block_size = count, copy, block
+        self._leases: list[SlotLease] = []  # by their first slot
+        self._unused: dict[
+            SlotLease, None
+        ] = {}  # prefixes that remain; the one unused for the longest time comes first
+        self._blocks: dict[bytes, SlotLease] = {}  # a lease that begins with the text up to the end of this block
+        self._free = count
+        self.cached = 0  # slots of prefixes that no request uses
 
     def lease(self, total: int, head: Sequence[int], salt: str) -> SlotLease:
         """Slots for `total` tokens, the first of which are the text tokens `head`.
@@ -61,46 +65,82 @@ class KVSlots:
         Raises:
             MemoryError: running requests hold too many slots. Admission must not let this happen.
         """
-        lease = SlotLease([], 0, list(self._keys(head, salt, total)))
-        for key in lease.keys:
-            block = self._blocks.get(key)
-            if block is None:
-                break
-            self._unused -= block.users == 0
-            block.users += 1
-            lease.slots += block.slots
-            lease.shared += 1
-        lease.cached = len(lease.slots)
-        needed = total - lease.cached
-        missing, available = needed - len(self._free), len(self._free) + self.cached
-        if needed > available:
-            self.release(lease)
-            raise MemoryError(f"{needed} slots are needed, {available} are free")
-        unused = (key for key, block in self._blocks.items() if block.users == 0)
-        for key in list(islice(unused, max(0, -(-missing // self._block_size)))):
-            self._free += self._blocks.pop(key).slots
-            self._unused -= 1
-        lease.slots += [self._free.pop() for _ in range(needed)]
+        available = self._free + self.cached
+        if total > available:
+            raise MemoryError(f"{total} slots are needed, {available} are free")
+        keys = list(self._keys(head, salt, total))
+        source, cached = self._longest_prefix(keys)
+        if source is not None and source in self._unused:
+            self._unused[source] = self._unused.pop(source)
+        while self._free < total:
+            oldest = next(iter(self._unused))
+            self._drop(oldest)
+            if oldest is source:
+                source, cached = None, 0
+        lease = SlotLease(first=self._room(total), length=total, filled=cached, keys=keys)
+        if source is not None:
+            self._copy(source.first, lease.first, cached)
+        insort(self._leases, lease, key=lambda lease: lease.first)
+        self._free -= total
         return lease
 
     def share(self, lease: SlotLease) -> None:
-        """Lets later requests share the prompt's first blocks. Their keys and values must be written by now."""
-        for key in lease.keys[lease.shared :]:
-            if key in self._blocks:  # another request has shared the same block meanwhile: the rest stays private
-                return
-            first = lease.shared * self._block_size
-            self._blocks[key] = _Block(lease.slots[first : first + self._block_size])
-            lease.shared += 1
+        """Lets later requests use the prompt's first blocks. Their keys and values must be written by now."""
+        if all(key in self._blocks for key in lease.keys):
+            return
+        shorter = {self._blocks.get(key) for key in lease.keys}
+        self._blocks.update(dict.fromkeys(lease.keys, lease))
+        for other in shorter & self._unused.keys():
+            if self._blocks[other.keys[-1]] is lease:  # all that it held is in the longer prefix too
+                self._drop(other)
 
     def release(self, lease: SlotLease) -> None:
-        """Ends a lease. The blocks that it shared stay for other requests."""
-        for key in reversed(lease.keys[: lease.shared]):  # so that the end of a prefix goes before its beginning
-            block = self._blocks[key]
-            block.users -= 1
-            self._unused += block.users == 0
-            self._blocks.move_to_end(key)
-        self._free += lease.slots[lease.shared * self._block_size :]
-        lease.slots, lease.keys, lease.shared = [], [], 0
+        """Ends a lease. The blocks that later requests may use stay."""
+        blocks = max((at for at, key in enumerate(lease.keys, 1) if self._blocks.get(key) is lease), default=0)
+        kept = blocks * self._block_size
+        self._free += lease.length - kept
+        lease.keys, lease.length, lease.filled = lease.keys[:blocks], kept, kept
+        self._unused[lease] = None
+        self.cached += kept
+        if not kept:
+            self._drop(lease)
+
+    def _drop(self, lease: SlotLease) -> None:
+        """Frees the slots of a prefix that no request uses."""
+        for key in lease.keys:
+            if self._blocks.get(key) is lease:
+                del self._blocks[key]
+        del self._unused[lease]
+        self._leases.remove(lease)
+        self._free += lease.length
+        self.cached -= lease.length
+
+    def _longest_prefix(self, keys: Sequence[bytes]) -> tuple[SlotLease | None, int]:
+        """A lease that begins with as many of these blocks as possible, and the number of their tokens."""
+        for count in range(len(keys), 0, -1):
+            lease = self._blocks.get(keys[count - 1])
+            if lease is not None:
+                return lease, count * self._block_size
+        return None, 0
+
+    def _room(self, total: int) -> int:
+        """The first of `total` free slots in a row. Moves leases towards the first slot if there are none."""
+        end = 0
+        for lease in self._leases:
+            if lease.first - end >= total:
+                return end
+            end = lease.first + lease.length
+        if self.count - end >= total:
+            return end
+        end = 0
+        for lease in self._leases:
+            if lease.first - end >= total:
+                return end
+            if lease.first > end:
+                self._copy(lease.first, end, lease.filled)
+                lease.first = end
+            end += lease.length
+        return end
 
     def _keys(self, head: Sequence[int], salt: str, total: int) -> Iterator[bytes]:
         """Keys of the whole blocks of `head`.

@@ -1,4 +1,4 @@
-"""The model, its KV pool, and the two kinds of forward pass over running sequences: prefill and decode."""
+"""The model, its KV pool, and the forward pass over running sequences."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 
 from fsr.decoder.engines.base import Generation, Token
-from fsr.decoder.engines.transformers.batch import ForwardInputs, RunningSequence, decode_inputs, prefill_inputs
+from fsr.decoder.engines.transformers.batch import RunningSequence, forward_inputs
 from fsr.decoder.engines.transformers.kv_cache import PooledCache
 from fsr.decoder.engines.transformers.kv_slots import KVSlots
+from fsr.decoder.engines.transformers.row_attention import attending, use_row_attention
 from fsr.decoder.log_probabilities import TokenLogprob, log_probabilities
 from fsr.decoder.token_choice import RowOptions, choose_tokens, pad_seen
 from fsr_core.backbones import LanguageDecoder
@@ -36,8 +37,10 @@ class BatchRunner:
         self._bytes_per_token = self._cost.kv_bytes_per_token
         if kv_bytes < self._bytes_per_token:
             raise ValueError(f"kv-memory: {kv_bytes} bytes hold no token; one token takes {self._bytes_per_token}")
-        self._slots = KVSlots(kv_bytes // self._bytes_per_token, prefix_block)
-        self._cache = PooledCache(geometry.layers, self._slots.count)
+        slots = kv_bytes // self._bytes_per_token
+        self._cache = PooledCache(geometry.layers, slots)
+        self._slots = KVSlots(slots, self._copy_slots, prefix_block)
+        use_row_attention(model.model)
         self._model, self._prefill_tokens = model, prefill_tokens
 
     @property
@@ -75,12 +78,12 @@ class BatchRunner:
         self._slots.release(sequence.lease)
 
     def fit_in_one_prefill(self, sequences: Sequence[RunningSequence]) -> int:
-        """How many of the sequences, the first ones, one pass may prefill, padding included; at least 1."""
-        longest = furthest = 0
+        """How many of the sequences, the first ones, one pass may prefill; at least 1."""
+        left = furthest = 0
         for count, sequence in enumerate(sequences):
-            longest = max(longest, sequence.left_to_prefill)
+            left += sequence.left_to_prefill
             furthest = max(furthest, sequence.filled)
-            if count and longest * (count + 1) > self._most_tokens(furthest):
+            if count and left > self._most_tokens(furthest):
                 return count
         return len(sequences)
 
@@ -99,38 +102,32 @@ class BatchRunner:
         return max(1, round(2 * most / (each + sqrt(each**2 + 4 * quadratic * most))))
 
     @torch.inference_mode()
-    def prefill(self, sequences: Sequence[RunningSequence]) -> list[Token | None]:
-        """The first token of each sequence; None while tokens to prefill remain."""
-        counts = [min(one.left_to_prefill, self._most_tokens(one.filled)) for one in sequences]
-        logits = self._forward(prefill_inputs(sequences, counts, self._model))
+    def step(self, sequences: Sequence[RunningSequence]) -> list[Token | None]:
+        """One pass: the next token of each sequence; None while tokens to prefill remain."""
+        counts = [min(one.left_to_prefill, self._most_tokens(one.filled)) or 1 for one in sequences]
+        inputs = forward_inputs(sequences, counts, self._model)
+        self._cache.new_slots = inputs.new_slots
+        with attending(inputs.rows):
+            output = self._model.model(**inputs.arguments, past_key_values=self._cache, use_cache=True)
         complete: list[int] = []
         for row, (sequence, count) in enumerate(zip(sequences, counts, strict=True)):
-            sequence.filled += count
+            prefilling = not sequence.prefilled
+            sequence.lease.filled += count
             if sequence.prefilled:
-                self._slots.share(sequence.lease)
-                sequence.prefill_seconds = time.monotonic() - sequence.started
                 complete.append(row)
+                if prefilling:
+                    self._slots.share(sequence.lease)
+                    sequence.prefill_seconds = time.monotonic() - sequence.started
         tokens: list[Token | None] = [None] * len(sequences)
         if complete:
-            chosen = self._next_tokens([sequences[row] for row in complete], logits[complete])
+            chosen = self._next_tokens([sequences[row] for row in complete], output.logits[0, complete])
             for row, token in zip(complete, chosen, strict=True):
                 tokens[row] = token
         return tokens
 
     @torch.inference_mode()
-    def decode(self, sequences: Sequence[RunningSequence]) -> list[Token]:
-        """The next token of each sequence."""
-        logits = self._forward(decode_inputs(sequences, self._model))
-        for sequence in sequences:
-            sequence.filled += 1
-        return self._next_tokens(sequences, logits)
-
-    def _forward(self, inputs: ForwardInputs) -> Tensor:
-        """Logits [B, V] after the last token of each sequence."""
-        self._cache.layout = inputs.layout
-        output = self._model.model(**inputs.arguments, past_key_values=self._cache, use_cache=True, logits_to_keep=1)
-        logits: Tensor = output.logits[:, -1]
-        return logits
+    def _copy_slots(self, source: int, target: int, count: int) -> None:
+        self._cache.copy_slots(source, target, count)
 
     def _next_tokens(self, sequences: Sequence[RunningSequence], logits: Tensor) -> list[Token]:
         """Chooses the next token of each sequence from logits [B, V]."""
