@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import secrets
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
@@ -13,7 +14,7 @@ from rich.console import Console
 from rich.progress import Progress, TaskID, TextColumn, TimeElapsedColumn
 
 from fsr.cli.connection import Connection, connects
-from fsr.cli.fresh_pictures import vary
+from fsr.cli.fresh import Fresh
 from fsr.cli.load_generator import Outcome, Plan, drive
 from fsr.cli.load_report import Row, as_json, check_plot, markdown, plot
 from fsr.cli.load_summary import summarise
@@ -34,7 +35,11 @@ def load(
     images: Annotated[list[Path], typer.Argument(help="pictures; the requests take them in turn")],
     question: Annotated[str, typer.Option(help="what to ask")] = "What is in the picture?",
     fresh: Annotated[
-        bool, typer.Option("--fresh", help="change each picture before it is sent; repeated ones measure caches")
+        bool,
+        typer.Option(
+            "--fresh",
+            help="a new picture and question for each request, made from those given; repeated ones measure caches",
+        ),
     ] = False,
     clients: Annotated[str, typer.Option(help="closed loop: number of clients of each run, as 1,4,16")] = "",
     rate: Annotated[str, typer.Option(help="open loop: requests a second of each run, as 2,8")] = "",
@@ -49,7 +54,13 @@ def load(
     warmup: Annotated[int, typer.Option(min=0, help="first answers of a run, which are not counted")] = 5,
     bound: Annotated[float, typer.Option(help="seconds up to which an answer counts for goodput")] = 1.0,
     timeout: Annotated[float, typer.Option(help="longest wait for an answer, in seconds")] = 60.0,
-    seed: Annotated[int, typer.Option(help="seed of the arrival times of an open loop")] = 0,
+    seed: Annotated[
+        int | None,
+        typer.Option(
+            help="seed of the arrival times of an open loop, and of what is new with --fresh; default: 0, with --fresh "
+            "another one each time, which the JSON names"
+        ),
+    ] = None,
     json_file: Annotated[
         Path | None,
         typer.Option("--json", help="file for all figures as JSON; - prints them instead of the table"),
@@ -73,10 +84,12 @@ def load(
         pictures = [read_picture(path) for path in images]
         answers: GenerateOptions = {"max_tokens": max_tokens, "ignore_eos": ignore_eos}
         limits: dict[str, Any] = {"seconds": seconds, "requests": requests, "warmup": warmup, "bound": bound}
+        if seed is None:  # with the seed of an earlier load, the pictures would be in the caches
+            seed = secrets.randbelow(2**32) if fresh else 0
         limits |= {"timeout": timeout, "seed": seed}
         if fresh:
             for picture in pictures:
-                vary(picture)  # raises before the load, not during it
+                Fresh("").picture(picture, 0)  # raises before the load, not during it
         plans, choice = [], compression_choice(DEFAULT_BUDGET, "even", model, method, option)
         for name in (part.strip() for part in budget.split(",")):
             options: GenerateOptions = {**answers, **choice, "budget": parse_budget(name)}
@@ -84,7 +97,8 @@ def load(
                 plan = Plan(
                     images=pictures,
                     question=question,
-                    vary=vary if fresh else None,
+                    # No run finds the pictures of another one in the caches.
+                    fresh=Fresh(f"{seed} {name} {label}") if fresh else None,
                     options=options,
                     **size,
                     **limits,

@@ -14,6 +14,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
 from math import isfinite
 
+from fsr.cli.fresh import Fresh
 from fsr.client.aio import AsyncClient
 from fsr.client.errors import (
     AuthenticationError,
@@ -38,7 +39,7 @@ class Plan:
 
     It ends after `seconds` or `requests`, whichever is first, and waits for the requests in flight. The first `warmup`
     answers are not counted. An answer counts for goodput if its latency is at most `bound` seconds. The requests take
-    the images in turn; `vary`, if it is set, changes each before it is sent.
+    the images in turn; `fresh`, if it is set, changes the image and the question of each.
     """
 
     images: Sequence[bytes]
@@ -51,7 +52,7 @@ class Plan:
     bound: float = 1.0
     timeout: float = 60.0
     seed: int = 0
-    vary: Callable[[bytes], bytes] | None = None
+    fresh: Fresh | None = None
     options: GenerateOptions = field(default_factory=GenerateOptions)
 
     def __post_init__(self) -> None:
@@ -99,8 +100,8 @@ async def _drive(client: AsyncClient, plan: Plan, on_outcome: Callable[[Outcome]
     outcomes: list[Outcome] = []
     start = time.monotonic()
 
-    async def one(images: Sequence[bytes], due: float) -> Outcome:
-        outcome = await _ask(client, plan, images, due)
+    async def one(query: _Query, due: float) -> Outcome:
+        outcome = await _ask(client, plan, query, due)
         outcomes.append(outcome)
         on_outcome(outcome)
         return outcome
@@ -112,8 +113,8 @@ async def _drive(client: AsyncClient, plan: Plan, on_outcome: Callable[[Outcome]
             for number in numbers:
                 if time.monotonic() - start >= plan.seconds:
                     return
-                images = await _images(plan, number)
-                if (await one(images, time.monotonic())).error is not None:
+                query = await _query(plan, number)
+                if (await one(query, time.monotonic())).error is not None:
                     await asyncio.sleep(_PAUSE_SECONDS)
 
         async with asyncio.TaskGroup() as group:
@@ -121,36 +122,45 @@ async def _drive(client: AsyncClient, plan: Plan, on_outcome: Callable[[Outcome]
                 group.create_task(worker())
     else:
         async with asyncio.TaskGroup() as group:
-            async for images, due in _arrivals(plan, start):
-                group.create_task(one(images, due))
+            async for query, due in _arrivals(plan, start):
+                group.create_task(one(query, due))
     return sorted(outcomes, key=lambda outcome: outcome.due)
 
 
-async def _images(plan: Plan, number: int) -> Sequence[bytes]:
-    """The picture of a request; none if the plan has none."""
-    if not plan.images:
-        return []
-    image = plan.images[number % len(plan.images)]
-    return [image if plan.vary is None else await asyncio.to_thread(plan.vary, image)]
+@dataclass(frozen=True)
+class _Query:
+    """What a request asks about which pictures."""
+
+    images: Sequence[bytes]
+    question: str
 
 
-async def _arrivals(plan: Plan, start: float) -> AsyncIterator[tuple[Sequence[bytes], float]]:
-    """The images and due time of each request, when it is due."""
+async def _query(plan: Plan, number: int) -> _Query:
+    """That of a request, whose picture is none if the plan has none."""
+    images = [plan.images[number % len(plan.images)]] if plan.images else []
+    if plan.fresh is None:
+        return _Query(images, plan.question)
+    changed = [await asyncio.to_thread(plan.fresh.picture, image, number) for image in images]
+    return _Query(changed, plan.fresh.question(plan.question, number))
+
+
+async def _arrivals(plan: Plan, start: float) -> AsyncIterator[tuple[_Query, float]]:
+    """Each request and its due time, when it is due."""
     generator, due = random.Random(plan.seed), start
     for number in range(plan.requests):
         due += generator.expovariate(plan.rate or 1.0)
         if due - start >= plan.seconds:
             return
-        images = await _images(plan, number)
+        query = await _query(plan, number)
         await asyncio.sleep(max(0.0, due - time.monotonic()))
-        yield images, due
+        yield query, due
 
 
-async def _ask(client: AsyncClient, plan: Plan, images: Sequence[bytes], due: float) -> Outcome:
+async def _ask(client: AsyncClient, plan: Plan, query: _Query, due: float) -> Outcome:
     first: float | None = None
     tokens, error, reason, usage = 0, None, "", None
     try:
-        async for chunk in client.stream(images, plan.question, timeout=plan.timeout, **plan.options):
+        async for chunk in client.stream(query.images, query.question, timeout=plan.timeout, **plan.options):
             first = first or time.monotonic()
             tokens += len(chunk.token_ids)
             usage = chunk.usage

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 from typer.testing import CliRunner
 
-from fsr.cli.fresh_pictures import vary
+from fsr.cli.fresh import Fresh
 from fsr.cli.load_generator import Outcome, Plan, drive
 from fsr.cli.load_report import Row, as_json, markdown, plot
 from fsr.cli.load_summary import percentiles, summarise
@@ -188,14 +188,15 @@ async def test_open_loop_does_not_wait_for_answers_and_keeps_its_limits():
 
 
 class Recording(Server):
-    """A client that keeps the pictures that it was asked about."""
+    """A client that keeps the pictures and the questions that it was asked."""
 
     def __init__(self):
         super().__init__(0)
-        self.pictures = []
+        self.pictures, self.questions = [], []
 
     async def stream(self, images, question, **options):
         self.pictures += images
+        self.questions.append(question)
         async for chunk in super().stream(images, question, **options):
             yield chunk
 
@@ -207,16 +208,35 @@ def picture(colour, size=(64, 48)):
 
 
 @pytest.mark.parametrize("size", [{"clients": 2}, {"clients": None, "rate": 500.0}])
-@pytest.mark.parametrize(("vary_with", "different"), [(vary, 12), (None, 2)])
-async def test_pictures_when_they_are_varied_are_all_different(size, vary_with, different):
+@pytest.mark.parametrize(("fresh", "pictures", "questions"), [(Fresh("1"), 12, 12), (None, 2, 1)])
+async def test_requests_when_fresh_all_have_another_picture_and_question(size, fresh, pictures, questions):
     client, images = Recording(), [picture("red"), picture("blue")]
-    await drive(client, plan(**size, images=images, requests=12, vary=vary_with))
-    assert len(client.pictures) == 12 and len(set(client.pictures)) == different
+    await drive(client, plan(**size, images=images, requests=12, fresh=fresh))
+    assert len(client.pictures) == 12 and len(set(client.pictures)) == pictures
+    assert len(client.questions) == 12 and len(set(client.questions)) == questions
+    assert all(question.startswith("?") for question in client.questions)
+
+
+async def test_requests_when_fresh_are_the_same_with_the_same_seed_and_no_others():
+    drawn = {}
+    for name, seed in (("one", "1"), ("again", "1"), ("other", "2")):
+        client = Recording()
+        await drive(client, plan(images=[picture("red")], requests=20, clients=3, fresh=Fresh(seed)))
+        drawn[name] = set(zip(client.pictures, client.questions, strict=True))
+    assert drawn["one"] == drawn["again"] and len(drawn["one"]) == 20
+    assert not drawn["one"] & drawn["other"]
+    assert len({question for _, question in drawn["one"]}) == 20
+
+
+async def test_requests_without_a_picture_when_fresh_have_new_questions():
+    client = Recording()
+    await drive(client, plan(images=[], requests=5, fresh=Fresh("1")))
+    assert len(set(client.questions)) == 5 and not client.pictures
 
 
 @pytest.mark.parametrize("size", [(1, 1), (3, 200), (640, 480)])
 def test_a_varied_picture_has_its_size_and_new_pixels(size):
-    varied = [Image.open(BytesIO(vary(picture("red", size)))) for _ in range(8)]
+    varied = [Image.open(BytesIO(Fresh("1").picture(picture("red", size), number))) for number in range(8)]
     assert {(one.format, one.mode, one.size) for one in varied} == {("JPEG", "RGB", size)}
     assert len({one.tobytes() for one in varied}) > 4
 
