@@ -3,6 +3,7 @@
 import asyncio
 import io
 
+from fsr.encoder.cache import FeatureCache
 from fsr.encoder.limits import RequestLimits
 from fsr.encoder.pipeline import EncoderPipeline
 from fsr.encoder.settings import EncoderSettings
@@ -34,12 +35,14 @@ def request_of(*images, budget=9, spread=types_pb2.SPREAD_UNSPECIFIED, budget_me
     )
 
 
-def pipeline_of(encoder, cache_bytes=0, on_batch=None, **options):
-    """`options` are those of the encoder's settings."""
+def pipeline_of(encoder, cache_bytes=0, on_batch=None, shared=None, **options):
+    """`shared` makes the shared features of the pipeline's cache; `options` are those of the encoder's settings."""
+    cache = FeatureCache(cache_bytes)
     settings = EncoderSettings(**{"max_image_pixels": 10**6, "max_request_pixels": 10**7} | options)
     return EncoderPipeline(
         encoder,
-        cache_bytes=cache_bytes,
+        cache=cache,
+        shared=shared and shared(cache),
         limits=RequestLimits.of(settings),
         decode_threads=settings.decode_threads,
         max_batch_size=settings.max_batch_size,

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import psutil
 
-__all__ = ["encoder_proxy", "encoder_replica", "process_of"]
+__all__ = ["encoder_proxy", "encoder_replica", "encoder_workers", "process_of"]
 
 
 def process_of(service: str, port: str) -> psutil.Process:
@@ -15,17 +15,18 @@ def process_of(service: str, port: str) -> psutil.Process:
 
 def encoder_replica(port: str) -> psutil.Process:
     """Ray's worker that holds the model of the encoder at this port."""
-    (replica,) = _workers(port, "ServeReplica:encoder:Encoder")
+    (replica,) = encoder_workers(port, "ServeReplica:encoder:Encoder")
     return replica
 
 
 def encoder_proxy(port: str) -> psutil.Process:
     """Ray's worker that listens there."""
-    (proxy,) = _workers(port, "ProxyActor")
+    (proxy,) = encoder_workers(port, "ProxyActor")
     return proxy
 
 
-def _workers(port: str, name: str) -> Iterator[psutil.Process]:
+def encoder_workers(port: str, name: str) -> Iterator[psutil.Process]:
+    """Ray's workers of the encoder at this port that have `name` in their command lines."""
     return (p for p in process_of("encoder", port).children(recursive=True) if name in " ".join(_command(p)))
 
 

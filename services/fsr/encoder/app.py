@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from functools import partial
 from typing import Any
 
 import structlog
@@ -14,6 +15,7 @@ from fsr.common.errors import Failed, ServiceError, status_of
 from fsr.common.telemetry import configure_logging, log_end
 from fsr.common.tracing import start_tracing
 from fsr.common.wire_fields import parse_message
+from fsr.encoder.cache import FeatureCache
 from fsr.encoder.image_job import ImageJob, ImageResult
 from fsr.encoder.ingress import ReplicaAddresses, check_ingress
 from fsr.encoder.limits import RequestLimits
@@ -21,6 +23,8 @@ from fsr.encoder.metrics import EncoderMetrics
 from fsr.encoder.pipeline import EncoderPipeline
 from fsr.encoder.serve_ports import check_tls, listen_as_told
 from fsr.encoder.settings import EncoderSettings
+from fsr.encoder.shared_cache.ray_directory import RayDirectory, directory_name
+from fsr.encoder.shared_cache.shared_features import SharedFeatures
 from fsr.v1 import encoder_pb2, types_pb2
 from fsr_core import DEFAULT_METHOD, methods
 from fsr_core.backbones import dtype_of, load_encoder
@@ -57,9 +61,12 @@ class Encoder:
             family_options=options.family_options,
         )
         self._metrics = EncoderMetrics(self._name)
+        cache = FeatureCache(int(options.cache_mb * 2**20))
+        self._shared = self._shared_features(options, cache)
         self._pipeline = EncoderPipeline(
             self._model,
-            cache_bytes=int(options.cache_mb * 2**20),
+            cache=cache,
+            shared=self._shared,
             limits=RequestLimits.of(options),
             decode_threads=options.decode_threads,
             max_batch_size=options.max_batch_size,
@@ -69,12 +76,25 @@ class Encoder:
         self._run_job.set_max_batch_size(options.max_batch_size)  # type: ignore[attr-defined]
         self._run_job.set_batch_wait_timeout_s(options.batch_wait_seconds)  # type: ignore[attr-defined]
 
+    def _shared_features(self, options: EncoderSettings, cache: FeatureCache) -> SharedFeatures | None:
+        """None if there can be no other replica, or if features are not to be shared."""
+        if not options.shared_cache or options.max_replicas == 1 or options.cache_mb == 0:
+            return None
+        return SharedFeatures(
+            serve.get_replica_context().replica_id.unique_id,
+            cache,
+            self._model.device,
+            connect=partial(RayDirectory, directory_name(self._model.fingerprint, options)),
+            on_hit=self._metrics.count_shared_hit,
+        )
+
     def __del__(self) -> None:
         """Serve calls it when the replica stops."""
         if hasattr(self, "_tracer"):  # else the replica did not start
             self._tracer.close()
 
     async def DescribeEncoder(self, data: bytes, grpc_context: Any) -> encoder_pb2.DescribeEncoderResponse:
+        self._share()
         try:
             parse_message(encoder_pb2.DescribeEncoderRequest, data)
         except ServiceError as error:
@@ -93,6 +113,7 @@ class Encoder:
         )
 
     async def Encode(self, data: bytes, grpc_context: Any) -> encoder_pb2.EncodeResponse:
+        self._share()
         code, began = "INTERNAL", time.monotonic()
         log_fields: dict[str, Any] = {}
         span = self._tracer.request("fsr.v1.EncoderService/Encode", grpc_context.invocation_metadata)
@@ -123,6 +144,11 @@ class Encoder:
             log_end("Encode", code, began, **log_fields)
             span.set({f"fsr.{name}": value for name, value in log_fields.items() if name not in ("reason", "trace_id")})
             span.end(code, log_fields.get("reason", ""))
+
+    def _share(self) -> None:
+        """Needs the event loop of the requests, which is not there yet while a replica is made."""
+        if self._shared is not None:
+            self._shared.start()
 
     @serve.batch(max_batch_size=16, batch_wait_timeout_s=0.005, batch_size_fn=_batch_size)
     async def _run_job(self, jobs: list[ImageJob]) -> list[ImageResult | Exception]:

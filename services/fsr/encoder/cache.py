@@ -40,6 +40,10 @@ class FeatureCache:
         """Bytes of the features that it holds."""
         return int(self._entries.currsize)
 
+    def keys(self) -> set[str]:
+        """The keys of all that it holds."""
+        return set(self._entries)
+
     def get(self, key: str) -> ImageFeatures | None:
         """The features of `key`, which become the most recently used; None if they are not there."""
         return self._entries.get(key)

@@ -55,6 +55,9 @@ METRICS = {
         metrics.Histogram, "K_F of an image after the budget's clamp", _MODEL_AND_METHOD, _TOKENS
     ),
     "fsr_encoder_cache_hits": _Declared(metrics.Counter, "Images whose features were cached", ("model",)),
+    "fsr_encoder_shared_cache_hits": _Declared(
+        metrics.Counter, "Of the images whose features were cached, those of another replica", ("model",)
+    ),
     "fsr_encoder_cache_misses": _Declared(metrics.Counter, "Images whose features were not cached", ("model",)),
     "fsr_encoder_cache_bytes": _Declared(metrics.Gauge, "Bytes of features in the cache", ("model",)),
 }
@@ -91,6 +94,10 @@ class EncoderMetrics:
         self._add("batch_size", size)
         self._add("stage_seconds", encode_seconds, stage="encode")
         self._add("stage_seconds", compress_seconds, stage="compress")
+
+    def count_shared_hit(self) -> None:
+        """Counts an image whose features another replica had; `count_response` counts it among the cached ones."""
+        self._add("shared_cache_hits", 1)
 
     def count_response(self, method: str, response: encoder_pb2.EncodeResponse, cache_bytes: int) -> None:
         """Counts the images of one response; `cache_bytes` are the bytes in the cache after it."""

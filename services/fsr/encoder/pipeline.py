@@ -19,6 +19,7 @@ from fsr.encoder.decoding import late
 from fsr.encoder.image_job import BatchTimes, ImageJob, ImageResult
 from fsr.encoder.limits import RequestLimits
 from fsr.encoder.preparation import Preparation
+from fsr.encoder.shared_cache.shared_features import SharedFeatures
 from fsr.v1 import encoder_pb2, types_pb2
 from fsr_core import Budget, CompressedTokens, Compressor, VisualTokens
 from fsr_core.backbones import ImageFeatures, VisualEncoder
@@ -32,6 +33,7 @@ log = structlog.get_logger()
 class EncoderPipeline:
     """Answers requests with one model. `answer` runs on the event loop, `run_batch` in any thread.
 
+    Features of pictures come from `cache`, and from other replicas if they are `shared` with them.
     `on_batch` is called after each batch with its size and its seconds of encoding and of compression.
     """
 
@@ -39,15 +41,16 @@ class EncoderPipeline:
         self,
         model: VisualEncoder,
         *,
-        cache_bytes: int,
+        cache: FeatureCache,
+        shared: SharedFeatures | None = None,
         limits: RequestLimits,
         decode_threads: int,
         max_batch_size: int,
         on_batch: Callable[[int, float, float], None] | None = None,
     ) -> None:
         self._model = model
-        self._cache = FeatureCache(cache_bytes)
-        preparation = Preparation(model, self._cache, limits, decode_threads, max_batch_size)
+        self._cache, self._shared = cache, shared
+        preparation = Preparation(model, cache, shared, limits, decode_threads, max_batch_size)
         self.jobs = preparation.jobs
         self._on_batch = on_batch
 
@@ -82,6 +85,8 @@ class EncoderPipeline:
             results.append(outcome)
         for job, result in zip(jobs, results, strict=True):
             self._cache.put(job.cache_key, result.features)
+        if self._shared is not None:
+            self._shared.changed()
         for batch in dict.fromkeys(result.batch for result in results):
             _trace(span, queued, batch)
         compress_seconds = max(result.batch.compress_seconds for result in results)

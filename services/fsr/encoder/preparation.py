@@ -16,6 +16,7 @@ from fsr.encoder.image_job import ImageJob
 from fsr.encoder.images import check_pixels, decode_image
 from fsr.encoder.limits import RequestLimits
 from fsr.encoder.request_plan import plan_of
+from fsr.encoder.shared_cache.shared_features import SharedFeatures
 from fsr.v1 import encoder_pb2, types_pb2
 from fsr_core.backbones import ImageFeatures, PreparedImage, VisualEncoder
 
@@ -23,15 +24,21 @@ __all__ = ["Preparation"]
 
 
 class Preparation:
-    """Checks requests and decodes their pictures, those whose features are not in `cache`.
+    """Checks requests and decodes their pictures, those whose features are neither in `cache` nor `shared`.
 
     An image that costs as much as a whole request may fills a batch of `max_batch_size`.
     """
 
     def __init__(
-        self, model: VisualEncoder, cache: FeatureCache, limits: RequestLimits, decode_threads: int, max_batch_size: int
+        self,
+        model: VisualEncoder,
+        cache: FeatureCache,
+        shared: SharedFeatures | None,
+        limits: RequestLimits,
+        decode_threads: int,
+        max_batch_size: int,
     ) -> None:
-        self._model, self._cache, self._limits = model, cache, limits
+        self._model, self._cache, self._shared, self._limits = model, cache, shared, limits
         self._threads, self._max_batch_size = DecodeThreads(decode_threads), max_batch_size
 
     async def jobs(self, request: encoder_pb2.EncodeRequest) -> list[ImageJob]:
@@ -47,6 +54,8 @@ class Preparation:
         multi_image = self._is_multi_image(request.images)
         pixels, keys = await asyncio.to_thread(self._check, request, multi_image)
         features = [self._cache.get(key) for key in keys]
+        if self._shared is not None and any(cached is None for cached in features):
+            features = await self._with_shared(self._shared, features, keys)
         new = [i for i, cached in enumerate(features) if cached is None]
         prepare = partial(self._prepare, {i: request.images[i] for i in new}, multi_image)
         prepared: dict[int, PreparedImage] = {}
@@ -68,6 +77,14 @@ class Preparation:
             )
             for i, (key, share) in enumerate(zip(keys, shares, strict=True))
         ]
+
+    async def _with_shared(
+        self, shared: SharedFeatures, cached: Sequence[ImageFeatures | None], keys: Sequence[str]
+    ) -> list[ImageFeatures | None]:
+        """With what other replicas have of the features that are missing."""
+        missing = {i: shared.get(key) for i, key in enumerate(keys) if cached[i] is None}
+        found = dict(zip(missing, await asyncio.gather(*missing.values()), strict=True))
+        return [found.get(i, features) for i, features in enumerate(cached)]
 
     def _is_multi_image(self, images: Sequence[types_pb2.Image]) -> bool:
         """Whether the model prepares the pictures of this request as several of one conversation."""

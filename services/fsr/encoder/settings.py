@@ -55,6 +55,9 @@ class EncoderSettings(ReplicaSettings):
     max_batch_size: int = Field(16, ge=1, description="most images in one batch of the vision tower")
     batch_wait_seconds: float = Field(0.005, ge=0, description="longest time that a batch waits for more images")
     cache_mb: float = Field(256.0, ge=0, description="MiB of features that each replica caches for follow-up questions")
+    shared_cache: bool = Field(
+        True, description="find the features that other replicas have cached, where max_replicas is above 1"
+    )
     max_image_pixels: int = Field(40_000_000, ge=1, description="largest picture or frame, width times height")
     max_request_pixels: int = Field(100_000_000, ge=1, description="pixels of all pictures and frames of a request")
     max_request_tokens: int = Field(
