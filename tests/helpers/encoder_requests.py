@@ -52,17 +52,11 @@ def pipeline_of(encoder, cache_bytes=0, on_batch=None, shared=None, **options):
 
 def answer(pipeline, request):
     """The response of a pipeline; all images of the request are one batch."""
-    jobs, outcomes = [], []
 
-    async def run_job(job):
-        number = len(jobs)
-        jobs.append(job)
-        await asyncio.sleep(0)  # until all jobs are here
-        if not outcomes:
-            outcomes.extend(pipeline.run_batch(jobs))
-        return outcomes[number]
+    async def run_jobs(jobs):
+        return pipeline.run_batch(jobs)
 
-    return asyncio.run(pipeline.answer(request, run_job))
+    return asyncio.run(pipeline.answer(request, run_jobs))
 
 
 def compressed_images(encoder, request):

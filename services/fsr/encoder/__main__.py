@@ -21,6 +21,7 @@ from fsr.common.ports import is_loopback, join
 from fsr.common.process import check_port
 from fsr.common.telemetry import configure_logging
 from fsr.common.tracing import traces
+from fsr.encoder.ingress import check_ingress
 from fsr.encoder.ray_environment import ray_environment
 from fsr.encoder.ray_watch import adopt_orphans, ends_with_ray, starts_again
 from fsr.encoder.serve_ports import check_tls, version_problem
@@ -117,11 +118,12 @@ def _serve(settings: EncoderSettings) -> None:
 
 
 def _check_joined_ray(settings: EncoderSettings) -> None:
-    """Exits with one line if the ports of a Ray that others started would lack TLS that the settings ask for."""
+    """Exits with one line if a Ray that others started lacks what the settings ask of it: TLS, or direct ingress."""
     import ray
 
     def problem(settings: EncoderSettings) -> str | None:
         try:
+            check_ingress(settings)
             check_tls(settings)
         except ValueError as error:
             return str(error)

@@ -15,13 +15,13 @@ from fsr.common.errors import Failed, ServiceError, status_of
 from fsr.common.telemetry import configure_logging, log_end
 from fsr.common.tracing import start_tracing
 from fsr.common.wire_fields import parse_message
+from fsr.encoder.batching import Batches
 from fsr.encoder.cache import FeatureCache
-from fsr.encoder.image_job import ImageJob, ImageResult
-from fsr.encoder.ingress import ReplicaAddresses, check_ingress
+from fsr.encoder.ingress import ReplicaAddresses, check_ingress, ingress_of
 from fsr.encoder.limits import RequestLimits
 from fsr.encoder.metrics import EncoderMetrics
 from fsr.encoder.pipeline import EncoderPipeline
-from fsr.encoder.serve_ports import check_tls, listen_as_told
+from fsr.encoder.serve_ports import check_tls, listen_as_told, share_no_port
 from fsr.encoder.settings import EncoderSettings
 from fsr.encoder.shared_cache.ray_directory import RayDirectory, directory_name
 from fsr.encoder.shared_cache.shared_features import SharedFeatures
@@ -37,10 +37,6 @@ APPLICATION = "encoder"
 _HEALTH_CHECK_SECONDS = 3.0  # time between Serve's checks of a replica; a dead one is replaced after the next check
 
 
-def _batch_size(jobs: list[ImageJob]) -> int:
-    return sum(job.size for job in jobs)
-
-
 @serve.deployment
 class Encoder:
     """One replica: a vision tower, a text tower and the compressors. It never loads the language model."""
@@ -51,6 +47,7 @@ class Encoder:
         check_tls(options)
         self._tracer = start_tracing("encoder", options.otlp_endpoint)
         listen_as_told()
+        share_no_port()
         torch.set_num_threads(options.threads)
         self._name = options.announced_name
         self._model = load_encoder(
@@ -72,9 +69,8 @@ class Encoder:
             max_batch_size=options.max_batch_size,
             on_batch=self._metrics.count_batch,
         )
-        self._addresses = ReplicaAddresses(APPLICATION)
-        self._run_job.set_max_batch_size(options.max_batch_size)  # type: ignore[attr-defined]
-        self._run_job.set_batch_wait_timeout_s(options.batch_wait_seconds)  # type: ignore[attr-defined]
+        self._addresses = ReplicaAddresses(APPLICATION) if ingress_of(options) == "direct" else None
+        self._batches = Batches(self._pipeline.run_batch, options.max_batch_size, options.batch_wait_seconds)
 
     def _shared_features(self, options: EncoderSettings, cache: FeatureCache) -> SharedFeatures | None:
         """None if there can be no other replica, or if features are not to be shared."""
@@ -109,7 +105,7 @@ class Encoder:
                 context_length=info.context_length,
             ),
             methods=methods(),
-            addresses=await self._addresses.get(),
+            addresses=await self._addresses.get() if self._addresses is not None else (),
         )
 
     async def Encode(self, data: bytes, grpc_context: Any) -> encoder_pb2.EncodeResponse:
@@ -121,7 +117,7 @@ class Encoder:
             request = parse_message(encoder_pb2.EncodeRequest, data)
             # Not bound to the logger's context: the task that runs the batches would keep it.
             log_fields |= {"request_id": request.request_id, **span.log_fields}
-            response = await self._pipeline.answer(request, self._run_job, span)
+            response = await self._pipeline.answer(request, self._batches.run, span)
             self._metrics.count_response(request.method.name or DEFAULT_METHOD, response, self._pipeline.cache_bytes)
             code = "OK"
             log_fields |= {
@@ -149,11 +145,6 @@ class Encoder:
         """Needs the event loop of the requests, which is not there yet while a replica is made."""
         if self._shared is not None:
             self._shared.start()
-
-    @serve.batch(max_batch_size=16, batch_wait_timeout_s=0.005, batch_size_fn=_batch_size)
-    async def _run_job(self, jobs: list[ImageJob]) -> list[ImageResult | Exception]:
-        """Callers give one job and get its outcome; Serve gathers the jobs, and drops those of cancelled requests."""
-        return await asyncio.to_thread(self._pipeline.run_batch, jobs)
 
 
 def _set_status(grpc_context: Any, error: Exception, request_id: str) -> str:

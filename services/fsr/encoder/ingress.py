@@ -1,7 +1,8 @@
 """The two ways into the encoder: through Serve's proxy, or straight to each replica's own gRPC port (direct ingress).
 
 Direct ingress is an experimental feature of Ray. The environment of all Ray processes switches it on, so it must be set
-before Ray starts. Each replica then listens on a port of its own; the proxy stays beside it.
+before Ray starts. Each replica then listens on a port of its own; the proxy stays beside it. It is the default, because
+Serve's proxy takes longer for a picture whose features are cached than the encoder itself.
 """
 
 from __future__ import annotations
@@ -9,7 +10,8 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Literal
 
 import structlog
 
@@ -17,21 +19,22 @@ from fsr.common.ports import join
 from fsr.encoder.serve_ports import LISTEN_ON
 from fsr.encoder.settings import EncoderSettings
 
-__all__ = ["ReplicaAddresses", "check_ingress", "environment", "reachable"]
+__all__ = ["ReplicaAddresses", "check_ingress", "environment", "ingress_of", "reachable"]
 
 log = structlog.get_logger()
+_SWITCH = "RAY_SERVE_ENABLE_DIRECT_INGRESS"
 _PORTS = 1000  # Ray takes the next free port of a range of this size
 _DRAINING_SECONDS = 5.0  # a stopping replica stays this long, so that gateways learn of it
 _CONTROLLER_TIMEOUT_SECONDS = 1.0  # a gateway gives up on a replica's whole description after two
 
 
 def environment(settings: EncoderSettings) -> dict[str, str]:
-    """The environment variables that Ray's processes need."""
+    """The environment variables that Ray's processes need for the ingress."""
     if settings.ingress == "proxy":
         return {}
     first = settings.direct_port
     return {
-        "RAY_SERVE_ENABLE_DIRECT_INGRESS": "1",
+        _SWITCH: "1",
         "RAY_SERVE_DIRECT_INGRESS_MIN_GRPC_PORT": str(first),
         "RAY_SERVE_DIRECT_INGRESS_MAX_GRPC_PORT": str(first + _PORTS),
         "RAY_SERVE_DIRECT_INGRESS_MIN_HTTP_PORT": str(first + _PORTS),
@@ -40,17 +43,30 @@ def environment(settings: EncoderSettings) -> dict[str, str]:
     }
 
 
-def check_ingress(settings: EncoderSettings) -> None:
-    """Raises ValueError if the settings ask for direct ingress and Ray was started without it."""
-    if settings.ingress == "direct" and not _is_direct():
+def check_ingress(settings: EncoderSettings, environment: Mapping[str, str] = os.environ) -> None:
+    """Raises ValueError if the settings insist on direct ingress and Ray was started without it."""
+    if settings.ingress == "direct" and not _is_direct(environment):
         raise ValueError(
-            "ingress: direct needs a Ray whose processes all started with RAY_SERVE_ENABLE_DIRECT_INGRESS=1; "
-            "set that for head and workers, or leave the ingress at proxy"
+            f"ingress: direct needs a Ray whose processes all started with {_SWITCH}=1; "
+            "set that for head and workers, or leave the ingress at auto"
         )
 
 
-def _is_direct() -> bool:
-    return os.environ.get("RAY_SERVE_ENABLE_DIRECT_INGRESS") == "1"
+def ingress_of(settings: EncoderSettings, environment: Mapping[str, str] = os.environ) -> Literal["direct", "proxy"]:
+    """The ingress of a replica with this environment. Logs it if `auto` falls back to the proxy. Raises ValueError."""
+    check_ingress(settings, environment)
+    if settings.ingress == "proxy" or _is_direct(environment):
+        return "proxy" if settings.ingress == "proxy" else "direct"
+    log.warning(
+        "falls back to the ingress by Serve's proxy",
+        reason=f"this Ray was started without {_SWITCH}=1",
+        remedy="set it for head and workers; or set the ingress to proxy, and this is not said again",
+    )
+    return "proxy"
+
+
+def _is_direct(environment: Mapping[str, str]) -> bool:
+    return environment.get(_SWITCH) == "1"
 
 
 async def _ask_controller(application: str) -> list[str]:
@@ -97,9 +113,7 @@ class ReplicaAddresses:
         self._fresh_until = 0.0
 
     async def get(self) -> list[str]:
-        """The addresses now, or the last known ones if the controller does not answer. Empty without direct ingress."""
-        if not _is_direct():
-            return []
+        """The addresses now, or the last known ones if the controller does not answer."""
         if time.monotonic() >= self._fresh_until:
             try:
                 async with asyncio.timeout(self._timeout_seconds):

@@ -28,6 +28,7 @@ from fsr_core.spread import Spread, compress_images
 __all__ = ["EncoderPipeline"]
 
 log = structlog.get_logger()
+RunJobs = Callable[[Sequence[ImageJob]], Awaitable[list[ImageResult | Exception]]]
 
 
 class EncoderPipeline:
@@ -62,21 +63,21 @@ class EncoderPipeline:
     async def answer(
         self,
         request: encoder_pb2.EncodeRequest,
-        run_job: Callable[[ImageJob], Awaitable[ImageResult | Exception]],
+        run_jobs: RunJobs,
         span: Span = NO_SPAN,
     ) -> encoder_pb2.EncodeResponse:
-        """The compressed images of a request. `run_job` puts a job into a batch of `run_batch` and returns its outcome.
-        Its stages go into the request's `span`.
+        """The compressed images of a request. `run_jobs` puts jobs into batches of `run_batch` and returns their
+        outcomes. Its stages go into the request's `span`.
 
         Raises InvalidRequest, naming the field; Overloaded, if the request's time is over before its work has begun;
-        Expired, if it is over before its work has ended; or what `run_job` returned.
+        Expired, if it is over before its work has ended; or what `run_jobs` returned.
         """
         began = time.monotonic()
         with span.timed("preprocess"):
             jobs = await self.jobs(request)
         queued = time.monotonic()
         results = []
-        for outcome in await _outcomes(jobs, run_job):
+        for outcome in await _outcomes(jobs, run_jobs):
             if isinstance(outcome, Exception):
                 try:
                     raise outcome
@@ -149,9 +150,7 @@ class EncoderPipeline:
         return compressed_image(result.features, result.kept, laid_out, request.wire_dtype, request.explain)
 
 
-async def _outcomes(
-    jobs: Sequence[ImageJob], run_job: Callable[[ImageJob], Awaitable[ImageResult | Exception]]
-) -> list[ImageResult | Exception]:
+async def _outcomes(jobs: Sequence[ImageJob], run_jobs: RunJobs) -> list[ImageResult | Exception]:
     """The outcomes of a request's jobs. Raises Overloaded and Expired.
 
     The request does not wait for a batch that ends after its deadline: its caller must hear in time that it is late.
@@ -159,7 +158,7 @@ async def _outcomes(
     deadline = jobs[0].deadline
     try:
         async with asyncio.timeout(deadline - time.monotonic() if isfinite(deadline) else None):
-            return await asyncio.gather(*map(run_job, jobs))
+            return await run_jobs(jobs)
     except TimeoutError:
         raise late(started=any(job.started.is_set() for job in jobs)) from None
 

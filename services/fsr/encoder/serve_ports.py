@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,15 @@ from fsr.common.ports import join
 from fsr.common.tls_options import SERVER_TLS
 from fsr.encoder.settings import EncoderSettings
 
-__all__ = ["CALLBACK", "LISTEN_ON", "check_tls", "listen_as_told", "tls_environment", "version_problem"]
+__all__ = [
+    "CALLBACK",
+    "LISTEN_ON",
+    "check_tls",
+    "listen_as_told",
+    "share_no_port",
+    "tls_environment",
+    "version_problem",
+]
 
 LISTEN_ON = "FSR_SERVE_LISTEN_ON"
 """The variable that holds the address to listen on. Without it, as on a Ray that others started, nothing changes."""
@@ -28,6 +36,7 @@ LISTEN_ON = "FSR_SERVE_LISTEN_ON"
 CALLBACK = {"RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": f"{__name__}.listen_as_told"}
 """The variable by which Serve's proxies call `listen_as_told`."""
 
+_REUSE_PORT = "grpc.so_reuseport"
 _RAY = "2.60."  # the versions whose private functions are known
 _TLS = tuple(f"FSR_ENCODER_{option.upper()}" for option in SERVER_TLS)
 
@@ -59,6 +68,22 @@ def listen_as_told() -> list[Any]:
     if host:
         _listen_for_replicas_on_rays_address()
     return []
+
+
+def share_no_port() -> None:
+    """From now on this replica opens a port of its own (direct ingress) only if no other process listens there.
+
+    Serve means to do so, and takes the next port then, but gives gRPC its option as a text, which gRPC passes over. The
+    replicas of two encoders on one machine would share a port, and each get a part of the other's requests.
+    """
+    from ray.serve._private import grpc_util
+
+    class OwnPort(grpc_util.gRPCGenericServer):
+        def __init__(self, factory: Any, *, extra_options: Sequence[tuple[str, Any]] = ()) -> None:
+            others = [(name, value) for name, value in extra_options if name != _REUSE_PORT]
+            super().__init__(factory, extra_options=[*others, (_REUSE_PORT, 0)])
+
+    grpc_util.gRPCGenericServer = OwnPort  # type: ignore[misc]
 
 
 def _listen_for_replicas_on_rays_address() -> None:

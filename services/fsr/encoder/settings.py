@@ -35,8 +35,10 @@ class EncoderSettings(ReplicaSettings):
         default_factory=dict, description="options of the model's family as JSON: layout, video_newlines, relevance"
     )
     port: int = Field(20051, ge=1, le=65535, description="gRPC port of Serve's proxy")
-    ingress: Literal["proxy", "direct"] = Field(
-        "proxy", description="direct: each replica also has its own port; gateways learn it from the proxy"
+    ingress: Literal["auto", "direct", "proxy"] = Field(
+        "auto",
+        description="direct: each replica also has its own port, which gateways learn from the proxy; proxy: Serve's "
+        "proxy alone; auto: direct, or proxy in a Ray that others started without it",
     )
     direct_port: int = Field(21000, ge=1024, le=63000, description="first port of replicas with direct ingress")
     metrics_port: int | None = Field(None, ge=1, le=65535, description="port of Ray's metrics; default: a free one")
@@ -53,7 +55,9 @@ class EncoderSettings(ReplicaSettings):
     max_ongoing_requests: int = Field(32, ge=1, description="requests that one replica works on at the same time")
     max_queued_requests: int = Field(128, ge=1, description="requests that may wait; more are refused")
     max_batch_size: int = Field(16, ge=1, description="most images in one batch of the vision tower")
-    batch_wait_seconds: float = Field(0.005, ge=0, description="longest time that a batch waits for more images")
+    batch_wait_seconds: float = Field(
+        0.0, ge=0, description="time that an image waits for others while the vision tower is idle"
+    )
     cache_mb: float = Field(256.0, ge=0, description="MiB of features that each replica caches for follow-up questions")
     shared_cache: bool = Field(
         True, description="find the features that other replicas have cached, where max_replicas is above 1"

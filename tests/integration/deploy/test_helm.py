@@ -74,7 +74,6 @@ CASES = {
         ("api-keys", "gateway-tls"),
         None,
     ),
-    "direct-ingress": (merged(CLUSTER, {"encoder": {"directIngress": True}}), "cluster", ("direct-ingress",), None),
     "vllm": ({"decoder": {"engine": "vllm"}}, "single-gpu", ("vllm",), None),
     "model": (
         {
@@ -219,11 +218,18 @@ def test_variables_are_options_of_the_services(case):
             assert option in SETTINGS[service].model_fields, name
 
 
-def test_settings_of_direct_ingress_are_those_of_the_encoder():
-    data = next(
-        one["data"] for one in rendered({"encoder": {"directIngress": True}}) if "-model-" in one["metadata"]["name"]
+@pytest.mark.parametrize("direct", [True, False])
+def test_ingress_of_the_values_reaches_ray_and_the_network_policy(direct):
+    manifests = rendered({} if direct else {"encoder": {"directIngress": False}})
+    data = next(one["data"] for one in manifests if "-model-" in one["metadata"]["name"])
+    (policy,) = (
+        one for one in manifests if one["kind"] == "NetworkPolicy" and one["metadata"]["name"] == f"{RELEASE}-encoder"
     )
-    assert ray_environment(EncoderSettings(ingress="direct")).items() <= data.items()
+    needs = ray_environment(EncoderSettings())
+    assert bool(needs.items() <= data.items()) == direct and data.get("FSR_ENCODER_INGRESS") == (
+        None if direct else "proxy"
+    )
+    assert any("endPort" in port for port in policy["spec"]["ingress"][0]["ports"]) == direct
 
 
 @pytest.mark.parametrize(("value", "text"), [(2_000_000, "2000000"), (0.25, "0.25"), (True, "true"), ("x", "x")])

@@ -64,7 +64,8 @@ def test_selectors_and_ports_match_pods(overlay):
         pods = matching(overlay, one["spec"]["podSelector"])
         assert pods
         for rule in one["spec"].get("ingress", []):
-            assert all(port["port"] in ports for port in rule.get("ports", []) for ports in port_names(pods.values()))
+            named = [port["port"] for port in rule.get("ports", []) if "endPort" not in port]
+            assert all(port in ports for port in named for ports in port_names(pods.values()))
             sources = [source["podSelector"] for source in rule.get("from", []) if "namespaceSelector" not in source]
             assert all(matching(overlay, source) for source in sources)
 
@@ -296,17 +297,16 @@ def test_gateways_admit_more_than_the_decoders_hold(overlay):
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
-def test_direct_ingress_sets_rays_variables_and_opens_ports(overlay, deploy_copy):
-    """With the component, Ray's processes get the encoder's variables, and gateways reach the replicas' ports."""
-    add_components(deploy_copy, overlay, "direct-ingress")
-    maps = {one["metadata"]["name"]: one["data"] for one in of(overlay, "ConfigMap", deploy=deploy_copy)}
-    needs = ingress_environment(EncoderSettings(ingress="direct")) | {"FSR_ENCODER_INGRESS": "direct"}
-    ray = [one for owner, one in containers(overlay, deploy=deploy_copy) if owner.startswith("ray-")]
+def test_direct_ingress_sets_rays_variables_and_opens_ports(overlay):
+    """Ray's processes get the encoder's variables, and gateways reach the replicas' ports."""
+    maps = {one["metadata"]["name"]: one["data"] for one in of(overlay, "ConfigMap")}
+    needs = ingress_environment(EncoderSettings())
+    ray = [one for owner, one in containers(overlay) if owner.startswith("ray-")]
     assert len(ray) == 2
     for container in ray:
         assert needs.items() <= maps[container["envFrom"][0]["configMapRef"]["name"]].items()
     first, end = (int(needs[f"RAY_SERVE_DIRECT_INGRESS_{bound}_GRPC_PORT"]) for bound in ("MIN", "MAX"))
-    policies = of(overlay, "NetworkPolicy", deploy=deploy_copy)
+    policies = of(overlay, "NetworkPolicy")
     rules = next(one["spec"]["ingress"] for one in policies if one["metadata"]["name"] == "encoder")
     rule = next(rule for rule in rules if {"port": "serve-grpc"} in rule.get("ports", []))
     assert {"protocol": "TCP", "port": first, "endPort": end - 1} in rule["ports"]

@@ -1,5 +1,6 @@
 """Where Ray Serve's own functions open their ports, and with which certificate."""
 
+import asyncio
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 
@@ -9,14 +10,23 @@ import pytest
 
 with warnings.catch_warnings():  # pydantic 2 warns of how Ray 2.60 declares its schemas
     warnings.simplefilter("ignore", DeprecationWarning)
-    from ray.serve._private import default_impl, replica
+    from ray.serve._private import default_impl, grpc_util, replica
+    from ray.serve.config import gRPCOptions
 
 from ray.util import get_node_ip_address
 
 from fsr.common.certificates import CertificateError, Pems, channel_credentials
 from fsr.common.health import check
 from fsr.encoder import serve_ports
-from fsr.encoder.serve_ports import CALLBACK, LISTEN_ON, check_tls, listen_as_told, tls_environment, version_problem
+from fsr.encoder.serve_ports import (
+    CALLBACK,
+    LISTEN_ON,
+    check_tls,
+    listen_as_told,
+    share_no_port,
+    tls_environment,
+    version_problem,
+)
 from fsr.encoder.settings import EncoderSettings
 from helpers.certificates import Authority, options
 
@@ -24,8 +34,31 @@ from helpers.certificates import Authority, options
 @pytest.fixture(autouse=True)
 def functions_of_serve(monkeypatch):
     """What is replaced comes back after the test."""
-    for module, name in ((default_impl, "add_grpc_address"), (replica, "add_port_to_grpc_server")):
+    for module, name in (
+        (default_impl, "add_grpc_address"),
+        (replica, "add_port_to_grpc_server"),
+        (grpc_util, "gRPCGenericServer"),
+    ):
         monkeypatch.setattr(module, name, getattr(module, name))
+
+
+async def test_replicas_of_two_encoders_share_no_port(free_ports):
+    """Serve starts them as here. Each would get a part of the other's requests."""
+    share_no_port()
+    options = gRPCOptions(port=free_ports())
+
+    async def start():
+        return await grpc_util.start_grpc_server(
+            lambda **_: None, options, event_loop=asyncio.get_running_loop(), enable_so_reuseport=False
+        )
+
+    task, server = await start()
+    try:
+        with pytest.raises(RuntimeError, match=r"[Ff]ailed to bind"):
+            await start()
+    finally:
+        await server.stop(None)
+        await task
 
 
 def test_ports_of_serve_are_bound_where_they_are_told(monkeypatch, free_ports):

@@ -86,13 +86,14 @@ imagePullSecrets:
 {{- end }}
 {{- if .Values.encoder.directIngress }}
 {{- /* All of Ray's processes need these variables; they are those of services/fsr/encoder/ingress.py. */ -}}
-{{- $_ := set $settings "FSR_ENCODER_INGRESS" "direct" }}
 {{- $_ := set $settings "RAY_SERVE_ENABLE_DIRECT_INGRESS" "1" }}
 {{- $_ := set $settings "RAY_SERVE_DIRECT_INGRESS_MIN_GRPC_PORT" "21000" }}
 {{- $_ := set $settings "RAY_SERVE_DIRECT_INGRESS_MAX_GRPC_PORT" "22000" }}
 {{- $_ := set $settings "RAY_SERVE_DIRECT_INGRESS_MIN_HTTP_PORT" "22000" }}
 {{- $_ := set $settings "RAY_SERVE_DIRECT_INGRESS_MAX_HTTP_PORT" "23000" }}
 {{- $_ := set $settings "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S" "5.0" }}
+{{- else }}
+{{- $_ := set $settings "FSR_ENCODER_INGRESS" "proxy" }}
 {{- end }}
 {{- if .Values.innerTls.enabled }}
 {{- range $prefix, $authority := dict "GATEWAY_REPLICA" "CA" "ENCODER" "CLIENT_CA" "DECODER" "CLIENT_CA" }}

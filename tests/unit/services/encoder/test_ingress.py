@@ -3,17 +3,18 @@
 import asyncio
 
 import pytest
+import structlog
 
-from fsr.encoder.ingress import ReplicaAddresses, reachable
+from fsr.encoder.ingress import ReplicaAddresses, environment, ingress_of, reachable
 from fsr.encoder.serve_ports import LISTEN_ON
+from fsr.encoder.settings import EncoderSettings
 
 HANGS = asyncio.Event  # never set
 
 
 @pytest.fixture
-def controller(monkeypatch):
+def controller():
     """Asks a controller that returns, raises or waits for what `answers` holds next."""
-    monkeypatch.setenv("RAY_SERVE_ENABLE_DIRECT_INGRESS", "1")
 
     def asker(*answers):
         remaining = list(answers)
@@ -45,9 +46,32 @@ async def test_addresses_when_the_controller_hangs_then_it_is_not_asked_each_tim
         assert await addresses.get() == await addresses.get() == []
 
 
-async def test_addresses_without_direct_ingress_then_none(controller, monkeypatch):
-    monkeypatch.delenv("RAY_SERVE_ENABLE_DIRECT_INGRESS")
-    assert await ReplicaAddresses("encoder", ask=controller(["a:1"])).get() == []
+@pytest.mark.parametrize("asked", ["auto", "direct", "proxy"])
+def test_ingress_of_a_ray_of_our_own_is_the_one_that_is_asked_for(asked):
+    settings = EncoderSettings(ingress=asked)
+    with structlog.testing.capture_logs() as logs:
+        assert ingress_of(settings, environment(settings)) == {"auto": "direct"}.get(asked, asked)
+    assert not logs
+
+
+def test_ingress_when_nothing_is_said_is_direct():
+    assert ingress_of(EncoderSettings(), environment(EncoderSettings())) == "direct"
+
+
+def test_ingress_when_ray_was_started_without_direct_falls_back_and_says_so():
+    with structlog.testing.capture_logs() as logs:
+        assert ingress_of(EncoderSettings(ray_address="auto"), {}) == "proxy"
+    (line,) = logs
+    assert line["log_level"] == "warning" and "RAY_SERVE_ENABLE_DIRECT_INGRESS=1" in line["reason"] and line["remedy"]
+
+
+def test_ingress_when_direct_is_insisted_on_and_ray_lacks_it_then_refused():
+    with pytest.raises(ValueError, match=r"ingress: direct needs a Ray .* or leave the ingress at auto"):
+        ingress_of(EncoderSettings(ingress="direct", ray_address="auto"), {})
+
+
+def test_ingress_when_the_proxy_is_asked_for_in_a_ray_with_direct_is_the_proxy():
+    assert ingress_of(EncoderSettings(ingress="proxy"), environment(EncoderSettings())) == "proxy"
 
 
 @pytest.mark.parametrize(

@@ -99,9 +99,9 @@ def test_answer_when_the_deadline_passes_before_the_work_begins_then_overloaded(
 def test_answer_when_the_deadline_passes_in_a_batch_then_expired_without_waiting_for_its_end(bench):
     """So a gateway asks no other encoder: it would take as long."""
 
-    async def begin(job):
-        assert not job.started.is_set()
-        pipeline.run_batch([job])
+    async def begin(jobs):
+        assert not jobs[0].started.is_set()
+        pipeline.run_batch(jobs)
         await asyncio.sleep(60)
 
     pipeline = pipeline_of(bench("llava").encoder)
@@ -113,9 +113,9 @@ async def test_request_when_its_batch_fails_then_it_is_not_kept(bench):
     """Its pixels may take hundreds of MiB."""
     watched = []
 
-    async def fail(job):
-        watched.append(weakref.ref(job))
-        return InvalidRequest("wrong")
+    async def fail(jobs):
+        watched.extend(map(weakref.ref, jobs))
+        return [InvalidRequest("wrong")]
 
     pipeline = pipeline_of(bench("llava").encoder)
     gc.collect()
@@ -184,8 +184,8 @@ def test_cache_when_an_image_is_one_of_several_then_hit_only_if_prepared_alike(b
 def test_trace_when_the_images_of_a_request_are_in_two_batches_has_the_stages_of_both(bench):
     pipeline = pipeline_of(bench("llava").encoder)
 
-    async def alone(job):
-        return pipeline.run_batch([job])[0]
+    async def alone(jobs):
+        return [pipeline.run_batch([job])[0] for job in jobs]
 
     with collector() as receiver:
         with traces("encoder", receiver.address) as tracer:
