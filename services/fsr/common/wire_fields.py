@@ -14,12 +14,12 @@ from google.protobuf.message import DecodeError, Message
 
 from fsr.common.errors import InvalidRequest
 
-__all__ = ["MAX_FIELDS", "parse_message"]
+__all__ = ["FIXED64", "LENGTH", "MAX_FIELDS", "VARINT", "parse_message", "read_varint", "tag_of"]
 
 MAX_FIELDS = 2**14  # of a message to a replica: far more than a gateway lets through
 _MAX_PACKED_BYTES = 8 * 2**20  # of all lists of numbers, which take four to eight times as much once they are parsed
 # How a field's value is written: https://protobuf.dev/programming-guides/encoding/#structure
-_VARINT, _FIXED64, _LENGTH, _GROUP_START, _GROUP_END, _FIXED32 = range(6)
+VARINT, FIXED64, LENGTH, _GROUP_START, _GROUP_END, _FIXED32 = range(6)
 
 _Message = TypeVar("_Message", bound=Message)
 
@@ -43,14 +43,14 @@ def _check_fields(data: bytes, kind: Descriptor, most: int) -> None:
         outermost, kind, at, end = to_visit.pop()
         messages, numbers = _fields_of(kind)
         while at < end:
-            tag, at = _varint(data, at)
+            tag, at = read_varint(data, at)
             number, wire_type = tag >> 3, tag & 7
             count += 1
             if count > most:
                 field = outermost or _name(kind, number)
                 raise InvalidRequest(f"{field}: the request has more than {most} fields with it; send fewer")
-            if wire_type == _LENGTH:
-                length, at = _varint(data, at)
+            if wire_type == LENGTH:
+                length, at = read_varint(data, at)
                 if number in messages:
                     to_visit.append((outermost or _name(kind, number), messages[number], at, at + length))
                 elif number in numbers:
@@ -60,9 +60,9 @@ def _check_fields(data: bytes, kind: Descriptor, most: int) -> None:
                         size = f"more than {_MAX_PACKED_BYTES} bytes of numbers"
                         raise InvalidRequest(f"{field}: the request has {size} with it; send fewer")
                 at += length
-            elif wire_type == _VARINT:
-                _, at = _varint(data, at)
-            elif wire_type in (_FIXED32, _FIXED64):
+            elif wire_type == VARINT:
+                _, at = read_varint(data, at)
+            elif wire_type in (_FIXED32, FIXED64):
                 at += 4 if wire_type == _FIXED32 else 8
             elif wire_type not in (_GROUP_START, _GROUP_END):
                 raise DecodeError(f"wire type {wire_type}")
@@ -70,7 +70,7 @@ def _check_fields(data: bytes, kind: Descriptor, most: int) -> None:
             raise DecodeError("a field is longer than its message")
 
 
-def _varint(data: bytes, at: int) -> tuple[int, int]:
+def read_varint(data: bytes, at: int) -> tuple[int, int]:
     """The number at a position, and the position behind it."""
     byte = data[at]
     if byte < 0x80:
@@ -82,6 +82,11 @@ def _varint(data: bytes, at: int) -> tuple[int, int]:
         if byte < 0x80:
             return value, at + i + 1
     raise DecodeError("a number of more than ten bytes")
+
+
+def tag_of(number: int, wire_type: int) -> bytes:
+    """What stands before a field's value. `number` is below 16, so it takes one byte."""
+    return bytes([number << 3 | wire_type])
 
 
 @cache

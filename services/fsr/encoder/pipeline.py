@@ -99,7 +99,7 @@ class EncoderPipeline:
             compress_seconds=compress_seconds,
             cache_hits=sum(job.features is not None for job in jobs),
         )
-        check_tokens_size(response)
+        check_tokens_size(response.ByteSize())
         return response
 
     def run_batch(self, jobs: Sequence[ImageJob]) -> list[ImageResult | Exception]:

@@ -6,7 +6,7 @@ import asyncio
 
 from fsr.common.environment import exit_on, metrics_folder_problem
 from fsr.common.hidden_arguments import hide
-from fsr.common.memory import give_back_large_blocks
+from fsr.common.memory import keep_common_blocks
 from fsr.common.telemetry import configure_logging
 from fsr.common.tracing import traces
 
@@ -19,7 +19,7 @@ def main() -> None:
     settings = GatewaySettings.load()
     exit_on(metrics_folder_problem())
     configure_logging("gateway", settings.log_level)
-    give_back_large_blocks()
+    keep_common_blocks()
     with traces("gateway", settings.otlp_endpoint) as tracer:
         asyncio.run(serve(settings, tracer))
 

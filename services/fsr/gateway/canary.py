@@ -20,6 +20,7 @@ from fsr.gateway.deadline import Deadline
 from fsr.gateway.decoder_hop import DecoderHop
 from fsr.gateway.encoder_hop import EncoderHop
 from fsr.gateway.metrics import Metrics
+from fsr.gateway.relayed_images import relayed_images
 from fsr.gateway.request_context import RequestContext
 from fsr.gateway.request_record import RequestRecord
 from fsr.gateway.routing.attempts import RetryPolicy
@@ -168,16 +169,16 @@ class Canary:
         """Token ids of the answer from all visual tokens."""
         deadline = Deadline(self._settings.canary_timeout_seconds)
         context = RequestContext(ANYBODY, deadline, RequestRecord(request_id=encode_request.request_id))
-        encoded = await self._encoder_hop.encode(model, encode_request, context)
+        _, reply = await self._encoder_hop.encode(model, encode_request, context)
         uncompressed = decoder_pb2.DecodeRequest(
             request_id=encode_request.request_id,
             fingerprint=decode_request.fingerprint,
             messages=decode_request.messages,
-            images=encoded.images,
             sampling=decode_request.sampling,
             cache_salt=decode_request.cache_salt,
         )
         for unread in ("logprobs", "top_logprobs"):
             uncompressed.sampling.ClearField(unread)
-        async with aclosing(self._decoder_hop.answer(model, uncompressed, context)) as answer:
+        answer = self._decoder_hop.answer(model, uncompressed, context, relayed_images(reply))
+        async with aclosing(answer):
             return [token async for _, message in answer for token in message.token_ids]

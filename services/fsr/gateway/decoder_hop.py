@@ -40,13 +40,20 @@ class DecoderHop:
         self._pools, self._policy = pools, policy
 
     async def answer(
-        self, model: str, request: decoder_pb2.DecodeRequest, context: RequestContext
+        self,
+        model: str,
+        request: decoder_pb2.DecodeRequest,
+        context: RequestContext,
+        images: Sequence[bytes | memoryview] = (),
     ) -> AsyncGenerator[tuple[Replica, decoder_pb2.DecodeResponse], None]:
         """Yields each message with its sender; the last message has a finish reason. Leaves `request` as it is.
 
+        Args:
+            images: the request's field of this name as `relayed_images` gives it, unless `request` has it itself.
+
         Raises ServiceError.
         """
-        check_tokens_size(request)
+        check_tokens_size(request.ByteSize() + sum(map(len, images)))
         fingerprint, emitted = request.fingerprint, list(request.emitted_token_ids)
 
         def choose(without: Collection[str]) -> Replica:
@@ -62,9 +69,9 @@ class DecoderHop:
             self._policy.metrics.failovers.labels(model).inc(failovers)  # of 0 too: so the first one is an increase
             if failovers:
                 context.span.event("failover", failover_attributes(replica, len(emitted)))
+            attempt = b"".join((_continuation(request, fingerprint, emitted).SerializeToString(), *images))
             with attempts.calling(replica) as half_open_call:
                 try:
-                    attempt = _continuation(request, fingerprint, emitted)
                     async with aclosing(self._read(replica, attempt, context, attempts.span.metadata)) as messages:
                         async for message in messages:
                             replica.answered()
@@ -89,11 +96,11 @@ class DecoderHop:
     async def _read(
         self,
         replica: Replica,
-        request: decoder_pb2.DecodeRequest,
+        request: bytes,
         context: RequestContext,
         metadata: tuple[tuple[str, str], ...],
     ) -> AsyncGenerator[decoder_pb2.DecodeResponse, None]:
-        call = replica.decoder.Decode(request, timeout=context.deadline.remaining(), metadata=metadata)
+        call = replica.decode(request, timeout=context.deadline.remaining(), metadata=metadata)
         patience = self._policy.settings.first_token_seconds
         try:
             while True:

@@ -10,7 +10,7 @@ import grpc
 
 from fsr.common.errors import Expired
 from fsr.common.message_size import check_message_size
-from fsr.gateway.replies import fault_in
+from fsr.gateway.replies import UNREADABLE, fault_in, parsed
 from fsr.gateway.request_context import RequestContext
 from fsr.gateway.routing.attempts import Attempts, RetryPolicy
 from fsr.gateway.routing.pools import Pools
@@ -31,14 +31,16 @@ class EncoderHop:
 
     async def encode(
         self, model: str, request: encoder_pb2.EncodeRequest, context: RequestContext, fingerprint: str = ""
-    ) -> encoder_pb2.EncodeResponse:
-        """`fingerprint`: of the checkpoint that is wanted, if some encoder has it; empty for any.
+    ) -> tuple[encoder_pb2.EncodeResponse, bytes]:
+        """The response, and the bytes that it came in.
 
-        Sets `request.timeout_seconds` for each attempt: a copy for each would cost as much as the images are large.
+        `fingerprint`: of the checkpoint that is wanted, if some encoder has it; empty for any. Each attempt gets its
+        own `timeout_seconds`.
 
         Raises ServiceError.
         """
-        check_message_size(request, "images: they and the text", "scale them down or send fewer")
+        data = request.SerializeToString()
+        check_message_size(len(data), "images: they and the text", "scale them down or send fewer")
         first = request.images[0]
         digest = hashlib.sha256(first.data or b"".join(first.frames)).digest()
         choose = partial(self._pools.pick_encoder, model, digest, fingerprint=fingerprint)
@@ -47,25 +49,27 @@ class EncoderHop:
             replica = await attempts.next()
             context.record.encoders.append(replica.address)
             remaining, longest = context.deadline.remaining(), self._policy.settings.encode_seconds
-            request.timeout_seconds = min(remaining, longest)
+            timed = encoder_pb2.EncodeRequest(timeout_seconds=min(remaining, longest))
             timeout = min(remaining, longest + _ANSWER_SECONDS)
             given_up = time.monotonic() + timeout - _ROUNDED
+            attempt = data + timed.SerializeToString()  # of a field that comes twice, the last one counts
             with attempts.calling(replica) as half_open_call:
                 try:
-                    encoded = await replica.encoder.Encode(request, timeout=timeout, metadata=attempts.span.metadata)
+                    reply = await replica.encode(attempt, timeout=timeout, metadata=attempts.span.metadata)
                 except grpc.aio.AioRpcError as error:
                     if error.code() == grpc.StatusCode.DEADLINE_EXCEEDED and time.monotonic() < given_up:
                         # The encoder says so itself: it lives, and another one would take as long.
                         replica.answered()
-                        took = f"took longer than {request.timeout_seconds:.3g} s to encode"
+                        took = f"took longer than {timed.timeout_seconds:.3g} s to encode"
                         raise Expired(f"images: {took}; send fewer or smaller ones, or allow more time") from error
                     attempts.failed(replica, error, half_open_call)
                     continue
                 replica.answered()
+                encoded = parsed(reply)
                 fault = fault_in(encoded, request.images)
-                if fault is not None:
-                    attempts.fault(replica, fault, half_open_call, gone=False)
+                if encoded is None or fault is not None:
+                    attempts.fault(replica, fault or UNREADABLE, half_open_call, gone=False)
                     continue
                 attempts.succeeded(replica)
             count_images(self._policy.metrics, model, request.method.name, encoded)
-            return encoded
+            return encoded, reply

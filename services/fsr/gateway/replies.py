@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from math import prod
 
+from google.protobuf.message import DecodeError
+
 from fsr.v1 import encoder_pb2, types_pb2
 
-__all__ = ["UNREADABLE", "fault_in"]
+__all__ = ["UNREADABLE", "fault_in", "parsed"]
 
 UNREADABLE = "sent a message that cannot be read"
 _ITEM_BYTES = {
@@ -18,10 +20,18 @@ _ITEM_BYTES = {
 }
 
 
+def parsed(data: bytes) -> encoder_pb2.EncodeResponse | None:
+    """An encoder's reply; None if it cannot be read."""
+    try:
+        return encoder_pb2.EncodeResponse.FromString(data)
+    except DecodeError:
+        return None
+
+
 def fault_in(reply: encoder_pb2.EncodeResponse | None, images: Sequence[types_pb2.Image]) -> str | None:
     """What is wrong with the reply to a request with these images; None if nothing is.
 
-    `reply` is None if gRPC could not parse it.
+    `reply` is as `parsed` gave it.
     """
     if reply is None:
         return UNREADABLE

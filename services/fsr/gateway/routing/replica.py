@@ -27,6 +27,7 @@ _PROBE_PAUSE = 0.1  # seconds between two probes of a replica that has just fail
 _MAX_LATE_PROBES = 3  # after so many probes in a row without an answer in time, a replica is down
 _MAX_REASONS = 8
 _UNREADABLE = "its description cannot be read"
+_ENCODER = encoder_pb2.DESCRIPTOR.services_by_name["EncoderService"].full_name
 _DECODER = decoder_pb2.DESCRIPTOR.services_by_name["DecoderService"].full_name
 
 
@@ -61,6 +62,11 @@ class Replica:
             self.channel = grpc.aio.secure_channel(self.address, self.credentials, options=options)
         self.encoder = encoder_pb2_grpc.EncoderServiceStub(self.channel)
         self.decoder = decoder_pb2_grpc.DecoderServiceStub(self.channel)
+        # The two calls with large messages take and give bytes, so that nothing is written or parsed twice.
+        self.encode = self.channel.unary_unary(f"/{_ENCODER}/Encode")
+        self.decode = self.channel.unary_stream(
+            f"/{_DECODER}/Decode", response_deserializer=decoder_pb2.DecodeResponse.FromString
+        )
         self.breaker = CircuitBreaker(self.policy, self.clock)
         self._health = health_pb2_grpc.HealthStub(self.channel)
         self._unanswered_probes = 0  # in a row

@@ -247,7 +247,8 @@ async def test_images_when_an_encoder_s_reply_cannot_be_used_come_from_another(s
     for number in range(40):
         request = encoder_pb2.EncodeRequest(images=[types_pb2.Image(data=b"%d" % number)])
         at = context()
-        assert (await hop.encode("m", request, at)).fingerprint == "f"
+        encoded, _ = await hop.encode("m", request, at)
+        assert encoded.fingerprint == "f"
         called += at.record.encoders
     assert called.count(bad) == 3
 
@@ -322,7 +323,8 @@ async def test_encoder_when_it_is_too_busy_for_probes_stays_up_while_it_encodes(
     for _ in range(4):
         refresh = asyncio.create_task(pools.refresh())
         await asyncio.sleep(0.02)
-        assert (await hop.encode("m", request, context())).fingerprint
+        encoded, _ = await hop.encode("m", request, context())
+        assert encoded.fingerprint
         await refresh
     for _ in range(3):  # now it does not encode either
         await pools.refresh()
@@ -335,7 +337,8 @@ async def encode_by(pools, policy, seconds=20):
     at = RequestContext(ANYBODY, Deadline(seconds), RequestRecord(request_id="r"))
     request = encoder_pb2.EncodeRequest(images=[types_pb2.Image(data=b"x")])
     await pools.refresh()
-    return await EncoderHop(pools, policy).encode("m", request, at)
+    encoded, _ = await EncoderHop(pools, policy).encode("m", request, at)
+    return encoded
 
 
 def breakers(pools):
