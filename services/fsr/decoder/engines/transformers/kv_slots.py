@@ -88,7 +88,7 @@ class KVSlots:
         """Lets later requests use the prompt's first blocks. Their keys and values must be written by now."""
         if all(key in self._blocks for key in lease.keys):
             return
-        shorter = {self._blocks.get(key) for key in lease.keys}
+        shorter = {self._blocks[key] for key in lease.keys if key in self._blocks}
         self._blocks.update(dict.fromkeys(lease.keys, lease))
         for other in shorter & self._unused.keys():
             if self._blocks[other.keys[-1]] is lease:  # all that it held is in the longer prefix too
