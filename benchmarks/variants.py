@@ -14,9 +14,9 @@ from fsr_core import CompressedTokens, VisualTokens, register
 from fsr_core.focus import focus_order, focus_wanted, minmax
 from fsr_core.greedy import pivots
 from fsr_core.guided import GuidedFSR
+from fsr_core.keys import Keys
 from fsr_core.one_by_one import OneByOne, centred_keys, kept, raw_keys, unit_keys
 from fsr_core.refine import absorbed, merge
-from fsr_core.scan import Keys
 
 __all__ = ["FACTORS", "Variant", "Volume", "register_variants"]
 

@@ -12,8 +12,8 @@ from fsr_core.baselines.divprune import most_isolated
 from fsr_core.checks import check_choice, check_sign
 from fsr_core.focus import minmax
 from fsr_core.greedy import pivots, weighted_farthest
+from fsr_core.keys import Keys
 from fsr_core.one_by_one import ROW_COST, OneByOne, centred_keys, kept, raw_keys, relevance_weight, unit_keys
-from fsr_core.scan import Keys
 from fsr_core.tokens import CompressedTokens, VisualTokens
 
 __all__ = ["CenPrune"]
