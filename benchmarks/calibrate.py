@@ -121,7 +121,7 @@ def calibrated(pool: Pool, measure: Measure, target: float, size: int, seed: int
         confidence=0.95,
         measure=measure,
         scorer=Scorer("exact", None),
-        clients=4,
+        clients=8,
     )
     return asyncio.run(Procedure(plan, None, pool, lambda *_: None).run())
 
@@ -186,12 +186,15 @@ def written(page: str, name: str, text: str) -> str:
 
 
 def page() -> None:
-    """Runs the command of the page, and writes its report and pictures."""
-    file = write_scenes(600, ROOT / "runs/scenes")
+    """Runs the command of the page, or goes on with it, and writes its report and pictures."""
+    file, out = ROOT / "runs/scenes/questions.jsonl", ROOT / "runs/calibrate"
+    if not file.exists():
+        write_scenes(600, file.parent)
+    (out / "report.md").unlink(missing_ok=True)
     command = ["fsr", "calibrate", str(file.relative_to(ROOT)), *COMMAND]
-    shutil.rmtree(ROOT / "runs/calibrate", ignore_errors=True)
     subprocess.run([sys.executable, "-m", "fsr.cli.main", *command[1:]], cwd=ROOT, check=False)
-    out = ROOT / "runs/calibrate"
+    if not (out / "report.md").exists():
+        raise SystemExit("error: the run has no report; if the model or its scenes have changed, delete runs/ first")
     report = (out / "report.md").read_text()
     table = report.partition("\n![")[0]
     shutil.copy(out / "plot.png", IMAGES / "calibrate.png")
@@ -212,8 +215,8 @@ def main() -> None:
     commands.add_parser("page", help="run the command of docs/calibrate.md and write the page")
     cover = commands.add_parser("coverage", help="calibrate many times and hold the choices against the truth")
     cover.add_argument("--runs", type=int, default=100)
-    cover.add_argument("--pool", type=int, default=2048, help="questions that are answered")
-    cover.add_argument("--questions", type=int, default=1500, help="questions that a run may ask at most")
+    cover.add_argument("--pool", type=int, default=1024, help="questions that are answered")
+    cover.add_argument("--questions", type=int, default=1000, help="questions that a run may ask at most")
     cover.add_argument("--folder", type=Path, default=Path("runs/calibrate-pool"), help="for the pictures' features")
     cover.add_argument("--json", type=Path)
     cover.add_argument("--write", action="store_true", help="write the table into docs/calibrate.md")

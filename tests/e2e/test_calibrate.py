@@ -91,6 +91,15 @@ def test_run_when_the_policy_forbids_all_tokens_says_what_to_do(system, spawn, f
     assert done.exit_code == 1 and "use a key whose policy allows all tokens" in done.stderr
 
 
+def test_run_when_the_gateway_has_no_room_asks_again(system, spawn, folder, tmp_path):
+    replicas = ("--encoders", system["encoder"], "--decoders", system["decoder-0"])
+    narrow = spawn("gateway", *replicas, "--max-requests", "1", "--max-waiting", "0")
+    narrow.wait_until_serving()
+    patient = ("--question", QUESTION, "--budgets", "72", "--clients", "3", "--timeout", "300", "--pictures", "0")
+    assert calibrate(folder, narrow.address, tmp_path, *patient).exit_code == 0
+    assert narrow.metric("fsr_admission_refused_total") > 0
+
+
 def test_questions_that_the_canary_exports_are_calibrated_on(gateway, system, folder, tmp_path):
     file = gateway.export / "questions.jsonl"
     with Client(gateway.address) as client:

@@ -9,13 +9,14 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
+from benchmarks.calibrate import coverage, coverage_table
 from fsr.cli.main import app
 from fsr.gateway.settings import GatewaySettings
 from fsr_core.tiny.questions import frozen_questions
 from fsr_core.tiny.scenes import draw
 from helpers.waiting import until
 
-FEW = ("--max-tokens", "4", "--methods", "fsr", "--json")
+FEW = ("--max-tokens", "4", "--methods", "fsr", "--pictures", "2", "--json")
 
 
 @pytest.fixture(scope="module")
@@ -23,7 +24,7 @@ def questions(tmp_path_factory):
     """A file of questions about scenes, without answers."""
     folder = tmp_path_factory.mktemp("questions")
     lines = []
-    for scene, question in frozen_questions("validation", 60):
+    for scene, question in frozen_questions("validation", 48):
         draw(scene).save(folder / f"{scene.seed}.png")
         lines.append({"picture": f"{scene.seed}.png", "question": question.text, "answer": question.answer})
     (folder / "answers.jsonl").write_text("\n".join(map(json.dumps, lines)))
@@ -57,7 +58,7 @@ def test_run_when_a_budget_keeps_the_target_says_which(kept):
     large, small = printed["candidates"]
     assert (large["verdict"], large["tokens_kept"], large["tokens"]) == ("kept", 72, 144)
     assert small["verdict"] in ("below", "open") and large["low"] > 0.6 >= small["mean"]
-    assert printed["questions"]["asked"] < printed["questions"]["given"] == 60
+    assert printed["questions"]["asked"] < printed["questions"]["given"] == 48
 
 
 def test_policy_is_read_by_the_gateway(kept):
@@ -138,3 +139,12 @@ def test_run_when_a_picture_is_damaged_names_its_line(tmp_path):
     done = calibrate(tmp_path / "questions.jsonl", tmp_path, "--target", "0.5", "--budgets", "72")
     assert done.exit_code == 1 and "bad.png" in done.stderr and "questions.jsonl, line " in done.stderr
     assert done.stderr.count("\n") == 1
+
+
+def test_coverage_holds_choices_against_the_truth_of_a_pool(tmp_path):
+    """In short; `python -m benchmarks.calibrate coverage` has a hundred runs of each case."""
+    *rows, about = coverage(24, 2, 60, tmp_path)
+    assert {row["measure"] for row in rows} == {"agreement", "accuracy", "relative-accuracy"}
+    assert all(0 <= row["kept"] <= row["runs"] == 2 == sum(row["chosen"].values()) for row in rows)
+    assert 0 < about["truth"]["fsr 0.5"]["agreement"] <= 1 and about["pool"] == 24
+    assert coverage_table([*rows, about]).count("\n") == 2 + len(rows)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
 __all__ = ["Answering", "ByCheckpoint", "ByGateway", "check_methods", "checked_model"]
 
 _FIELDS = {"options": "--option", "method": "--methods", "max_tokens": "--max-tokens"}
-_TRIES = 6  # of a question that the gateway has no room for
 
 
 class Answering(Protocol):
@@ -61,7 +61,7 @@ def check_methods(methods: Sequence[str], known: Sequence[str]) -> None:
 
 
 class ByGateway:
-    """Asks a gateway. A question that it has no room for is asked again after the time that it says."""
+    """Asks a gateway. What it has no room for is asked again when it says so, for at most `timeout` seconds."""
 
     def __init__(self, client: AsyncClient, options: GenerateOptions, timeout: float) -> None:
         self._client, self._options, self._timeout = client, options, timeout
@@ -91,7 +91,7 @@ class ByGateway:
         return sheet(pictures, plans(explanation.views, kept.index, explanation.stage, explanation.merged_into))
 
     async def _answer(self, question: Question, candidate: Candidate, options: GenerateOptions) -> Answer:
-        source, tries = question.source(), 0
+        source, end = question.source(), time.monotonic() + self._timeout
         choice: GenerateOptions = {"budget": candidate.budget}
         if candidate.method is not None:
             choice |= {"method": candidate.method, "options": candidate.options}
@@ -101,10 +101,10 @@ class ByGateway:
             except InvalidRequestError as error:
                 raise InvalidRequestError(_named(str(error), question, candidate)) from error
             except OverloadedError as error:
-                tries += 1
-                if tries == _TRIES:
+                pause = (error.retry_after or 1.0) * (1 + random.random())
+                if time.monotonic() + pause > end:
                     raise
-                await asyncio.sleep((error.retry_after or 1.0) * (1 + random.random()))
+                await asyncio.sleep(pause)
 
 
 def _named(message: str, question: Question, candidate: Candidate) -> str:

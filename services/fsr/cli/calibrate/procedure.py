@@ -160,6 +160,7 @@ class Procedure:
 
     async def _ask(self, outcome: Outcome, questions: Sequence[Question]) -> None:
         """Asks a batch and adds the scores."""
+        failed: BaseException | None = None
         try:
             async with asyncio.TaskGroup() as group:
                 asked = [
@@ -167,11 +168,9 @@ class Procedure:
                     for one in questions
                 ]
         except* (ClientError, OSError) as failures:
-            failure = failures.exceptions[0]
-        else:
-            failure = None
-        if failure is not None:
-            raise failure
+            failed = failures.exceptions[0]
+        if failed is not None:  # raised here, because what is raised above becomes a group
+            raise failed
         replies = [(whole.result(), compressed.result()) for whole, compressed in asked]
         await self._score(outcome, questions, replies)
 
