@@ -6,10 +6,12 @@ width, ``P`` the width of the joint image-text space.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
+from functools import cache
 from typing import Any
 
+import torch
 from torch import Tensor
 
 #: A region of the source picture in its own pixels: left, top, right, bottom. It may reach beyond the picture, if the
@@ -38,12 +40,59 @@ class Tile:
         return self.start + self.rows * self.cols
 
 
+@dataclass(frozen=True, slots=True)
+class Normalisation:
+    """How bytes become a tower's input, as the library's Pillow processors do it, on every device.
+
+    Attributes:
+        factor: each byte is multiplied by it, in double precision; None: bytes are taken as they are.
+        mean, std: of each channel; empty: the values stay as they are.
+    """
+
+    factor: float | None
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    @classmethod
+    def of(cls, processor: Any) -> Normalisation:
+        """That of a processor of the library."""
+        factor = float(processor.rescale_factor) if processor.do_rescale else None
+        if not processor.do_normalize:
+            return cls(factor, (), ())
+        mean, std = processor.image_mean, processor.image_std
+        channels = range(3)
+        return cls(
+            factor,
+            *(tuple(v[c] if isinstance(v, Sequence) else float(v) for c in channels) for v in (mean, std)),
+        )
+
+    def __call__(self, pixels: Tensor) -> Tensor:
+        """Bytes of views ``[T, 3, H, W]``, or of patches ``[P, 3 * n]`` with channels first, in fp32."""
+        place = pixels.view(len(pixels), 3, -1).int() + _FIRST_OF_CHANNEL.to(pixels.device)
+        return _table(self, pixels.device).index_select(0, place.flatten()).view(pixels.shape)
+
+
+_FIRST_OF_CHANNEL = torch.tensor([[0], [256], [512]], dtype=torch.int32)
+
+
+@cache
+def _table(way: Normalisation, device: torch.device) -> Tensor:
+    """What the 256 bytes become in each channel: ``[3 * 256]`` fp32. It is computed on the CPU, as in the library."""
+    byte = torch.arange(256)
+    values = (byte.float() if way.factor is None else (byte.double() * way.factor).float()).repeat(3, 1)
+    if way.mean:
+        mean, std = (torch.tensor(part, dtype=torch.float32).unsqueeze(1) for part in (way.mean, way.std))
+        values = (values - mean) / std
+    return values.flatten().to(device)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PreparedImage:
     """One image or video as the checkpoint's own processor prepares it, on the CPU.
 
     Attributes:
         inputs: the processor's tensors by name, without batch axis (for LLaVA ``pixel_values`` ``[C, H, W]``).
+        normalisation: what the tower's device does with ``pixel_values`` first, which are bytes; None: nothing.
         tiles: the image's views, if they are known before it is encoded.
         size: width and height of the source picture in pixels.
         video: whether it is a video.
@@ -55,6 +104,7 @@ class PreparedImage:
     size: tuple[int, int]
     video: bool = False
     frame_seconds: tuple[float, ...] = ()
+    normalisation: Normalisation | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

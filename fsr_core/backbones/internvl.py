@@ -11,6 +11,7 @@ of a frame of which no token is kept.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from itertools import groupby
 from typing import Any, Self
 
@@ -29,6 +30,7 @@ from fsr_core.backbones.language.half_decoder import HalfDecoder
 from fsr_core.backbones.prompts import KeptImage
 from fsr_core.backbones.vision.frames import frame_processor, frames_to_rgb
 from fsr_core.backbones.vision.image_processors import video_settings
+from fsr_core.backbones.vision.pixels import prepare
 from fsr_core.backbones.vision.shuffled import ShuffledEncoder, ShuffledTower
 from fsr_core.backbones.vision.word_relevance import Relevance, WordRelevance
 from fsr_core.pictures import to_rgb
@@ -101,18 +103,20 @@ class InternEncoder(ShuffledEncoder):
 
     def preprocess(self, image: Image.Image) -> PreparedImage:
         # As the checkpoint's whole processor calls it, whatever the image processor's own setting is.
-        views = self.processor(images=[to_rgb(image)], crop_to_patches=True, return_tensors="pt")["pixel_values"]
+        out, normalisation = prepare(self.processor, [to_rgb(image)], crop_to_patches=True)
+        views = out["pixel_values"]
         columns, rows = get_optimal_tiled_canvas(
             (image.height, image.width), (self.edge, self.edge), self.processor.min_patches, self.processor.max_patches
         )
         grid = (rows, columns) if len(views) > 1 else (0, 0)
-        return PreparedImage(inputs={"pixel_values": views}, tiles=self.tiles_of(grid, image.size), size=image.size)
+        tiles = self.tiles_of(grid, image.size)
+        return PreparedImage(inputs={"pixel_values": views}, tiles=tiles, size=image.size, normalisation=normalisation)
 
     def preprocess_video(self, frames: Sequence[Image.Image], fps: float = 2.0) -> PreparedImage:
         pictures = frames_to_rgb(frames, fps)
-        process = frame_processor(self.processor, self._video, self.edge)
+        out, normalisation = prepare(frame_processor(self.processor, self._video, self.edge), pictures)
         seconds = tuple(i / fps for i in range(len(pictures)))
-        return self._frames(process(images=pictures, return_tensors="pt")["pixel_values"], pictures[0].size, seconds)
+        return replace(self._frames(out["pixel_values"], pictures[0].size, seconds), normalisation=normalisation)
 
     def video_tokens(self, frames: int, size: tuple[int, int]) -> int:
         return frames * self.vision.side**2

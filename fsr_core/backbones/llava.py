@@ -18,6 +18,7 @@ from fsr_core.backbones.vision.clip_text import ClipText, known_clip
 from fsr_core.backbones.vision.image_processors import image_processor, visible
 from fsr_core.backbones.vision.patch_encoder import PatchEncoder, text_side
 from fsr_core.backbones.vision.patch_tower import PatchTower, TowerOutput
+from fsr_core.backbones.vision.pixels import prepare
 from fsr_core.pictures import to_rgb
 
 __all__ = ["LlavaDecoder", "LlavaEncoder"]
@@ -48,9 +49,12 @@ class LlavaEncoder(PatchEncoder):
         return visible(self.processor, size)
 
     def preprocess(self, image: Image.Image) -> PreparedImage:
-        pixels = self.processor(images=to_rgb(image), return_tensors="pt")["pixel_values"][0]
+        out, normalisation = prepare(self.processor, to_rgb(image))
         return PreparedImage(
-            inputs={"pixel_values": pixels}, tiles=(self._tile(self.shown(image.size)),), size=image.size
+            inputs={"pixel_values": out["pixel_values"][0]},
+            tiles=(self._tile(self.shown(image.size)),),
+            size=image.size,
+            normalisation=normalisation,
         )
 
     def _tile(self, crop: Box) -> Tile:

@@ -20,6 +20,7 @@ from fsr_core.backbones.vision.clip_text import ClipText, known_clip
 from fsr_core.backbones.vision.image_processors import image_processor
 from fsr_core.backbones.vision.patch_encoder import PatchEncoder, text_side
 from fsr_core.backbones.vision.patch_tower import PatchTower, TowerOutput
+from fsr_core.backbones.vision.pixels import prepare
 from fsr_core.pictures import to_rgb
 
 __all__ = ["LlavaNextDecoder", "LlavaNextEncoder"]
@@ -70,12 +71,13 @@ class LlavaNextEncoder(PatchEncoder):
     def preprocess(self, image: Image.Image) -> PreparedImage:
         edge = self._edge()
         options = {"image_grid_pinpoints": [[2 * edge, 2 * edge]]} if self.layout == "tiles" else {}
-        pixels = self.processor(images=to_rgb(image), return_tensors="pt", **options)["pixel_values"][0]
+        out, normalisation = prepare(self.processor, to_rgb(image), **options)
         whole = (0.0, 0.0, float(image.width), float(image.height))
         side = self.vision.side
         boxes = tile_boxes(image.size, (2, 2), edge) if self.layout == "tiles" else []
         tiles = tuple(Tile(i * side**2, side, side, box) for i, box in enumerate([whole, *boxes]))
-        return PreparedImage(inputs={"pixel_values": pixels}, tiles=tiles, size=image.size)
+        pixels = out["pixel_values"][0]
+        return PreparedImage(inputs={"pixel_values": pixels}, tiles=tiles, size=image.size, normalisation=normalisation)
 
     def unbatch(self, inputs: Mapping[str, Any]) -> tuple[list[PreparedImage], list[PreparedImage]]:
         return unbatch_tiles(inputs, self.config, self._edge(), single=False), []

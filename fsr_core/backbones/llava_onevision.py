@@ -29,6 +29,7 @@ from fsr_core.backbones.vision.frames import frame_processor, frames_to_rgb
 from fsr_core.backbones.vision.image_processors import image_processor, square, video_settings
 from fsr_core.backbones.vision.patch_encoder import PatchEncoder, text_side
 from fsr_core.backbones.vision.patch_tower import PatchTower, TowerOutput
+from fsr_core.backbones.vision.pixels import prepare
 from fsr_core.backbones.vision.siglip_text import SiglipText
 from fsr_core.pictures import to_rgb
 
@@ -93,26 +94,35 @@ class LlavaOnevisionEncoder(PatchEncoder):
         return int(self.config.vision_config.image_size)
 
     def preprocess(self, image: Image.Image) -> PreparedImage:
-        pixels = self.processor(images=to_rgb(image), return_tensors="pt")["pixel_values"][0]
+        picture = to_rgb(image)
         tile = Tile(0, self.vision.side, self.vision.side, (0.0, 0.0, float(image.width), float(image.height)))
-        return PreparedImage(inputs={"pixel_values": pixels}, tiles=(tile,), size=image.size)
+        return self._prepared(image, picture, tile)
 
     def preprocess_multi_image(self, image: Image.Image) -> PreparedImage:
         """One view without tiles, as the library's processor prepares each of several pictures."""
         pair = [to_rgb(image), Image.new("RGB", (1, 1))]  # the processor takes this path for several pictures only
-        pixels = self.processor(images=[pair], return_tensors="pt")["pixel_values"][0]
-        tile = Tile(0, self.vision.side, self.vision.side, square(image.size))
-        return PreparedImage(inputs={"pixel_values": pixels}, tiles=(tile,), size=image.size)
+        return self._prepared(image, [pair], Tile(0, self.vision.side, self.vision.side, square(image.size)))
+
+    def _prepared(self, image: Image.Image, pictures: Any, tile: Tile) -> PreparedImage:
+        """The image as the processor prepares the first one of `pictures`."""
+        out, normalisation = prepare(self.processor, pictures)
+        return PreparedImage(
+            inputs={"pixel_values": out["pixel_values"][0]},
+            tiles=(tile,),
+            size=image.size,
+            normalisation=normalisation,
+        )
 
     def preprocess_video(self, frames: Sequence[Image.Image], fps: float = 2.0) -> PreparedImage:
         pictures = frames_to_rgb(frames, fps)
-        pixels = self.frames(images=pictures, return_tensors="pt")["pixel_values"]
+        out, normalisation = prepare(self.frames, pictures)
         size = pictures[0].size
         return PreparedImage(
-            inputs={"pixel_values": pixels},
+            inputs={"pixel_values": out["pixel_values"]},
             tiles=self._frame_tiles(len(pictures), size),
             size=size,
             video=True,
+            normalisation=normalisation,
             frame_seconds=tuple(i / fps for i in range(len(pictures))),
         )
 

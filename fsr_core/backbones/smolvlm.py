@@ -16,6 +16,7 @@ our dependencies), with a chat template of its own.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
@@ -31,6 +32,7 @@ from fsr_core.backbones.features import PreparedImage
 from fsr_core.backbones.language.blocks import blocks_by
 from fsr_core.backbones.language.half_decoder import HalfDecoder
 from fsr_core.backbones.prompts import KeptImage
+from fsr_core.backbones.vision.pixels import prepare
 from fsr_core.backbones.vision.shuffled import ShuffledEncoder, ShuffledTower
 from fsr_core.backbones.vision.word_relevance import WordRelevance
 from fsr_core.pictures import to_rgb
@@ -74,8 +76,9 @@ class SmolEncoder(ShuffledEncoder):
         )
 
     def preprocess(self, image: Image.Image) -> PreparedImage:
-        out = self.processor(images=[[to_rgb(image)]], return_row_col_info=True, return_tensors="pt")
-        return self._prepared(out["pixel_values"][0], (int(out["rows"][0][0]), int(out["cols"][0][0])), image.size)
+        out, normalisation = prepare(self.processor, [[to_rgb(image)]], return_row_col_info=True)
+        grid, views = (int(out["rows"][0][0]), int(out["cols"][0][0])), out["pixel_values"][0]
+        return replace(self._prepared(views, grid, image.size), normalisation=normalisation)
 
     def _prepared(self, views: Tensor, grid: tuple[int, int], size: tuple[int, int]) -> PreparedImage:
         inputs = {"pixel_values": views, "grid": torch.tensor(grid)}

@@ -12,6 +12,7 @@ from transformers import DynamicCache
 
 from fsr_core import create
 from fsr_core.backbones import ImagePart, Message, TextPart, load_decoder, load_encoder
+from fsr_core.backbones.vision.pixels import tower_pixels
 from fsr_core.plug.prefill import Prefill
 from fsr_core.spread import compress_images
 from helpers import checkpoints
@@ -61,6 +62,13 @@ def shown(bench, pictures, videos=(), budget=ALL, spread="even", fps=2.0):
     samples = [encoder.visual_tokens(image, None) for image in images]
     kept = compress_images(create("fsr"), images, samples, [budget] * len(images), spread)
     return images, kept, [encoder.assemble(image, k) for image, k in zip(images, kept, strict=True)]
+
+
+def pixels_of(prepared):
+    """The pixels of a prepared image as the library's processor gives them."""
+    pixels = prepared.inputs["pixel_values"]
+    views = tower_pixels([prepared], torch.device("cpu"))
+    return views[0] if pixels.dim() == 3 else views
 
 
 def prefill(decoder, prompt):

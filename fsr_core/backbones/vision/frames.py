@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 from PIL import Image
 from transformers import CLIPImageProcessorPil
 
+from fsr_core.backbones.vision.pixels import from_pictures
 from fsr_core.pictures import to_rgb
 
 __all__ = ["evenly", "frame_processor", "frames_to_rgb"]
@@ -54,4 +55,4 @@ def frame_processor(images: Any, video: Mapping[str, Any], edge: int) -> Any:
     settings = {name: video.get(name, getattr(images, name, None)) for name in names}
     size = video.get("size") or {"height": edge, "width": edge}
     known = {name: value for name, value in settings.items() if value is not None}
-    return CLIPImageProcessorPil(size=size, do_center_crop=False, **known)
+    return from_pictures(CLIPImageProcessorPil)(size=size, do_center_crop=False, **known)

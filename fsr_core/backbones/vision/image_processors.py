@@ -14,6 +14,7 @@ import transformers
 
 from fsr_core.backbones.checkpoints.checkpoint import read_json
 from fsr_core.backbones.features import Box
+from fsr_core.backbones.vision.pixels import from_pictures
 
 __all__ = ["image_processor", "square", "video_settings", "visible"]
 
@@ -34,7 +35,7 @@ def image_processor(folder: Path, default: str) -> Any:
     # From the class's own module: transformers 5.16 asks for torchvision if some of them are taken from the package.
     kind = getattr(import_module(kind.__module__), name)
     try:
-        return kind.from_pretrained(folder)
+        return from_pictures(kind).from_pretrained(folder)
     except (OSError, TypeError) as error:
         raise ValueError(f"model: preprocessor_config.json of {folder.name} is damaged ({error})") from error
 

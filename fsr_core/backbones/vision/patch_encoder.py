@@ -14,6 +14,7 @@ from fsr_core.backbones.checkpoints.model_info import ModelInfo
 from fsr_core.backbones.checkpoints.weights import Placement
 from fsr_core.backbones.features import ImageFeatures, PreparedImage
 from fsr_core.backbones.vision.patch_tower import Instructions, TextSide, Tower, TowerOutput
+from fsr_core.backbones.vision.pixels import tower_pixels
 
 __all__ = ["PatchEncoder", "text_side"]
 
@@ -46,13 +47,11 @@ class PatchEncoder(VisualEncoder):
             return []
         if any("pixel_values" not in image.inputs for image in images):
             raise ValueError("images: prepared for another model; use this encoder's preprocess()")
-        pixels = [image.inputs["pixel_values"] for image in images]
-        pixels = [views if views.dim() == 4 else views.unsqueeze(0) for views in pixels]
-        output = self.vision.run(torch.cat(pixels).to(self.device, self.dtype))
+        output = self.vision.run(tower_pixels(images, self.device).to(self.dtype))
         features, start = [], 0
-        for image, views in zip(images, pixels, strict=True):
-            rows = slice(start, start + len(views))
-            start += len(views)
+        for image in images:
+            rows = slice(start, start + _views(image))
+            start = rows.stop
             joint = None if output.joint is None else output.joint[rows]
             features.append(self.features_of(image, TowerOutput(output.features[rows], output.saliency[rows], joint)))
         # A view into the batch's tensors would keep the whole batch in memory while a cache holds one image.
@@ -65,8 +64,7 @@ class PatchEncoder(VisualEncoder):
     def token_counts(self, image: PreparedImage) -> list[int]:
         if image.video:
             return super().token_counts(image)
-        pixels = image.inputs["pixel_values"]
-        return [self.vision.side**2] * (len(pixels) if pixels.dim() == 4 else 1)
+        return [self.vision.side**2] * _views(image)
 
     def instruction_chunks(self, instruction: str) -> int:
         return 0 if self.vision.text is None else self.vision.text.chunks(instruction)
@@ -77,6 +75,11 @@ class PatchEncoder(VisualEncoder):
         if self.vision.text is None or not instructions:
             return [None] * len(instructions)
         return list(self.vision.text.embed(instructions))
+
+
+def _views(image: PreparedImage) -> int:
+    pixels = image.inputs["pixel_values"]
+    return len(pixels) if pixels.dim() == 4 else 1
 
 
 def text_side(kind: Any, name: str | None, place: Placement) -> TextSide | None:

@@ -21,6 +21,7 @@ from fsr_core.backbones.checkpoints.model_info import ModelInfo, config_info, mo
 from fsr_core.backbones.checkpoints.weights import Placement, load_half, materialise
 from fsr_core.backbones.features import ImageFeatures, PreparedImage
 from fsr_core.backbones.vision.image_processors import image_processor, video_settings
+from fsr_core.backbones.vision.pixels import tower_pixels
 from fsr_core.backbones.vision.qwen_pixels import QwenPixels
 from fsr_core.backbones.vision.saliency import Recorder, attention_received
 from fsr_core.backbones.vision.word_relevance import Relevance, WordRelevance, refuse_clip, word_tokens
@@ -145,7 +146,7 @@ class QwenEncoder(VisualEncoder):
         return features + (self._encode(batch) if batch else [])
 
     def _encode(self, images: Sequence[PreparedImage]) -> list[ImageFeatures]:
-        pixels = torch.cat([image.inputs["pixel_values"] for image in images]).to(self.device, self.dtype)
+        pixels = tower_pixels(images, self.device).to(self.dtype)
         grid = torch.stack([image.inputs["grid"] for image in images]).to(self.device)
         with self._recorder.recording() as recorded:
             out = self.visual(pixels, grid_thw=grid)

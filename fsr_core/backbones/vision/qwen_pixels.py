@@ -12,6 +12,7 @@ from torch import Tensor
 
 from fsr_core.backbones.features import PreparedImage, Tile
 from fsr_core.backbones.vision.frames import frames_to_rgb
+from fsr_core.backbones.vision.pixels import prepare
 from fsr_core.pictures import to_rgb
 
 __all__ = ["QwenPixels", "VideoSize"]
@@ -37,11 +38,12 @@ class QwenPixels:
         """See `VisualEncoder.preprocess`."""
         picture = to_rgb(image)
         _check_shape(picture.size)
-        out = self.processor(images=picture, return_tensors="pt")
+        out, normalisation = prepare(self.processor, picture)
         return PreparedImage(
             inputs={"pixel_values": out["pixel_values"], "grid": out["image_grid_thw"][0]},
             tiles=self._tiles(out["image_grid_thw"][0], image.size),
             size=image.size,
+            normalisation=normalisation,
         )
 
     def video(self, frames: Sequence[Image.Image], fps: float, scaled_size: VideoSize) -> PreparedImage:
@@ -53,7 +55,7 @@ class QwenPixels:
         pictures += pictures[-1:] * (-len(pictures) % pair)
         height, width = scaled_size(len(frames), size[1], size[0], self._factor)
         scaled = [picture.resize((width, height), Image.Resampling.BICUBIC) for picture in pictures]
-        out = self.processor(images=scaled, do_resize=False, temporal_patch_size=1, return_tensors="pt")
+        out, normalisation = prepare(self.processor, scaled, do_resize=False, temporal_patch_size=1)
         _, rows, columns = out["image_grid_thw"][0].tolist()
         steps, patch = len(pictures) // pair, self.config.patch_size
         # One patch a frame -> the same patch of successive frames side by side, channel before time.
@@ -65,6 +67,7 @@ class QwenPixels:
             tiles=self._tiles(grid, size),
             size=size,
             video=True,
+            normalisation=normalisation,
             frame_seconds=tuple(
                 (first + min(first + pair, len(frames)) - 1) / 2 / fps for first in range(0, len(pictures), pair)
             ),

@@ -9,7 +9,7 @@ from PIL import Image
 
 from fsr_core.backbones import FAMILIES, load_encoder
 from helpers import checkpoints
-from helpers.benches import QUESTION, SIZES, picture
+from helpers.benches import QUESTION, SIZES, picture, pixels_of
 
 LONG = "what is the colour of the star " * 40
 
@@ -24,7 +24,7 @@ def test_saliency_equals_library_attention(bench, name):
         tower = family.whole.model.vision_tower
         tower.set_attn_implementation("eager")
         with torch.inference_mode():
-            pixels = prepared.inputs["pixel_values"].view(-1, *prepared.inputs["pixel_values"].shape[-3:])
+            pixels = pixels_of(prepared).view(-1, *pixels_of(prepared).shape[-3:])
             maps = tower(pixels, output_attentions=True).attentions
         tower.set_attn_implementation("sdpa")
         # The base view comes first.
@@ -35,7 +35,7 @@ def test_saliency_equals_library_attention(bench, name):
         tower = getattr(family.whole.model, "vision_model", None) or family.whole.model.vision_tower
         tower.set_attn_implementation("eager")
         with torch.inference_mode():
-            last = tower(prepared.inputs["pixel_values"], output_attentions=True).attentions[-1].mean(1)
+            last = tower(pixels_of(prepared), output_attentions=True).attentions[-1].mean(1)
         tower.set_attn_implementation("sdpa")
         received = last[:, 0, 1:] if name == "internvl" else last.mean(1)
         assert torch.allclose(got, merged(received), atol=1e-6)
@@ -54,7 +54,7 @@ def test_saliency_equals_library_attention(bench, name):
     module.eager_attention_forward = spy
     try:
         with torch.inference_mode():
-            visual(prepared.inputs["pixel_values"], grid_thw=prepared.inputs["grid"][None])
+            visual(pixels_of(prepared), grid_thw=prepared.inputs["grid"][None])
     finally:
         module.eager_attention_forward = real
         visual.set_attn_implementation("sdpa")
@@ -108,7 +108,7 @@ def test_relevance_equals_cosine_of_the_text_tower(bench, name, tmp_path):
     short, long = encoder.encode_instructions(["what is the star?", LONG])
     words = encoder.text.tokenizer
     with torch.inference_mode():
-        states = tower(prepared.inputs["pixel_values"][:1], output_hidden_states=True).hidden_states
+        states = tower(pixels_of(prepared)[:1], output_hidden_states=True).hidden_states
         if name == "llava_next":
             patches = joint.visual_projection(joint.vision_model.post_layernorm(states[-2][:, 1:]))[0]
             ids = words("what is the star?", return_tensors="pt")

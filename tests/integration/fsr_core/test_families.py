@@ -16,7 +16,7 @@ from fsr_core.backbones.vision.frames import evenly
 from fsr_core.backbones.vision.image_processors import video_settings
 from fsr_core.spread import compress_images
 from helpers import checkpoints, layout
-from helpers.benches import ALL, QUESTION, SIZES, chat, continue_greedily, picture, prefill, shown
+from helpers.benches import ALL, QUESTION, SIZES, chat, continue_greedily, picture, pixels_of, prefill, shown
 
 NAMES = tuple(checkpoints.FAMILIES)
 FRAMES = [picture((48, 32), i) for i in range(3)]
@@ -69,7 +69,7 @@ def test_twin_family_equals_the_library(bench, name):
     family = bench(name)
     messages, inputs, pictures, _ = chat(family, *CHATS["two pictures"])
     prompt_equal_to_library(family, messages, shown(family, pictures)[2], inputs)
-    prepared = torch.cat([family.encoder.preprocess(one).inputs["pixel_values"] for one in pictures])
+    prepared = torch.cat([pixels_of(family.encoder.preprocess(one)) for one in pictures])
     assert torch.equal(prepared, inputs["pixel_values"][0])
 
 
@@ -130,7 +130,7 @@ def test_pixels_equal_the_processor(bench, name):
     family = bench(name)
     for size in SIZES:
         theirs = chat(family, ("user", picture(size), QUESTION))[1]["pixel_values"]
-        ours = family.encoder.preprocess(picture(size)).inputs["pixel_values"]
+        ours = pixels_of(family.encoder.preprocess(picture(size)))
         assert torch.equal(ours.reshape(-1), theirs.reshape(-1))
 
 
@@ -154,7 +154,7 @@ def test_frames_equal_the_processor(bench, name):
     _, inputs, _, videos = chat(family, ("user", [picture((48, 32), i) for i in range(3)], QUESTION))
     ours = family.encoder.preprocess_video(videos[0])
     theirs = inputs["pixel_values" if name == "internvl" else "pixel_values_videos"]
-    assert torch.allclose(ours.inputs["pixel_values"].reshape(-1), theirs.reshape(-1), atol=1e-5)
+    assert torch.allclose(pixels_of(ours).reshape(-1), theirs.reshape(-1), atol=1e-5)
     assert len(ours.frame_seconds) == (3 if name in ("llava_onevision", "internvl") else 2)
 
 

@@ -15,6 +15,7 @@ from fsr_core.backbones.vision.image_processors import image_processor, visible
 from fsr_core.backbones.vision.saliency import cls_attention
 from fsr_core.tiny.model import CHAT_TEMPLATE, new_models, save
 from fsr_core.tiny.scenes import draw, make_scene
+from helpers.benches import pixels_of
 
 
 @pytest.fixture(scope="module")
@@ -88,7 +89,7 @@ def test_pixels_equal_the_processor(folder, encoder):
     picture = Image.effect_noise((201, 97), 80)
     theirs = AutoProcessor.from_pretrained(folder).image_processor(picture.convert("RGB"), return_tensors="pt")
     prepared = encoder.preprocess(picture)
-    assert torch.equal(prepared.inputs["pixel_values"], theirs["pixel_values"][0])
+    assert torch.equal(pixels_of(prepared), theirs["pixel_values"][0])
 
 
 @pytest.mark.parametrize(
@@ -105,7 +106,7 @@ def test_crop_equals_the_processor(encoder, size, left, right):
     picture.paste(255, (0, 0, round(left + 0.75 * (right - left) / 144), size[1]))
     prepared = encoder.preprocess(picture)
     assert prepared.tiles[0].crop == pytest.approx((left, 0, right, size[1]))
-    columns = prepared.inputs["pixel_values"][0].mean(0)
+    columns = pixels_of(prepared)[0].mean(0)
     assert columns[0] > columns[3]  # the white edge ends within the first column of the crop
 
 
@@ -115,7 +116,7 @@ def test_padded_crop_reaches_beyond_the_picture(tmp_path):
     )
     processor.save_pretrained(tmp_path)
     loaded = image_processor(tmp_path, "CLIPImageProcessor")
-    assert type(loaded) is LlavaImageProcessorPil
+    assert isinstance(loaded, LlavaImageProcessorPil)
     assert visible(loaded, (200, 100)) == (0.0, -50.0, 200.0, 150.0)
 
 
@@ -208,7 +209,7 @@ def test_saliency_equals_cls_row_of_second_last_block(folder, encoder):
     prepared = encoder.preprocess(draw(make_scene(7)))
     clip = CLIPModel.from_pretrained(folder / "clip", attn_implementation="eager", dtype=torch.float32)
     with torch.inference_mode():
-        full = clip.vision_model(prepared.inputs["pixel_values"][None], output_attentions=True)
+        full = clip.vision_model(pixels_of(prepared)[None], output_attentions=True)
     want = full.attentions[-2].mean(1)[0, 0, 1:]
     assert torch.allclose(encoder.encode_images([prepared])[0].saliency, want, atol=1e-6)
 
@@ -221,7 +222,7 @@ def test_relevance_equals_clip_cosine(folder, encoder):
     with torch.inference_mode():
         ids = encoder.text.tokenizer(text, return_tensors="pt")
         embedding = torch.nn.functional.normalize(clip.text_projection(clip.text_model(**ids).pooler_output), dim=-1)
-        states = clip.vision_model(prepared.inputs["pixel_values"][None], output_hidden_states=True).hidden_states
+        states = clip.vision_model(pixels_of(prepared)[None], output_hidden_states=True).hidden_states
         patches = clip.visual_projection(clip.vision_model.post_layernorm(states[-2][:, 1:]))
     want = torch.nn.functional.normalize(patches, dim=-1)[0] @ embedding[0]
     assert torch.allclose(encoder.visual_tokens(image, short).relevance, want, atol=1e-5)

@@ -1,0 +1,117 @@
+"""From a picture to the tower's input: the library's own steps, with as little work on the CPU as gives the same bits.
+
+The library's Pillow processors turn the whole picture into an array and back before they scale it, and rescale and
+normalise every pixel in double and single precision. Here a picture is scaled as it is, and its pixels stay bytes until
+they are on the tower's device, where a table says what each byte becomes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from transformers.image_processing_backends import PilBackend
+from transformers.image_transforms import get_resize_output_image_size
+from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+from transformers.models.got_ocr2.image_processing_pil_got_ocr2 import GotOcr2ImageProcessorPil
+from transformers.models.idefics3.image_processing_pil_idefics3 import Idefics3ImageProcessorPil
+from transformers.models.llava.image_processing_pil_llava import LlavaImageProcessorPil
+from transformers.models.llava_next.image_processing_pil_llava_next import LlavaNextImageProcessorPil
+from transformers.models.llava_onevision.image_processing_pil_llava_onevision import LlavaOnevisionImageProcessorPil
+from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
+from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
+from transformers.models.smolvlm.image_processing_pil_smolvlm import SmolVLMImageProcessorPil
+
+from fsr_core.backbones.features import Normalisation, PreparedImage
+
+__all__ = ["from_pictures", "prepare", "tower_pixels"]
+
+
+class _Picture:
+    """A picture of which the library sees the shape; it becomes an array ``[3, H, W]`` only where one is needed."""
+
+    dtype, ndim = np.dtype(np.uint8), 3
+
+    def __init__(self, image: Image.Image) -> None:
+        self.image, self.shape = image, (3, image.height, image.width)
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        pixels = np.moveaxis(np.asarray(self.image), -1, 0)
+        return pixels if dtype is None else pixels.astype(dtype)
+
+    def __getitem__(self, index: Any) -> np.ndarray:
+        part: np.ndarray = np.asarray(self)[index]
+        return part
+
+
+class _FromPicture(PilBackend):
+    """The library's steps for arrays, with pictures scaled as they are."""
+
+    def process_image(self, image: Any, *args: Any, do_resize: bool | None = None, **options: Any) -> Any:
+        scaled = self.do_resize if do_resize is None else do_resize
+        if scaled and isinstance(image, Image.Image) and image.mode == "RGB":
+            return _Picture(image)
+        return super().process_image(image, *args, **options)
+
+    def resize(self, image: Any, size: Any, resample: Any = None, **options: Any) -> np.ndarray:
+        if not isinstance(image, _Picture):
+            return super().resize(image, size, resample, **options)
+        if size.shortest_edge and not size.longest_edge:
+            height, width = get_resize_output_image_size(
+                image, size=size.shortest_edge, default_to_square=False, input_data_format="channels_first"
+            )
+        elif size.height and size.width:
+            height, width = size.height, size.width
+        else:
+            return super().resize(np.asarray(image), size, resample, **options)
+        filtered = Image.Resampling.BILINEAR if resample is None else resample
+        return np.moveaxis(np.asarray(image.image.resize((width, height), filtered)), -1, 0)
+
+
+# Processors of the library that scale a picture before they do anything else with its pixels.
+_SCALE_FIRST = (
+    CLIPImageProcessorPil,
+    Idefics3ImageProcessorPil,
+    LlavaImageProcessorPil,
+    LlavaNextImageProcessorPil,
+    LlavaOnevisionImageProcessorPil,
+    Qwen2VLImageProcessorPil,
+    SiglipImageProcessorPil,
+    SmolVLMImageProcessorPil,
+)
+# Those that rescale and normalise last, and pixel by pixel.
+_NORMALISE_LAST = (*_SCALE_FIRST, GotOcr2ImageProcessorPil)
+
+
+def from_pictures(kind: Any) -> Any:
+    """A Pillow processor class of the library, such that it scales pictures as they are; it gives the same pixels."""
+    if kind not in _SCALE_FIRST:
+        return kind
+    return type(kind.__name__, (kind, _FromPicture), {"__module__": kind.__module__})
+
+
+def prepare(processor: Any, images: Any, **options: Any) -> tuple[Any, Normalisation | None]:
+    """What a processor returns for RGB pictures, but `pixel_values` as bytes, and what the tower's device then does.
+
+    Other processors than those known here do it themselves.
+    """
+    if not isinstance(processor, _NORMALISE_LAST):
+        return processor(images=images, return_tensors="pt", **options), None
+    out = processor(images=images, do_rescale=False, do_normalize=False, return_tensors="pt", **options)
+    out["pixel_values"] = out["pixel_values"].to(torch.uint8)  # some make numbers of them that are whole
+    return out, Normalisation.of(processor)
+
+
+def tower_pixels(images: Sequence[PreparedImage], device: torch.device) -> Tensor:
+    """The pixels of all images, one after the other, on the tower's device and normalised."""
+    pixels = [image.inputs["pixel_values"] for image in images]
+    pixels = [views.unsqueeze(0) if views.dim() == 3 else views for views in pixels]
+    ways = [image.normalisation for image in images]
+    if all(way == ways[0] for way in ways):  # as usual; then it is one copy to the device
+        pixels, ways = [torch.cat(pixels)], ways[:1]
+    moved = [part.to(device) for part in pixels]
+    return torch.cat([part if way is None else way(part) for part, way in zip(moved, ways, strict=True)])
