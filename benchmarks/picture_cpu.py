@@ -2,9 +2,9 @@
 
     python -m benchmarks.picture_cpu [--rounds 30] [--size 1280x960]
 
-Variants take turns within a round; CPU time of one thread, lower quartiles over all rounds but the first two. Before and now are the sums with decoding. The file
-is a smooth picture with some noise, of the size of a photo. "Normalise" is done on the tower's device; here it is the
-CPU too.
+Variants take turns within a round; CPU time of one thread, lower quartiles over all rounds but the first two. Before
+and now are the sums with decoding. The file is a smooth picture with some noise, of the size of a photo. "Normalise" is
+done on the tower's device; here it is the CPU too.
 """
 
 from __future__ import annotations

@@ -28,7 +28,7 @@ from fsr_core import FSR, VisualTokens
 
 BATCHES = (1, 32)
 LARGEST = 2**30  # bytes of a batch of the peers' embeddings
-SHAPES = ((576, 64, 1024), (576, 192, 4096), (2880, 320, 1024), (2880, 320, 4096))
+SHAPES = ((144, 16, 128), (576, 64, 1024), (576, 192, 4096), (2880, 320, 1024), (2880, 320, 4096))
 WARM_UP = 3
 METHOD = FSR(rho=1e-6)  # Focus stops at its first token
 
