@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PYTHON ?= python3
 STAMP := $(VENV)/.installed
 
-.PHONY: help install tools demo test test-cluster unit test-triton test-vllm test-clients lint types protos protos-check published requirements digests format soak evaluate lmms-eval checkov clean
+.PHONY: help install tools demo test test-cluster unit test-triton test-vllm test-clients lint types protos protos-check published requirements digests format bench soak evaluate lmms-eval checkov clean
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## /\1\t/' | expand -t 14
 
@@ -156,6 +156,9 @@ checkov: install $(CHECKOV)/bin/checkov ## Hold the Kubernetes manifests against
 format: install ## Format the code
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+bench: install ## What the service adds, what compression saves, where the time goes: fifteen minutes, into runs/bench
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.bench
 
 soak: install ## Ten minutes of load: does anything grow?
 	$(BIN)/python -m benchmarks.soak --minutes 10
