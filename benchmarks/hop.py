@@ -117,8 +117,10 @@ def connected(addresses: dict[str, str]) -> Iterator[dict[str, Compress]]:
 def one_client(ways: dict[str, Compress], rounds: int) -> dict[str, dict[str, list[float]]]:
     """Milliseconds of each call, by way, of new pictures and of the same ones again."""
     times: dict[str, dict[str, list[float]]] = {way: {"new": [], "cached": []} for way in ways}
-    for number in tqdm(range(WARMUP + rounds), desc="one client"):
-        pictures = {way: jpeg(len(ways) * number + i) for i, way in enumerate(ways)}
+    seeds = iter(range(len(ways) * (WARMUP + rounds)))
+    # All of them first: a process that has just computed for long gets the processor later than others.
+    drawn = [{way: jpeg(next(seeds)) for way in ways} for _ in tqdm(range(WARMUP + rounds), desc="drawing")]
+    for number, pictures in enumerate(tqdm(drawn, desc="one client")):
         for kind in ("new", "cached"):
             for way, compress in ways.items():
                 began = time.perf_counter()

@@ -17,6 +17,7 @@ from fsr.encoder.image_job import ImageJob, ImageResult
 __all__ = ["Batches", "RunBatch"]
 
 RunBatch = Callable[[Sequence[ImageJob]], list[ImageResult | Exception]]
+_Waiting = tuple[ImageJob, asyncio.Future[ImageResult | Exception]]
 
 
 class Batches:
@@ -29,7 +30,7 @@ class Batches:
     def __init__(self, run_batch: RunBatch, max_size: int, wait_seconds: float = 0.0) -> None:
         self._run_batch, self._max_size, self._wait_seconds = run_batch, max_size, wait_seconds
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="towers")
-        self._waiting: deque[tuple[ImageJob, asyncio.Future[ImageResult | Exception]]] = deque()
+        self._waiting: deque[_Waiting] = deque()
         self._busy = False
 
     async def run(self, jobs: Sequence[ImageJob]) -> list[ImageResult | Exception]:
@@ -53,8 +54,9 @@ class Batches:
             running = asyncio.get_running_loop().run_in_executor(self._thread, self._run_batch, jobs)
             running.add_done_callback(partial(self._end, [outcome for _, outcome in batch]))
 
-    def _take(self) -> list[tuple[ImageJob, asyncio.Future[ImageResult | Exception]]]:
-        batch, size = [], 0
+    def _take(self) -> list[_Waiting]:
+        batch: list[_Waiting] = []
+        size = 0
         while self._waiting:
             job, outcome = self._waiting[0]
             if batch and size + job.size > self._max_size:

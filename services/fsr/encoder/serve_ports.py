@@ -80,10 +80,11 @@ def share_no_port() -> None:
 
     class OwnPort(grpc_util.gRPCGenericServer):
         def __init__(self, factory: Any, *, extra_options: Sequence[tuple[str, Any]] = ()) -> None:
-            others = [(name, value) for name, value in extra_options if name != _REUSE_PORT]
-            super().__init__(factory, extra_options=[*others, (_REUSE_PORT, 0)])
+            options = [option for option in extra_options if option[0] != _REUSE_PORT]
+            options.append((_REUSE_PORT, 0))
+            super().__init__(factory, extra_options=options)
 
-    grpc_util.gRPCGenericServer = OwnPort  # type: ignore[misc]
+    grpc_util.gRPCGenericServer = OwnPort  # type: ignore[assignment,misc]
 
 
 def _listen_for_replicas_on_rays_address() -> None:

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import Any, Literal
 
 import grpc
 import structlog
@@ -63,8 +63,9 @@ class Replica:
         self.encoder = encoder_pb2_grpc.EncoderServiceStub(self.channel)
         self.decoder = decoder_pb2_grpc.DecoderServiceStub(self.channel)
         # The two calls with large messages take and give bytes, so that nothing is written or parsed twice.
-        self.encode = self.channel.unary_unary(f"/{_ENCODER}/Encode")
-        self.decode = self.channel.unary_stream(
+        channel: Any = self.channel  # the stubs want serializers, which gRPC does not
+        self.encode: Callable[..., grpc.aio.UnaryUnaryCall[bytes, bytes]] = channel.unary_unary(f"/{_ENCODER}/Encode")
+        self.decode: Callable[..., grpc.aio.UnaryStreamCall[bytes, decoder_pb2.DecodeResponse]] = channel.unary_stream(
             f"/{_DECODER}/Decode", response_deserializer=decoder_pb2.DecodeResponse.FromString
         )
         self.breaker = CircuitBreaker(self.policy, self.clock)
