@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -27,7 +28,17 @@ def measure(gateway: str, picture: Path, options: argparse.Namespace) -> list[di
     """The runs of `fsr load`, one for each budget and number of clients."""
     command = [sys.executable, "-m", "fsr.cli.main", "load", str(picture), "--fresh", "--gateway", gateway]
     command += ["--clients", options.clients, "--budget", options.budgets, "--seconds", str(options.seconds)]
-    command += ["--max-tokens", "32", "--ignore-eos", "--warmup", "2", "--timeout", "300", "--json", "-"]
+    command += [
+        "--max-tokens",
+        str(options.max_tokens),
+        "--ignore-eos",
+        "--warmup",
+        "2",
+        "--timeout",
+        "300",
+        "--json",
+        "-",
+    ]
     done = subprocess.run(command, stdout=subprocess.PIPE, check=True, text=True)
     return list(json.loads(done.stdout)["runs"])
 
@@ -38,6 +49,7 @@ def main() -> None:
     parser.add_argument("--decoder-python", default=".venv-vllm/bin/python", help="Python of vLLM's environment")
     parser.add_argument("--budgets", default="0.1,1.0")
     parser.add_argument("--clients", default="1,8")
+    parser.add_argument("--max-tokens", type=int, default=32, help="of each answer")
     parser.add_argument("--seconds", type=float, default=45.0, help="of each run")
     parser.add_argument("--port", type=int, default=47100, help="first of thirty free ports in a row")
     options = parser.parse_args()
@@ -47,7 +59,7 @@ def main() -> None:
     picture = logs / "picture.png"
     Image.effect_noise((SIDE, SIDE), 60).convert("RGB").save(picture)
     engines = {
-        "transformers": ({}, sys.executable),
+        "transformers": ({"threads": str(os.cpu_count())}, sys.executable),  # vLLM takes all cores too
         "vllm": ({"engine": "vllm", "engine_options": '{"enforce_eager": true}'}, options.decoder_python),
     }
     print("| engine | clients | visual tokens | tokens/s | answers/s | TTFT p50, ms | errors |")
