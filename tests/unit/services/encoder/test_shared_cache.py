@@ -245,10 +245,10 @@ def test_features_of_a_family_when_packed_are_the_same(bench, name):
 
 
 async def ask(pipeline, request):
-    async def run_job(job):
-        return pipeline.run_batch([job])[0]
+    async def run_jobs(jobs):
+        return pipeline.run_batch(jobs)
 
-    return await pipeline.answer(request, run_job)
+    return await pipeline.answer(request, run_jobs)
 
 
 async def test_follow_up_when_another_replica_saw_the_picture_is_a_hit_with_the_same_tokens(bench):
