@@ -43,14 +43,14 @@ def measure(gateway: str, image: Path, options: argparse.Namespace) -> list[dict
 
 
 def rows_of(runs: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """What decides, of each run."""
+    """What decides, of each run; 0 for the rates of one without answers."""
     return [
         {
             "clients": int(run["load"]),
             "visual_tokens": int(run["budget"]),
-            "answers_per_second": run["requests_per_second"],
-            "goodput": run["goodput"],
-            "tokens_per_second": run["tokens_per_second"],
+            "answers_per_second": run["requests_per_second"] or 0.0,
+            "goodput": run["goodput"] or 0.0,
+            "tokens_per_second": run["tokens_per_second"] or 0.0,
             "ttft_p50_ms": None if run["ttft"]["p50"] is None else 1000 * run["ttft"]["p50"],
             "errors": sum(run["errors"].values()),
         }
