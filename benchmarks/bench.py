@@ -87,7 +87,7 @@ STEPS: dict[str, Step] = {
     "selection": Step(
         title="selection of tokens",
         module="selection",
-        arguments=("--repeats", "7", "--json"),
+        arguments=("--batch", "1", "--repeats", "7", "--json"),
         seconds=60,
     ),
     "follow_ups": Step(
