@@ -32,7 +32,7 @@ def pack(features: ImageFeatures) -> dict[str, Any]:
 
 def unpack(content: dict[str, Any], device: torch.device) -> ImageFeatures:
     """The features, bit for bit, in memory of their own; on `device` what was not on the CPU."""
-    values = {n: _unpacked(v, device) if isinstance(v, _Packed) else v for n, v in content.items()}
+    values: dict[str, Any] = {n: _unpacked(v, device) if isinstance(v, _Packed) else v for n, v in content.items()}
     return ImageFeatures(**values)
 
 
