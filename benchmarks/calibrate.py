@@ -168,7 +168,13 @@ def coverage(count: int, runs: int, size: int, folder: Path) -> list[dict[str, o
 
 
 def coverage_table(rows: Sequence[dict[str, object]]) -> str:
-    lines = ["| measure | target | runs that kept it | questions, median | chosen |", "| --- | --: | --: | --: | --- |"]
+    about = f"A pool of {rows[-1]['pool']} questions, of which a run asks at most {rows[-1]['questions of a run']}:"
+    lines = [
+        about,
+        "",
+        "| measure | target | runs that kept it | questions, median | chosen |",
+        "| --- | --: | --: | --: | --- |",
+    ]
     for row in rows[:-1]:
         target = f"{row['target']}{' (' + str(row['note']) + ')' if row['note'] else ''}"
         chosen = ", ".join(f"{name}: {count}" for name, count in row["chosen"].items())
@@ -185,25 +191,28 @@ def written(page: str, name: str, text: str) -> str:
     return f"{before}{begin}{text}{end}{rest.partition(end)[2]}"
 
 
-def page() -> None:
-    """Runs the command of the page, or goes on with it, and writes its report and pictures."""
+def page(more: Sequence[str]) -> None:
+    """Runs the command of the page with more options, or goes on with it, and writes its report and pictures."""
     file, out = ROOT / "runs/scenes/questions.jsonl", ROOT / "runs/calibrate"
     if not file.exists():
         write_scenes(600, file.parent)
     (out / "report.md").unlink(missing_ok=True)
-    command = ["fsr", "calibrate", str(file.relative_to(ROOT)), *COMMAND]
+    command = ["fsr", "calibrate", str(file.relative_to(ROOT)), *COMMAND, *more]
     subprocess.run([sys.executable, "-m", "fsr.cli.main", *command[1:]], cwd=ROOT, check=False)
     if not (out / "report.md").exists():
         raise SystemExit("error: the run has no report; if the model or its scenes have changed, delete runs/ first")
-    report = (out / "report.md").read_text()
-    table = report.partition("\n![")[0]
+    table = (out / "report.md").read_text().partition("\n![")[0]
+    text = f"\n```\n{' '.join(command)}\n```\n\n{table}\n"
+    if (out / "policy.yaml").exists():
+        text += f"`policy.yaml`:\n\n```yaml\n{(out / 'policy.yaml').read_text()}```\n\n"
     shutil.copy(out / "plot.png", IMAGES / "calibrate.png")
-    first = next(iter(sorted((out / "changed").glob("*.png"))), None)
-    if first is not None:
-        shutil.copy(first, IMAGES / "calibrate-changed.png")
-    policy = (out / "policy.yaml").read_text() if (out / "policy.yaml").exists() else ""
-    text = f"\n```\n{' '.join(command)}\n```\n\n{table}\n" + (f"```yaml\n{policy}```\n" if policy else "")
-    PAGE.write_text(written(PAGE.read_text(), "run", text + "\n"))
+    text += "![Each budget's result and its interval, by tokens kept](img/calibrate.png)\n\n"
+    changed = sorted((out / "changed").glob("*.png"))
+    if changed:
+        shutil.copy(changed[0], IMAGES / "calibrate-changed.png")
+        text += "One of the answers that compression changed, beside what was kept:\n\n"
+        text += "![A question about a picture, and what was kept of it](img/calibrate-changed.png)\n\n"
+    PAGE.write_text(written(PAGE.read_text(), "run", text))
 
 
 def main() -> None:
@@ -212,7 +221,7 @@ def main() -> None:
     scenes = commands.add_parser("scenes", help="draw fresh scenes and write a file of questions")
     scenes.add_argument("--count", type=int, default=1000)
     scenes.add_argument("--out", type=Path, default=Path("runs/scenes"))
-    commands.add_parser("page", help="run the command of docs/calibrate.md and write the page")
+    commands.add_parser("page", help="run the command of docs/calibrate.md, with more options, and write the page")
     cover = commands.add_parser("coverage", help="calibrate many times and hold the choices against the truth")
     cover.add_argument("--runs", type=int, default=100)
     cover.add_argument("--pool", type=int, default=1024, help="questions that are answered")
@@ -220,12 +229,14 @@ def main() -> None:
     cover.add_argument("--folder", type=Path, default=Path("runs/calibrate-pool"), help="for the pictures' features")
     cover.add_argument("--json", type=Path)
     cover.add_argument("--write", action="store_true", help="write the table into docs/calibrate.md")
-    options = parser.parse_args()
+    options, more = parser.parse_known_args()
+    if more and options.command != "page":
+        parser.error(f"unrecognized arguments: {' '.join(more)}")
     torch.set_num_threads(1)
     if options.command == "scenes":
         print(write_scenes(options.count, options.out))
     elif options.command == "page":
-        page()
+        page(more)
     else:
         start = time.process_time()
         rows = coverage(options.pool, options.runs, options.questions, options.folder)

@@ -147,4 +147,4 @@ def test_coverage_holds_choices_against_the_truth_of_a_pool(tmp_path):
     assert {row["measure"] for row in rows} == {"agreement", "accuracy", "relative-accuracy"}
     assert all(0 <= row["kept"] <= row["runs"] == 2 == sum(row["chosen"].values()) for row in rows)
     assert 0 < about["truth"]["fsr 0.5"]["agreement"] <= 1 and about["pool"] == 24
-    assert coverage_table([*rows, about]).count("\n") == 2 + len(rows)
+    assert coverage_table([*rows, about]).count("\n") == 4 + len(rows)
