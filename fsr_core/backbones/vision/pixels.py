@@ -51,25 +51,29 @@ class _Picture:
 class _FromPicture(PilBackend):
     """The library's steps for arrays, with pictures scaled as they are."""
 
-    def process_image(self, image: Any, *args: Any, do_resize: bool | None = None, **options: Any) -> Any:
-        scaled = self.do_resize if do_resize is None else do_resize
-        if scaled and isinstance(image, Image.Image) and image.mode == "RGB":
+    do_resize: bool
+
+    def process_image(self, image: Any, *args: Any, **options: Any) -> Any:
+        if self.do_resize and isinstance(image, Image.Image) and image.mode == "RGB":
             return _Picture(image)
         return super().process_image(image, *args, **options)
 
-    def resize(self, image: Any, size: Any, resample: Any = None, **options: Any) -> np.ndarray:
+    def resize(
+        self, image: Any, size: Any, resample: Any = None, reducing_gap: int | None = None, **options: Any
+    ) -> np.ndarray:
         if not isinstance(image, _Picture):
-            return super().resize(image, size, resample, **options)
+            return super().resize(image, size, resample, reducing_gap=reducing_gap, **options)
         if size.shortest_edge and not size.longest_edge:
+            shaped: Any = image  # the library reads its shape alone
             height, width = get_resize_output_image_size(
-                image, size=size.shortest_edge, default_to_square=False, input_data_format="channels_first"
+                shaped, size=size.shortest_edge, default_to_square=False, input_data_format="channels_first"
             )
         elif size.height and size.width:
             height, width = size.height, size.width
         else:
-            return super().resize(np.asarray(image), size, resample, **options)
+            return super().resize(np.asarray(image), size, resample, reducing_gap=reducing_gap, **options)
         filtered = Image.Resampling.BILINEAR if resample is None else resample
-        return np.moveaxis(np.asarray(image.image.resize((width, height), filtered)), -1, 0)
+        return np.moveaxis(np.asarray(image.image.resize((width, height), filtered, reducing_gap=reducing_gap)), -1, 0)
 
 
 # Processors of the library that scale a picture before they do anything else with its pixels.
