@@ -60,7 +60,7 @@ def use_row_attention(model: nn.Module) -> None:
     AttentionInterface.register(_NAME, _attention)
     AttentionMaskInterface.register(_NAME, _masks)
     for module in model.modules():
-        config = getattr(module, "config", None)
+        config: Any = getattr(module, "config", None)
         if hasattr(config, "_attn_implementation"):
             config._attn_implementation = _NAME
 
@@ -108,18 +108,18 @@ def _attention(
     return out, None
 
 
-def _masks(*args: Any, mask_function: Callable[..., Tensor] = causal_mask_function, **kwargs: Any) -> Any:
+def _masks(*, mask_function: Callable[..., Any] = causal_mask_function, **kwargs: Any) -> Any:
     """For each row what to add to its scores [count, past + count]; None: nothing but causality, from the first token.
 
     `mask_function` says whether a query sees a key, by their places in the sequence; it knows sliding windows.
     """
     rows = _rows.get()
     if rows is None:
-        return sdpa_mask(*args, mask_function=mask_function, **kwargs)
+        return sdpa_mask(mask_function=mask_function, **kwargs)
     return [_mask(row, mask_function, kwargs["device"], kwargs["dtype"]) for row in rows]
 
 
-def _mask(row: Row, mask_function: Callable[..., Tensor], device: torch.device, dtype: torch.dtype) -> Tensor | None:
+def _mask(row: Row, mask_function: Callable[..., Any], device: torch.device, dtype: torch.dtype) -> Tensor | None:
     if mask_function is causal_mask_function and (row.count == 1 or not row.past):
         return None
     keys = torch.arange(row.past + row.count, device=device)
