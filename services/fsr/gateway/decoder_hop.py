@@ -10,6 +10,7 @@ import asyncio
 from collections.abc import AsyncGenerator, Collection, Sequence
 from contextlib import aclosing
 from functools import partial
+from typing import Any
 
 import grpc
 
@@ -106,7 +107,7 @@ class DecoderHop:
             while True:
                 try:
                     async with asyncio.timeout(patience):
-                        message = await call.read()
+                        message: Any = await call.read()  # EOF, None, or a message
                 except TimeoutError:
                     raise _Stalled(f"sent nothing for {patience:g} s") from None
                 if message is grpc.aio.EOF:  # type: ignore[attr-defined]
