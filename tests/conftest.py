@@ -155,6 +155,7 @@ class Service:
         if self._process is not None and self._process.poll() is None:
             return
         if self.name != "encoder":
+            self.log.touch()  # who reads it need not wait for the fork to open it
             self._process = PreloadedService(self.name, self._arguments, self.log)
             return
         command = [sys.executable, "-m", f"fsr.{self.name}", *self._arguments]

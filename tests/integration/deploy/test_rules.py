@@ -162,7 +162,7 @@ def test_metric_names_follow_the_conventions():
         assert not re.search(r"_(ms|milliseconds|mb|gb|percent)(_|$)", metric.name), "base units only"
         assert set(metric.labels) <= {
             "model", "method", "stage", "code", "rpc", "role", "reason", "kind", "replica", "application", "deployment",
-            "budget", "budget_chosen_by", "method_chosen_by", "interface",
+            "budget", "budget_chosen_by", "method_chosen_by", "interface", "outcome",
         }  # fmt: skip
 
 
