@@ -93,7 +93,7 @@ STEPS: dict[str, Step] = {
     "follow_ups": Step(
         title="follow-up questions to three replicas behind one proxy",
         module="follow_ups",
-        arguments=("--rounds", "3"),
+        arguments=("--rounds", "3", "--json", "{json}"),
         seconds=110,
     ),
 }
@@ -124,7 +124,10 @@ def run(step: Step, name: str, folder: Path, seconds: float) -> Any:
     if code != 0:
         last = (log.read_text().strip().splitlines() or ["it said nothing"])[-1]
         raise RuntimeError(f"ended with status {code}: {last}; see {log}")
-    return json.loads(own.read_text()) if own.exists() else step.read(output.read_text())
+    try:
+        return json.loads(own.read_text()) if own.exists() else step.read(output.read_text())
+    except ValueError as error:
+        raise RuntimeError(f"printed something else than its figures ({error}); see {output}") from error
 
 
 def _interrupt(process: subprocess.Popen[bytes]) -> None:

@@ -17,6 +17,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from statistics import median
 from typing import Any
 
@@ -139,10 +140,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pictures", type=int, default=20, help="new pictures in each round")
     parser.add_argument("--rounds", type=int, default=5, help="rounds that count; one more comes before as warm-up")
+    parser.add_argument("--json", type=Path, help="file for the figures; Ray may print between those on the screen")
     options = parser.parse_args()
     pictures = [picture(seed) for seed in range(options.pictures * (options.rounds + 1))]
     with encoders() as address:
-        print(json.dumps({"replicas": REPLICAS} | measure(address, pictures, options.rounds), indent=2))
+        text = json.dumps({"replicas": REPLICAS} | measure(address, pictures, options.rounds), indent=2)
+    print(text)
+    if options.json is not None:
+        options.json.write_text(text + "\n")
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 
 import pytest
 
@@ -86,6 +87,12 @@ def test_bench_when_time_is_short_leaves_steps_out(steps, tmp_path, capsys):
 def test_step_when_it_takes_too_long_is_ended(tmp_path):
     with pytest.raises(RuntimeError, match="took longer than 0 s"):
         bench.run(SELECTION, "selection", tmp_path, 0.01)
+
+
+def test_step_when_it_prints_more_than_its_figures_fails(tmp_path):
+    """As Ray does at its end. Here the arguments do not ask for JSON."""
+    with pytest.raises(RuntimeError, match=r"printed something else than its figures .*selection\.out"):
+        bench.run(replace(SELECTION, arguments=SELECTION.arguments[:-1]), "selection", tmp_path, 300)
 
 
 def test_report_when_all_is_measured_has_every_figure():
