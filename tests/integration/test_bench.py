@@ -103,7 +103,7 @@ def test_report_when_all_is_measured_has_every_figure():
         "| 16 tokens, new picture | 0.0 | 0.0 | 2.5 | 7.5 | 10.0 |",
         "| 8 clients, 64 tokens | 4.00 | 3.50 | 64.0 | - | 0 |",
         "4.4 times with 8 clients",
-        "| 16 tokens | 1.4 | 9.0 | 50 |",
+        "| 16 tokens, round 1 | 1.4 | 9.0 | 50 |",
         "| a | table |",
         "| own cache | 33% | 20.0 | 18.0 | 15.0 |",
     ):
