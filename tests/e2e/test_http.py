@@ -335,7 +335,9 @@ def test_gateway_that_is_full_or_shuts_down_says_when_to_try_again(system, spawn
 def test_request_is_found_in_the_logs_by_its_id(system, api, pictures):
     response, _ = api.post(CHAT, ask(QUESTION, *pictures(2_000_070, 1)))
     request_id = response.headers["x-request-id"]
-    lines = [json.loads(line) for line in (system["logs"] / "gateway.log").read_text().splitlines()]
+    log = system["logs"] / "gateway.log"
+    until(lambda: f'"request_id": "{request_id}"' in log.read_text())  # it is written once the answer has been sent
+    lines = [json.loads(line) for line in log.read_text().splitlines()]
     (line,) = [line for line in lines if line.get("request_id") == request_id]
     assert (line["event"], line["rpc"], line["code"], line["interface"]) == ("answered", "Generate", "OK", "http")
     assert line["model"] == "fsr-tiny" and line["visual_tokens_kept"] == 16
