@@ -3,7 +3,7 @@
 import asyncio
 import threading
 import time
-from itertools import accumulate
+from itertools import accumulate, pairwise
 from types import SimpleNamespace
 
 import pytest
@@ -188,14 +188,18 @@ async def test_chunks_of_a_long_prompt_cost_alike(model, engine):
     assert max(costs[1:-1]) < 1.1 * costs[0] and min(costs[1:-1]) > 0.9 * costs[0]
 
 
-async def test_a_long_prompt_does_not_stall_a_running_answer(model, engine):
-    """In each pass of its chunks the running answer gets a token."""
+async def test_a_long_prompt_does_not_stall_a_running_answer(model, engine, monkeypatch):
+    """In each pass of its chunks the running answer gets a token, and after each it has as much time as that took."""
     passes, short, long = [], prompt(model, 9, 5, 0), prompt(model, 30, 166, 1)
-    arrived = threading.Event()
+    arrived, seconds = threading.Event(), [0]
+    # A clock of the passes alone: a chunk takes five seconds, a step of the answer one.
+    clock = SimpleNamespace(monotonic=lambda: seconds[0])
+    monkeypatch.setattr("fsr.decoder.engines.transformers.engine.time", clock)
 
     def note(module, args, inputs):
         arrived.wait()  # the running answer goes on once the long prompt is there
         passes.append((inputs["inputs_embeds"].shape[1], len(inputs["logits_to_keep"])))
+        seconds[0] += 5 if passes[-1][1] == 2 else 1
 
     running = engine.generate(generation(short, 230))
     await anext(running)
@@ -213,6 +217,10 @@ async def test_a_long_prompt_does_not_stall_a_running_answer(model, engine):
     chunks = [tokens - 1 for tokens, sequences in passes if sequences == 2]
     assert len(chunks) > 200 // 24 and sum(chunks) == 200
     assert all(tokens == 1 for tokens, sequences in passes if sequences == 1)
+    places = [at for at, (_, sequences) in enumerate(passes) if sequences == 2]
+    between = [following - at for at, following in pairwise(places)]
+    # Five steps of the answer between two chunks. The last chunk ends the prompt, and need not wait.
+    assert set(between[:-1]) == {6}
 
 
 async def test_a_short_prompt_does_not_wait_for_a_long_one_before_it(model, engine):
