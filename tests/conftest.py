@@ -21,7 +21,7 @@ from fsr.cli.local_stack import running
 from fsr.common.ports import join
 from fsr_core.tiny import WEIGHTS
 from helpers.preloaded import PreloadedService
-from helpers.waiting import until
+from helpers.waiting import wait_until_generating
 
 
 def _forget_the_callers_environment() -> None:
@@ -186,10 +186,7 @@ class Service:
 
     def wait_until_generating(self, answers: int, tokens: int = 1) -> None:
         """Until a decoder works on so many answers at a time, and its engine has generated so many tokens meanwhile."""
-        before = self.generated()
-        until(
-            lambda: self.metric("fsr_decoder_running_requests") >= answers and self.generated() >= before + tokens,
-        )
+        wait_until_generating([self], answers, tokens)
 
     def wait_until_it_says(self, text: str, seconds: float = 180) -> None:
         """Until `text` stands in its log. If it never does, or if the process has ended, the error shows the log."""

@@ -15,7 +15,7 @@ import pytest
 from fsr.client import Answer, AsyncClient
 from helpers.chat import messages
 from helpers.processes import encoder_replica
-from helpers.waiting import until
+from helpers.waiting import until, wait_until_generating
 
 pytestmark = pytest.mark.timeout(1800)  # starting processes takes long on a busy machine
 QUESTION = "What colour is the star?"
@@ -154,8 +154,7 @@ async def test_answers_when_their_gateway_is_killed_go_on_at_another_one(cluster
     victim = cluster.other_gateway
 
     def kill():
-        for decoder in cluster.decoders:
-            decoder.wait_until_generating(answers=4, tokens=40)  # of at least 4 * 300
+        wait_until_generating(cluster.decoders, answers=12, tokens=120)  # of at least 12 * 300
         victim.end(signal.SIGKILL)
 
     answers = await cluster.answers(STREAMS, kill, [victim.address, cluster.gateway.address])

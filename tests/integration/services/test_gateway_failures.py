@@ -13,10 +13,10 @@ import pytest
 from fsr.client import AsyncClient, Client, InvalidRequestError
 from fsr.v1 import gateway_pb2, types_pb2
 from helpers.networks import CutConnections
-from helpers.waiting import until
+from helpers.waiting import until, wait_until_generating
 
 pytestmark = pytest.mark.timeout(900)
-STREAMS, TOKENS = 32, 80
+STREAMS, TOKENS = 32, 160
 # All patience is longer than a busy machine takes for anything. Only what is lost counts.
 PATIENCE = ("--discovery-seconds", "0.3", "--probe-timeout-seconds", "60", "--stall-seconds", "600")
 PATIENCE += ("--max-failovers", "1000", "--retry-burst", "100000")  # on a busy machine, cuts outnumber tokens
@@ -103,8 +103,7 @@ async def test_streams_when_one_of_two_gateways_ends_go_on_at_the_other(gateways
     victim, other = gateways
 
     def end():
-        for decoder in decoders:
-            decoder.wait_until_generating(answers=8, tokens=100)  # of about 16 * 80
+        wait_until_generating(decoders, answers=16, tokens=200)  # of at least 16 * 160
         victim.end(number)
 
     try:
