@@ -103,8 +103,15 @@ async def test_streams_when_one_of_two_gateways_ends_go_on_at_the_other(gateways
     victim, other = gateways
 
     def end():
+        """No answer ends while the gateway does: the decoders are frozen meanwhile."""
         wait_until_generating(decoders, answers=16, tokens=200)  # of at least 16 * 160
-        victim.end(number)
+        for decoder in decoders:
+            decoder.send(signal.SIGSTOP)
+        try:
+            victim.end(number)
+        finally:
+            for decoder in decoders:
+                decoder.send(signal.SIGCONT)
 
     try:
         async with (
