@@ -25,7 +25,7 @@ from typing import Any
 import grpc
 
 from benchmarks.replica import decoder, request
-from fsr.common.transport import channel_options
+from fsr.common.wire.transport import channel_options
 from fsr.v1 import decoder_pb2, decoder_pb2_grpc
 
 BOUNDS = (10, 20)  # times the latency of a lone client with all tokens

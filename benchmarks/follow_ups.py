@@ -27,7 +27,7 @@ from tqdm import tqdm
 
 from benchmarks.costs import free_ports
 from benchmarks.ttft import picture
-from fsr.common.transport import channel_options
+from fsr.common.wire.transport import channel_options
 from fsr.encoder.ray_environment import ray_environment
 from fsr.encoder.settings import EncoderSettings
 from fsr.v1 import encoder_pb2, encoder_pb2_grpc, types_pb2

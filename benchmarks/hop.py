@@ -30,7 +30,7 @@ from tqdm import tqdm
 from benchmarks.costs import free_ports
 from fsr.cli.local_stack import running
 from fsr.cli.options import key_values
-from fsr.common.transport import channel_options
+from fsr.common.wire.transport import channel_options
 from fsr.encoder.compressed_image import compressed_image
 from fsr.v1 import encoder_pb2, encoder_pb2_grpc, gateway_pb2, gateway_pb2_grpc, types_pb2
 from fsr_core import Budget, create

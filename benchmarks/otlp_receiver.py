@@ -11,7 +11,7 @@ from multiprocessing.connection import Connection
 
 import grpc
 
-from fsr.common.transport import server_options
+from fsr.common.wire.transport import server_options
 
 _SERVICE = "opentelemetry.proto.collector.trace.v1.TraceService"
 

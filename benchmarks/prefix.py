@@ -14,7 +14,7 @@ from statistics import median
 import grpc
 
 from benchmarks.replica import decoder, request
-from fsr.common.transport import channel_options
+from fsr.common.wire.transport import channel_options
 from fsr.v1 import decoder_pb2, decoder_pb2_grpc
 
 WARM_UP = 3

@@ -29,7 +29,7 @@ from grpc_health.v1 import health_pb2
 from tqdm import tqdm
 
 from benchmarks.replica import free_port
-from fsr.common.transport import channel_options, server_options
+from fsr.common.wire.transport import channel_options, server_options
 from fsr.v1 import decoder_pb2, encoder_pb2, gateway_pb2, gateway_pb2_grpc, types_pb2
 
 TOKENS, WIDTH, PICTURE = 8, 4096, os.urandom(20_000)

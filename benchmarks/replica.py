@@ -13,8 +13,8 @@ from contextlib import contextmanager
 import grpc
 import torch
 
-from fsr.common import codec
-from fsr.common.transport import channel_options
+from fsr.common.wire import codec
+from fsr.common.wire.transport import channel_options
 from fsr.v1 import decoder_pb2, decoder_pb2_grpc, types_pb2
 
 

@@ -27,7 +27,7 @@ import psutil
 
 from fsr.cli.local_stack import running
 from fsr.client import AsyncClient, ClientError
-from fsr.common.transport import channel_options
+from fsr.common.wire.transport import channel_options
 from fsr.v1 import decoder_pb2, decoder_pb2_grpc
 from fsr_core.tiny.scenes import draw, make_scene
 

@@ -23,7 +23,7 @@ from deploy.grafana import queries
 from deploy.prometheus.local import rules
 from docs.proto_reference import grpc_api
 from docs.sdk_reference import sdk
-from fsr.common.settings import ServiceSettings
+from fsr.common.process.settings import ServiceSettings
 from fsr.decoder.settings import DecoderSettings
 from fsr.encoder.settings import EncoderSettings
 from fsr.gateway.settings import GatewaySettings

@@ -18,7 +18,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from prometheus_client.parser import text_string_to_metric_families
 
 from fsr.cli.local_stack import running
-from fsr.common.ports import join
+from fsr.common.network.ports import join
 from fsr_core.tiny import WEIGHTS
 from helpers.preloaded import PreloadedService
 from helpers.waiting import wait_until_generating

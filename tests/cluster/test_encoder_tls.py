@@ -9,8 +9,8 @@ import grpc
 import psutil
 import pytest
 
-from fsr.common.certificates import Pems, channel_credentials
 from fsr.common.health import check
+from fsr.common.network.certificates import Pems, channel_credentials
 from fsr.encoder.serve_ports import CALLBACK, tls_environment
 from fsr.encoder.settings import EncoderSettings
 from fsr.gateway.metrics import Metrics

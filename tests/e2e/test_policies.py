@@ -7,7 +7,7 @@ import urllib.request
 import pytest
 
 from fsr.client import AuthenticationError, Client, InvalidRequestError
-from fsr.common.budget_text import budget_text
+from fsr.common.requests.budget_text import budget_text
 from helpers.chat import messages
 from helpers.waiting import until
 

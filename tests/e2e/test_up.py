@@ -15,7 +15,7 @@ from fsr.cli.options import SCENE
 from fsr.cli.stack.plan import Plan
 from fsr.client import Client, Tls
 from fsr.common.health import check
-from fsr.common.ports import is_loopback
+from fsr.common.network.ports import is_loopback
 from fsr_core.tiny.scenes import scene_png
 from helpers.certificates import Authority
 from helpers.processes import process_of

@@ -17,7 +17,7 @@ import pytest
 import torch
 from transformers import AutoModelForImageTextToText
 
-from fsr.common import codec
+from fsr.common.wire import codec
 from fsr.v1 import decoder_pb2 as pb
 from fsr.v1 import decoder_pb2_grpc, types_pb2
 from fsr_core.backbones import ImagePart, KeptImage, Message, TextPart

@@ -24,7 +24,7 @@ from fsr.cli.plan.command import plan
 from fsr.cli.scene import scene
 from fsr.cli.terminal import Commands
 from fsr.cli.up import up
-from fsr.common.hidden_arguments import hide
+from fsr.common.process.hidden_arguments import hide
 
 __all__ = ["app", "main"]
 

@@ -12,7 +12,7 @@ from fsr.cli.connection import Connection, connects
 from fsr.cli.options import AsJson
 from fsr.cli.terminal import fail
 from fsr.client.errors import ClientError
-from fsr.common.budget_text import budget_text
+from fsr.common.requests.budget_text import budget_text
 from fsr.v1 import gateway_pb2
 
 __all__ = ["models"]

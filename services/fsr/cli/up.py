@@ -20,8 +20,8 @@ from fsr.cli.stack.options import encoder_replicas, inner_tls_options, own_names
 from fsr.cli.stack.plan import LOOPBACK, Plan
 from fsr.cli.terminal import fail, plain
 from fsr.client.errors import InvalidRequestError
-from fsr.common.environment import temporary_folder_problem
-from fsr.common.ports import is_loopback
+from fsr.common.network.ports import is_loopback
+from fsr.common.process.environment import temporary_folder_problem
 
 __all__ = ["up"]
 

@@ -26,7 +26,7 @@ from fsr.client.requests import (
 from fsr.client.resume import check_seconds
 from fsr.client.timeouts import CallTime
 from fsr.client.types import Answer, Chunk, Compression
-from fsr.common.transport import REPLICAS
+from fsr.common.wire.transport import REPLICAS
 from fsr.v1 import gateway_pb2
 
 __all__ = ["DEFAULT_ADDRESS", "DEFAULT_TIMEOUT", "MODELS_TIMEOUT", "PLAIN_KEY", "RESUME_SECONDS", "AsyncClient"]

@@ -18,7 +18,7 @@ from fsr.client.kept_tokens import KeptTokens
 from fsr.client.resume import Repetition, Resumption
 from fsr.client.timeouts import CallTime
 from fsr.client.types import Answer, Chunk, Route, TokenChoice, Usage
-from fsr.common.transport import MESSAGE_BYTES
+from fsr.common.wire.transport import MESSAGE_BYTES
 from fsr.v1 import decoder_pb2, gateway_pb2
 
 __all__ = ["Calls", "whole_answer"]

@@ -10,9 +10,9 @@ from pathlib import Path
 import grpc
 
 from fsr.client.errors import InvalidRequestError
-from fsr.common.addresses import host_of_target, is_this_machine
-from fsr.common.proxies import may_use_proxy
-from fsr.common.transport import channel_options
+from fsr.common.network.addresses import host_of_target, is_this_machine
+from fsr.common.network.proxies import may_use_proxy
+from fsr.common.wire.transport import channel_options
 from fsr.v1 import gateway_pb2_grpc
 
 __all__ = ["Connection", "Tls", "is_forked", "is_plain_text"]

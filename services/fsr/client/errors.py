@@ -20,7 +20,7 @@ from typing import Any
 import grpc
 
 from fsr.client.types import Route
-from fsr.common.transport import RETRY_AFTER
+from fsr.common.wire.transport import RETRY_AFTER
 
 __all__ = [
     "ASK_NAMES",

@@ -10,7 +10,7 @@ from fsr.client.budgets import Budget, Spread, budget_of
 from fsr.client.errors import InvalidRequestError
 from fsr.client.media import Images, image_messages
 from fsr.client.messages import Messages, check_text, conversation
-from fsr.common.method_options import check_options
+from fsr.common.requests.method_options import check_options
 from fsr.v1 import gateway_pb2, types_pb2
 
 __all__ = [

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from fsr.client.kept_tokens import ImageTokens, KeptTokens
-from fsr.common.budget_text import budget_text
-from fsr.common.transport import DECODERS, ENCODERS, REQUEST_ID
+from fsr.common.requests.budget_text import budget_text
+from fsr.common.wire.transport import DECODERS, ENCODERS, REQUEST_ID
 from fsr.v1 import gateway_pb2, types_pb2
 
 __all__ = [

@@ -1,1 +1,1 @@
-"""What the services share: errors, settings, limits, tensors in messages, logs, health, the life of a process."""
+"""What the services share: errors and health, and in rooms of their own network, process, requests, telemetry and wire."""

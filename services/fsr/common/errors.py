@@ -22,7 +22,7 @@ from typing import Any, cast
 import grpc
 import structlog
 
-from fsr.common.transport import RETRY_AFTER
+from fsr.common.wire.transport import RETRY_AFTER
 
 __all__ = [
     "STATUS",

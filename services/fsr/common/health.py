@@ -12,9 +12,9 @@ from pathlib import Path
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from fsr.common.addresses import split_host_port
-from fsr.common.certificates import CertificateError, CertificateFiles, channel_credentials
-from fsr.common.transport import channel_options
+from fsr.common.network.addresses import split_host_port
+from fsr.common.network.certificates import CertificateError, CertificateFiles, channel_credentials
+from fsr.common.wire.transport import channel_options
 
 __all__ = ["check"]
 

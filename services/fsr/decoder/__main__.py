@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 
-from fsr.common.environment import exit_on, metrics_folder_problem
-from fsr.common.process import check_port
-from fsr.common.telemetry import configure_logging
-from fsr.common.tracing import traces
+from fsr.common.process.environment import exit_on, metrics_folder_problem
+from fsr.common.process.lifecycle import check_port
+from fsr.common.telemetry.logs import configure_logging
+from fsr.common.telemetry.tracing import traces
 from fsr.decoder.settings import DecoderSettings
 
 

@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from fsr.common.errors import InvalidRequest, Overloaded
-from fsr.common.retry_hints import RetryHints
+from fsr.common.requests.retry_hints import RetryHints
 from fsr.decoder.metrics import Metrics
 
 __all__ = ["Admission", "Ticket"]

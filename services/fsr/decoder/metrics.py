@@ -8,7 +8,7 @@ from functools import partial
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
-from fsr.common.telemetry import lines_lost
+from fsr.common.telemetry.logs import lines_lost
 
 __all__ = ["Metrics"]
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from fsr.common import codec
 from fsr.common.errors import InvalidRequest, Mismatch
+from fsr.common.wire import codec
 from fsr.v1 import decoder_pb2, types_pb2
 from fsr_core.backbones import ImagePart, KeptImage, LanguageDecoder, Message, Prompt, TextPart
 

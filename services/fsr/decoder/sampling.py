@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from fsr.common.sampling_limits import check_sampling
+from fsr.common.requests.sampling_limits import check_sampling
 from fsr.v1 import types_pb2
 
 __all__ = ["Sampling"]

@@ -6,13 +6,13 @@ import grpc
 import structlog
 import torch
 
-from fsr.common.certificates import server_credentials
-from fsr.common.draining import Draining
-from fsr.common.incoming import IncomingMessages
-from fsr.common.process import MetricsServer, ServiceProcess, open_port, probe_server, stop_signal
-from fsr.common.slow_readers import SlowReaders
-from fsr.common.tracing import Tracer
-from fsr.common.transport import MAX_STREAMS, server_options
+from fsr.common.network.certificates import server_credentials
+from fsr.common.process.draining import Draining
+from fsr.common.process.lifecycle import MetricsServer, ServiceProcess, open_port, probe_server, stop_signal
+from fsr.common.telemetry.tracing import Tracer
+from fsr.common.wire.incoming import IncomingMessages
+from fsr.common.wire.slow_readers import SlowReaders
+from fsr.common.wire.transport import MAX_STREAMS, server_options
 from fsr.decoder.admission import Admission
 from fsr.decoder.engines.base import Engine
 from fsr.decoder.engines.table import engine_class

@@ -7,8 +7,8 @@ from typing import Any, Literal
 from pydantic import ByteSize, Field
 from pydantic_settings import SettingsConfigDict
 
-from fsr.common.names import served_name
-from fsr.common.tls_options import ReplicaSettings
+from fsr.common.network.tls_options import ReplicaSettings
+from fsr.common.requests.names import served_name
 
 __all__ = ["DecoderSettings", "EngineName"]
 

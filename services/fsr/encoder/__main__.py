@@ -10,17 +10,17 @@ import threading
 
 import structlog
 
-from fsr.common.environment import (
+from fsr.common.network.ports import is_loopback, join
+from fsr.common.process.environment import (
     exit_on,
     metrics_folder_problem,
     ray_folder_problem,
     shared_memory_problem,
     small_shared_memory,
 )
-from fsr.common.ports import is_loopback, join
-from fsr.common.process import check_port
-from fsr.common.telemetry import configure_logging
-from fsr.common.tracing import traces
+from fsr.common.process.lifecycle import check_port
+from fsr.common.telemetry.logs import configure_logging
+from fsr.common.telemetry.tracing import traces
 from fsr.encoder.ingress import check_ingress
 from fsr.encoder.ray_environment import ray_environment
 from fsr.encoder.ray_watch import adopt_orphans, ends_with_ray, starts_again

@@ -12,9 +12,9 @@ import torch
 from ray import serve
 
 from fsr.common.errors import Failed, ServiceError, status_of
-from fsr.common.telemetry import configure_logging, log_end
-from fsr.common.tracing import start_tracing
-from fsr.common.wire_fields import parse_message
+from fsr.common.telemetry.logs import configure_logging, log_end
+from fsr.common.telemetry.tracing import start_tracing
+from fsr.common.wire.wire_fields import parse_message
 from fsr.encoder.batching import Batches
 from fsr.encoder.cache import FeatureCache
 from fsr.encoder.ingress import ReplicaAddresses, check_ingress, ingress_of

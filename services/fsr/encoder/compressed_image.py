@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fsr.common import codec
+from fsr.common.wire import codec
 from fsr.v1 import types_pb2
 from fsr_core import CompressedTokens
 from fsr_core.backbones import ImageFeatures, KeptImage, Tile

@@ -15,7 +15,7 @@ from typing import Literal
 
 import structlog
 
-from fsr.common.ports import join
+from fsr.common.network.ports import join
 from fsr.encoder.serve_ports import LISTEN_ON
 from fsr.encoder.settings import EncoderSettings
 

@@ -11,8 +11,8 @@ from typing import Any
 
 from ray.serve import metrics
 
-from fsr.common.telemetry import counting
-from fsr.common.token_counts import count_tokens
+from fsr.common.requests.token_counts import count_tokens
+from fsr.common.telemetry.logs import counting
 from fsr.v1 import encoder_pb2
 
 __all__ = ["METRICS", "EncoderMetrics"]

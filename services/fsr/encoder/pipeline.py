@@ -11,8 +11,8 @@ import structlog
 import torch
 
 from fsr.common.errors import InvalidRequest
-from fsr.common.message_size import check_tokens_size
-from fsr.common.tracing import NO_SPAN, Span
+from fsr.common.telemetry.tracing import NO_SPAN, Span
+from fsr.common.wire.message_size import check_tokens_size
 from fsr.encoder.cache import FeatureCache
 from fsr.encoder.compressed_image import compressed_image
 from fsr.encoder.decoding import late

@@ -5,8 +5,8 @@ from __future__ import annotations
 import secrets
 from collections.abc import Mapping
 
-from fsr.common.ports import is_loopback
-from fsr.common.transport import MESSAGE_BYTES
+from fsr.common.network.ports import is_loopback
+from fsr.common.wire.transport import MESSAGE_BYTES
 from fsr.encoder.ingress import environment as ingress_environment
 from fsr.encoder.serve_ports import CALLBACK, LISTEN_ON, tls_environment
 from fsr.encoder.settings import EncoderSettings

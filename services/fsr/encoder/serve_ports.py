@@ -15,9 +15,9 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from fsr.common.certificates import CertificateError, CertificateFiles, server_credentials
-from fsr.common.ports import join
-from fsr.common.tls_options import SERVER_TLS
+from fsr.common.network.certificates import CertificateError, CertificateFiles, server_credentials
+from fsr.common.network.ports import join
+from fsr.common.network.tls_options import SERVER_TLS
 from fsr.encoder.settings import EncoderSettings
 
 __all__ = [

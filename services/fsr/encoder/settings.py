@@ -7,9 +7,9 @@ from typing import Literal, Self
 from pydantic import Field, model_validator
 from pydantic_settings import SettingsConfigDict
 
-from fsr.common.names import served_name
-from fsr.common.ports import is_loopback
-from fsr.common.tls_options import ReplicaSettings
+from fsr.common.network.ports import is_loopback
+from fsr.common.network.tls_options import ReplicaSettings
+from fsr.common.requests.names import served_name
 
 __all__ = ["EncoderSettings"]
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 
-from fsr.common.environment import exit_on, metrics_folder_problem
-from fsr.common.hidden_arguments import hide
-from fsr.common.memory import keep_common_blocks
-from fsr.common.telemetry import configure_logging
-from fsr.common.tracing import traces
+from fsr.common.process.environment import exit_on, metrics_folder_problem
+from fsr.common.process.hidden_arguments import hide
+from fsr.common.process.memory import keep_common_blocks
+from fsr.common.telemetry.logs import configure_logging
+from fsr.common.telemetry.tracing import traces
 
 
 def main() -> None:

@@ -10,11 +10,11 @@ from contextlib import asynccontextmanager, contextmanager
 
 import structlog
 
-from fsr.common.draining import Draining
 from fsr.common.errors import Overloaded, ServiceError, status_of
-from fsr.common.retry_hints import RetryHints
-from fsr.common.telemetry import log_end
-from fsr.common.tracing import NO_SPAN, NO_TRACES, Span, Tracer
+from fsr.common.process.draining import Draining
+from fsr.common.requests.retry_hints import RetryHints
+from fsr.common.telemetry.logs import log_end
+from fsr.common.telemetry.tracing import NO_SPAN, NO_TRACES, Span, Tracer
 from fsr.gateway.auth import ApiKeys, Caller
 from fsr.gateway.call import Call
 from fsr.gateway.deadline import Deadline

@@ -7,7 +7,7 @@ from typing import Literal, Protocol
 
 import grpc
 
-from fsr.common.transport import REPLICAS
+from fsr.common.wire.transport import REPLICAS
 from fsr.gateway.auth import authorization_in
 from fsr.gateway.request_record import RequestRecord
 

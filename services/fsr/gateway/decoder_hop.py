@@ -14,7 +14,7 @@ from typing import Any
 
 import grpc
 
-from fsr.common.message_size import check_tokens_size
+from fsr.common.wire.message_size import check_tokens_size
 from fsr.gateway.replies import UNREADABLE
 from fsr.gateway.request_context import RequestContext
 from fsr.gateway.routing.attempts import Attempts, RetryPolicy

@@ -9,7 +9,7 @@ from functools import partial
 import grpc
 
 from fsr.common.errors import Expired
-from fsr.common.message_size import check_message_size
+from fsr.common.wire.message_size import check_message_size
 from fsr.gateway.replies import UNREADABLE, fault_in, parsed
 from fsr.gateway.request_context import RequestContext
 from fsr.gateway.routing.attempts import Attempts, RetryPolicy

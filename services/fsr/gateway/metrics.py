@@ -6,7 +6,7 @@ import time
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
-from fsr.common.telemetry import lines_lost
+from fsr.common.telemetry.logs import lines_lost
 
 __all__ = ["Metrics"]
 

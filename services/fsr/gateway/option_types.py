@@ -8,8 +8,8 @@ from typing import Annotated
 from pydantic import AfterValidator, BeforeValidator, IPvAnyNetwork
 from pydantic_settings import NoDecode
 
-from fsr.common.addresses import split_host_port
-from fsr.common.ports import join
+from fsr.common.network.addresses import split_host_port
+from fsr.common.network.ports import join
 from fsr.gateway.http.pictures.hosts import AllowedHosts
 
 __all__ = ["Addresses", "Hosts", "Networks", "Origins", "Texts", "WebAddress"]

@@ -7,7 +7,7 @@ import time
 from collections.abc import AsyncGenerator, Iterable
 from contextlib import aclosing
 
-from fsr.common.budget_text import budget_text
+from fsr.common.requests.budget_text import budget_text
 from fsr.gateway import validation
 from fsr.gateway.auth import Caller
 from fsr.gateway.canary import Canary

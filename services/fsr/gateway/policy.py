@@ -12,9 +12,9 @@ from typing import Annotated, Any
 from google.protobuf.struct_pb2 import Struct
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator
 
-from fsr.common.budget_text import parse_budget_text
 from fsr.common.errors import InvalidRequest
-from fsr.common.method_options import DEFAULT_METHOD, check_options
+from fsr.common.requests.budget_text import parse_budget_text
+from fsr.common.requests.method_options import DEFAULT_METHOD, check_options
 from fsr.v1 import gateway_pb2, types_pb2
 
 __all__ = ["Applied", "BudgetText", "MethodOptions", "Policy", "TokenCount", "check_method_options", "resolve"]

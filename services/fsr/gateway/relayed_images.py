@@ -6,7 +6,7 @@ writes it once more for its size and once for the call; here all of that is one 
 
 from __future__ import annotations
 
-from fsr.common.wire_fields import FIXED64, LENGTH, VARINT, read_varint, tag_of
+from fsr.common.wire.wire_fields import FIXED64, LENGTH, VARINT, read_varint, tag_of
 from fsr.v1 import decoder_pb2, encoder_pb2
 
 __all__ = ["relayed_images"]

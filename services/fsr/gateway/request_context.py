@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from fsr.common.tracing import NO_SPAN, Span
+from fsr.common.telemetry.tracing import NO_SPAN, Span
 from fsr.gateway.auth import Caller
 from fsr.gateway.deadline import Deadline
 from fsr.gateway.request_record import RequestRecord

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from fsr.common.transport import DECODERS, ENCODERS, REQUEST_ID
+from fsr.common.wire.transport import DECODERS, ENCODERS, REQUEST_ID
 
 __all__ = ["RequestRecord"]
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from fsr.common.errors import InvalidRequest, Mismatch
-from fsr.common.names import check_name
+from fsr.common.requests.names import check_name
 from fsr.gateway.routing.pools import Pools
 from fsr.v1 import gateway_pb2
 

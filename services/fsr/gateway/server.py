@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING
 import grpc
 import structlog
 
-from fsr.common.certificates import server_credentials
-from fsr.common.incoming import IncomingMessages
-from fsr.common.ports import is_loopback
-from fsr.common.process import MetricsServer, ServiceProcess, open_port, probe_server, stop_signal
-from fsr.common.slow_readers import SlowReaders
-from fsr.common.tracing import Tracer
-from fsr.common.transport import server_options
+from fsr.common.network.certificates import server_credentials
+from fsr.common.network.ports import is_loopback
+from fsr.common.process.lifecycle import MetricsServer, ServiceProcess, open_port, probe_server, stop_signal
+from fsr.common.telemetry.tracing import Tracer
+from fsr.common.wire.incoming import IncomingMessages
+from fsr.common.wire.slow_readers import SlowReaders
+from fsr.common.wire.transport import server_options
 from fsr.gateway.admission import Admission
 from fsr.gateway.auth import ApiKeys, Authentication
 from fsr.gateway.canary_export import CanaryExport

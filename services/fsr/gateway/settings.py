@@ -8,9 +8,9 @@ from typing import Literal, Self
 from pydantic import Field, field_validator, model_validator
 from pydantic_settings import SettingsConfigDict
 
-from fsr.common.method_options import DEFAULT_METHOD
-from fsr.common.settings import ReadableFile
-from fsr.common.transport import MAX_STREAMS, MESSAGE_BYTES
+from fsr.common.process.settings import ReadableFile
+from fsr.common.requests.method_options import DEFAULT_METHOD
+from fsr.common.wire.transport import MAX_STREAMS, MESSAGE_BYTES
 from fsr.gateway.option_types import Addresses, Hosts, Networks, Origins, Texts, WebAddress
 from fsr.gateway.policy import BudgetText, MethodOptions, Policy, TokenCount, check_method_options
 from fsr.gateway.tls_options import TlsSettings

@@ -6,9 +6,9 @@ from typing import Self
 
 from pydantic import Field, model_validator
 
-from fsr.common.certificates import CertificateFiles
-from fsr.common.settings import ReadableFile, ServiceSettings
-from fsr.common.tls_options import server_certificate
+from fsr.common.network.certificates import CertificateFiles
+from fsr.common.network.tls_options import server_certificate
+from fsr.common.process.settings import ReadableFile, ServiceSettings
 
 __all__ = ["TlsSettings"]
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from fsr.common.tracing import Attributes
+from fsr.common.telemetry.tracing import Attributes
 from fsr.gateway.request_record import RequestRecord
 from fsr.gateway.routing.replica import Replica
 from fsr.v1 import decoder_pb2, types_pb2

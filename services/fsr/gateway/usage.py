@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
-from fsr.common.method_options import DEFAULT_METHOD
-from fsr.common.telemetry import counting
-from fsr.common.token_counts import count_tokens
+from fsr.common.requests.method_options import DEFAULT_METHOD
+from fsr.common.requests.token_counts import count_tokens
+from fsr.common.telemetry.logs import counting
 from fsr.gateway.metrics import Metrics
 from fsr.gateway.request_record import RequestRecord
 from fsr.gateway.routing.replica import Replica

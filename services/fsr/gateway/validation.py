@@ -7,9 +7,9 @@ from contextlib import contextmanager
 from math import isfinite
 
 from fsr.common.errors import Failed, InvalidRequest
-from fsr.common.method_options import check_options
-from fsr.common.names import check_name
-from fsr.common.sampling_limits import check_sampling
+from fsr.common.requests.method_options import check_options
+from fsr.common.requests.names import check_name
+from fsr.common.requests.sampling_limits import check_sampling
 from fsr.gateway.resume import check_resume
 from fsr.gateway.settings import GatewaySettings
 from fsr.v1 import gateway_pb2, types_pb2

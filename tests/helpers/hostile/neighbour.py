@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import grpc
 import httpcore2
 
-from fsr.common.transport import channel_options
+from fsr.common.wire.transport import channel_options
 from fsr.v1 import gateway_pb2 as pb
 from fsr.v1 import gateway_pb2_grpc, types_pb2
 from helpers.chat import messages

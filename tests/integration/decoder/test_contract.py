@@ -9,7 +9,7 @@ import grpc
 import pytest
 import torch
 
-from fsr.common import codec
+from fsr.common.wire import codec
 from fsr.v1 import decoder_pb2 as pb
 from fsr.v1 import types_pb2
 from helpers.replicas import ENGINE, LONG, SHAPES, TINY, ids, question, text

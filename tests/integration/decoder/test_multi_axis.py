@@ -7,7 +7,7 @@ import grpc
 import pytest
 import torch
 
-from fsr.common import codec
+from fsr.common.wire import codec
 from fsr.v1 import types_pb2
 from helpers import checkpoints
 from helpers.replicas import ENGINE, LONG, Ask, ids, question, random_image, served, serving

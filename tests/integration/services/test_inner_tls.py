@@ -14,8 +14,8 @@ from contextlib import aclosing
 import pytest
 
 from fsr.client import AsyncClient, Client, Tls, UnavailableError
-from fsr.common.certificates import Pems, channel_credentials
 from fsr.common.health import check
+from fsr.common.network.certificates import Pems, channel_credentials
 from fsr.decoder.settings import DecoderSettings
 from helpers.certificates import Authority, flags, gateway_options, options
 

@@ -15,8 +15,8 @@ with warnings.catch_warnings():  # pydantic 2 warns of how Ray 2.60 declares its
 
 from ray.util import get_node_ip_address
 
-from fsr.common.certificates import CertificateError, Pems, channel_credentials
 from fsr.common.health import check
+from fsr.common.network.certificates import CertificateError, Pems, channel_credentials
 from fsr.encoder import serve_ports
 from fsr.encoder.serve_ports import (
     CALLBACK,

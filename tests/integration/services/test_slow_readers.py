@@ -10,7 +10,7 @@ import time
 import grpc
 import pytest
 
-from fsr.common.slow_readers import SlowReaders
+from fsr.common.wire.slow_readers import SlowReaders
 
 SECONDS = 0.5
 PIECE = bytes(2**20)  # more than a window

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from fsr.cli.doctor.finding import Finding, finding
 from fsr.cli.stack.plan import Plan, PortTaken
-from fsr.common import environment
+from fsr.common.process import environment
 
 __all__ = ["cpus", "folders", "memory", "ports", "proxies", "shared_memory"]
 

@@ -10,7 +10,7 @@ import urllib.request
 from pathlib import Path
 
 from fsr.cli.doctor.finding import Finding, finding
-from fsr.common.environment import hub_cache_problem
+from fsr.common.process.environment import hub_cache_problem
 
 __all__ = ["model"]
 

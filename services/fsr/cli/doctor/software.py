@@ -11,7 +11,7 @@ from importlib.metadata import PackageNotFoundError, requires, version
 from typing import Any
 
 from fsr.cli.doctor.finding import Finding, finding
-from fsr.common.environment import python_problem
+from fsr.common.process.environment import python_problem
 
 __all__ = ["devices", "packages", "python"]
 

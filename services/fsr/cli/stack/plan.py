@@ -6,7 +6,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from fsr.common.ports import join, listen_error
+from fsr.common.network.ports import join, listen_error
 
 __all__ = ["LOOPBACK", "Command", "Plan", "PortTaken"]
 

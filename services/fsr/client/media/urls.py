@@ -12,7 +12,7 @@ from urllib.error import HTTPError, URLError
 from urllib.parse import quote, unquote_to_bytes, urlsplit, urlunsplit
 
 from fsr.client.errors import DeadlineExceeded, InvalidRequestError
-from fsr.common.transport import MESSAGE_BYTES
+from fsr.common.wire.transport import MESSAGE_BYTES
 
 __all__ = ["fetched", "file_of_data_uri"]
 

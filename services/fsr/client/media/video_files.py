@@ -7,7 +7,7 @@ from io import BytesIO
 from typing import Any
 
 from fsr.client.errors import InvalidRequestError
-from fsr.common.transport import MESSAGE_BYTES
+from fsr.common.wire.transport import MESSAGE_BYTES
 
 __all__ = ["frames_of"]
 

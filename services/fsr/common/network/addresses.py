@@ -5,7 +5,7 @@ from __future__ import annotations
 import ipaddress
 import re
 
-from fsr.common.ports import is_loopback
+from fsr.common.network.ports import is_loopback
 
 __all__ = ["bare_host", "host_of_target", "is_this_machine", "split_host_port"]
 

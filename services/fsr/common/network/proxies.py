@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from urllib.request import proxy_bypass_environment  # type: ignore[attr-defined]  # the stubs lack it
 
-from fsr.common.addresses import is_this_machine
+from fsr.common.network.addresses import is_this_machine
 
 __all__ = ["may_use_proxy"]
 

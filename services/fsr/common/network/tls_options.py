@@ -7,8 +7,8 @@ from typing import Annotated, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
-from fsr.common.certificates import CertificateFiles
-from fsr.common.settings import ReadableFile, ServiceSettings
+from fsr.common.network.certificates import CertificateFiles
+from fsr.common.process.settings import ReadableFile, ServiceSettings
 
 __all__ = ["SERVER_TLS", "ReplicaSettings", "server_certificate"]
 

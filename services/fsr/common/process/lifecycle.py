@@ -18,9 +18,9 @@ from grpc_health.v1._async import HealthServicer
 from grpc_reflection.v1alpha import reflection
 from prometheus_client import CollectorRegistry, start_http_server
 
-from fsr.common.draining import Draining
-from fsr.common.ports import join, listening_address, open_socket
-from fsr.common.transport import server_options
+from fsr.common.network.ports import join, listening_address, open_socket
+from fsr.common.process.draining import Draining
+from fsr.common.wire.transport import server_options
 
 __all__ = ["MetricsServer", "ServiceProcess", "check_port", "listen", "open_port", "probe_server", "stop_signal"]
 

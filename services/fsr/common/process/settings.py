@@ -24,8 +24,8 @@ from pydantic_settings import (
     YamlConfigSettingsSource,
 )
 
-from fsr.common.addresses import bare_host
-from fsr.common.tracing import check_collector
+from fsr.common.network.addresses import bare_host
+from fsr.common.telemetry.tracing import check_collector
 
 __all__ = ["ReadableFile", "ServiceSettings"]
 

@@ -1,7 +1,7 @@
 """Traces of requests: a request is a span, and in it are spans of its stages and of its calls to other services.
 
 Off unless a collector is named. Then nothing of OpenTelemetry is loaded, and every request has the span `NO_SPAN`.
-What is recorded is in :mod:`fsr.common.otlp`, which needs the extra `otel`.
+What is recorded is in :mod:`fsr.common.telemetry.otlp`, which needs the extra `otel`.
 """
 
 from __future__ import annotations
@@ -114,7 +114,7 @@ def start_tracing(service: str, endpoint: str | None = None) -> Tracer:
     if not collector:
         return NO_TRACES
     try:
-        from fsr.common.otlp import OtlpTracer
+        from fsr.common.telemetry.otlp import OtlpTracer
     except ImportError as error:
         remedy = "pip install 'fsr-gateway[otel]', or name no collector"
         raise ValueError(f"{name}: traces need the extra otel ({error}); {remedy}") from error

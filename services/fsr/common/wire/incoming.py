@@ -21,7 +21,7 @@ from google.protobuf.descriptor import ServiceDescriptor
 from google.protobuf.message import DecodeError
 
 from fsr.common.errors import Expired, InvalidRequest, ServiceError, set_status, status_of
-from fsr.common.wire_fields import MAX_FIELDS, parse_message
+from fsr.common.wire.wire_fields import MAX_FIELDS, parse_message
 
 __all__ = ["IncomingMessages"]
 

@@ -6,7 +6,7 @@ gRPC itself reports a message over its limit as RESOURCE_EXHAUSTED, the code of 
 from __future__ import annotations
 
 from fsr.common.errors import InvalidRequest
-from fsr.common.transport import MESSAGE_BYTES
+from fsr.common.wire.transport import MESSAGE_BYTES
 
 __all__ = ["check_message_size", "check_tokens_size"]
 

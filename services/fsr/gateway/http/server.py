@@ -10,9 +10,9 @@ from collections.abc import Callable, Iterator
 import uvicorn
 from fastapi import FastAPI
 
-from fsr.common.ports import join
-from fsr.common.process import listen
-from fsr.common.telemetry import adopt_logger
+from fsr.common.network.ports import join
+from fsr.common.process.lifecycle import listen
+from fsr.common.telemetry.logs import adopt_logger
 from fsr.gateway.http.connections.protocol import HttpProtocol
 from fsr.gateway.http.connections.tls import https_context
 from fsr.gateway.metrics import Metrics

@@ -14,7 +14,7 @@ import grpc
 import structlog
 
 from fsr.common.errors import Expired, Mismatch, NotReady, Overloaded, ServiceError, from_rpc, retry_after, status_of
-from fsr.common.tracing import NO_SPAN
+from fsr.common.telemetry.tracing import NO_SPAN
 from fsr.gateway.metrics import Metrics
 from fsr.gateway.request_context import RequestContext
 from fsr.gateway.routing.circuit_breaker import HalfOpenCall

@@ -12,8 +12,8 @@ from collections.abc import Sequence
 
 import structlog
 
-from fsr.common.addresses import split_host_port
-from fsr.common.ports import join
+from fsr.common.network.addresses import split_host_port
+from fsr.common.network.ports import join
 
 __all__ = ["Discovery"]
 

@@ -9,8 +9,8 @@ from collections.abc import Callable, Collection
 
 import structlog
 
-from fsr.common.certificates import channel_credentials
 from fsr.common.errors import Mismatch, NotReady, UnknownModel
+from fsr.common.network.certificates import channel_credentials
 from fsr.gateway.metrics import Metrics
 from fsr.gateway.routing.balancing import power_of_two_choices, rendezvous
 from fsr.gateway.routing.circuit_breaker import BreakerPolicy

@@ -14,7 +14,7 @@ import grpc
 import structlog
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from fsr.common.transport import channel_options
+from fsr.common.wire.transport import channel_options
 from fsr.gateway.routing.circuit_breaker import BreakerPolicy, CircuitBreaker, HalfOpenCall
 from fsr.v1 import decoder_pb2, decoder_pb2_grpc, encoder_pb2, encoder_pb2_grpc, types_pb2
 

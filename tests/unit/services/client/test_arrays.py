@@ -9,7 +9,7 @@ import torch
 from fsr.client import Client, InvalidRequestError
 from fsr.client.arrays import array_of
 from fsr.client.kept_tokens import ImageTokens
-from fsr.common import codec
+from fsr.common.wire import codec
 from fsr.v1 import types_pb2
 
 WIRES = [types_pb2.DTYPE_FP32, types_pb2.DTYPE_FP16, types_pb2.DTYPE_BF16, types_pb2.DTYPE_INT8]

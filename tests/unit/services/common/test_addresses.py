@@ -4,8 +4,8 @@ import socket
 
 import pytest
 
-from fsr.common.addresses import bare_host, host_of_target, is_this_machine, split_host_port
-from fsr.common.ports import join, open_socket
+from fsr.common.network.addresses import bare_host, host_of_target, is_this_machine, split_host_port
+from fsr.common.network.ports import join, open_socket
 
 IPV6 = pytest.mark.skipif(not socket.has_ipv6, reason="this machine has no IPv6")
 

@@ -1,6 +1,6 @@
 import pytest
 
-from fsr.common.budget_text import budget_text, parse_budget_text
+from fsr.common.requests.budget_text import budget_text, parse_budget_text
 from fsr.v1 import types_pb2
 
 

@@ -6,7 +6,7 @@ import pytest
 from cryptography.hazmat.primitives import serialization
 from structlog.testing import capture_logs
 
-from fsr.common.certificates import CertificateError, CertificateFiles
+from fsr.common.network.certificates import CertificateError, CertificateFiles
 from helpers.certificates import Authority
 
 OPTIONS = ("tls_cert", "tls_key", "tls_client_ca")

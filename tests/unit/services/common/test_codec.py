@@ -1,8 +1,8 @@
 import pytest
 import torch
 
-from fsr.common import codec
 from fsr.common.errors import InvalidRequest
+from fsr.common.wire import codec
 from fsr.v1.types_pb2 import DTYPE_BF16, DTYPE_FP16, DTYPE_FP32, DTYPE_INT8, Tensor
 
 

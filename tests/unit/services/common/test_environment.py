@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from fsr.common import environment
+from fsr.common.process import environment
 
 ROOT = Path(__file__).parents[4]
 FILE = "/etc/passwd"  # where no folder can be made

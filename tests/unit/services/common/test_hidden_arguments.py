@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from fsr.common.hidden_arguments import without
+from fsr.common.process.hidden_arguments import without
 
 VARIABLES = {"--api-key": "KEY", "--api-keys": "KEYS"}
 
@@ -31,7 +31,7 @@ def test_process_with_a_secret_starts_again_in_place_without_it():
     code = (
         "import os, sys\n"
         "from pathlib import Path\n"
-        "from fsr.common.hidden_arguments import hide\n"
+        "from fsr.common.process.hidden_arguments import hide\n"
         "first = os.environ.setdefault('FIRST', str(os.getpid()))\n"
         "hide({'--api-keys': 'KEYS'})\n"
         "shown = 9 * 'k' in Path('/proc/self/cmdline').read_text()\n"

@@ -12,8 +12,8 @@ from grpc_reflection.v1alpha import reflection, reflection_pb2, reflection_pb2_g
 from structlog.testing import capture_logs
 
 from fsr.common.errors import InvalidRequest, stream_errors, unary_errors
-from fsr.common.incoming import IncomingMessages
-from fsr.common.transport import server_options
+from fsr.common.wire.incoming import IncomingMessages
+from fsr.common.wire.transport import server_options
 from fsr.v1 import decoder_pb2, decoder_pb2_grpc
 
 Code = grpc.StatusCode
@@ -106,7 +106,7 @@ async def test_message_when_it_cannot_be_read_is_refused_counted_and_logged(serv
 
 @pytest.mark.parametrize("path", [DECODE, DESCRIBE, "/grpc.health.v1.Health/Check"])
 async def test_message_when_it_does_not_arrive_is_not_waited_for(server, path, monkeypatch):
-    monkeypatch.setattr("fsr.common.incoming._OPEN_SECONDS", 0.3)
+    monkeypatch.setattr("fsr.common.wire.incoming._OPEN_SECONDS", 0.3)
     async with grpc.aio.insecure_channel(server.address) as channel:
         call = channel.stream_stream(path)()
         async with asyncio.timeout(30):

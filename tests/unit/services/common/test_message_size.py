@@ -1,8 +1,8 @@
 import pytest
 
 from fsr.common.errors import InvalidRequest
-from fsr.common.message_size import check_tokens_size
-from fsr.common.transport import MESSAGE_BYTES
+from fsr.common.wire.message_size import check_tokens_size
+from fsr.common.wire.transport import MESSAGE_BYTES
 from fsr.v1 import encoder_pb2, types_pb2
 
 

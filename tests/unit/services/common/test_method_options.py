@@ -4,8 +4,8 @@ import pytest
 from google.protobuf.struct_pb2 import Struct
 
 import fsr_core
-from fsr.common import method_options
-from fsr.common.method_options import check_options
+from fsr.common.requests import method_options
+from fsr.common.requests.method_options import check_options
 
 
 def test_default_method_is_the_same_with_and_without_fsr_core():

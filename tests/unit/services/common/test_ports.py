@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from fsr.common.ports import is_loopback, join, listen_error
+from fsr.common.network.ports import is_loopback, join, listen_error
 
 
 @pytest.fixture

@@ -8,9 +8,9 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from prometheus_client import CollectorRegistry
 
-from fsr.common.draining import Draining
 from fsr.common.errors import NotReady
-from fsr.common.process import MetricsServer, ServiceProcess, check_port, open_port
+from fsr.common.process.draining import Draining
+from fsr.common.process.lifecycle import MetricsServer, ServiceProcess, check_port, open_port
 
 
 @pytest.fixture

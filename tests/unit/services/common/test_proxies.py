@@ -9,10 +9,10 @@ import grpc
 import pytest
 
 from fsr.client import AsyncClient, ClientError
-from fsr.common.draining import Draining
 from fsr.common.health import check
-from fsr.common.process import ServiceProcess, open_port
-from fsr.common.proxies import may_use_proxy
+from fsr.common.network.proxies import may_use_proxy
+from fsr.common.process.draining import Draining
+from fsr.common.process.lifecycle import ServiceProcess, open_port
 
 FAR = "192.0.2.1"  # of a network for documentation (RFC 5737): nobody is there
 NAMES = [f"{name}_proxy" for name in ("grpc", "https", "http", "no_grpc", "no")]

@@ -1,6 +1,6 @@
 import pytest
 
-from fsr.common.retry_hints import RetryHints
+from fsr.common.requests.retry_hints import RetryHints
 
 
 class Clock:

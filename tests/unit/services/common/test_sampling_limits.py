@@ -5,7 +5,7 @@ from math import inf, nan
 import pytest
 
 from fsr.common.errors import InvalidRequest
-from fsr.common.sampling_limits import check_sampling
+from fsr.common.requests.sampling_limits import check_sampling
 from fsr.v1 import types_pb2
 
 

@@ -8,11 +8,11 @@ import sys
 import pytest
 import structlog
 
-from fsr.common.telemetry import configure_logging
+from fsr.common.telemetry.logs import configure_logging
 
 PROGRAM = """
 import sys
-from fsr.common.telemetry import configure_logging, lines_lost, log_end
+from fsr.common.telemetry.logs import configure_logging, lines_lost, log_end
 configure_logging("gateway", "info")
 for i in range(3):
     log_end("Generate", "OK", 0.0, number=i)

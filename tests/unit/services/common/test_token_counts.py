@@ -1,4 +1,4 @@
-from fsr.common.token_counts import TokenCounts, count_tokens
+from fsr.common.requests.token_counts import TokenCounts, count_tokens
 from fsr.v1 import types_pb2
 
 

@@ -6,9 +6,9 @@ import time
 
 import pytest
 
-from fsr.common import otlp
-from fsr.common.otlp import OtlpTracer
-from fsr.common.tracing import NO_SPAN, NO_TRACES, check_collector, start_tracing, traces
+from fsr.common.telemetry import otlp
+from fsr.common.telemetry.otlp import OtlpTracer
+from fsr.common.telemetry.tracing import NO_SPAN, NO_TRACES, check_collector, start_tracing, traces
 from fsr.decoder.settings import DecoderSettings
 from helpers.collector import TRACE_ID, TRACEPARENT, collector
 
@@ -154,7 +154,7 @@ def test_environment_when_it_is_wrong_is_one_line_that_names_the_variable(enviro
 
 
 def test_traces_without_the_extra_are_one_line_that_says_what_to_install(environment):
-    environment.setitem(sys.modules, "fsr.common.otlp", None)
+    environment.setitem(sys.modules, "fsr.common.telemetry.otlp", None)
     with pytest.raises(
         ValueError, match=r"^--otlp-endpoint: traces need the extra otel .*pip install 'fsr-gateway\[otel\]'"
     ):

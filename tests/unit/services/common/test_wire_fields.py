@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fsr.common.errors import InvalidRequest
-from fsr.common.wire_fields import parse_message
+from fsr.common.wire.wire_fields import parse_message
 from fsr.v1 import decoder_pb2, gateway_pb2, types_pb2
 
 

@@ -5,8 +5,8 @@ from contextlib import aclosing
 
 import pytest
 
-from fsr.common.draining import Draining
-from fsr.common.tracing import traces
+from fsr.common.process.draining import Draining
+from fsr.common.telemetry.tracing import traces
 from fsr.decoder import pipeline
 from fsr.decoder.admission import Admission
 from fsr.decoder.engines.transformers.engine import TransformersEngine

@@ -10,7 +10,7 @@ from dataclasses import replace
 import pytest
 
 from fsr.common.errors import Expired, InvalidRequest, Overloaded
-from fsr.common.tracing import traces
+from fsr.common.telemetry.tracing import traces
 from fsr.encoder.cache import cache_key
 from fsr.v1 import types_pb2
 from helpers import checkpoints
@@ -135,7 +135,7 @@ def test_answer_when_there_is_no_image_then_refused(bench):
 
 
 def test_answer_when_it_exceeds_a_message_then_refused(bench, monkeypatch):
-    monkeypatch.setattr("fsr.common.message_size.MESSAGE_BYTES", 100)
+    monkeypatch.setattr("fsr.common.wire.message_size.MESSAGE_BYTES", 100)
     with pytest.raises(InvalidRequest, match=r"^budget: the kept tokens take \d+ bytes, more than 100; keep fewer"):
         answer(pipeline_of(bench("llava").encoder), request_of(image_of(SIZES[0])))
 

@@ -5,7 +5,7 @@ import math
 import pytest
 
 from fsr.common.errors import InvalidRequest, NotReady
-from fsr.common.transport import MESSAGE_BYTES
+from fsr.common.wire.transport import MESSAGE_BYTES
 from fsr.gateway.auth import ANYBODY
 from fsr.gateway.deadline import Deadline
 from fsr.gateway.encoder_hop import EncoderHop

@@ -9,8 +9,8 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_health.v1._async import HealthServicer
 from structlog.testing import capture_logs
 
-from fsr.common.certificates import CertificateFiles, Pems, channel_credentials, server_credentials
-from fsr.common.tls_options import SERVER_TLS
+from fsr.common.network.certificates import CertificateFiles, Pems, channel_credentials, server_credentials
+from fsr.common.network.tls_options import SERVER_TLS
 from fsr.gateway.metrics import Metrics
 from fsr.gateway.routing.pools import Pools
 from fsr.gateway.settings import GatewaySettings

@@ -11,7 +11,7 @@ import vllm
 from packaging.version import Version
 from vllm.engine.arg_utils import AsyncEngineArgs
 
-from fsr.common.sampling_limits import MAX_TOP_LOGPROBS
+from fsr.common.requests.sampling_limits import MAX_TOP_LOGPROBS
 from fsr.decoder.engines.kv_budget import free_share
 from fsr.decoder.engines.vllm.families import is_multi_axis
 from fsr.decoder.engines.vllm.multi_axis import MODALITY

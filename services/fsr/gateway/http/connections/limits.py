@@ -11,7 +11,7 @@ from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from fsr.common.errors import Overloaded, Unauthenticated, status_of
-from fsr.common.retry_hints import RetryHints
+from fsr.common.requests.retry_hints import RetryHints
 from fsr.gateway.auth import ApiKeys
 from fsr.gateway.http.connections.bodies import Bodies, Body
 from fsr.gateway.http.errors import error_response, refusal

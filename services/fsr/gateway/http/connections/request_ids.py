@@ -9,8 +9,8 @@ from starlette.datastructures import MutableHeaders
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from fsr.common.draining import Draining
 from fsr.common.errors import Failed
+from fsr.common.process.draining import Draining
 from fsr.gateway.http.errors import error_response
 
 __all__ = ["RequestIds"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ssl
 
-from fsr.common.certificates import CertificateFiles
+from fsr.common.network.certificates import CertificateFiles
 
 __all__ = ["https_context"]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from fsr.common.errors import InvalidRequest
-from fsr.common.method_options import MAX_VALUES, check_options
+from fsr.common.requests.method_options import MAX_VALUES, check_options
 from fsr.gateway.http.field_names import FieldNames
 from fsr.gateway.http.schemas.requests import AutoBudget, CompressionOptions
 from fsr.v1 import types_pb2

@@ -1,0 +1,1 @@
+"""Addresses, ports and proxies; certificates and the options of TLS."""

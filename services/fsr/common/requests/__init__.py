@@ -1,0 +1,1 @@
+"""What a request may say, and how it is counted: rules that services, SDK and command share."""

@@ -1,0 +1,1 @@
+"""Messages between the services: tensors in them, bounds on their size and fields, channels' options."""
