@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,6 +20,8 @@ from fsr_core.scan import Keys, scan
 from fsr_core.tokens import FOCUS, SCAN, CompressedTokens, VisualTokens
 
 __all__ = ["FSR"]
+
+CPU_BATCH = 2**22  # numbers in the keys of the samples that are computed together on CPU
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,9 +65,12 @@ class FSR(Compressor):
             shapes = (keys.shape, keys.dtype, keys.device, sample.features.shape, sample.features.dtype)
             groups[(*shapes, sample.relevance is None, sample.keys is None, whole)].append(i)
         results: dict[int, CompressedTokens] = {}
-        for members in groups.values():
-            kept = self._compress_equal([samples[i] for i in members], [limits[i] for i in members])
-            results.update(zip(members, kept, strict=True))
+        for together in groups.values():
+            size = _batch_size(samples[together[0]])
+            for start in range(0, len(together), size):
+                members = together[start : start + size]
+                kept = self._compress_equal([samples[i] for i in members], [limits[i] for i in members])
+                results.update(zip(members, kept, strict=True))
         return [results[i] for i in range(len(samples))]
 
     def _compress_equal(self, samples: list[VisualTokens], limits: list[Limits]) -> list[CompressedTokens]:
@@ -91,6 +97,13 @@ class FSR(Compressor):
             scan_counts = torch.tensor(scanned.counts, device=device)
             merged_into = absorbed(kept, scanned.anchor, scanned.similarity, scan_counts, self.kappa)
         return _results(features, kept, in_focus, merged_into, phi, sizes, counts, wanted)
+
+
+def _batch_size(sample: VisualTokens) -> int:
+    """How many samples like this one are computed together. On CPU that saves small operations, but large tensors then
+    are copied, and leave the caches."""
+    keys = sample.features if sample.keys is None else sample.keys
+    return max(1, CPU_BATCH // keys.numel()) if keys.device.type == "cpu" else sys.maxsize
 
 
 def _cut(order: Tensor, counts: list[int]) -> Tensor:

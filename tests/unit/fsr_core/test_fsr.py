@@ -80,6 +80,16 @@ def test_batch_of_576_tokens_equals_single_samples():
     assert all(same(a, SCANNING.compress(s, k)) for a, s, k in zip(together, samples, budgets, strict=True))
 
 
+def test_batch_when_it_is_too_large_for_one_then_its_parts_equal_single_samples(monkeypatch):
+    samples, budgets, sizes = [sample(i, 576, 256) for i in range(5)], [16, 576, 192, 64, 192], []
+    compress = FSR._compress_equal
+    monkeypatch.setattr(FSR, "_compress_equal", lambda *args: sizes.append(len(args[1])) or compress(*args))
+    monkeypatch.setattr("fsr_core.fsr.CPU_BATCH", 3 * 576 * 256 - 1)
+    together = SCANNING.compress_batch(samples, budgets)
+    assert sizes == [2, 2, 1]  # the sample that keeps all its tokens is apart
+    assert all(same(a, SCANNING.compress(s, k)) for a, s, k in zip(together, samples, budgets, strict=True))
+
+
 @settings(max_examples=60, deadline=None)
 @given(sizes)
 def test_result_has_k_tokens_and_unchanged_focus(size):
