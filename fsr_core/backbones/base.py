@@ -74,6 +74,11 @@ class VisualEncoder(ABC):
             f"video: {self.info.family} takes pictures only; send frames as pictures, or use a video model"
         )
 
+    def sufficient_side(self) -> int | None:
+        """A number of pixels: how pictures are prepared whose shorter side has as many, or more, depends on their
+        proportions alone, and all of them are scaled down. None if there is no such number."""
+        return None
+
     def shown(self, size: tuple[int, int]) -> Box:
         """The region that preprocessing leaves of a picture of `size` (width, height); by default all of it."""
         return (0.0, 0.0, float(size[0]), float(size[1]))

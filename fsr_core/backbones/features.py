@@ -95,6 +95,7 @@ class PreparedImage:
         normalisation: what the tower's device does with ``pixel_values`` first, which are bytes; None: nothing.
         tiles: the image's views, if they are known before it is encoded.
         size: width and height of the source picture in pixels.
+        file_size: those of its file, if that was decoded at a smaller size; regions are in pixels of the smaller one.
         video: whether it is a video.
         frame_seconds: see :class:`ImageFeatures`.
     """
@@ -102,6 +103,7 @@ class PreparedImage:
     inputs: Mapping[str, Tensor]
     tiles: tuple[Tile, ...]
     size: tuple[int, int]
+    file_size: tuple[int, int] | None = None
     video: bool = False
     frame_seconds: tuple[float, ...] = ()
     normalisation: Normalisation | None = None
@@ -163,6 +165,16 @@ class ImageFeatures:
         """Bytes of its tensors."""
         values = (getattr(self, field.name) for field in fields(self))
         return sum(value.nbytes for value in values if isinstance(value, Tensor))
+
+    def of_size(self, size: tuple[int, int]) -> ImageFeatures:
+        """The same features, with their regions in pixels of the picture at another size (width, height)."""
+        across, down = size[0] / self.size[0], size[1] / self.size[1]
+
+        def scaled(tile: Tile) -> Tile:
+            left, top, right, bottom = tile.crop
+            return replace(tile, crop=(left * across, top * down, right * across, bottom * down))
+
+        return replace(self, tiles=tuple(map(scaled, self.tiles)), size=size)
 
     def owned(self) -> ImageFeatures:
         """A copy in which no tensor is a view into a larger one, so that `nbytes` is the memory it really holds."""

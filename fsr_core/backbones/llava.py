@@ -15,7 +15,7 @@ from fsr_core.backbones.checkpoints.weights import Placement
 from fsr_core.backbones.features import Box, ImageFeatures, PreparedImage, Tile
 from fsr_core.backbones.language.half_decoder import HalfDecoder
 from fsr_core.backbones.vision.clip_text import ClipText, known_clip
-from fsr_core.backbones.vision.image_processors import image_processor, visible
+from fsr_core.backbones.vision.image_processors import image_processor, sufficient_side, visible
 from fsr_core.backbones.vision.patch_encoder import PatchEncoder, text_side
 from fsr_core.backbones.vision.patch_tower import PatchTower, TowerOutput
 from fsr_core.backbones.vision.pixels import prepare
@@ -44,6 +44,9 @@ class LlavaEncoder(PatchEncoder):
         tower = PatchTower(model.config, core.vision_tower, core.multi_modal_projector, None, text)
         info = config_info(name, model.config, model.dtype, tower.side**2)
         return cls(tower, model.config, processor.image_processor, info, "")
+
+    def sufficient_side(self) -> int | None:
+        return sufficient_side(self.processor)
 
     def shown(self, size: tuple[int, int]) -> Box:
         return visible(self.processor, size)

@@ -17,7 +17,7 @@ from fsr_core.backbones.features import ImageFeatures, PreparedImage, Tile
 from fsr_core.backbones.language.half_decoder import HalfDecoder
 from fsr_core.backbones.vision.anyres import packed_features, packer, tile_boxes, tiled_features
 from fsr_core.backbones.vision.clip_text import ClipText, known_clip
-from fsr_core.backbones.vision.image_processors import image_processor
+from fsr_core.backbones.vision.image_processors import image_processor, sufficient_side
 from fsr_core.backbones.vision.patch_encoder import PatchEncoder, text_side
 from fsr_core.backbones.vision.patch_tower import PatchTower, TowerOutput
 from fsr_core.backbones.vision.pixels import prepare
@@ -67,6 +67,9 @@ class LlavaNextEncoder(PatchEncoder):
 
     def _edge(self) -> int:
         return int(self.config.vision_config.image_size)
+
+    def sufficient_side(self) -> int | None:
+        return sufficient_side(self.processor)
 
     def preprocess(self, image: Image.Image) -> PreparedImage:
         edge = self._edge()

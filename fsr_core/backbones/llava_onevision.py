@@ -26,7 +26,7 @@ from fsr_core.backbones.language.half_decoder import HalfDecoder
 from fsr_core.backbones.llava_next import tile_grid, unbatch_tiles
 from fsr_core.backbones.vision.anyres import packed_features, packer
 from fsr_core.backbones.vision.frames import frame_processor, frames_to_rgb
-from fsr_core.backbones.vision.image_processors import image_processor, square, video_settings
+from fsr_core.backbones.vision.image_processors import image_processor, square, sufficient_side, video_settings
 from fsr_core.backbones.vision.patch_encoder import PatchEncoder, text_side
 from fsr_core.backbones.vision.patch_tower import PatchTower, TowerOutput
 from fsr_core.backbones.vision.pixels import prepare
@@ -92,6 +92,9 @@ class LlavaOnevisionEncoder(PatchEncoder):
 
     def _edge(self) -> int:
         return int(self.config.vision_config.image_size)
+
+    def sufficient_side(self) -> int | None:
+        return sufficient_side(self.processor)
 
     def preprocess(self, image: Image.Image) -> PreparedImage:
         picture = to_rgb(image)

@@ -29,6 +29,7 @@ _TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+_SIDEWAYS = {_TURNS[orientation] for orientation in (5, 6, 7, 8)}
 
 
 class PictureFile:
@@ -43,12 +44,14 @@ class PictureFile:
 
     Attributes:
         size: width and height in pixels, before the picture is turned.
+        upright_size: the same after it is turned.
         frames: number of its pictures, above 1 if it is animated.
 
     Raises what Pillow raises for other files and damaged headers, which is of many kinds.
     """
 
     size: tuple[int, int]
+    upright_size: tuple[int, int]
     frames: int
 
     def __init__(self, data: bytes, opened: Callable[[bytes], IO[bytes]] = io.BytesIO) -> None:
@@ -57,6 +60,7 @@ class PictureFile:
         self._pixels, self._opened = blocks.pixels, opened
         self._image = self._open()
         self.size = self._image.size
+        self.upright_size = self.size[::-1] if self._turn in _SIDEWAYS else self.size
         self.frames = max(blocks.frames, getattr(self._image, "n_frames", 1))
 
     def _open(self) -> ImageFile.ImageFile:
@@ -64,8 +68,14 @@ class PictureFile:
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # whoever opens the file checks its size
             return Image.open(self._opened(self._pixels), formats=_FORMATS)
 
-    def decode(self) -> Image.Image:
-        """The picture in RGB, upright, transparent parts on white. Raises what Pillow raises for damaged pixels."""
+    def decode(self, side: int | None = None) -> Image.Image:
+        """The picture in RGB, upright, transparent parts on white. Raises what Pillow raises for damaged pixels.
+
+        With `side`, a JPEG is decoded at a half, a quarter or an eighth of its width and height if its shorter side
+        keeps so many pixels (scaled decoding of libjpeg-turbo): less work, and pixels of a coarser filter.
+        """
+        if side is not None:
+            self._image.draft(None, (side, side))  # does nothing for other formats
         self._image.load()
         if self._image.format == "PNG":
             self._scale_transparent_colour()

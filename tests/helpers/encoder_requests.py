@@ -6,6 +6,7 @@ import io
 from fsr.encoder.cache import FeatureCache
 from fsr.encoder.limits import RequestLimits
 from fsr.encoder.pipeline import EncoderPipeline
+from fsr.encoder.scaled_jpeg import jpeg_side
 from fsr.encoder.settings import EncoderSettings
 from fsr.v1 import encoder_pb2, types_pb2
 from helpers.benches import QUESTION, picture
@@ -46,6 +47,7 @@ def pipeline_of(encoder, cache_bytes=0, on_batch=None, shared=None, **options):
         limits=RequestLimits.of(settings),
         decode_threads=settings.decode_threads,
         max_batch_size=settings.max_batch_size,
+        jpeg_side=jpeg_side(encoder, settings.scaled_jpeg),
         on_batch=on_batch,
     )
 

@@ -16,7 +16,7 @@ from fsr_core.backbones.checkpoints.checkpoint import read_json
 from fsr_core.backbones.features import Box
 from fsr_core.backbones.vision.pixels import from_pictures
 
-__all__ = ["image_processor", "square", "video_settings", "visible"]
+__all__ = ["image_processor", "square", "sufficient_side", "video_settings", "visible"]
 
 
 def image_processor(folder: Path, default: str) -> Any:
@@ -58,6 +58,14 @@ def _edges(size: Any) -> dict[str, int]:
     if not isinstance(size, dict):
         fields["shortest_edge"] = getattr(size, "shortest_edge", None)
     return {name: int(value) for name, value in fields.items() if value}
+
+
+def sufficient_side(processor: Any) -> int | None:
+    """See `VisualEncoder.sufficient_side`; of a processor that scales pictures to one size, or to one of some grids."""
+    if not processor.do_resize:
+        return None
+    grids = getattr(processor, "image_grid_pinpoints", None) or []
+    return max([*_edges(processor.size).values(), *(edge for grid in grids for edge in grid)], default=None)
 
 
 def square(size: tuple[int, int]) -> Box:

@@ -120,6 +120,9 @@ class QwenEncoder(VisualEncoder):
         """``[steps]`` int64 temporal positions of a video with a step every `seconds`. By default 0, 1, 2, ..."""
         return torch.arange(steps)
 
+    def sufficient_side(self) -> int | None:
+        return self.pixels.sufficient_side()
+
     def preprocess(self, image: Image.Image) -> PreparedImage:
         return self.pixels.image(image)
 

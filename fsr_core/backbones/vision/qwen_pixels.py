@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from math import ceil
+from math import ceil, isqrt
 from typing import Any
 
 import torch
@@ -33,6 +33,11 @@ class QwenPixels:
         self.config, self.processor = config, processor
         self._merge: int = config.spatial_merge_size
         self._factor: int = config.patch_size * self._merge
+
+    def sufficient_side(self) -> int | None:
+        """See `VisualEncoder.sufficient_side`. Pictures with more pixels than the processor's most are scaled down; a
+        side is rounded by less than a factor first."""
+        return isqrt(self.processor.size["longest_edge"]) + self._factor if self.processor.do_resize else None
 
     def image(self, image: Image.Image) -> PreparedImage:
         """See `VisualEncoder.preprocess`."""

@@ -64,10 +64,12 @@ def _check_environment(settings: EncoderSettings) -> None:
 
 def check_checkpoint(settings: EncoderSettings) -> None:
     """Exits with one line if the checkpoint cannot be used. Otherwise a replica would fail, with Ray's traceback."""
+    from fsr.encoder.scaled_jpeg import jpeg_side
     from fsr_core.backbones import load_encoder
 
     try:
-        load_encoder(settings.model, clip=settings.clip, device="meta", family_options=settings.family_options)
+        model = load_encoder(settings.model, clip=settings.clip, device="meta", family_options=settings.family_options)
+        jpeg_side(model, settings.scaled_jpeg)
     except ValueError as error:
         raise SystemExit(f"error: --{re.sub('^family_options', 'family-options', str(error))}") from error
 

@@ -21,6 +21,7 @@ from fsr.encoder.ingress import ReplicaAddresses, check_ingress, ingress_of
 from fsr.encoder.limits import RequestLimits
 from fsr.encoder.metrics import EncoderMetrics
 from fsr.encoder.pipeline import EncoderPipeline
+from fsr.encoder.scaled_jpeg import jpeg_side
 from fsr.encoder.serve_ports import check_tls, listen_as_told, share_no_port
 from fsr.encoder.settings import EncoderSettings
 from fsr.encoder.shared_cache.ray_directory import RayDirectory, directory_name
@@ -67,6 +68,7 @@ class Encoder:
             limits=RequestLimits.of(options),
             decode_threads=options.decode_threads,
             max_batch_size=options.max_batch_size,
+            jpeg_side=jpeg_side(self._model, options.scaled_jpeg),
             on_batch=self._metrics.count_batch,
         )
         self._addresses = ReplicaAddresses(APPLICATION) if ingress_of(options) == "direct" else None

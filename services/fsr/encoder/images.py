@@ -41,10 +41,16 @@ def check_pixels(images: Sequence[types_pb2.Image], max_pixels: int, max_total: 
 
 
 def decode_image(
-    data: bytes, field: str, max_pixels: int, check_time: Callable[[str], None] = lambda field: None
-) -> Image.Image:
+    data: bytes,
+    field: str,
+    max_pixels: int,
+    check_time: Callable[[str], None] = lambda field: None,
+    jpeg_side: int | None = None,
+) -> tuple[Image.Image, tuple[int, int]]:
     """The RGB picture of a file, as transformers loads it: turned as its EXIF tag says, transparent pixels on white.
+    And its width and height in the file, once it is turned.
 
+    With `jpeg_side`, a JPEG is decoded at a smaller size whose shorter side has at least so many pixels.
     `check_time` is called with `field` again and again; decoding ends with what it raises.
 
     Raises InvalidRequest, naming `field`, if the file is empty, of another format, animated or damaged, if it has more
@@ -53,7 +59,7 @@ def decode_image(
     """
     file = _open(data, field, max_pixels, lambda: check_time(field))
     try:
-        return file.decode()
+        return file.decode(jpeg_side), file.upright_size
     except ServiceError:
         raise
     except Exception as error:

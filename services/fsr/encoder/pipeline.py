@@ -47,11 +47,12 @@ class EncoderPipeline:
         limits: RequestLimits,
         decode_threads: int,
         max_batch_size: int,
+        jpeg_side: int | None = None,
         on_batch: Callable[[int, float, float], None] | None = None,
     ) -> None:
         self._model = model
         self._cache, self._shared = cache, shared
-        preparation = Preparation(model, cache, shared, limits, decode_threads, max_batch_size)
+        preparation = Preparation(model, cache, shared, limits, decode_threads, max_batch_size, jpeg_side)
         self.jobs = preparation.jobs
         self._on_batch = on_batch
 
@@ -174,7 +175,9 @@ def _trace(span: Span, queued: float, batch: BatchTimes) -> None:
 @torch.inference_mode()
 def _run_tower(model: VisualEncoder, jobs: Sequence[ImageJob]) -> list[ImageFeatures]:
     """Runs the vision tower once over all new images."""
-    new = iter(model.encode_images([job.prepared for job in jobs if job.prepared is not None]))
+    prepared = [job.prepared for job in jobs if job.prepared is not None]
+    encoded = zip(prepared, model.encode_images(prepared), strict=True)
+    new = (one if image.file_size is None else one.of_size(image.file_size) for image, one in encoded)
     return [next(new) if job.features is None else job.features for job in jobs]
 
 

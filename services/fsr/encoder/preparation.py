@@ -6,6 +6,7 @@ import asyncio
 import threading
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from math import ceil, inf
 
@@ -26,7 +27,8 @@ __all__ = ["Preparation"]
 class Preparation:
     """Checks requests and decodes their pictures, those whose features are neither in `cache` nor `shared`.
 
-    An image that costs as much as a whole request may fills a batch of `max_batch_size`.
+    An image that costs as much as a whole request may fills a batch of `max_batch_size`. JPEGs of pictures are decoded
+    at a size whose shorter side has at least `jpeg_side` pixels; None: in full.
     """
 
     def __init__(
@@ -37,8 +39,10 @@ class Preparation:
         limits: RequestLimits,
         decode_threads: int,
         max_batch_size: int,
+        jpeg_side: int | None = None,
     ) -> None:
         self._model, self._cache, self._shared, self._limits = model, cache, shared, limits
+        self._jpeg_side = jpeg_side
         self._threads, self._max_batch_size = DecodeThreads(decode_threads), max_batch_size
 
     async def jobs(self, request: encoder_pb2.EncodeRequest) -> list[ImageJob]:
@@ -127,9 +131,10 @@ class Preparation:
         decode = partial(decode_image, max_pixels=self._limits.max_image_pixels, check_time=decode_time.check)
         try:
             if not image.frames:
-                picture = decode(image.data, f"{field}.data")
-                return model.preprocess_multi_image(picture) if multi_image else model.preprocess(picture)
-            frames = [decode(frame, f"{field}.frames[{i}]") for i, frame in enumerate(image.frames)]
+                picture, size = decode(image.data, f"{field}.data", jpeg_side=self._jpeg_side)
+                prepared = model.preprocess_multi_image(picture) if multi_image else model.preprocess(picture)
+                return prepared if size == picture.size else replace(prepared, file_size=size)
+            frames = [decode(frame, f"{field}.frames[{i}]")[0] for i, frame in enumerate(image.frames)]
             return model.preprocess_video(frames, image.frames_per_second or 2.0)
         except ValueError as error:
             raise InvalidRequest(f"{field}: {error}") from error

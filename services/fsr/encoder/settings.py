@@ -80,6 +80,13 @@ class EncoderSettings(ReplicaSettings):
         2, ge=1, description="threads that decode pictures; one more decodes requests of more than 16 megapixels"
     )
     decode_seconds: float = Field(10.0, gt=0, description="most CPU seconds to decode and scale a request's pictures")
+    scaled_jpeg: float | None = Field(
+        None,
+        ge=1,
+        le=16,
+        description="decode a JPEG at 1/2, 1/4 or 1/8 of its size where that keeps so many times the size that the "
+        "model scales pictures to, such as 1 or 2: less CPU, other pixels (docs/performance.md); default: in full",
+    )
     ray_address: str | None = Field(None, description="cluster to join, or 'auto'; default: start a local Ray")
     restart: bool = Field(
         True,

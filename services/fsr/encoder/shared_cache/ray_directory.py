@@ -21,7 +21,7 @@ _CALLS = 10_000  # most calls that wait at the same time: a few for each replica
 _UNUSED_SECONDS = 60.0
 
 
-_OPTIONS = ("clip", "device", "dtype", "family_options")
+_OPTIONS = ("clip", "device", "dtype", "family_options", "scaled_jpeg")
 _PACKAGES = ("fsr-gateway", "torch", "transformers")
 
 

@@ -18,13 +18,13 @@ def encoded(kind, size=(8, 6), **options):
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP"])
 def test_decode_image_of_each_format(kind):
-    image = decode_image(encoded(kind), "images[0].data", 100)
+    image, _ = decode_image(encoded(kind), "images[0].data", 100)
     assert (image.mode, image.size) == ("RGB", (8, 6))
 
 
 def test_decode_image_when_a_jpeg_holds_two_then_the_first():
     data = encoded("MPO", save_all=True, append_images=[Image.new("RGB", (4, 4), "blue")])
-    image = decode_image(data, "images[0].data", 100)
+    image, _ = decode_image(data, "images[0].data", 100)
     assert data.startswith(b"\xff\xd8") and image.size == (8, 6)
     assert image.getpixel((0, 0))[0] > 200 > image.getpixel((0, 0))[2]
 
@@ -36,7 +36,7 @@ def test_decode_image_when_it_has_an_orientation_then_it_is_turned():
     left_half = Image.new("RGB", (8, 6), "white")
     left_half.paste("black", (0, 0, 4, 6))
     left_half.save(out, "PNG", exif=exif)
-    image = decode_image(out.getvalue(), "images[0].data", 100)
+    image, _ = decode_image(out.getvalue(), "images[0].data", 100)
     assert image.size == (6, 8) and [image.getpixel((3, y)) for y in (0, 7)] == [(0, 0, 0), (255, 255, 255)]
 
 
@@ -48,11 +48,12 @@ def test_decode_image_when_it_is_transparent_then_white():
     for kind, options in (("PNG", {}), ("WEBP", {"lossless": True, "exact": True})):
         out = io.BytesIO()
         drawn.save(out, kind, **options)
-        image = decode_image(out.getvalue(), "images[0].data", 100)
+        image, _ = decode_image(out.getvalue(), "images[0].data", 100)
         assert [image.getpixel((x, 3)) for x in (2, 3, 4)] == [(255,) * 3, (0,) * 3, (204,) * 3]
     out = io.BytesIO()
     drawn.convert("P").save(out, "PNG", transparency=drawn.convert("P").getpixel((0, 0)))
-    assert decode_image(out.getvalue(), "images[0].data", 100).getpixel((0, 0)) == (255, 255, 255)
+    image, _ = decode_image(out.getvalue(), "images[0].data", 100)
+    assert image.getpixel((0, 0)) == (255, 255, 255)
 
 
 @pytest.mark.parametrize(

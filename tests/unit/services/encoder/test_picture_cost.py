@@ -74,7 +74,7 @@ GOOD = {
 
 @pytest.mark.parametrize("name", GOOD)
 def test_file_when_it_is_common_then_it_is_decoded(name):
-    assert decode_image(GOOD[name], "images[0].data", 10**8).mode == "RGB"
+    assert decode_image(GOOD[name], "images[0].data", 10**8)[0].mode == "RGB"
 
 
 def test_decode_when_its_time_is_over_then_it_stops_where_it_reads_on():
