@@ -1,1 +1,1 @@
-"""What the services share: errors and health, and in rooms of their own network, process, requests, telemetry and wire."""
+"""What the services share: errors and health; in folders network, process, requests, telemetry and wire."""
