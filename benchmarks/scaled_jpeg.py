@@ -23,7 +23,7 @@ from PIL import Image
 from benchmarks.calibrate import FRESH
 from benchmarks.picture_cpu import PROCESSORS, jpeg, prepared, quartiles
 from fsr_core import FSR, CompressedTokens
-from fsr_core.backbones import load_decoder, load_encoder
+from fsr_core.backbones import ImageFeatures, load_decoder, load_encoder
 from fsr_core.backbones.vision.image_processors import sufficient_side
 from fsr_core.backbones.vision.pixels import from_pictures
 from fsr_core.evaluation.answers import greedy_answers
@@ -33,7 +33,6 @@ from fsr_core.tiny.scenes import Scene, draw, make_scene
 
 FILES, TIMES = ((1280, 960), (4032, 3024)), (1.0, 2.0)
 SIDE, BUDGET, BATCH = 1280, 16, 64
-_Answered = tuple[list[str], list[CompressedTokens]]
 
 
 def decode(data: bytes, side: int | None) -> Image.Image:
@@ -90,19 +89,28 @@ def large(scene: Scene) -> bytes:
 
 
 @torch.inference_mode()
+def encoded(files: Sequence[bytes], encoder: Any, side: int | None) -> list[ImageFeatures]:
+    """Features of pictures that are decoded in one way."""
+    features: list[ImageFeatures] = []
+    for start in range(0, len(files), BATCH):
+        pictures = [decode(data, side) for data in files[start : start + BATCH]]
+        features += encoder.encode_images([encoder.preprocess(picture) for picture in pictures])
+    return features
+
+
+@torch.inference_mode()
 def answered(
-    files: Sequence[bytes], questions: Sequence[str], encoder: Any, decoder: Any, side: int | None, budget: int
-) -> _Answered:
-    """Answers, and the kept tokens, of pictures decoded in one way."""
+    features: Sequence[ImageFeatures], questions: Sequence[str], encoder: Any, decoder: Any, budget: int
+) -> tuple[list[str], list[CompressedTokens]]:
+    """Answers, and the tokens that were kept for them."""
     answers: list[str] = []
     kept: list[CompressedTokens] = []
-    for start in range(0, len(files), BATCH):
-        part, texts = files[start : start + BATCH], questions[start : start + BATCH]
-        features = encoder.encode_images([encoder.preprocess(decode(data, side)) for data in part])
+    for start in range(0, len(features), BATCH):
+        part, texts = features[start : start + BATCH], questions[start : start + BATCH]
         words = encoder.encode_instructions(texts)
-        samples = [encoder.visual_tokens(image, word) for image, word in zip(features, words, strict=True)]
+        samples = [encoder.visual_tokens(image, word) for image, word in zip(part, words, strict=True)]
         chosen = FSR().compress_batch(samples, [budget] * len(samples))
-        images = [encoder.assemble(image, one) for image, one in zip(features, chosen, strict=True)]
+        images = [encoder.assemble(image, one) for image, one in zip(part, chosen, strict=True)]
         answers += greedy_answers(decoder, texts, images)
         kept += chosen
     return answers, kept
@@ -114,24 +122,25 @@ def embedded_model(count: int) -> None:
     files, texts = [large(scene) for scene, _ in items], [question.text for _, question in items]
     right = [question.answer for _, question in items]
     encoder, decoder = load_encoder("fsr-tiny"), load_decoder("fsr-tiny")
-    side = encoder.sufficient_side()
+    sides = [int(times * (encoder.sufficient_side() or 0)) for times in TIMES]
+    in_full, *scaled = [encoded(files, encoder, side) for side in (None, *sides)]
     print(f"\nJPEGs of {SIDE}x{SIDE}, {sum(map(len, files)) // count // 1000} kB, {count} questions\n")
     print("| tokens | times | decoded at | same tokens | same answers | right | before | now right | now wrong |")
     print("| --: " * 9 + "|")
-    for budget in (BUDGET, encoder.vision.side**2):
-        before, kept_before = answered(files, texts, encoder, decoder, None, budget)
-        for times in TIMES:
-            now, kept = answered(files, texts, encoder, decoder, int(times * side), budget)
+    for budget in (BUDGET, len(in_full[0].features)):
+        before, kept_before = answered(in_full, texts, encoder, decoder, budget)
+        for times, side, features in zip(TIMES, sides, scaled, strict=True):
+            now, kept = answered(features, texts, encoder, decoder, budget)
             same = [
                 np.isin(one.index.numpy(), other.index.numpy()).mean()
                 for one, other in zip(kept, kept_before, strict=True)
             ]
             pairs = [(a == r, b == r) for a, b, r in zip(before, now, right, strict=True)]
-            shares = (np.mean(same), np.mean([a == b for a, b in zip(before, now, strict=True)]))
-            shares += tuple(np.mean([pair[i] for pair in pairs]) for i in (1, 0))
+            shares = [np.mean(same), np.mean([a == b for a, b in zip(before, now, strict=True)])]
+            shares += [np.mean([pair[i] for pair in pairs]) for i in (1, 0)]
             cells = " | ".join(f"{share:.1%}" for share in shares)
             changes = f"{pairs.count((False, True))} | {pairs.count((True, False))}"
-            at = round(SIDE / decode(files[0], int(times * side)).width)
+            at = round(SIDE / decode(files[0], side).width)
             print(f"| {budget} | {times:g} | 1/{at} | {cells} | {changes} |", flush=True)
 
 
