@@ -28,7 +28,7 @@ from tqdm import tqdm
 from benchmarks.costs import free_ports
 from benchmarks.ttft import picture
 from fsr.common.wire.transport import channel_options
-from fsr.encoder.ray_environment import ray_environment
+from fsr.encoder.serving.ray_environment import ray_environment
 from fsr.encoder.settings import EncoderSettings
 from fsr.v1 import encoder_pb2, encoder_pb2_grpc, types_pb2
 
@@ -52,7 +52,7 @@ def encoders() -> Iterator[str]:
 
     from fsr.encoder.app import build
     from fsr.encoder.grpc_service import SERVICER_FUNCTION
-    from fsr.encoder.ray_start import start_ray
+    from fsr.encoder.serving.ray_start import start_ray
 
     start_ray(address="local", log_to_driver=False)
     try:

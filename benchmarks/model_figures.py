@@ -20,7 +20,8 @@ from typing import Any
 import transformers as tf
 
 from fsr_core.planning.counting import count, read_config
-from fsr_core.planning.models import PUBLISHED, ModelFigures
+from fsr_core.planning.figures import ModelFigures
+from fsr_core.planning.models import PUBLISHED
 from fsr_core.savings import savings
 from fsr_core.tiny import WEIGHTS
 

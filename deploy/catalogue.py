@@ -36,7 +36,7 @@ def catalogue() -> list[Metric]:
     """Every metric, by service."""
     from fsr.decoder.metrics import Metrics as DecoderMetrics
     from fsr.encoder.metrics import METRICS
-    from fsr.gateway.metrics import Metrics as GatewayMetrics
+    from fsr.gateway.telemetry.metrics import Metrics as GatewayMetrics
 
     metrics = [*_declared("gateway", GatewayMetrics().registry)]
     for name, metric in METRICS.items():

@@ -26,7 +26,7 @@ from docs.sdk_reference import sdk
 from fsr.common.process.settings import ServiceSettings
 from fsr.decoder.settings import DecoderSettings
 from fsr.encoder.settings import EncoderSettings
-from fsr.gateway.settings import GatewaySettings
+from fsr.gateway.options.settings import GatewaySettings
 from fsr_core.planning.gpus import GPUS
 from fsr_core.planning.models import model_figures
 from fsr_core.planning.sizing import plan_case

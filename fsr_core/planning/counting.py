@@ -10,7 +10,7 @@ import torch
 import transformers as tf
 
 from fsr_core.backbones.registry import FAMILIES
-from fsr_core.planning.models import ModelFigures
+from fsr_core.planning.figures import ModelFigures
 from fsr_core.savings import Geometry
 
 __all__ = ["count", "read_config"]

@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 from math import ceil
 
 from fsr_core.budget import Budget
+from fsr_core.planning.figures import ModelFigures
 from fsr_core.planning.gpus import Gpu
-from fsr_core.planning.models import ModelFigures
 from fsr_core.planning.simulation import Deployment, Load, Simulated, simulate
 from fsr_core.planning.sizing import CasePlan, plan_case
 from fsr_core.planning.workload import Assumptions, Workload

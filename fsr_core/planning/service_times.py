@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from fsr_core.planning.figures import ModelFigures
 from fsr_core.planning.gpus import Gpu
-from fsr_core.planning.models import ModelFigures
 from fsr_core.planning.workload import Assumptions, Workload
 from fsr_core.savings import wire_bytes_per_token
 

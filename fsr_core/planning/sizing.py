@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from math import ceil
 
+from fsr_core.planning.figures import ModelFigures
 from fsr_core.planning.gpus import Gpu
-from fsr_core.planning.models import ModelFigures
 from fsr_core.planning.service_times import ServiceTimes, feature_bytes, roofline
 from fsr_core.planning.workload import Assumptions, Workload
 

@@ -11,11 +11,11 @@ import pytest
 
 from fsr.common.health import check
 from fsr.common.network.certificates import Pems, channel_credentials
-from fsr.encoder.serve_ports import CALLBACK, tls_environment
+from fsr.encoder.serving.serve_ports import CALLBACK, tls_environment
 from fsr.encoder.settings import EncoderSettings
-from fsr.gateway.metrics import Metrics
+from fsr.gateway.options.settings import GatewaySettings
 from fsr.gateway.routing.pools import Pools
-from fsr.gateway.settings import GatewaySettings
+from fsr.gateway.telemetry.metrics import Metrics
 from fsr.v1 import encoder_pb2, encoder_pb2_grpc, types_pb2
 from fsr_core.tiny.scenes import scene_png
 from helpers.certificates import Authority, flags, gateway_options, options

@@ -4,9 +4,9 @@ import asyncio
 import io
 
 from fsr.encoder.cache import FeatureCache
-from fsr.encoder.limits import RequestLimits
+from fsr.encoder.images.scaled_jpeg import jpeg_side
 from fsr.encoder.pipeline import EncoderPipeline
-from fsr.encoder.scaled_jpeg import jpeg_side
+from fsr.encoder.requests.limits import RequestLimits
 from fsr.encoder.settings import EncoderSettings
 from fsr.v1 import encoder_pb2, types_pb2
 from helpers.benches import QUESTION, picture

@@ -12,7 +12,7 @@ import yaml
 
 from fsr.decoder.settings import DecoderSettings
 from fsr.encoder.settings import EncoderSettings
-from fsr.gateway.settings import GatewaySettings
+from fsr.gateway.options.settings import GatewaySettings
 
 ROOT = Path(__file__).parents[2]
 KUBERNETES = "1.34"

@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from benchmarks.calibrate import coverage, coverage_table
 from fsr.cli.main import app
-from fsr.gateway.settings import GatewaySettings
+from fsr.gateway.options.settings import GatewaySettings
 from fsr_core.tiny.questions import frozen_questions
 from fsr_core.tiny.scenes import draw
 from helpers.waiting import until

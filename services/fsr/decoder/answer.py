@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-from fsr.common.telemetry.tracing import NO_SPAN, Span
+from fsr.common.telemetry.spans import NO_SPAN, Span
 from fsr.decoder.detokenizer import TextStream
 from fsr.decoder.engines.base import Generation, Token
 from fsr.decoder.metrics import Metrics

@@ -14,7 +14,7 @@ from fsr.common.errors import InvalidRequest, NotReady, ServiceError, status_of
 from fsr.common.process.draining import Draining
 from fsr.common.requests.names import check_name
 from fsr.common.telemetry.logs import log_end
-from fsr.common.telemetry.tracing import NO_SPAN, Span
+from fsr.common.telemetry.spans import NO_SPAN, Span
 from fsr.decoder.admission import Admission
 from fsr.decoder.answer import AnswerWriter
 from fsr.decoder.engines.base import Engine, Generation, Token, check_prompt

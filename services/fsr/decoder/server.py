@@ -9,7 +9,7 @@ import torch
 from fsr.common.network.certificates import server_credentials
 from fsr.common.process.draining import Draining
 from fsr.common.process.lifecycle import MetricsServer, ServiceProcess, open_port, probe_server, stop_signal
-from fsr.common.telemetry.tracing import Tracer
+from fsr.common.telemetry.spans import Tracer
 from fsr.common.wire.incoming import IncomingMessages
 from fsr.common.wire.slow_readers import SlowReaders
 from fsr.common.wire.transport import MAX_STREAMS, server_options

@@ -8,7 +8,7 @@ from contextlib import aclosing
 import grpc
 
 from fsr.common.errors import stream_errors, unary_errors
-from fsr.common.telemetry.tracing import Tracer
+from fsr.common.telemetry.spans import Tracer
 from fsr.decoder.pipeline import DecodePipeline
 from fsr.v1 import decoder_pb2 as pb
 from fsr.v1 import decoder_pb2_grpc

@@ -21,10 +21,10 @@ from fsr.common.process.environment import (
 from fsr.common.process.lifecycle import check_port
 from fsr.common.telemetry.logs import configure_logging
 from fsr.common.telemetry.tracing import traces
-from fsr.encoder.ingress import check_ingress
-from fsr.encoder.ray_environment import ray_environment
-from fsr.encoder.ray_watch import adopt_orphans, ends_with_ray, starts_again
-from fsr.encoder.serve_ports import check_tls, version_problem
+from fsr.encoder.serving.ingress import check_ingress
+from fsr.encoder.serving.ray_environment import ray_environment
+from fsr.encoder.serving.ray_watch import adopt_orphans, ends_with_ray, starts_again
+from fsr.encoder.serving.serve_ports import check_tls, version_problem
 from fsr.encoder.settings import EncoderSettings
 
 log = structlog.get_logger()
@@ -64,7 +64,7 @@ def _check_environment(settings: EncoderSettings) -> None:
 
 def check_checkpoint(settings: EncoderSettings) -> None:
     """Exits with one line if the checkpoint cannot be used. Otherwise a replica would fail, with Ray's traceback."""
-    from fsr.encoder.scaled_jpeg import jpeg_side
+    from fsr.encoder.images.scaled_jpeg import jpeg_side
     from fsr_core.backbones import load_encoder
 
     try:
@@ -82,7 +82,7 @@ def _serve(settings: EncoderSettings) -> None:
 
     from fsr.encoder.app import APPLICATION, build
     from fsr.encoder.grpc_service import SERVICER_FUNCTION
-    from fsr.encoder.ray_start import start_ray
+    from fsr.encoder.serving.ray_start import start_ray
 
     if settings.ray_address is None:
         adopt_orphans()

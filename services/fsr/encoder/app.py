@@ -17,12 +17,12 @@ from fsr.common.telemetry.tracing import start_tracing
 from fsr.common.wire.wire_fields import parse_message
 from fsr.encoder.batching import Batches
 from fsr.encoder.cache import FeatureCache
-from fsr.encoder.ingress import ReplicaAddresses, check_ingress, ingress_of
-from fsr.encoder.limits import RequestLimits
+from fsr.encoder.images.scaled_jpeg import jpeg_side
 from fsr.encoder.metrics import EncoderMetrics
 from fsr.encoder.pipeline import EncoderPipeline
-from fsr.encoder.scaled_jpeg import jpeg_side
-from fsr.encoder.serve_ports import check_tls, listen_as_told, share_no_port
+from fsr.encoder.requests.limits import RequestLimits
+from fsr.encoder.serving.ingress import ReplicaAddresses, check_ingress, ingress_of
+from fsr.encoder.serving.serve_ports import check_tls, listen_as_told, share_no_port
 from fsr.encoder.settings import EncoderSettings
 from fsr.encoder.shared_cache.ray_directory import RayDirectory, directory_name
 from fsr.encoder.shared_cache.shared_features import SharedFeatures

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
-from fsr.encoder.image_job import ImageJob, ImageResult
+from fsr.encoder.requests.image_job import ImageJob, ImageResult
 
 __all__ = ["Batches", "RunBatch"]
 

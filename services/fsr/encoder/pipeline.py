@@ -11,14 +11,14 @@ import structlog
 import torch
 
 from fsr.common.errors import InvalidRequest
-from fsr.common.telemetry.tracing import NO_SPAN, Span
+from fsr.common.telemetry.spans import NO_SPAN, Span
 from fsr.common.wire.message_size import check_tokens_size
 from fsr.encoder.cache import FeatureCache
 from fsr.encoder.compressed_image import compressed_image
-from fsr.encoder.decoding import late
-from fsr.encoder.image_job import BatchTimes, ImageJob, ImageResult
-from fsr.encoder.limits import RequestLimits
+from fsr.encoder.images.decode_threads import late
 from fsr.encoder.preparation import Preparation
+from fsr.encoder.requests.image_job import BatchTimes, ImageJob, ImageResult
+from fsr.encoder.requests.limits import RequestLimits
 from fsr.encoder.shared_cache.shared_features import SharedFeatures
 from fsr.v1 import encoder_pb2, types_pb2
 from fsr_core import Budget, CompressedTokens, Compressor, VisualTokens

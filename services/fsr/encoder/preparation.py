@@ -12,11 +12,11 @@ from math import ceil, inf
 
 from fsr.common.errors import InvalidRequest
 from fsr.encoder.cache import FeatureCache, cache_key
-from fsr.encoder.decoding import DecodeThreads, DecodeTime
-from fsr.encoder.image_job import ImageJob
-from fsr.encoder.images import check_pixels, decode_image
-from fsr.encoder.limits import RequestLimits
-from fsr.encoder.request_plan import plan_of
+from fsr.encoder.images.decode import check_pixels, decode_image
+from fsr.encoder.images.decode_threads import DecodeThreads, DecodeTime
+from fsr.encoder.requests.image_job import ImageJob
+from fsr.encoder.requests.limits import RequestLimits
+from fsr.encoder.requests.request_plan import plan_of
 from fsr.encoder.shared_cache.shared_features import SharedFeatures
 from fsr.v1 import encoder_pb2, types_pb2
 from fsr_core.backbones import ImageFeatures, PreparedImage, VisualEncoder

@@ -13,8 +13,8 @@ from fsr.common.telemetry.tracing import traces
 
 def main() -> None:
     hide({"--api-keys": "FSR_GATEWAY_API_KEYS"})
+    from fsr.gateway.options.settings import GatewaySettings
     from fsr.gateway.server import serve  # these take a while, in which `ps` would show the keys
-    from fsr.gateway.settings import GatewaySettings
 
     settings = GatewaySettings.load()
     exit_on(metrics_folder_problem())

@@ -14,16 +14,16 @@ from fsr.common.errors import Overloaded, ServiceError, status_of
 from fsr.common.process.draining import Draining
 from fsr.common.requests.retry_hints import RetryHints
 from fsr.common.telemetry.logs import log_end
-from fsr.common.telemetry.tracing import NO_SPAN, NO_TRACES, Span, Tracer
-from fsr.gateway.auth import ApiKeys, Caller
-from fsr.gateway.call import Call
-from fsr.gateway.deadline import Deadline
-from fsr.gateway.metrics import Metrics
-from fsr.gateway.request_context import RequestContext
-from fsr.gateway.request_record import RequestRecord
-from fsr.gateway.settings import GatewaySettings
-from fsr.gateway.slots import NoSlot, Slots
-from fsr.gateway.trace_attributes import record_attributes
+from fsr.common.telemetry.spans import NO_SPAN, NO_TRACES, Span, Tracer
+from fsr.gateway.callers.auth import ApiKeys, Caller
+from fsr.gateway.callers.slots import NoSlot, Slots
+from fsr.gateway.options.settings import GatewaySettings
+from fsr.gateway.requests.call import Call
+from fsr.gateway.requests.deadline import Deadline
+from fsr.gateway.requests.request_context import RequestContext
+from fsr.gateway.telemetry.metrics import Metrics
+from fsr.gateway.telemetry.request_record import RequestRecord
+from fsr.gateway.telemetry.trace_attributes import record_attributes
 
 __all__ = ["Admission"]
 

@@ -9,22 +9,22 @@ from contextlib import aclosing
 
 from fsr.common.requests.budget_text import budget_text
 from fsr.gateway import validation
-from fsr.gateway.auth import Caller
-from fsr.gateway.canary import Canary
-from fsr.gateway.canary_export import CanaryExport
-from fsr.gateway.decoder_hop import DecoderHop
-from fsr.gateway.encoder_hop import EncoderHop
-from fsr.gateway.metrics import Metrics
-from fsr.gateway.policy import Applied
-from fsr.gateway.relayed_images import relayed_images
-from fsr.gateway.request_context import RequestContext
-from fsr.gateway.resume import check_checkpoint, check_encoded, emitted_as_resume
+from fsr.gateway.callers.auth import Caller
+from fsr.gateway.canary.canary import Canary
+from fsr.gateway.canary.export import CanaryExport
+from fsr.gateway.hops.decoder_hop import DecoderHop
+from fsr.gateway.hops.encoder_hop import EncoderHop
+from fsr.gateway.hops.relayed_images import relayed_images
+from fsr.gateway.hops.resume import check_checkpoint, check_encoded, emitted_as_resume
+from fsr.gateway.hops.usage import Stopwatch, count_usage, usage_of
+from fsr.gateway.options.policy import Applied
+from fsr.gateway.options.settings import GatewaySettings
+from fsr.gateway.requests.request_context import RequestContext
 from fsr.gateway.routing.attempts import RetryPolicy
 from fsr.gateway.routing.pools import Pools
 from fsr.gateway.routing.retry_budget import RetryBudget
-from fsr.gateway.settings import GatewaySettings
-from fsr.gateway.trace_attributes import answer_attributes, chat_attributes
-from fsr.gateway.usage import Stopwatch, count_usage, usage_of
+from fsr.gateway.telemetry.metrics import Metrics
+from fsr.gateway.telemetry.trace_attributes import answer_attributes, chat_attributes
 from fsr.v1 import decoder_pb2, encoder_pb2, types_pb2
 from fsr.v1 import gateway_pb2 as pb
 

@@ -11,19 +11,19 @@ import structlog
 from fsr.common.network.certificates import server_credentials
 from fsr.common.network.ports import is_loopback
 from fsr.common.process.lifecycle import MetricsServer, ServiceProcess, open_port, probe_server, stop_signal
-from fsr.common.telemetry.tracing import Tracer
+from fsr.common.telemetry.spans import Tracer
 from fsr.common.wire.incoming import IncomingMessages
 from fsr.common.wire.slow_readers import SlowReaders
 from fsr.common.wire.transport import server_options
 from fsr.gateway.admission import Admission
-from fsr.gateway.auth import ApiKeys, Authentication
-from fsr.gateway.canary_export import CanaryExport
-from fsr.gateway.keys_file import KeysFileError
-from fsr.gateway.metrics import Metrics
+from fsr.gateway.callers.auth import ApiKeys, Authentication
+from fsr.gateway.callers.keys_file import KeysFileError
+from fsr.gateway.canary.export import CanaryExport
+from fsr.gateway.options.settings import GatewaySettings
 from fsr.gateway.pipeline import Pipeline
 from fsr.gateway.routing.pools import Pools
 from fsr.gateway.service import GatewayServicer
-from fsr.gateway.settings import GatewaySettings
+from fsr.gateway.telemetry.metrics import Metrics
 from fsr.gateway.validation import max_fields
 from fsr.v1 import gateway_pb2, gateway_pb2_grpc
 

@@ -9,8 +9,8 @@ import grpc
 
 from fsr.common.errors import stream_errors, unary_errors
 from fsr.gateway.admission import Admission
-from fsr.gateway.call import GrpcCall
 from fsr.gateway.pipeline import Pipeline
+from fsr.gateway.requests.call import GrpcCall
 from fsr.v1 import gateway_pb2 as pb
 from fsr.v1 import gateway_pb2_grpc
 

@@ -10,8 +10,8 @@ from fsr.common.errors import Failed, InvalidRequest
 from fsr.common.requests.method_options import check_options
 from fsr.common.requests.names import check_name
 from fsr.common.requests.sampling_limits import check_sampling
-from fsr.gateway.resume import check_resume
-from fsr.gateway.settings import GatewaySettings
+from fsr.gateway.hops.resume import check_resume
+from fsr.gateway.options.settings import GatewaySettings
 from fsr.v1 import gateway_pb2, types_pb2
 
 __all__ = [

@@ -19,7 +19,7 @@ from deploy.docker import digests
 from fsr.client import Client
 from fsr.decoder.settings import DecoderSettings
 from fsr.encoder.settings import EncoderSettings
-from fsr.gateway.settings import GatewaySettings
+from fsr.gateway.options.settings import GatewaySettings
 from helpers.images import ROOT, environment, install, instructions, one, pinned, stages, started, unpinned
 
 SETTINGS = {"gateway": GatewaySettings, "encoder": EncoderSettings, "decoder": DecoderSettings}

@@ -15,7 +15,7 @@ import kubernetes_validate
 import pytest
 import yaml
 
-from fsr.encoder.ingress import environment as ray_environment
+from fsr.encoder.serving.ingress import environment as ray_environment
 from fsr.encoder.settings import EncoderSettings
 from helpers.chart import CHART, CLUSTER, RELEASE, merged, of_chart, of_kustomize, rendered, texts
 from helpers.crds import SPECS

@@ -14,7 +14,7 @@ import yaml
 from fsr.common.health import check
 from fsr.common.network.addresses import split_host_port
 from fsr.common.network.certificates import channel_credentials, server_credentials
-from fsr.encoder.serve_ports import CALLBACK
+from fsr.encoder.serving.serve_ports import CALLBACK
 from helpers.crds import SPECS
 from helpers.manifests import KUBERNETES, OVERLAYS, ROOT, SETTINGS, add_components, built, containers, of, templates
 

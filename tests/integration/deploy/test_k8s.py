@@ -11,8 +11,8 @@ from deploy.catalogue import catalogue, series
 from deploy.grafana.queries import metrics, selectors
 from deploy.k8s.build import TARGET, build
 from fsr.decoder.settings import DecoderSettings
-from fsr.encoder.ingress import environment as ingress_environment
-from fsr.encoder.ray_environment import ray_environment
+from fsr.encoder.serving.ingress import environment as ingress_environment
+from fsr.encoder.serving.ray_environment import ray_environment
 from fsr.encoder.settings import EncoderSettings
 from helpers.images import environment
 from helpers.manifests import (

@@ -61,7 +61,7 @@ def test_direct_ingress_when_ray_lacks_it_is_refused(monkeypatch):
 
 DEPLOY = """
 import json, sys, time
-from fsr.encoder.ray_start import start_ray
+from fsr.encoder.serving.ray_start import start_ray
 from ray import serve
 from ray.serve._private import api
 from ray.serve.config import gRPCOptions

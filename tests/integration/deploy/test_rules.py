@@ -14,7 +14,7 @@ from deploy.grafana import queries as grafana
 from deploy.grafana.render import format_value
 from deploy.prometheus.local import HERE, configuration, rules
 from fsr.cli.load import load
-from fsr.gateway.metrics import Metrics
+from fsr.gateway.telemetry.metrics import Metrics
 
 RULES = rules()
 ANNOTATIONS = grafana.dashboards()["latency"]["annotations"]["list"]

@@ -8,8 +8,8 @@ import torch
 from fsr.client import ImageTokens
 from fsr.common.errors import InvalidRequest
 from fsr.decoder.prompts import prompt_of
-from fsr.gateway.request_record import RequestRecord
-from fsr.gateway.usage import usage_of
+from fsr.gateway.hops.usage import usage_of
+from fsr.gateway.telemetry.request_record import RequestRecord
 from fsr.v1 import decoder_pb2, encoder_pb2, types_pb2
 from fsr_core.backbones import ImagePart, Message, TextPart
 from helpers import checkpoints

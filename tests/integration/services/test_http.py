@@ -15,13 +15,13 @@ import trustme
 from fastapi.responses import JSONResponse, Response
 
 from fsr.common.errors import Expired
-from fsr.gateway.deadline import Deadline
 from fsr.gateway.http.connections.connected_response import send_whole
 from fsr.gateway.http.connections.event_stream import EventStream
 from fsr.gateway.http.schemas.responses import Error, ModelList
 from fsr.gateway.http.server import HttpServer
-from fsr.gateway.metrics import Metrics
-from fsr.gateway.settings import GatewaySettings
+from fsr.gateway.options.settings import GatewaySettings
+from fsr.gateway.requests.deadline import Deadline
+from fsr.gateway.telemetry.metrics import Metrics
 from helpers.waiting import until
 
 NOWHERE = ("--encoders", "127.0.0.1:9", "--decoders", "127.0.0.1:9")

@@ -12,11 +12,11 @@ import pytest
 import trustme
 
 from fsr.common.errors import Expired, InvalidRequest
-from fsr.gateway.deadline import Deadline
-from fsr.gateway.http.pictures.hosts import AllowedHosts
 from fsr.gateway.http.pictures.network import PublicNetwork
 from fsr.gateway.http.pictures.remote import RemotePictures
-from fsr.gateway.settings import GatewaySettings
+from fsr.gateway.options.allowed_hosts import AllowedHosts
+from fsr.gateway.options.settings import GatewaySettings
+from fsr.gateway.requests.deadline import Deadline
 from helpers.waiting import until
 
 FIELD = "messages[0].content[0].image_url.url"

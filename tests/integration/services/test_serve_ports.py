@@ -17,8 +17,8 @@ from ray.util import get_node_ip_address
 
 from fsr.common.health import check
 from fsr.common.network.certificates import CertificateError, Pems, channel_credentials
-from fsr.encoder import serve_ports
-from fsr.encoder.serve_ports import (
+from fsr.encoder.serving import serve_ports
+from fsr.encoder.serving.serve_ports import (
     CALLBACK,
     LISTEN_ON,
     check_tls,

@@ -85,7 +85,7 @@ imagePullSecrets:
 {{- $_ := set $settings "FSR_ENCODER_CLIP" . }}
 {{- end }}
 {{- if .Values.encoder.directIngress }}
-{{- /* All of Ray's processes need these variables; they are those of services/fsr/encoder/ingress.py. */ -}}
+{{- /* All of Ray's processes need these variables; they are those of services/fsr/encoder/serving/ingress.py. */ -}}
 {{- $_ := set $settings "RAY_SERVE_ENABLE_DIRECT_INGRESS" "1" }}
 {{- $_ := set $settings "RAY_SERVE_DIRECT_INGRESS_MIN_GRPC_PORT" "21000" }}
 {{- $_ := set $settings "RAY_SERVE_DIRECT_INGRESS_MAX_GRPC_PORT" "22000" }}
@@ -101,8 +101,8 @@ imagePullSecrets:
 {{- $_ := set $settings (printf "FSR_%s_TLS_KEY" $prefix) "/etc/fsr/inner-tls/tls.key" }}
 {{- $_ := set $settings (printf "FSR_%s_TLS_%s" $prefix $authority) "/etc/fsr/inner-tls/ca.crt" }}
 {{- end }}
-{{- /* By it Serve's proxies and replicas open their ports with the certificate (services/fsr/encoder/serve_ports.py). */ -}}
-{{- $_ := set $settings "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH" "fsr.encoder.serve_ports.listen_as_told" }}
+{{- /* By it Serve's proxies and replicas open their ports with the certificate (services/fsr/encoder/serving/serve_ports.py). */ -}}
+{{- $_ := set $settings "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH" "fsr.encoder.serving.serve_ports.listen_as_told" }}
 {{- $_ := set $settings "FSR_DECODER_HEALTH_PORT" "20060" }}
 {{- end }}
 {{- range $name, $value := .Values.settings }}

@@ -25,7 +25,7 @@ from opentelemetry.trace import SpanKind, Status, StatusCode
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from fsr.common.telemetry.logs import adopt_logger
-from fsr.common.telemetry.tracing import NO_SPAN, Attributes, Headers, Span, Tracer
+from fsr.common.telemetry.spans import NO_SPAN, Attributes, Headers, Span, Tracer
 
 __all__ = ["OtlpTracer"]
 

@@ -11,7 +11,7 @@ from starlette.exceptions import HTTPException
 
 from fsr.common.errors import NotReady, ServiceError
 from fsr.gateway.admission import Admission
-from fsr.gateway.auth import ApiKeys
+from fsr.gateway.callers.auth import ApiKeys
 from fsr.gateway.http.chat import chat_router
 from fsr.gateway.http.compress import compress_router
 from fsr.gateway.http.connections.limits import Limits
@@ -24,9 +24,9 @@ from fsr.gateway.http.pictures.pictures import Pictures
 from fsr.gateway.http.pictures.remote import RemotePictures
 from fsr.gateway.http.schemas.openapi import ERRORS
 from fsr.gateway.http.schemas.responses import Status
-from fsr.gateway.metrics import Metrics
+from fsr.gateway.options.settings import GatewaySettings
 from fsr.gateway.pipeline import Pipeline
-from fsr.gateway.settings import GatewaySettings
+from fsr.gateway.telemetry.metrics import Metrics
 
 __all__ = ["http_app"]
 

@@ -8,11 +8,11 @@ from typing import Literal
 
 from fastapi import Request
 
-from fsr.gateway.deadline import Deadline
 from fsr.gateway.http.field_names import FieldNames
-from fsr.gateway.request_context import RequestContext
-from fsr.gateway.request_record import RequestRecord
-from fsr.gateway.settings import GatewaySettings
+from fsr.gateway.options.settings import GatewaySettings
+from fsr.gateway.requests.deadline import Deadline
+from fsr.gateway.requests.request_context import RequestContext
+from fsr.gateway.telemetry.request_record import RequestRecord
 
 __all__ = ["HttpCall"]
 

@@ -21,8 +21,8 @@ from fsr.gateway.http.schemas.body import max_values, read_body
 from fsr.gateway.http.schemas.openapi import CHAT_EXAMPLE, ERRORS, EVENTS, request_body
 from fsr.gateway.http.schemas.requests import ChatRequest
 from fsr.gateway.http.schemas.responses import ChatAnswer
+from fsr.gateway.options.settings import GatewaySettings
 from fsr.gateway.pipeline import Pipeline
-from fsr.gateway.settings import GatewaySettings
 
 __all__ = ["chat_router"]
 

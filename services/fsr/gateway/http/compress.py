@@ -11,7 +11,6 @@ from fastapi.responses import JSONResponse, Response
 from starlette.types import Send
 
 from fsr.gateway.admission import Admission
-from fsr.gateway.deadline import Deadline
 from fsr.gateway.http.call import HttpCall
 from fsr.gateway.http.connections.connected_response import ConnectedResponse, send_whole
 from fsr.gateway.http.field_names import FieldNames
@@ -23,8 +22,9 @@ from fsr.gateway.http.schemas.body import max_values, parse_json, read_body, val
 from fsr.gateway.http.schemas.openapi import COMPRESS_EXAMPLE, ERRORS, request_body
 from fsr.gateway.http.schemas.requests import CompressionOptions, CompressRequest, ImagePart, ImageUrl, VisualPart
 from fsr.gateway.http.schemas.responses import Compression
+from fsr.gateway.options.settings import GatewaySettings
 from fsr.gateway.pipeline import Pipeline
-from fsr.gateway.settings import GatewaySettings
+from fsr.gateway.requests.deadline import Deadline
 from fsr.v1 import gateway_pb2 as pb
 
 __all__ = ["SAFETENSORS", "compress_router"]

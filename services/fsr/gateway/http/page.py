@@ -10,8 +10,8 @@ from pathlib import Path
 from fastapi import APIRouter, HTTPException, Request
 from fastapi.responses import JSONResponse, Response
 
-from fsr.gateway.auth import ApiKeys
-from fsr.gateway.settings import GatewaySettings
+from fsr.gateway.callers.auth import ApiKeys
+from fsr.gateway.options.settings import GatewaySettings
 
 __all__ = ["FOLDER", "HEADERS", "page_router"]
 

@@ -15,8 +15,8 @@ from fsr.common.process.lifecycle import listen
 from fsr.common.telemetry.logs import adopt_logger
 from fsr.gateway.http.connections.protocol import HttpProtocol
 from fsr.gateway.http.connections.tls import https_context
-from fsr.gateway.metrics import Metrics
-from fsr.gateway.settings import GatewaySettings
+from fsr.gateway.options.settings import GatewaySettings
+from fsr.gateway.telemetry.metrics import Metrics
 
 __all__ = ["HttpServer"]
 

@@ -14,14 +14,14 @@ import grpc
 import structlog
 
 from fsr.common.errors import Expired, Mismatch, NotReady, Overloaded, ServiceError, from_rpc, retry_after, status_of
-from fsr.common.telemetry.tracing import NO_SPAN
-from fsr.gateway.metrics import Metrics
-from fsr.gateway.request_context import RequestContext
+from fsr.common.telemetry.spans import NO_SPAN
+from fsr.gateway.options.settings import GatewaySettings
+from fsr.gateway.requests.request_context import RequestContext
 from fsr.gateway.routing.circuit_breaker import HalfOpenCall
 from fsr.gateway.routing.replica import Replica
 from fsr.gateway.routing.retry_budget import RetryBudget, backoff
-from fsr.gateway.settings import GatewaySettings
-from fsr.gateway.trace_attributes import retry_attributes
+from fsr.gateway.telemetry.metrics import Metrics
+from fsr.gateway.telemetry.trace_attributes import retry_attributes
 
 __all__ = ["Attempts", "RetryPolicy"]
 
@@ -106,7 +106,8 @@ class Attempts:
             if replica is not None and ((full and self.started) or self._policy.budget.withdraw(self._price)):
                 self._context.record.retries += 1
                 self._policy.metrics.retries.labels(replica.role).inc()
-                self._context.span.event("retry", retry_attributes(replica, str(self._last_error)))
+                attributes = retry_attributes(role=replica.role, replica=replica.address, reason=str(self._last_error))
+                self._context.span.event("retry", attributes)
                 return replica
             budget_spent = replica is not None
             if time.monotonic() >= self._give_up_at or (budget_spent and not self.started):

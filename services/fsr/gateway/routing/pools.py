@@ -11,12 +11,12 @@ import structlog
 
 from fsr.common.errors import Mismatch, NotReady, UnknownModel
 from fsr.common.network.certificates import channel_credentials
-from fsr.gateway.metrics import Metrics
+from fsr.gateway.options.settings import GatewaySettings
 from fsr.gateway.routing.balancing import power_of_two_choices, rendezvous
 from fsr.gateway.routing.circuit_breaker import BreakerPolicy
 from fsr.gateway.routing.discovery import Discovery
 from fsr.gateway.routing.replica import Replica, Role
-from fsr.gateway.settings import GatewaySettings
+from fsr.gateway.telemetry.metrics import Metrics
 
 __all__ = ["Pools"]
 

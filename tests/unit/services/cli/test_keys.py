@@ -7,8 +7,8 @@ import pytest
 from typer.testing import CliRunner
 
 from fsr.cli.main import app
-from fsr.gateway.auth import ApiKeys
-from fsr.gateway.keys_file import digest_of
+from fsr.gateway.callers.auth import ApiKeys
+from fsr.gateway.callers.keys_file import digest_of
 
 
 def keys(*arguments, **options):

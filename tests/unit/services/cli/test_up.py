@@ -19,7 +19,7 @@ from fsr.cli.stack.signals import StopSignals
 from fsr.cli.up import up
 from fsr.decoder.settings import DecoderSettings
 from fsr.encoder.settings import EncoderSettings
-from fsr.gateway.settings import GatewaySettings
+from fsr.gateway.options.settings import GatewaySettings
 from helpers.certificates import Authority
 from helpers.waiting import until
 

@@ -4,7 +4,7 @@ import pytest
 
 from fsr.decoder.settings import DecoderSettings
 from fsr.encoder.settings import EncoderSettings
-from fsr.gateway.settings import GatewaySettings
+from fsr.gateway.options.settings import GatewaySettings
 
 EPHEMERAL = 32768  # from here on Linux gives ports to outgoing connections
 SOURCES = ("flag", "environment", "file")

@@ -8,7 +8,8 @@ import pytest
 
 from fsr.common.telemetry import otlp
 from fsr.common.telemetry.otlp import OtlpTracer
-from fsr.common.telemetry.tracing import NO_SPAN, NO_TRACES, check_collector, start_tracing, traces
+from fsr.common.telemetry.spans import NO_SPAN, NO_TRACES
+from fsr.common.telemetry.tracing import check_collector, start_tracing, traces
 from fsr.decoder.settings import DecoderSettings
 from helpers.collector import TRACE_ID, TRACEPARENT, collector
 

@@ -8,7 +8,7 @@ from contextlib import suppress
 import pytest
 
 from fsr.common.errors import Expired, InvalidRequest, Overloaded
-from fsr.encoder.decoding import DecodeThreads, DecodeTime
+from fsr.encoder.images.decode_threads import DecodeThreads, DecodeTime
 
 SMALL, LARGE = 1, 10**8
 

@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 from fsr.common.errors import InvalidRequest
-from fsr.encoder.images import check_pixels, decode_image
+from fsr.encoder.images.decode import check_pixels, decode_image
 from fsr.v1 import types_pb2
 
 

@@ -5,8 +5,8 @@ import asyncio
 import pytest
 import structlog
 
-from fsr.encoder.ingress import ReplicaAddresses, environment, ingress_of, reachable
-from fsr.encoder.serve_ports import LISTEN_ON
+from fsr.encoder.serving.ingress import ReplicaAddresses, environment, ingress_of, reachable
+from fsr.encoder.serving.serve_ports import LISTEN_ON
 from fsr.encoder.settings import EncoderSettings
 
 HANGS = asyncio.Event  # never set

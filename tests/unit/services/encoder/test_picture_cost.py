@@ -7,8 +7,8 @@ import pytest
 from PIL import Image
 
 from fsr.common.errors import InvalidRequest
-from fsr.encoder.images import check_pixels, decode_image
-from fsr.encoder.picture_cost import check_cost
+from fsr.encoder.images.decode import check_pixels, decode_image
+from fsr.encoder.images.picture_cost import check_cost
 from fsr.v1 import types_pb2
 from helpers.benches import picture
 from helpers.costly_files import chunk, encoded, jpeg_of_scans, png_with, segment, webp_with

@@ -4,7 +4,7 @@ import importlib
 
 import pytest
 
-from fsr.encoder.ray_environment import ray_environment
+from fsr.encoder.serving.ray_environment import ray_environment
 from fsr.encoder.settings import EncoderSettings
 from helpers.certificates import Authority, options
 

@@ -4,8 +4,8 @@ import pytest
 import ray
 from ray._private import utils
 
-from fsr.encoder import ray_start
-from fsr.encoder.ray_start import object_store_bytes, start_ray
+from fsr.encoder.serving import ray_start
+from fsr.encoder.serving.ray_start import object_store_bytes, start_ray
 
 GIB = 2**30
 

@@ -8,7 +8,7 @@ import threading
 import psutil
 import pytest
 
-from fsr.encoder.ray_watch import watch
+from fsr.encoder.serving.ray_watch import watch
 from helpers.waiting import until
 
 
@@ -48,7 +48,7 @@ def test_watch_when_it_is_over_says_nothing(parts):
 
 ENDS = """
 import os, subprocess, sys
-from fsr.encoder.ray_watch import adopt_orphans, ray_has_ended
+from fsr.encoder.serving.ray_watch import adopt_orphans, ray_has_ended
 
 log, again = sys.argv[1:3]
 with open(log, "a") as file:

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fsr.encoder.images import decode_image
-from fsr.encoder.scaled_jpeg import jpeg_side
+from fsr.encoder.images.decode import decode_image
+from fsr.encoder.images.scaled_jpeg import jpeg_side
 from fsr.v1 import types_pb2
 from fsr_core.pictures import PictureFile
 from helpers import checkpoints

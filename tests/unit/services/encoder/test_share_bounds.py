@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fsr.common.errors import InvalidRequest
-from fsr.encoder.request_plan import plan_of
-from fsr.encoder.share_bounds import ShareBounds
+from fsr.encoder.requests.request_plan import plan_of
+from fsr.encoder.requests.share_bounds import ShareBounds
 from fsr.v1 import encoder_pb2, types_pb2
 from fsr_core import Budget
 

@@ -7,10 +7,10 @@ import structlog
 
 from fsr.common.errors import Expired, NotReady, Overloaded
 from fsr.gateway.admission import Admission
-from fsr.gateway.auth import ApiKeys
-from fsr.gateway.call import GrpcCall
-from fsr.gateway.metrics import Metrics
-from fsr.gateway.settings import GatewaySettings
+from fsr.gateway.callers.auth import ApiKeys
+from fsr.gateway.options.settings import GatewaySettings
+from fsr.gateway.requests.call import GrpcCall
+from fsr.gateway.telemetry.metrics import Metrics
 
 
 @pytest.mark.parametrize(

@@ -9,16 +9,16 @@ import grpc
 import pytest
 
 from fsr.common.errors import Expired, Failed, InvalidRequest, Mismatch, NotReady, Overloaded, ServiceError
-from fsr.gateway.auth import ANYBODY
-from fsr.gateway.deadline import Deadline
-from fsr.gateway.metrics import Metrics
-from fsr.gateway.request_context import RequestContext
-from fsr.gateway.request_record import RequestRecord
+from fsr.gateway.callers.auth import ANYBODY
+from fsr.gateway.options.settings import GatewaySettings
+from fsr.gateway.requests.deadline import Deadline
+from fsr.gateway.requests.request_context import RequestContext
 from fsr.gateway.routing.attempts import Attempts, RetryPolicy
 from fsr.gateway.routing.circuit_breaker import BreakerPolicy
 from fsr.gateway.routing.replica import Replica
 from fsr.gateway.routing.retry_budget import RetryBudget
-from fsr.gateway.settings import GatewaySettings
+from fsr.gateway.telemetry.metrics import Metrics
+from fsr.gateway.telemetry.request_record import RequestRecord
 
 Code = grpc.StatusCode
 

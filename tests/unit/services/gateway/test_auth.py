@@ -6,8 +6,8 @@ import pytest
 from structlog.testing import capture_logs
 
 from fsr.common.errors import Forbidden, Unauthenticated
-from fsr.gateway.auth import ANYBODY, ApiKeys, Authentication
-from fsr.gateway.metrics import Metrics
+from fsr.gateway.callers.auth import ANYBODY, ApiKeys, Authentication
+from fsr.gateway.telemetry.metrics import Metrics
 from fsr.v1 import gateway_pb2, gateway_pb2_grpc
 
 

@@ -8,17 +8,17 @@ from grpc_health.v1._async import HealthServicer
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fsr.gateway.auth import Caller
-from fsr.gateway.canary import Share, bucket, tokens_agreed
-from fsr.gateway.canary_export import CanaryExport
-from fsr.gateway.deadline import Deadline
-from fsr.gateway.metrics import Metrics
+from fsr.gateway.callers.auth import Caller
+from fsr.gateway.canary.canary import Share, bucket, tokens_agreed
+from fsr.gateway.canary.export import CanaryExport
+from fsr.gateway.options.policy import Policy
+from fsr.gateway.options.settings import GatewaySettings
 from fsr.gateway.pipeline import Pipeline
-from fsr.gateway.policy import Policy
-from fsr.gateway.request_context import RequestContext
-from fsr.gateway.request_record import RequestRecord
+from fsr.gateway.requests.deadline import Deadline
+from fsr.gateway.requests.request_context import RequestContext
 from fsr.gateway.routing.pools import Pools
-from fsr.gateway.settings import GatewaySettings
+from fsr.gateway.telemetry.metrics import Metrics
+from fsr.gateway.telemetry.request_record import RequestRecord
 from fsr.v1 import decoder_pb2, decoder_pb2_grpc, encoder_pb2, encoder_pb2_grpc, gateway_pb2, types_pb2
 
 

@@ -4,9 +4,9 @@ import stat
 import pytest
 
 from fsr.cli.calibrate.questions import read_questions
-from fsr.gateway.canary_export import CanaryExport, question_of
-from fsr.gateway.metrics import Metrics
-from fsr.gateway.settings import GatewaySettings
+from fsr.gateway.canary.export import CanaryExport, question_of
+from fsr.gateway.options.settings import GatewaySettings
+from fsr.gateway.telemetry.metrics import Metrics
 from fsr.v1 import types_pb2
 
 PICTURE = b"\x89PNG picture"

@@ -2,7 +2,7 @@ import grpc
 import pytest
 
 from fsr.common.errors import InvalidRequest
-from fsr.gateway.deadline import Deadline
+from fsr.gateway.requests.deadline import Deadline
 
 
 @pytest.mark.parametrize("longest", [1.0, 10.0, 120.0, 1200.0])

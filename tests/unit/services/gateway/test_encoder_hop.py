@@ -6,15 +6,15 @@ import pytest
 
 from fsr.common.errors import InvalidRequest, NotReady
 from fsr.common.wire.transport import MESSAGE_BYTES
-from fsr.gateway.auth import ANYBODY
-from fsr.gateway.deadline import Deadline
-from fsr.gateway.encoder_hop import EncoderHop
-from fsr.gateway.metrics import Metrics
-from fsr.gateway.request_context import RequestContext
-from fsr.gateway.request_record import RequestRecord
+from fsr.gateway.callers.auth import ANYBODY
+from fsr.gateway.hops.encoder_hop import EncoderHop
+from fsr.gateway.options.settings import GatewaySettings
+from fsr.gateway.requests.deadline import Deadline
+from fsr.gateway.requests.request_context import RequestContext
 from fsr.gateway.routing.attempts import RetryPolicy
 from fsr.gateway.routing.retry_budget import RetryBudget
-from fsr.gateway.settings import GatewaySettings
+from fsr.gateway.telemetry.metrics import Metrics
+from fsr.gateway.telemetry.request_record import RequestRecord
 from fsr.v1 import encoder_pb2, types_pb2
 
 

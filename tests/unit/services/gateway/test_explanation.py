@@ -6,10 +6,10 @@ from contextlib import aclosing
 import grpc
 import pytest
 
-from fsr.gateway.auth import ANYBODY, Caller
-from fsr.gateway.deadline import Deadline
-from fsr.gateway.request_context import RequestContext
-from fsr.gateway.request_record import RequestRecord
+from fsr.gateway.callers.auth import ANYBODY, Caller
+from fsr.gateway.requests.deadline import Deadline
+from fsr.gateway.requests.request_context import RequestContext
+from fsr.gateway.telemetry.request_record import RequestRecord
 from fsr.v1 import decoder_pb2, decoder_pb2_grpc, encoder_pb2, encoder_pb2_grpc, gateway_pb2, types_pb2
 
 MODEL = types_pb2.ModelDescription(model="m", fingerprint="f")

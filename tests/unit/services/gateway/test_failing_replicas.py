@@ -14,19 +14,19 @@ from grpc_health.v1._async import HealthServicer
 from prometheus_client import generate_latest
 
 from fsr.common.errors import Expired, NotReady, Overloaded, ServiceError
-from fsr.gateway.auth import ANYBODY
-from fsr.gateway.canary import Canary
-from fsr.gateway.deadline import Deadline
-from fsr.gateway.decoder_hop import DecoderHop
-from fsr.gateway.encoder_hop import EncoderHop
-from fsr.gateway.metrics import Metrics
+from fsr.gateway.callers.auth import ANYBODY
+from fsr.gateway.canary.canary import Canary
+from fsr.gateway.hops.decoder_hop import DecoderHop
+from fsr.gateway.hops.encoder_hop import EncoderHop
+from fsr.gateway.options.settings import GatewaySettings
 from fsr.gateway.pipeline import Pipeline
-from fsr.gateway.request_context import RequestContext
-from fsr.gateway.request_record import RequestRecord
+from fsr.gateway.requests.deadline import Deadline
+from fsr.gateway.requests.request_context import RequestContext
 from fsr.gateway.routing.attempts import RetryPolicy
 from fsr.gateway.routing.pools import Pools
 from fsr.gateway.routing.retry_budget import RetryBudget
-from fsr.gateway.settings import GatewaySettings
+from fsr.gateway.telemetry.metrics import Metrics
+from fsr.gateway.telemetry.request_record import RequestRecord
 from fsr.v1 import decoder_pb2, decoder_pb2_grpc, encoder_pb2, encoder_pb2_grpc, gateway_pb2, types_pb2
 
 Code = grpc.StatusCode

@@ -7,9 +7,9 @@ import pytest
 from structlog.testing import capture_logs
 
 from fsr.common.errors import Forbidden
-from fsr.gateway.auth import ApiKeys
-from fsr.gateway.keys_file import KeysFileError, digest_of, parse_keys_file
-from fsr.gateway.policy import Policy
+from fsr.gateway.callers.auth import ApiKeys
+from fsr.gateway.callers.keys_file import KeysFileError, digest_of, parse_keys_file
+from fsr.gateway.options.policy import Policy
 
 PAGE = (Path(__file__).parents[4] / "docs/policies.md").read_text()
 SECRET = "s3cret-key"

@@ -7,9 +7,9 @@ from fastapi import FastAPI
 from fastapi.testclient import TestClient
 from PIL import Image, ImageChops
 
-from fsr.gateway.auth import ApiKeys
+from fsr.gateway.callers.auth import ApiKeys
 from fsr.gateway.http.page import FOLDER, HEADERS, page_router
-from fsr.gateway.settings import GatewaySettings
+from fsr.gateway.options.settings import GatewaySettings
 from fsr_core.overlay import FOCUS_INK, SCAN_INK
 from fsr_core.tiny.scenes import draw, make_scene
 from helpers import page_scenes

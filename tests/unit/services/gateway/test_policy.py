@@ -4,7 +4,7 @@ import pytest
 
 from fsr.common.errors import Failed, InvalidRequest
 from fsr.common.requests.budget_text import budget_text, parse_budget_text
-from fsr.gateway.policy import Policy, resolve
+from fsr.gateway.options.policy import Policy, resolve
 from fsr.gateway.validation import check_default_method
 from fsr.v1 import gateway_pb2, types_pb2
 

@@ -6,9 +6,9 @@ import grpc
 import pytest
 
 from fsr.common.errors import Mismatch, NotReady, UnknownModel
-from fsr.gateway.metrics import Metrics
+from fsr.gateway.options.settings import GatewaySettings
 from fsr.gateway.routing.pools import Pools
-from fsr.gateway.settings import GatewaySettings
+from fsr.gateway.telemetry.metrics import Metrics
 from fsr.v1 import types_pb2
 
 

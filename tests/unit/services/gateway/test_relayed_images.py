@@ -2,7 +2,7 @@
 
 import pytest
 
-from fsr.gateway.relayed_images import relayed_images
+from fsr.gateway.hops.relayed_images import relayed_images
 from fsr.v1 import decoder_pb2, encoder_pb2, types_pb2
 
 

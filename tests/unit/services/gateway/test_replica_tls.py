@@ -11,9 +11,9 @@ from structlog.testing import capture_logs
 
 from fsr.common.network.certificates import CertificateFiles, Pems, channel_credentials, server_credentials
 from fsr.common.network.tls_options import SERVER_TLS
-from fsr.gateway.metrics import Metrics
+from fsr.gateway.options.settings import GatewaySettings
 from fsr.gateway.routing.pools import Pools
-from fsr.gateway.settings import GatewaySettings
+from fsr.gateway.telemetry.metrics import Metrics
 from fsr.v1 import decoder_pb2, decoder_pb2_grpc, encoder_pb2, encoder_pb2_grpc, types_pb2
 from helpers.certificates import Authority, gateway_options
 

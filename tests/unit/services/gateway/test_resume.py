@@ -6,11 +6,11 @@ import grpc
 import pytest
 
 from fsr.common.errors import InvalidRequest, Mismatch
-from fsr.gateway.auth import ANYBODY
-from fsr.gateway.deadline import Deadline
-from fsr.gateway.request_context import RequestContext
-from fsr.gateway.request_record import RequestRecord
-from fsr.gateway.settings import GatewaySettings
+from fsr.gateway.callers.auth import ANYBODY
+from fsr.gateway.options.settings import GatewaySettings
+from fsr.gateway.requests.deadline import Deadline
+from fsr.gateway.requests.request_context import RequestContext
+from fsr.gateway.telemetry.request_record import RequestRecord
 from fsr.gateway.validation import check_generate
 from fsr.v1 import decoder_pb2, decoder_pb2_grpc, encoder_pb2, encoder_pb2_grpc, gateway_pb2, types_pb2
 

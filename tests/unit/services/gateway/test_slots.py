@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from fsr.gateway.slots import NoSlot, Slots
+from fsr.gateway.callers.slots import NoSlot, Slots
 
 
 class Request:

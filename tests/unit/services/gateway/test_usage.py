@@ -2,8 +2,8 @@
 
 import pytest
 
-from fsr.gateway.metrics import Metrics
-from fsr.gateway.usage import Stopwatch, count_usage
+from fsr.gateway.hops.usage import Stopwatch, count_usage
+from fsr.gateway.telemetry.metrics import Metrics
 from fsr.v1 import decoder_pb2, encoder_pb2, gateway_pb2, types_pb2
 
 ENCODED = encoder_pb2.EncodeResponse(encode_seconds=1, compress_seconds=0.5)

@@ -3,8 +3,8 @@
 import pytest
 
 from fsr.common.errors import InvalidRequest
-from fsr.encoder.request_plan import plan_of
-from fsr.gateway.settings import GatewaySettings
+from fsr.encoder.requests.request_plan import plan_of
+from fsr.gateway.options.settings import GatewaySettings
 from fsr.gateway.validation import check_compress, check_generate
 from fsr.v1 import encoder_pb2, gateway_pb2, types_pb2
 

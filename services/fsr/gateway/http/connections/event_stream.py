@@ -12,8 +12,8 @@ import structlog
 from starlette.types import Message, Send
 
 from fsr.common.errors import Expired, Failed, ServiceError
-from fsr.gateway.deadline import Deadline
 from fsr.gateway.http.errors import error_object
+from fsr.gateway.requests.deadline import Deadline
 
 __all__ = ["EventStream"]
 

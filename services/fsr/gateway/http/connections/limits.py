@@ -12,12 +12,12 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from fsr.common.errors import Overloaded, Unauthenticated, status_of
 from fsr.common.requests.retry_hints import RetryHints
-from fsr.gateway.auth import ApiKeys
+from fsr.gateway.callers.auth import ApiKeys
 from fsr.gateway.http.connections.bodies import Bodies, Body
 from fsr.gateway.http.errors import error_response, refusal
 from fsr.gateway.http.schemas.body import count_marks, max_marks
-from fsr.gateway.metrics import Metrics
-from fsr.gateway.settings import GatewaySettings
+from fsr.gateway.options.settings import GatewaySettings
+from fsr.gateway.telemetry.metrics import Metrics
 
 __all__ = ["Limits"]
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from fsr.common.errors import InvalidRequest
-from fsr.gateway.deadline import Deadline
 from fsr.gateway.http.field_names import FieldNames
 from fsr.gateway.http.messages.options import budget_message, method_message, wire_dtype
 from fsr.gateway.http.pictures.pictures import Pictures
 from fsr.gateway.http.schemas.body import parse_json, validated
 from fsr.gateway.http.schemas.requests import ChatOptions, ChatRequest, ImagePart, TextPart, VisualPart
 from fsr.gateway.http.schemas.unsupported import MESSAGE, REQUEST, WITHOUT_EFFECT, without_unsupported
+from fsr.gateway.requests.deadline import Deadline
 from fsr.v1 import gateway_pb2 as pb
 from fsr.v1 import types_pb2
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from fsr.gateway.http.messages.facts import image_facts, usage_object
 from fsr.gateway.http.schemas.requests import ChatRequest
-from fsr.gateway.request_record import RequestRecord
+from fsr.gateway.telemetry.request_record import RequestRecord
 from fsr.v1 import decoder_pb2, types_pb2
 from fsr.v1 import gateway_pb2 as pb
 

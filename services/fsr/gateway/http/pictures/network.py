@@ -15,7 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 import httpcore2
 import structlog
 
-from fsr.gateway.http.pictures.hosts import AllowedHosts
+from fsr.gateway.options.allowed_hosts import AllowedHosts
 
 __all__ = ["IpAddress", "IpNetwork", "NotPublic", "PublicNetwork", "is_public"]
 

@@ -8,10 +8,10 @@ import re
 from collections.abc import Sequence
 
 from fsr.common.errors import InvalidRequest
-from fsr.gateway.deadline import Deadline
 from fsr.gateway.http.pictures.remote import RemotePictures
 from fsr.gateway.http.schemas.requests import VideoPart, VideoUrl, VisualPart
-from fsr.gateway.settings import GatewaySettings
+from fsr.gateway.options.settings import GatewaySettings
+from fsr.gateway.requests.deadline import Deadline
 from fsr.v1 import types_pb2
 
 __all__ = ["Pictures"]

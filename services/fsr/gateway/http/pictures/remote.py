@@ -11,10 +11,10 @@ import httpcore2
 import structlog
 
 from fsr.common.errors import Expired, InvalidRequest
-from fsr.gateway.deadline import Deadline
-from fsr.gateway.http.pictures.hosts import AllowedHosts, BadUrl, RemoteUrl
 from fsr.gateway.http.pictures.network import NotPublic, PublicNetwork
-from fsr.gateway.settings import GatewaySettings
+from fsr.gateway.options.allowed_hosts import AllowedHosts, BadUrl, RemoteUrl
+from fsr.gateway.options.settings import GatewaySettings
+from fsr.gateway.requests.deadline import Deadline
 
 __all__ = ["RemotePictures"]
 

@@ -11,7 +11,7 @@ from fastapi import Request
 from pydantic import BaseModel, ValidationError
 
 from fsr.common.errors import InvalidRequest
-from fsr.gateway.settings import GatewaySettings
+from fsr.gateway.options.settings import GatewaySettings
 
 __all__ = ["count_marks", "max_marks", "max_values", "parse_json", "read_body", "validated"]
 

@@ -7,14 +7,14 @@ import time
 import pytest
 
 from fsr.common.errors import InvalidRequest
-from fsr.gateway.deadline import Deadline
 from fsr.gateway.http.field_names import FieldNames
 from fsr.gateway.http.messages.chat_request import chat_request, generate_request
 from fsr.gateway.http.pictures.pictures import Pictures
 from fsr.gateway.http.pictures.remote import RemotePictures
 from fsr.gateway.http.schemas.body import count_marks, max_marks, max_values
 from fsr.gateway.http.schemas.unsupported import REQUEST, WITHOUT_EFFECT
-from fsr.gateway.settings import GatewaySettings
+from fsr.gateway.options.settings import GatewaySettings
+from fsr.gateway.requests.deadline import Deadline
 from fsr.v1 import types_pb2
 
 SETTINGS = GatewaySettings(max_images=3, max_image_bytes=100)

@@ -9,13 +9,13 @@ import pytest
 import structlog
 
 from fsr.common.errors import Expired, Failed, InvalidRequest
-from fsr.gateway.auth import ApiKeys
-from fsr.gateway.deadline import Deadline
+from fsr.gateway.callers.auth import ApiKeys
 from fsr.gateway.http.connections.connected_response import ConnectedResponse
 from fsr.gateway.http.connections.event_stream import EventStream
 from fsr.gateway.http.connections.limits import Limits
-from fsr.gateway.metrics import Metrics
-from fsr.gateway.settings import GatewaySettings
+from fsr.gateway.options.settings import GatewaySettings
+from fsr.gateway.requests.deadline import Deadline
+from fsr.gateway.telemetry.metrics import Metrics
 
 
 class Peer:

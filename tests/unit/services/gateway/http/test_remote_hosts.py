@@ -2,8 +2,8 @@ import ipaddress
 
 import pytest
 
-from fsr.gateway.http.pictures.hosts import AllowedHosts, BadUrl, RemoteUrl
 from fsr.gateway.http.pictures.network import is_public
+from fsr.gateway.options.allowed_hosts import AllowedHosts, BadUrl, RemoteUrl
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from fsr.gateway.http.messages.facts import image_facts, usage_object
 from fsr.gateway.http.messages.safetensors_file import compressed_images_file
 from fsr.gateway.http.schemas.requests import ChatRequest
 from fsr.gateway.http.schemas.responses import ChatAnswer, ChatChunk, CompressedImage
-from fsr.gateway.request_record import RequestRecord
+from fsr.gateway.telemetry.request_record import RequestRecord
 from fsr.v1 import gateway_pb2 as pb
 from fsr.v1 import types_pb2
 

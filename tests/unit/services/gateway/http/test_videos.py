@@ -3,11 +3,11 @@ import base64
 import pytest
 
 from fsr.common.errors import InvalidRequest
-from fsr.gateway.deadline import Deadline
 from fsr.gateway.http.pictures.pictures import Pictures
 from fsr.gateway.http.pictures.remote import RemotePictures
 from fsr.gateway.http.schemas.requests import VideoPart
-from fsr.gateway.settings import GatewaySettings
+from fsr.gateway.options.settings import GatewaySettings
+from fsr.gateway.requests.deadline import Deadline
 from helpers.chat import data_uri
 
 FIELD = "messages[0].content[1].video_url"

@@ -15,12 +15,12 @@ from typing import Any
 import grpc
 
 from fsr.common.wire.message_size import check_tokens_size
-from fsr.gateway.replies import UNREADABLE
-from fsr.gateway.request_context import RequestContext
+from fsr.gateway.hops.replies import UNREADABLE
+from fsr.gateway.requests.request_context import RequestContext
 from fsr.gateway.routing.attempts import Attempts, RetryPolicy
 from fsr.gateway.routing.pools import Pools
 from fsr.gateway.routing.replica import Replica
-from fsr.gateway.trace_attributes import failover_attributes
+from fsr.gateway.telemetry.trace_attributes import failover_attributes
 from fsr.v1 import decoder_pb2
 
 __all__ = ["DecoderHop"]
@@ -69,7 +69,7 @@ class DecoderHop:
             failovers, record.failovers = attempts.failures - record.failovers, attempts.failures
             self._policy.metrics.failovers.labels(model).inc(failovers)  # of 0 too: so the first one is an increase
             if failovers:
-                context.span.event("failover", failover_attributes(replica, len(emitted)))
+                context.span.event("failover", failover_attributes(replica=replica.address, emitted=len(emitted)))
             attempt = b"".join((_continuation(request, fingerprint, emitted).SerializeToString(), *images))
             with attempts.calling(replica) as half_open_call:
                 try:

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 
 from fsr.common.network.ports import is_loopback
 from fsr.common.wire.transport import MESSAGE_BYTES
-from fsr.encoder.ingress import environment as ingress_environment
-from fsr.encoder.serve_ports import CALLBACK, LISTEN_ON, tls_environment
+from fsr.encoder.serving.ingress import environment as ingress_environment
+from fsr.encoder.serving.serve_ports import CALLBACK, LISTEN_ON, tls_environment
 from fsr.encoder.settings import EncoderSettings
 
 __all__ = ["ray_environment"]

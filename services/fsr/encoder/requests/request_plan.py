@@ -10,7 +10,7 @@ from google.protobuf.json_format import MessageToDict
 from fsr.common.errors import InvalidRequest
 from fsr.common.requests.method_options import check_options
 from fsr.common.requests.names import check_name
-from fsr.encoder.share_bounds import ShareBounds
+from fsr.encoder.requests.share_bounds import ShareBounds
 from fsr.v1 import encoder_pb2, types_pb2
 from fsr_core import DEFAULT_METHOD, Budget, Compressor, create
 from fsr_core.spread import Spread

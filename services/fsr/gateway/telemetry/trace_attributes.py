@@ -8,9 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from fsr.common.telemetry.tracing import Attributes
-from fsr.gateway.request_record import RequestRecord
-from fsr.gateway.routing.replica import Replica
+from fsr.common.telemetry.spans import Attributes
+from fsr.gateway.telemetry.request_record import RequestRecord
 from fsr.v1 import decoder_pb2, types_pb2
 from fsr.v1 import gateway_pb2 as pb
 
@@ -76,11 +75,11 @@ def record_attributes(record: RequestRecord, interface: str) -> Attributes:
     return attributes
 
 
-def retry_attributes(replica: Replica, reason: str) -> Attributes:
-    """Of a call that is repeated at this replica."""
-    return {"fsr.role": replica.role, "fsr.replica": replica.address, "fsr.reason": reason}
+def retry_attributes(*, role: str, replica: str, reason: str) -> Attributes:
+    """Of a call that is repeated at the replica with this address."""
+    return {"fsr.role": role, "fsr.replica": replica, "fsr.reason": reason}
 
 
-def failover_attributes(replica: Replica, emitted: int) -> Attributes:
-    """Of an answer that goes on at this replica, after so many tokens."""
-    return {"fsr.replica": replica.address, "fsr.emitted_tokens": emitted}
+def failover_attributes(*, replica: str, emitted: int) -> Attributes:
+    """Of an answer that goes on at the replica with this address, after so many tokens."""
+    return {"fsr.replica": replica, "fsr.emitted_tokens": emitted}

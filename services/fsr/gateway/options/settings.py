@@ -11,9 +11,9 @@ from pydantic_settings import SettingsConfigDict
 from fsr.common.process.settings import ReadableFile
 from fsr.common.requests.method_options import DEFAULT_METHOD
 from fsr.common.wire.transport import MAX_STREAMS, MESSAGE_BYTES
-from fsr.gateway.option_types import Addresses, Hosts, Networks, Origins, Texts, WebAddress
-from fsr.gateway.policy import BudgetText, MethodOptions, Policy, TokenCount, check_method_options
-from fsr.gateway.tls_options import TlsSettings
+from fsr.gateway.options.option_types import Addresses, Hosts, Networks, Origins, Texts, WebAddress
+from fsr.gateway.options.policy import BudgetText, MethodOptions, Policy, TokenCount, check_method_options
+from fsr.gateway.options.tls_options import TlsSettings
 
 __all__ = ["GatewaySettings"]
 

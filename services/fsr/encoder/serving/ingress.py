@@ -16,7 +16,7 @@ from typing import Literal
 import structlog
 
 from fsr.common.network.ports import join
-from fsr.encoder.serve_ports import LISTEN_ON
+from fsr.encoder.serving.serve_ports import LISTEN_ON
 from fsr.encoder.settings import EncoderSettings
 
 __all__ = ["ReplicaAddresses", "check_ingress", "environment", "ingress_of", "reachable"]

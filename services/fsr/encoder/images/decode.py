@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from PIL import Image
 
 from fsr.common.errors import InvalidRequest, ServiceError
-from fsr.encoder.picture_cost import check_cost
+from fsr.encoder.images.picture_cost import check_cost
 from fsr.v1 import types_pb2
 from fsr_core.pictures import PictureFile
 

@@ -8,9 +8,9 @@ from collections.abc import Mapping, Sequence
 from fsr.common.requests.method_options import DEFAULT_METHOD
 from fsr.common.requests.token_counts import count_tokens
 from fsr.common.telemetry.logs import counting
-from fsr.gateway.metrics import Metrics
-from fsr.gateway.request_record import RequestRecord
 from fsr.gateway.routing.replica import Replica
+from fsr.gateway.telemetry.metrics import Metrics
+from fsr.gateway.telemetry.request_record import RequestRecord
 from fsr.v1 import decoder_pb2, encoder_pb2, types_pb2
 from fsr.v1 import gateway_pb2 as pb
 

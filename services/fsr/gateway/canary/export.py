@@ -19,7 +19,7 @@ from typing import Any
 
 import structlog
 
-from fsr.gateway.metrics import Metrics
+from fsr.gateway.telemetry.metrics import Metrics
 from fsr.v1 import types_pb2
 
 __all__ = ["CanaryExport", "Question", "question_of"]

@@ -8,8 +8,8 @@ from typing import Literal, Protocol
 import grpc
 
 from fsr.common.wire.transport import REPLICAS
-from fsr.gateway.auth import authorization_in
-from fsr.gateway.request_record import RequestRecord
+from fsr.gateway.callers.auth import authorization_in
+from fsr.gateway.telemetry.request_record import RequestRecord
 
 __all__ = ["Call", "GrpcCall"]
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from fsr.common.telemetry.tracing import NO_SPAN, Span
-from fsr.gateway.auth import Caller
-from fsr.gateway.deadline import Deadline
-from fsr.gateway.request_record import RequestRecord
+from fsr.common.telemetry.spans import NO_SPAN, Span
+from fsr.gateway.callers.auth import Caller
+from fsr.gateway.requests.deadline import Deadline
+from fsr.gateway.telemetry.request_record import RequestRecord
 
 __all__ = ["RequestContext"]
 

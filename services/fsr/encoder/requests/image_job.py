@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from dataclasses import dataclass, field
 
-from fsr.encoder.request_plan import RequestPlan
+from fsr.encoder.requests.request_plan import RequestPlan
 from fsr_core import CompressedTokens
 from fsr_core.backbones import ImageFeatures, PreparedImage
 

@@ -13,9 +13,9 @@ import structlog
 from google.protobuf.descriptor import ServiceDescriptor
 
 from fsr.common.errors import Forbidden, ServiceError, Unauthenticated, set_status, status_of
-from fsr.gateway.keys_file import Key, KeysFile, KeysFileError, digest_of, parse_keys_file
-from fsr.gateway.metrics import Metrics
-from fsr.gateway.policy import Policy, resolve
+from fsr.gateway.callers.keys_file import Key, KeysFile, KeysFileError, digest_of, parse_keys_file
+from fsr.gateway.options.policy import Policy, resolve
+from fsr.gateway.telemetry.metrics import Metrics
 
 __all__ = ["ANYBODY", "ApiKeys", "Authentication", "Caller", "authorization_in"]
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
 from fsr.common.errors import InvalidRequest
-from fsr.encoder.request_plan import RequestPlan
+from fsr.encoder.requests.request_plan import RequestPlan
 from fsr.encoder.settings import EncoderSettings
 from fsr_core.backbones import VisualEncoder
 from fsr_core.spread import comparisons

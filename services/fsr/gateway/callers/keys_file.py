@@ -16,7 +16,7 @@ from typing import Annotated, Any, Self
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from fsr.gateway.policy import Policy
+from fsr.gateway.options.policy import Policy
 
 __all__ = ["Key", "KeysFile", "KeysFileError", "digest_of", "parse_keys_file"]
 

@@ -10,11 +10,11 @@ import grpc
 
 from fsr.common.errors import Expired
 from fsr.common.wire.message_size import check_message_size
-from fsr.gateway.replies import UNREADABLE, fault_in, parsed
-from fsr.gateway.request_context import RequestContext
+from fsr.gateway.hops.replies import UNREADABLE, fault_in, parsed
+from fsr.gateway.hops.usage import count_images
+from fsr.gateway.requests.request_context import RequestContext
 from fsr.gateway.routing.attempts import Attempts, RetryPolicy
 from fsr.gateway.routing.pools import Pools
-from fsr.gateway.usage import count_images
 from fsr.v1 import encoder_pb2
 
 __all__ = ["EncoderHop"]

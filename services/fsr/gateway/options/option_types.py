@@ -10,7 +10,7 @@ from pydantic_settings import NoDecode
 
 from fsr.common.network.addresses import split_host_port
 from fsr.common.network.ports import join
-from fsr.gateway.http.pictures.hosts import AllowedHosts
+from fsr.gateway.options.allowed_hosts import AllowedHosts
 
 __all__ = ["Addresses", "Hosts", "Networks", "Origins", "Texts", "WebAddress"]
 

@@ -1,0 +1,1 @@
+"""From an encoded image to pixels, and what that may cost."""

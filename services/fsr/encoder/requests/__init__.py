@@ -1,0 +1,1 @@
+"""What a request asks for, its limits, and the jobs it becomes."""

@@ -1,0 +1,1 @@
+"""How Ray and Ray Serve start, listen and end."""

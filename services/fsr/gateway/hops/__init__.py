@@ -1,0 +1,1 @@
+"""The calls to encoder and decoder, and what their replies become."""

@@ -1,0 +1,1 @@
+"""Options of the command: their types, checks and the policy file."""

@@ -1,0 +1,1 @@
+"""A call, its deadline, and what every step gets of it."""

@@ -1,0 +1,1 @@
+"""Metrics, the record of a request, and what spans say of it."""
