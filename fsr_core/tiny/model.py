@@ -22,7 +22,8 @@ from transformers import (
 )
 
 from fsr_core.tiny.questions import KINDS, NUMBERS, random_question
-from fsr_core.tiny.scenes import COLOURS, COLUMNS, ROWS, SHAPES, make_scene
+from fsr_core.tiny.quilts import TEXTURES, TINTS
+from fsr_core.tiny.scenes import COLOURS, COLUMNS, MARKS, ROWS, SHAPES, Scene, make_scene
 
 PATCH, GRID = 12, 12  # pixels of a patch's side; patches on a side
 IMAGE_SIDE = PATCH * GRID  # pixels, the vision tower's resolution
@@ -54,8 +55,15 @@ def corpus() -> list[str]:
         for kind in KINDS:
             question = random_question(scene, rng, (kind,))
             texts.append(f"USER:\n{question.text} ASSISTANT: {question.answer}")
-    words = (*COLOURS, *SHAPES, *ROWS, *COLUMNS, *NUMBERS, "yes", "no", "nothing", "picture", "a", "and", "with")
-    return texts + [f" {word}" for word in words] * 20
+        texts.append(caption(scene))
+    words = (*COLOURS, *SHAPES, *ROWS, *COLUMNS, *NUMBERS, *MARKS, *TINTS, *TEXTURES)
+    more = ("yes", "no", "nothing", "picture", "middle", "a", "and", "with", "marked")
+    return texts + [f" {word}" for word in (*words, *more)] * 20
+
+
+def caption(scene: Scene) -> str:
+    """All things of a scene with their marks, short enough for CLIP's 77 positions even with sixteen things."""
+    return ", ".join(thing.name if thing.mark is None else f"{thing.name} {thing.mark}" for thing in scene.things)
 
 
 def language_tokenizer() -> PreTrainedTokenizerFast:

@@ -10,6 +10,8 @@ from operator import attrgetter
 
 from fsr_core.tiny.scenes import COLOURS, SEEDS, SHAPES, Scene, Thing, make_scene
 
+MOST_COUNTED = 4  # no question asks for a larger number
+
 NUMBERS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 
 
@@ -43,15 +45,12 @@ def _one_thing(
     `{}` in `text` stands for that attribute. Gives None if no thing has both such an attribute and an `answer`.
     """
     answers = [(i, answer(scene.things[i])) for i in _unique(scene.things, named_by)]
-    choices = [(i, known) for i, known in answers if known is not None]
+    named = [(i, known) for i, known in answers if known is not None]
+    choices = [(i, known) for i, known in named if getattr(scene.things[i], named_by) is not None]
     if not choices:
         return None
     index, right = rng.choice(choices)
     return Question(kind, text.format(getattr(scene.things[index], named_by)), right, (index,))
-
-
-def _digit_word(thing: Thing) -> str | None:
-    return None if thing.digit is None else NUMBERS[thing.digit]
 
 
 def _existence(scene: Scene, rng: random.Random) -> Question:
@@ -68,45 +67,66 @@ def _existence(scene: Scene, rng: random.Random) -> Question:
     return Question("existence", f"Is there a {name}?", "yes" if things else "no", things)
 
 
-def _count(scene: Scene, rng: random.Random) -> Question:
+def _count(scene: Scene, rng: random.Random) -> Question | None:
     options: dict[int, list[tuple[str, tuple[int, ...]]]] = {}  # by the number of things
     for attribute, values, plural in (("shape", SHAPES, "{}s"), ("colour", tuple(COLOURS), "{} shapes")):
         for value in values:
             things = tuple(i for i, thing in enumerate(scene.things) if getattr(thing, attribute) == value)
-            options.setdefault(len(things), []).append((plural.format(value), things))
+            if len(things) <= MOST_COUNTED:
+                options.setdefault(len(things), []).append((plural.format(value), things))
+    if not options:
+        return None
     number = rng.choice(sorted(options))  # every number that occurs is equally likely
     name, things = rng.choice(options[number])
     return Question("count", f"How many {name} are there?", NUMBERS[number], things)
 
 
-def _beside(scene: Scene, rng: random.Random, side: str) -> Question | None:
-    """Asks for the nearest thing on one side in the same row. Gives None if no thing has a neighbour there."""
-    choices = []
-    for i in _unique(scene.things, "name"):
-        thing = scene.things[i]
-        row = [(j, other.column - thing.column) for j, other in enumerate(scene.things) if other.row == thing.row]
-        neighbours = [(abs(step), j) for j, step in row if (step < 0 if side == "left" else step > 0)]
-        if neighbours:
-            choices.append((i, min(neighbours)[1]))
-    if not choices:
+# Relation -> the coordinate of the board that it compares, and whether the first thing's is the smaller one.
+RELATIONS = {
+    "left of": ("column", True),
+    "right of": ("column", False),
+    "above": ("row", True),
+    "below": ("row", False),
+}
+
+
+def _relation(scene: Scene, rng: random.Random) -> Question | None:
+    """Asks how two things lie to each other; half of the answers are yes. Both have names that no other thing has."""
+    relation = rng.choice(sorted(RELATIONS))
+    axis, smaller_first = RELATIONS[relation]
+    unique = _unique(scene.things, "name")
+    pairs = [(i, j) for i in unique for j in unique if getattr(scene.things[i], axis) < getattr(scene.things[j], axis)]
+    if not pairs:
         return None
-    i, j = rng.choice(choices)
-    text = f"What is {side} of the {scene.things[i].name}?"
-    return Question(side, text, scene.things[j].name, (i,))
+    i, j = rng.choice(pairs)
+    holds = rng.random() < 0.5
+    first, second = (i, j) if smaller_first == holds else (j, i)
+    text = f"Is the {scene.things[first].name} {relation} the {scene.things[second].name}?"
+    return Question("relation", text, "yes" if holds else "no", (first, second))
 
 
 # The order is part of the frozen sets: they ask the kinds in turn.
 KINDS: dict[str, Callable[[Scene, random.Random], Question | None]] = {
     "existence": _existence,
-    "shape": partial(_one_thing, kind="shape", named_by="colour", text="What shape is {}?", answer=attrgetter("shape")),
+    "shape": partial(
+        _one_thing, kind="shape", named_by="mark", text="What shape is marked {}?", answer=attrgetter("shape")
+    ),
     "colour": partial(
-        _one_thing, kind="colour", named_by="shape", text="What colour is the {}?", answer=attrgetter("colour")
+        _one_thing,
+        kind="colour",
+        named_by="mark",
+        text="What colour is the shape marked {}?",
+        answer=attrgetter("colour"),
     ),
     "where": partial(_one_thing, kind="where", named_by="name", text="Where is the {}?", answer=attrgetter("place")),
-    "digit": partial(_one_thing, kind="digit", named_by="name", text="Which digit is on the {}?", answer=_digit_word),
+    "digit": partial(
+        _one_thing, kind="digit", named_by="name", text="Which digit is on the {}?", answer=attrgetter("digit")
+    ),
+    "letter": partial(
+        _one_thing, kind="letter", named_by="name", text="Which letter is on the {}?", answer=attrgetter("letter")
+    ),
+    "relation": _relation,
     "count": _count,
-    "left": partial(_beside, side="left"),
-    "right": partial(_beside, side="right"),
 }
 
 
@@ -154,4 +174,4 @@ def questions_in_turn(
 
 def is_correct(question: Question, answer: str) -> bool:
     """Whether an answer matches exactly, apart from case, outer white space and a final full stop."""
-    return answer.strip().rstrip(".").lower() == question.answer
+    return answer.strip().rstrip(".").lower() == question.answer.lower()

@@ -1,7 +1,9 @@
-"""Draws the scenes that the embedded model is trained and tested on: coloured shapes, some with a digit.
+"""Draws the scenes that the embedded model is trained and tested on: many small coloured shapes on a cluttered picture.
 
-A scene is a 3 x 3 board of cells on a noisy background. An occupied cell holds one shape of random size, at a random
-place in the cell. One integer seed determines the whole scene, so seeds and `GENERATOR_VERSION` define a set of scenes.
+A scene is a 4 x 4 board of cells. Nine to twelve cells hold one thing each, a coloured shape of random size at a random
+place in the cell; most carry a digit or a letter. The background is a quilt of differently textured pieces
+(`quilts.py`), with blobs and strokes that nobody asks about; some strokes run over a thing. One integer seed determines
+the whole scene, so seeds and `GENERATOR_VERSION` define a set of scenes.
 """
 
 from __future__ import annotations
@@ -15,21 +17,30 @@ from math import cos, pi, sin
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
-GENERATOR_VERSION = 1
+from fsr_core.tiny.quilts import Quilt
+
+GENERATOR_VERSION = 2
 CANVAS = 432  # pixels; the checkpoint's processor scales the picture down to 144
-CELL = CANVAS // 3
+BOARD = 4  # cells on a side
+CELL = CANVAS // BOARD
 COLOURS = {
-    "red": (214, 40, 40),
-    "green": (42, 157, 60),
-    "blue": (40, 80, 220),
-    "yellow": (240, 210, 40),
-    "purple": (140, 50, 170),
-    "cyan": (60, 200, 220),
+    "red": (222, 30, 30),
+    "green": (30, 160, 50),
+    "blue": (30, 70, 230),
+    "yellow": (250, 220, 20),
+    "purple": (150, 40, 180),
+    "cyan": (40, 210, 235),
 }
 SHAPES = ("circle", "square", "triangle", "diamond", "star")
-ROWS = ("top", "middle", "bottom")
-COLUMNS = ("left", "centre", "right")
-MAX_DIGIT = 9
+ROWS = ("top", "upper", "lower", "bottom")
+COLUMNS = ("far left", "left", "right", "far right")
+DIGITS = "0123456789"
+LETTERS = "ACEHKLPTXY"
+MARKS = DIGITS + LETTERS
+THINGS = (9, 12)  # the fewest and the most of a scene
+RADII = (33.0, 42.0)  # canvas pixels
+# Blobs and strokes that nobody asks about are of colours between those of the things.
+_CLUTTER_COLOURS = ((235, 140, 40), (240, 130, 170), (150, 200, 70), (110, 70, 40), (245, 245, 245), (20, 20, 25))
 
 # Seed ranges of the splits, [start, stop); no two share a seed.
 SEEDS = {"train": (0, 1_000_000), "validation": (1_000_000, 1_100_000), "test": (1_100_000, 1_200_000)}
@@ -37,7 +48,7 @@ SEEDS = {"train": (0, 1_000_000), "validation": (1_000_000, 1_100_000), "test": 
 
 @dataclass(frozen=True, kw_only=True)
 class Thing:
-    """One shape of a scene. `centre` (x, y) and `radius` are in canvas pixels; `digit` is None or 0..9."""
+    """One shape of a scene. `centre` (x, y) and `radius` are in canvas pixels; `mark` is None, a digit or a letter."""
 
     shape: str
     colour: str
@@ -45,7 +56,7 @@ class Thing:
     column: int
     centre: tuple[float, float]
     radius: float
-    digit: int | None
+    mark: str | None
 
     @property
     def name(self) -> str:
@@ -55,10 +66,18 @@ class Thing:
     def place(self) -> str:
         return f"{ROWS[self.row]} {COLUMNS[self.column]}"
 
+    @property
+    def digit(self) -> str | None:
+        return self.mark if self.mark is not None and self.mark in DIGITS else None
+
+    @property
+    def letter(self) -> str | None:
+        return self.mark if self.mark is not None and self.mark in LETTERS else None
+
 
 @dataclass(frozen=True)
 class Scene:
-    """The things on a board, in reading order: three to six from `make_scene`, up to nine in the hard sets."""
+    """The things on a board, in reading order: nine to twelve from `make_scene`, other numbers in the hard sets."""
 
     seed: int
     things: tuple[Thing, ...]
@@ -69,28 +88,47 @@ def random_size_and_place(
 ) -> tuple[float, tuple[float, float]]:
     """A random radius, and a random centre (x, y) that keeps a thing of that radius in its cell; canvas pixels."""
     radius = rng.uniform(min_radius, max_radius)
-    slack = CELL / 2 - radius - 4
+    slack = CELL / 2 - radius - 2
     x = (column + 0.5) * CELL + rng.uniform(-slack, slack)
     return radius, (x, (row + 0.5) * CELL + rng.uniform(-slack, slack))
 
 
-def make_scene(seed: int) -> Scene:
-    """The scene of a seed. Two things may share colour, shape or both."""
-    rng = random.Random(f"scene-{GENERATOR_VERSION}-{seed}")
-    cells = sorted(rng.sample(range(9), rng.randint(3, 6)))
-    # A random part of the shapes and colours makes repeats common enough for counts of two, three and four.
-    shapes = rng.sample(SHAPES, rng.randint(2, len(SHAPES)))
-    colours = rng.sample(tuple(COLOURS), rng.randint(2, len(COLOURS)))
+def random_marks(rng: random.Random, count: int) -> list[str | None]:
+    """Marks of `count` things, all different: about two fifths digits, two fifths letters, the rest None."""
+    digits, letters = rng.sample(DIGITS, len(DIGITS)), rng.sample(LETTERS, len(LETTERS))
+    marks: list[str | None] = []
+    for _ in range(count):
+        kinds = [kind for kind in (digits, letters) if kind]
+        marks.append(rng.choice(kinds).pop() if kinds and rng.random() < 0.8 else None)
+    return marks
+
+
+def place_things(
+    rng: random.Random, names: list[tuple[str, str]], min_radius: float, max_radius: float
+) -> tuple[Thing, ...]:
+    """Things of these (colour, shape), in random cells, of random sizes and with random marks; in reading order."""
+    cells, marks = sorted(rng.sample(range(BOARD * BOARD), len(names))), random_marks(rng, len(names))
     things = []
-    for cell in cells:
-        row, column = divmod(cell, 3)
-        radius, centre = random_size_and_place(rng, row, column, 38, 58)
-        digit = rng.randint(0, MAX_DIGIT) if rng.random() < 0.5 else None
-        shape, colour = rng.choice(shapes), rng.choice(colours)
+    for (colour, shape), cell, mark in zip(names, cells, marks, strict=True):
+        row, column = divmod(cell, BOARD)
+        radius, centre = random_size_and_place(rng, row, column, min_radius, max_radius)
         things.append(
-            Thing(shape=shape, colour=colour, row=row, column=column, centre=centre, radius=radius, digit=digit)
+            Thing(shape=shape, colour=colour, row=row, column=column, centre=centre, radius=radius, mark=mark)
         )
-    return Scene(seed, tuple(things))
+    return tuple(things)
+
+
+def random_names(rng: random.Random, count: int) -> list[tuple[str, str]]:
+    """(colour, shape) of `count` things; some scenes lack a colour or a shape, so counts differ and `zero` occurs."""
+    shapes = rng.sample(SHAPES, rng.randint(3, len(SHAPES)))
+    colours = rng.sample(tuple(COLOURS), rng.randint(4, len(COLOURS)))
+    return [(rng.choice(colours), rng.choice(shapes)) for _ in range(count)]
+
+
+def make_scene(seed: int) -> Scene:
+    """The scene of a seed. Two things may share colour, shape or both, but no mark."""
+    rng = random.Random(f"scene-{GENERATOR_VERSION}-{seed}")
+    return Scene(seed, place_things(rng, random_names(rng, rng.randint(*THINGS)), *RADII))
 
 
 def _outline(thing: Thing) -> list[tuple[float, float]]:
@@ -103,7 +141,7 @@ def _outline(thing: Thing) -> list[tuple[float, float]]:
         return [(x, y - r), (x + r, y), (x, y + r), (x - r, y)]
     if thing.shape == "triangle":
         return [(x + r * sin(2 * pi * k / 3), y - r * cos(2 * pi * k / 3)) for k in range(3)]
-    radii = (r, 0.5 * r)
+    radii = (r, 0.55 * r)
     return [(x + radii[k % 2] * sin(pi * k / 5), y - radii[k % 2] * cos(pi * k / 5)) for k in range(10)]
 
 
@@ -112,29 +150,60 @@ def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
     return ImageFont.load_default(size=size)
 
 
+def _draw_blobs(pen: ImageDraw.ImageDraw, rng: random.Random) -> None:
+    """Rounded blobs of no shape that has a name, under the things."""
+    for _ in range(rng.randint(4, 8)):
+        x, y, size = rng.uniform(0, CANVAS), rng.uniform(0, CANVAS), rng.uniform(12, 30)
+        colour = rng.choice(_CLUTTER_COLOURS)
+        for _ in range(3):
+            dx, dy, r = rng.uniform(-size, size), rng.uniform(-size, size), rng.uniform(0.4, 0.8) * size
+            pen.ellipse((x + dx - r, y + dy - r, x + dx + r, y + dy + r), fill=colour)
+
+
+def _stroke(pen: ImageDraw.ImageDraw, rng: random.Random, middle: tuple[float, float], width: int) -> None:
+    (x, y), angle, half = middle, rng.uniform(0, pi), rng.uniform(25, 70)
+    dx, dy = half * cos(angle), half * sin(angle)
+    pen.line((x - dx, y - dy, x + dx, y + dy), fill=rng.choice(_CLUTTER_COLOURS), width=width)
+
+
+def _draw_occlusion(pen: ImageDraw.ImageDraw, rng: random.Random, thing: Thing) -> None:
+    """A stroke over one side of a thing, which leaves the middle, and so the mark, free."""
+    (x, y), r, angle = thing.centre, thing.radius, rng.uniform(0, 2 * pi)
+    away, half = rng.uniform(0.68, 0.85) * r, rng.uniform(0.6, 1.1) * r
+    mx, my, dx, dy = x + away * cos(angle), y + away * sin(angle), -half * sin(angle), half * cos(angle)
+    pen.line((mx - dx, my - dy, mx + dx, my + dy), fill=rng.choice(_CLUTTER_COLOURS), width=rng.randint(5, 9))
+
+
+def _draw_thing(pen: ImageDraw.ImageDraw, thing: Thing, shade: tuple[int, ...]) -> None:
+    (x, y), r = thing.centre, thing.radius
+    if thing.shape == "circle":
+        pen.ellipse((x - r, y - r, x + r, y + r), fill=shade)
+    else:
+        pen.polygon(_outline(thing), fill=shade)
+    if thing.mark is not None:
+        ink = (0, 0, 0) if thing.colour in ("yellow", "cyan") else (255, 255, 255)
+        down = 0.12 * r if thing.shape == "triangle" else 0  # a triangle is wider there
+        pen.text((x, y + down), thing.mark, ink, _font(round(1.1 * r)), anchor="mm", stroke_width=1, stroke_fill=ink)
+
+
 def draw(scene: Scene, background: np.ndarray | None = None) -> Image.Image:
     """The scene as an RGB picture of `CANVAS` x `CANVAS` pixels, always the same for a seed.
 
-    `background` (uint8 [h, w, 3], scaled smoothly to the canvas) replaces the noise that training uses.
+    `background` (uint8 [h, w, 3], scaled smoothly to the canvas) replaces the quilt that training uses.
     """
-    noise = np.random.default_rng(scene.seed)
+    rng, noise = random.Random(f"clutter-{GENERATOR_VERSION}-{scene.seed}"), np.random.default_rng(scene.seed)
     if background is None:
-        base = noise.integers(70, 190)
-        background = (base + noise.normal(0, 22, (27, 27, 3))).clip(0, 255).astype(np.uint8)
+        background = Quilt(scene.seed).picture()
     image = Image.fromarray(background).resize((CANVAS, CANVAS), Image.Resampling.BICUBIC)
     pen = ImageDraw.Draw(image)
+    _draw_blobs(pen, rng)
+    for _ in range(rng.randint(4, 8)):
+        _stroke(pen, rng, (rng.uniform(0, CANVAS), rng.uniform(0, CANVAS)), rng.randint(4, 9))
     for thing in scene.things:
         shade = tuple(int(c) for c in np.clip(np.array(COLOURS[thing.colour]) + noise.normal(0, 9, 3), 0, 255))
-        (x, y), r = thing.centre, thing.radius
-        if thing.shape == "circle":
-            pen.ellipse((x - r, y - r, x + r, y + r), fill=shade)
-        else:
-            pen.polygon(_outline(thing), fill=shade)
-        if thing.digit is not None:
-            ink = (0, 0, 0) if thing.colour in ("yellow", "cyan") else (255, 255, 255)
-            font = _font(round(1.05 * r))
-            down = 0.12 * r if thing.shape == "triangle" else 0  # a triangle is wider there
-            pen.text((x, y + down), str(thing.digit), ink, font, anchor="mm")
+        _draw_thing(pen, thing, shade)
+        if rng.random() < 0.25:
+            _draw_occlusion(pen, rng, thing)
     return image.filter(ImageFilter.GaussianBlur(0.6))
 
 
@@ -146,10 +215,20 @@ def scene_png(seed: int) -> bytes:
 
 
 def patch_owner(scene: Scene, grid: int = 12) -> np.ndarray:
-    """The thing that covers each patch: int array [grid, grid] of indices into `things`, -1 for the background."""
+    """The thing that covers each patch: int array [grid, grid] of indices into `things`, -1 for the background.
+
+    A thing covers the patches whose middle lies well within it, and always the one that holds its own centre.
+    """
     owner = np.full((grid, grid), -1, dtype=np.int64)
     centres = (np.arange(grid) + 0.5) * CANVAS / grid
     for index, thing in enumerate(scene.things):
         (x, y), reach = thing.centre, 0.85 * thing.radius
         owner[(centres[None, :] - x) ** 2 + (centres[:, None] - y) ** 2 <= reach**2] = index
+        owner[centre_patch(thing, grid)] = index
     return owner
+
+
+def centre_patch(thing: Thing, grid: int = 12) -> tuple[int, int]:
+    """Row and column of the patch that holds a thing's centre."""
+    x, y = thing.centre
+    return int(y * grid / CANVAS), int(x * grid / CANVAS)

@@ -21,7 +21,7 @@ from fsr_core.tiny.training.language import Trainer, train_images, train_layout
 from fsr_core.tiny.training.scene_pool import load_pool
 from fsr_core.tiny.training.vision import train_vision
 
-STEPS = {"vision": 4000, "layout": 4000, "images": 1600}  # of the shipped weights
+STEPS = {"vision": 5000, "layout": 4000, "images": 3000}  # of the shipped weights
 STAGES = (*STEPS, "export")
 
 
@@ -35,7 +35,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--stage", choices=("all", *STAGES), default="all", help="one stage, or all")
     parser.add_argument("--work", type=Path, default=Path("runs/tiny"), help="folder for drawn scenes and checkpoints")
     parser.add_argument("--out", type=Path, default=WEIGHTS, help="folder for the finished checkpoint")
-    parser.add_argument("--scenes", type=int, default=16_000, help="training scenes to draw")
+    parser.add_argument("--scenes", type=int, default=20_000, help="training scenes to draw")
     parser.add_argument("--threads", type=int, default=2, help="CPU threads")
     parser.add_argument("--seed", type=int, default=0, help="of initial weights and of the order of scenes")
     for stage, steps in STEPS.items():

@@ -9,8 +9,9 @@ first.
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,16 +19,19 @@ from torch.nn import functional as F
 from tqdm import tqdm
 from transformers import LlavaForConditionalGeneration, PreTrainedTokenizerFast
 
-from fsr_core.tiny.questions import KINDS, NUMBERS
-from fsr_core.tiny.scenes import COLUMNS, ROWS, Scene
+from fsr_core.tiny.questions import KINDS
+from fsr_core.tiny.quilts import TEXTURES, TINTS
+from fsr_core.tiny.scenes import BOARD, COLUMNS, ROWS, Scene
 from fsr_core.tiny.training.optimiser import Optimiser, checkpoint_due, read_checkpoint, write_checkpoint
 from fsr_core.tiny.training.scene_pool import ScenePool
 from fsr_core.tiny.training.vision import CLASSES, PatchLabels, patch_labels, pixel_values
 
-ORDER = ("existence", "shape", "colour", "where", "digit", "count", "left", "right")
+ORDER = ("existence", "shape", "colour", "where", "digit", "letter", "count", "relation")
 FIRST_KINDS = 4  # how many kinds training begins with
 LEARNED = 0.75  # mean running accuracy of the kinds so far at which the next kind joins
 TURN = 15  # tokens of the longest question with its answer
+TURNS = 10  # questions about each scene in one sequence
+WORDED = 48  # patches of a scene in words
 
 
 class Packer:
@@ -90,22 +94,39 @@ def packed_mask(prefix: int, turns: int) -> tuple[Tensor, Tensor]:
 
 
 class LayoutEmbedder:
-    """A scene in words: each patch is the sum of the word embeddings of its colour, shape, digit and place."""
+    """A scene in words: each patch is the sum of the embeddings of its words.
+
+    Every patch has its place; one on a thing has also colour, shape and mark, and the word "middle" where the thing's
+    centre lies; one of the background has the quilt's tint and texture.
+    """
 
     def __init__(self, llava: LlavaForConditionalGeneration, packer: Packer) -> None:
-        def ids(names: list[str]) -> Tensor:
-            return torch.tensor([packer.ids(f" {name}")[0] for name in names])
+        def words(names: Sequence[str]) -> Tensor:
+            """Which tokens the names are: [names, vocabulary]; a name of two words is two tokens."""
+            chosen = torch.zeros(len(names), len(packer.tokenizer))
+            for row, name in enumerate(names):
+                chosen[row, packer.ids(f" {name}")] = 1
+            return chosen
 
-        self.table = llava.get_input_embeddings()
-        self.colour, self.shape, self.digit = ids(CLASSES["colour"]), ids(CLASSES["shape"]), ids(list(NUMBERS))
-        self.row, self.column = ids(list(ROWS)), ids(list(COLUMNS))
+        self.table: Any = llava.get_input_embeddings()
+        nothing = torch.zeros(1, len(packer.tokenizer))
+        self.things = {name: torch.cat([nothing, words(values)]) for name, values in CLASSES.items()}
+        self.things["middle"] = torch.cat([nothing, words(["middle"])])
+        self.ground = {"tint": words(list(TINTS)), "texture": words(TEXTURES)}
+        self.row, self.column = words(ROWS), words(COLUMNS)
 
     def __call__(self, labels: PatchLabels) -> Tensor:
         """Embeddings [n, 144, D]."""
-        embeds = self.table(self.row[labels.cell // 3]) + self.table(self.column[labels.cell % 3])
-        for words, target in ((self.colour, labels.colour), (self.shape, labels.shape), (self.digit, labels.digit)):
-            embeds = embeds + self.table(words[(target - 1).clamp(min=0)]) * (target > 0).unsqueeze(-1)
-        return embeds
+        weight = self.table.weight
+        place = F.embedding(labels.cell // BOARD, self.row @ weight)
+        place = place + F.embedding(labels.cell % BOARD, self.column @ weight)
+        shown = torch.zeros_like(place)
+        for name, words in self.things.items():
+            shown = shown + F.embedding(getattr(labels, name), words @ weight)
+        ground = torch.zeros_like(place)
+        for name, words in self.ground.items():
+            ground = ground + F.embedding(getattr(labels, name), words @ weight)
+        return place + torch.where((labels.owner >= 0).unsqueeze(-1), shown, ground)
 
 
 class Trainer:
@@ -126,7 +147,7 @@ class Trainer:
         self.llava, self.pool, self.folder = llava, pool, folder
         self.rng = random.Random(seed)
         torch.manual_seed(seed)
-        self.packer = Packer(tokenizer, self.rng, turns=8)
+        self.packer = Packer(tokenizer, self.rng, TURNS)
         self.accuracy: dict[str, float] = {}  # running accuracy by kind
         self.active = FIRST_KINDS
 
@@ -145,10 +166,12 @@ class Trainer:
         steps: int,
         batch: int,
         rates: tuple[float, float],
+        extra: Callable[[list[int], Tensor], Tensor] | None = None,
     ) -> None:
         """Trains `modules` for `steps` steps and writes `folder/<name>.pt`.
 
         `visual(rows)` gives the visual tokens [b, n, D] of the pool's scenes `rows`; `rates` are the optimiser's two.
+        `extra(rows, tokens)` is a further loss of these tokens.
         """
         optimiser, path = Optimiser(modules, *rates), self.folder / f"{name}.pt"
         state = read_checkpoint(path, self.llava, optimiser, self.rng)
@@ -171,7 +194,8 @@ class Trainer:
             ).last_hidden_state[:, start:]
             predicted = targets != -100
             logits = self.llava.lm_head(hidden[predicted]).float()
-            optimiser.step(F.cross_entropy(logits, targets[predicted]), step, steps)
+            loss = F.cross_entropy(logits, targets[predicted])
+            optimiser.step(loss if extra is None else loss + extra(rows, visual_tokens), step, steps)
             right = torch.ones_like(predicted)
             right[predicted] = logits.argmax(-1) == targets[predicted]
             self._count(right.view(batch, -1, TURN).all(-1), kinds)
@@ -189,13 +213,13 @@ class Trainer:
 
 
 def train_layout(trainer: Trainer, steps: int) -> None:
-    """Trains the language model alone, on 24 patches of each scene in words; patches on things are preferred."""
+    """Trains the language model alone, on some patches of each scene in words; those with a thing's centre always."""
     labels, layouts = patch_labels(trainer.pool.scenes), LayoutEmbedder(trainer.llava, trainer.packer)
 
     def visual(rows: list[int]) -> Tensor:
         batch = labels.select(rows)
-        order = torch.rand(batch.owner.shape) + 0.7 * (batch.owner >= 0)
-        chosen = order.topk(24).indices.sort(dim=1).values.unsqueeze(-1)
+        order = torch.rand(batch.owner.shape) + 0.5 * (batch.owner >= 0) + batch.middle
+        chosen = order.topk(WORDED).indices.sort(dim=1).values.unsqueeze(-1)
         embeds = layouts(batch)
         return embeds.gather(1, chosen.expand(-1, -1, embeds.shape[-1]))
 
@@ -213,34 +237,48 @@ def tower_features(llava: LlavaForConditionalGeneration, pool: ScenePool) -> Ten
     return torch.cat(batches)
 
 
-def align_projector(trainer: Trainer, features: Tensor, steps: int = 400) -> None:
-    """Fits the projector's output to the scene in words, which the language model can read already."""
-    labels, layouts = patch_labels(trainer.pool.scenes), LayoutEmbedder(trainer.llava, trainer.packer)
+class Alignment:
+    """How far the projector's output is from the scene in words, which the language model can read already."""
+
+    def __init__(self, trainer: Trainer) -> None:
+        self.labels = patch_labels(trainer.pool.scenes)
+        self.layouts = LayoutEmbedder(trainer.llava, trainer.packer)
+
+    def __call__(self, rows: list[int], tokens: Tensor) -> Tensor:
+        """The mean squared distance of the tokens [b, 144, D] of the scenes `rows`; the background counts half."""
+        batch = self.labels.select(rows)
+        with torch.no_grad():
+            target = self.layouts(batch)
+        weight = torch.where(batch.owner >= 0, 1.0, 0.5).unsqueeze(-1)
+        return (weight * (tokens - target) ** 2).mean() * 100
+
+
+def align_projector(trainer: Trainer, features: Tensor, alignment: Alignment, steps: int = 400) -> None:
+    """Fits the projector's output to the scene in words."""
     projector = trainer.llava.model.multi_modal_projector
     optimiser = torch.optim.AdamW(projector.parameters(), lr=2e-3)
     for step in tqdm(range(steps), desc="align", mininterval=5):
         optimiser.param_groups[0]["lr"] = 2e-3 * (1 - step / steps)
         rows = sorted(trainer.rng.sample(range(len(features)), 64))
-        batch = labels.select(rows)
-        with torch.no_grad():
-            target = layouts(batch)
-        weight = torch.where(batch.owner >= 0, 1.0, 0.2).unsqueeze(-1)
-        loss = (weight * (projector(features[rows].float()) - target) ** 2).mean() * 100
+        loss = alignment(rows, projector(features[rows].float()))
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
         optimiser.step()
 
 
 def train_images(trainer: Trainer, steps: int) -> None:
-    """Trains projector and language model together, on all 144 tokens of drawn scenes. The tower is frozen."""
-    features = tower_features(trainer.llava, trainer.pool)
+    """Trains projector and language model together, on all 144 tokens of drawn scenes. The tower is frozen.
+
+    The projector stays near the scene in words. Without that it would forget what the background is like.
+    """
+    features, alignment = tower_features(trainer.llava, trainer.pool), Alignment(trainer)
     projector = trainer.llava.model.multi_modal_projector
     if not (trainer.folder / "images.pt").exists():
-        align_projector(trainer, features)
+        align_projector(trainer, features, alignment)
 
     def visual(rows: list[int]) -> Tensor:
         tokens: Tensor = projector(features[rows].float())
         return tokens
 
     modules = [projector, trainer.llava.model.language_model]
-    trainer.run("images", visual, modules, steps, 16, (2e-3, 5e-4))
+    trainer.run("images", visual, modules, steps, 16, (2e-3, 5e-4), lambda rows, tokens: 0.2 * alignment(rows, tokens))
