@@ -21,14 +21,15 @@ from transformers import LlavaForConditionalGeneration, PreTrainedTokenizerFast
 
 from fsr_core.tiny.questions import KINDS
 from fsr_core.tiny.quilts import TEXTURES, TINTS
-from fsr_core.tiny.scenes import BOARD, COLUMNS, ROWS, Scene
+from fsr_core.tiny.scenes import BOARD, COLUMNS, ROWS, THINGS, Scene
 from fsr_core.tiny.training.optimiser import Optimiser, checkpoint_due, read_checkpoint, write_checkpoint
 from fsr_core.tiny.training.scene_pool import ScenePool
 from fsr_core.tiny.training.vision import CLASSES, PatchLabels, patch_labels, pixel_values
 
 ORDER = ("existence", "shape", "colour", "where", "digit", "letter", "count", "relation")
 FIRST_KINDS = 4  # how many kinds training begins with
-LEARNED = 0.75  # mean running accuracy of the kinds so far at which the next kind joins
+LEARNED = 0.75  # mean running accuracy of the kinds so far at which the next kind, or one more thing, joins
+FEWEST_THINGS = 3  # of scenes in words, at first
 TURN = 15  # tokens of the longest question with its answer
 TURNS = 10  # questions about each scene in one sequence
 WORDED = 48  # patches of a scene in words
@@ -132,8 +133,9 @@ class LayoutEmbedder:
 class Trainer:
     """The training loop of both language stages.
 
-    It begins with a few kinds of question and adds the next one when those are learned; it tracks the accuracy of each
-    kind, and writes checkpoints.
+    It begins with a few kinds of question and adds the next one when those are learned. Scenes in words begin with a
+    few things, and get one more when all kinds are learned: to find the one thing of a colour and a shape among twelve
+    is not learned at once. It tracks the accuracy of each kind, and writes checkpoints.
     """
 
     def __init__(
@@ -149,7 +151,21 @@ class Trainer:
         torch.manual_seed(seed)
         self.packer = Packer(tokenizer, self.rng, TURNS)
         self.accuracy: dict[str, float] = {}  # running accuracy by kind
-        self.active = FIRST_KINDS
+        self.active, self.things, self.raised = FIRST_KINDS, FEWEST_THINGS, 0
+
+    def fewer(self, scene: Scene) -> Scene:
+        """The scene with some of its things only, as many as it is time for."""
+        if self.things >= THINGS[1]:
+            return scene
+        count = min(self.rng.randint((self.things + 1) // 2, self.things), len(scene.things))
+        chosen = sorted(self.rng.sample(range(len(scene.things)), count))
+        return Scene(scene.seed, tuple(scene.things[i] for i in chosen))
+
+    def _raise(self, step: int) -> None:
+        """One more thing, if all kinds are learned with so many as there are."""
+        known = [self.accuracy.get(kind, 0.0) for kind in ORDER]
+        if min(known) > LEARNED and self.things < THINGS[1] and step - self.raised >= 25:
+            self.things, self.raised = self.things + 1, step
 
     def weights(self) -> dict[str, float]:
         """How often each kind is asked: the more wrong answers, the more often. Adds the next kind when it is time."""
@@ -161,28 +177,32 @@ class Trainer:
     def run(
         self,
         name: str,
-        visual: Callable[[list[int]], Tensor],
+        visual: Callable[[list[int], list[Scene]], Tensor],
         modules: list[torch.nn.Module],
         steps: int,
         batch: int,
         rates: tuple[float, float],
+        scene: Callable[[Scene], Scene] = lambda scene: scene,
         extra: Callable[[list[int], Tensor], Tensor] | None = None,
     ) -> None:
         """Trains `modules` for `steps` steps and writes `folder/<name>.pt`.
 
-        `visual(rows)` gives the visual tokens [b, n, D] of the pool's scenes `rows`; `rates` are the optimiser's two.
-        `extra(rows, tokens)` is a further loss of these tokens.
+        `visual(rows, scenes)` gives the visual tokens [b, n, D] of the pool's scenes `rows`, as they are shown;
+        `scene` gives a scene as it is shown. `rates` are the optimiser's two. `extra(rows, tokens)` is a further loss
+        of these tokens.
         """
         optimiser, path = Optimiser(modules, *rates), self.folder / f"{name}.pt"
         state = read_checkpoint(path, self.llava, optimiser, self.rng)
         self.accuracy, self.active = state.get("running", self.accuracy), state.get("active", self.active)
+        self.things, self.raised = state.get("things", self.things), state.get("raised", self.raised)
         first = state["step"]
         language, table = self.llava.model.language_model, self.llava.get_input_embeddings()
         bar = tqdm(range(first, steps), desc=name, initial=first, total=steps, mininterval=5)
         for step in bar:
             rows = sorted(self.rng.sample(range(len(self.pool.scenes)), batch))
-            ids, targets, kinds = self.packer([self.pool.scenes[i] for i in rows], self.weights())
-            visual_tokens = visual(rows)
+            scenes = [scene(self.pool.scenes[i]) for i in rows]
+            ids, targets, kinds = self.packer(scenes, self.weights())
+            visual_tokens = visual(rows, scenes)
             prefix = table(self.packer.prefix).expand(batch, -1, -1)
             start = prefix.shape[1] + visual_tokens.shape[1]
             mask, positions = packed_mask(start, self.packer.turns)
@@ -199,10 +219,12 @@ class Trainer:
             right = torch.ones_like(predicted)
             right[predicted] = logits.argmax(-1) == targets[predicted]
             self._count(right.view(batch, -1, TURN).all(-1), kinds)
+            self._raise(step)
             if step % 20 == 19:
-                bar.set_postfix_str(" ".join(f"{kind} {share:.2f}" for kind, share in self.accuracy.items()))
+                shares = " ".join(f"{kind} {share:.2f}" for kind, share in self.accuracy.items())
+                bar.set_postfix_str(f"things {self.things} {shares}")
             if checkpoint_due(step, steps):
-                more = {"running": self.accuracy, "active": self.active}
+                more = {"running": self.accuracy, "active": self.active, "things": self.things, "raised": self.raised}
                 write_checkpoint(path, step + 1, self.llava, optimiser, self.rng, **more)
 
     def _count(self, right: Tensor, kinds: list[list[str]]) -> None:
@@ -216,14 +238,25 @@ def train_layout(trainer: Trainer, steps: int) -> None:
     """Trains the language model alone, on some patches of each scene in words; those with a thing's centre always."""
     labels, layouts = patch_labels(trainer.pool.scenes), LayoutEmbedder(trainer.llava, trainer.packer)
 
-    def visual(rows: list[int]) -> Tensor:
+    def visual(rows: list[int], scenes: list[Scene]) -> Tensor:
         batch = labels.select(rows)
+        hide(batch, [trainer.pool.scenes[i] for i in rows], scenes)
         order = torch.rand(batch.owner.shape) + 0.5 * (batch.owner >= 0) + batch.middle
         chosen = order.topk(WORDED).indices.sort(dim=1).values.unsqueeze(-1)
         embeds = layouts(batch)
         return embeds.gather(1, chosen.expand(-1, -1, embeds.shape[-1]))
 
-    trainer.run("layout", visual, [trainer.llava.model.language_model], steps, 24, (6e-3, 2e-3))
+    trainer.run("layout", visual, [trainer.llava.model.language_model], steps, 24, (6e-3, 2e-3), trainer.fewer)
+
+
+def hide(labels: PatchLabels, whole: list[Scene], shown: list[Scene]) -> None:
+    """Makes the patches of things that are not shown background, in place."""
+    for row, (all_of_it, part) in enumerate(zip(whole, shown, strict=True)):
+        for i, thing in enumerate(all_of_it.things):
+            if thing not in part.things:
+                patches = labels.owner[row] == i
+                labels.middle[row, patches] = 0
+                labels.owner[row, patches] = -1
 
 
 @torch.no_grad()
@@ -276,9 +309,11 @@ def train_images(trainer: Trainer, steps: int) -> None:
     if not (trainer.folder / "images.pt").exists():
         align_projector(trainer, features, alignment)
 
-    def visual(rows: list[int]) -> Tensor:
+    def visual(rows: list[int], scenes: list[Scene]) -> Tensor:
         tokens: Tensor = projector(features[rows].float())
         return tokens
 
     modules = [projector, trainer.llava.model.language_model]
-    trainer.run("images", visual, modules, steps, 16, (2e-3, 5e-4), lambda rows, tokens: 0.2 * alignment(rows, tokens))
+    trainer.run(
+        "images", visual, modules, steps, 16, (2e-3, 5e-4), extra=lambda rows, tokens: 0.2 * alignment(rows, tokens)
+    )
