@@ -1,10 +1,9 @@
 """Four frozen sets that are harder than the test set.
 
-crowded      nine things on the board, more than the smallest budget has tokens; training has six at most
-distractors  five of the six pairs of two colours and three shapes: each thing shares its colour with another, and four
-             of the five share their shape
-tiny         things of half the size, about one patch across
-shifted      backgrounds and sizes that training never drew
+crowded      fourteen things on the board of sixteen cells; training has twelve at most
+distractors  eight of the nine pairs of three colours and three shapes: each thing shares its colour and its shape with others
+tiny         things of two thirds of the size, about one and a half patches across
+shifted      backgrounds that training never drew, and things that are smaller or larger
 
 Like the other sets, each is defined by its seeds and `GENERATOR_VERSION`; `hard_sets.json` is the record of what they
 must give. After a new version, write a new record: `python -m fsr_core.tiny.hard_sets`.
@@ -25,7 +24,7 @@ from PIL import Image
 
 from fsr_core.tiny import scenes
 from fsr_core.tiny.questions import KINDS, Question, questions_in_turn
-from fsr_core.tiny.scenes import COLOURS, GENERATOR_VERSION, MAX_DIGIT, SHAPES, Scene, Thing
+from fsr_core.tiny.scenes import COLOURS, GENERATOR_VERSION, RADII, SHAPES, THINGS, Scene, Thing
 from fsr_core.tiny.test_set import compare, record
 
 __all__ = ["HARD_SETS", "HardSet", "draw", "frozen_hard_set", "verify"]
@@ -33,42 +32,29 @@ __all__ = ["HARD_SETS", "HardSet", "draw", "frozen_hard_set", "verify"]
 RECORD = Path(__file__).parent / "hard_sets.json"
 
 
-def _thing(rng: random.Random, name: tuple[str, str], cell: int, min_radius: float, max_radius: float) -> Thing:
-    """A thing of this colour and shape in this cell (0..8), of a random size, with or without a digit."""
-    colour, shape = name
-    row, column = divmod(cell, 3)
-    radius, centre = scenes.random_size_and_place(rng, row, column, min_radius, max_radius)
-    digit = rng.randint(0, MAX_DIGIT) if rng.random() < 0.5 else None
-    return Thing(shape=shape, colour=colour, row=row, column=column, centre=centre, radius=radius, digit=digit)
-
-
-def _random_things(rng: random.Random, count: int, min_radius: float, max_radius: float) -> list[Thing]:
+def _random_things(rng: random.Random, count: int, min_radius: float, max_radius: float) -> tuple[Thing, ...]:
     """`count` things whose shapes and colours are chosen as in training."""
-    shapes = rng.sample(SHAPES, rng.randint(2, len(SHAPES)))
-    colours = rng.sample(tuple(COLOURS), rng.randint(2, len(COLOURS)))
-    cells = sorted(rng.sample(range(9), count))
-    return [_thing(rng, (rng.choice(colours), rng.choice(shapes)), cell, min_radius, max_radius) for cell in cells]
+    return scenes.place_things(rng, scenes.random_names(rng, count), min_radius, max_radius)
 
 
-def _crowded(rng: random.Random) -> list[Thing]:
-    return _random_things(rng, 9, 38, 58)
+def _crowded(rng: random.Random) -> tuple[Thing, ...]:
+    return _random_things(rng, 14, *RADII)
 
 
-def _distractors(rng: random.Random) -> list[Thing]:
-    colours, shapes = rng.sample(tuple(COLOURS), 2), rng.sample(SHAPES, 3)
+def _distractors(rng: random.Random) -> tuple[Thing, ...]:
+    colours, shapes = rng.sample(tuple(COLOURS), 3), rng.sample(SHAPES, 3)
     names = [(colour, shape) for colour in colours for shape in shapes]
-    # The sixth pair is an absent thing whose colour and shape are both there.
-    names = rng.sample(names, 5)
-    return [_thing(rng, name, cell, 38, 58) for name, cell in zip(names, sorted(rng.sample(range(9), 5)), strict=True)]
+    # The ninth pair is an absent thing whose colour and shape are both there.
+    return scenes.place_things(rng, rng.sample(names, 8), *RADII)
 
 
-def _tiny(rng: random.Random) -> list[Thing]:
-    return _random_things(rng, rng.randint(3, 6), 18, 26)
+def _tiny(rng: random.Random) -> tuple[Thing, ...]:
+    return _random_things(rng, rng.randint(*THINGS), 22, 28)
 
 
-def _shifted(rng: random.Random) -> list[Thing]:
-    min_radius, max_radius = rng.choice([(29, 36), (60, 66)])
-    return _random_things(rng, rng.randint(3, 6), min_radius, max_radius)
+def _shifted(rng: random.Random) -> tuple[Thing, ...]:
+    min_radius, max_radius = rng.choice([(29, 32), (44, 48)])
+    return _random_things(rng, rng.randint(*THINGS), min_radius, max_radius)
 
 
 def _background(seed: int) -> np.ndarray:
@@ -97,15 +83,13 @@ class HardSet:
     seeds: range
     questions: int
     kinds: tuple[str, ...]
-    things: Callable[[random.Random], list[Thing]]
+    things: Callable[[random.Random], tuple[Thing, ...]]
 
 
 _ALL_KINDS = tuple(KINDS)
-# These two kinds need a thing that is the only one of its colour or of its shape.
-_WITHOUT_UNIQUE = tuple(kind for kind in KINDS if kind not in ("colour", "shape"))
 HARD_SETS = {
     "crowded": HardSet(range(1_200_000, 1_300_000), 1024, _ALL_KINDS, _crowded),
-    "distractors": HardSet(range(1_300_000, 1_400_000), 1020, _WITHOUT_UNIQUE, _distractors),
+    "distractors": HardSet(range(1_300_000, 1_400_000), 1024, _ALL_KINDS, _distractors),
     "tiny": HardSet(range(1_400_000, 1_500_000), 1024, _ALL_KINDS, _tiny),
     "shifted": HardSet(range(1_500_000, 1_600_000), 1024, _ALL_KINDS, _shifted),
 }
@@ -113,7 +97,7 @@ HARD_SETS = {
 
 def _make_scene(name: str, seed: int) -> Scene:
     rng = random.Random(f"{name}-{GENERATOR_VERSION}-{seed}")
-    return Scene(seed, tuple(HARD_SETS[name].things(rng)))
+    return Scene(seed, HARD_SETS[name].things(rng))
 
 
 def frozen_hard_set(name: str, limit: int | None = None) -> list[tuple[Scene, Question]]:
