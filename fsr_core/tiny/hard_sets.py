@@ -1,7 +1,7 @@
 """Four frozen sets that are harder than the test set.
 
 crowded      fourteen things on the board of sixteen cells; training has twelve at most
-distractors  eight of the nine pairs of three colours and three shapes: each thing shares its colour and its shape with others
+distractors  eight of the nine pairs of three colours and three shapes: each thing shares both with others
 tiny         things of two thirds of the size, about one and a half patches across
 shifted      backgrounds that training never drew, and things that are smaller or larger
 

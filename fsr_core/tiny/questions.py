@@ -36,21 +36,25 @@ def _one_thing(
     rng: random.Random,
     *,
     kind: str,
-    named_by: str,
-    text: str,
+    texts: dict[str, str],
     answer: Callable[[Thing], str | None],
 ) -> Question | None:
     """A question about one thing, named by an attribute that no other thing shares.
 
-    `{}` in `text` stands for that attribute. Gives None if no thing has both such an attribute and an `answer`.
+    `texts` has a text for each attribute that may name it, in which `{}` stands for the attribute; they are equally
+    likely if the scene has a thing for each. Gives None if no thing has both such an attribute and an `answer`.
     """
-    answers = [(i, answer(scene.things[i])) for i in _unique(scene.things, named_by)]
-    named = [(i, known) for i, known in answers if known is not None]
-    choices = [(i, known) for i, known in named if getattr(scene.things[i], named_by) is not None]
-    if not choices:
+    options = []
+    for named_by, text in texts.items():
+        things = [(i, scene.things[i]) for i in _unique(scene.things, named_by)]
+        known = [(i, thing) for i, thing in things if getattr(thing, named_by) is not None]
+        choices = [(i, text.format(getattr(thing, named_by)), answer(thing)) for i, thing in known]
+        options.append([(i, asked, right) for i, asked, right in choices if right is not None])
+    options = [choices for choices in options if choices]
+    if not options:
         return None
-    index, right = rng.choice(choices)
-    return Question(kind, text.format(getattr(scene.things[index], named_by)), right, (index,))
+    index, asked, right = rng.choice(rng.choice(options))
+    return Question(kind, asked, right, (index,))
 
 
 def _existence(scene: Scene, rng: random.Random) -> Question:
@@ -109,21 +113,21 @@ def _relation(scene: Scene, rng: random.Random) -> Question | None:
 KINDS: dict[str, Callable[[Scene, random.Random], Question | None]] = {
     "existence": _existence,
     "shape": partial(
-        _one_thing, kind="shape", named_by="mark", text="What shape is marked {}?", answer=attrgetter("shape")
+        _one_thing,
+        kind="shape",
+        texts={"mark": "What shape is marked {}?", "colour": "What shape is {}?"},
+        answer=attrgetter("shape"),
     ),
     "colour": partial(
         _one_thing,
         kind="colour",
-        named_by="mark",
-        text="What colour is the shape marked {}?",
+        texts={"mark": "What colour is the shape marked {}?", "shape": "What colour is the {}?"},
         answer=attrgetter("colour"),
     ),
-    "where": partial(_one_thing, kind="where", named_by="name", text="Where is the {}?", answer=attrgetter("place")),
-    "digit": partial(
-        _one_thing, kind="digit", named_by="name", text="Which digit is on the {}?", answer=attrgetter("digit")
-    ),
+    "where": partial(_one_thing, kind="where", texts={"name": "Where is the {}?"}, answer=attrgetter("place")),
+    "digit": partial(_one_thing, kind="digit", texts={"name": "Which digit is on the {}?"}, answer=attrgetter("digit")),
     "letter": partial(
-        _one_thing, kind="letter", named_by="name", text="Which letter is on the {}?", answer=attrgetter("letter")
+        _one_thing, kind="letter", texts={"name": "Which letter is on the {}?"}, answer=attrgetter("letter")
     ),
     "relation": _relation,
     "count": _count,

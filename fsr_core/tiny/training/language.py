@@ -159,7 +159,7 @@ class Trainer:
 
         To find the one thing of a colour and a shape among twelve is not learned at once, but among three it is.
         """
-        power = 2 * min(1.0, max(0.0, 2 - 3 * self.progress))
+        power = 3 * min(1.0, max(0.0, 2 - 3 * self.progress))
         most = len(scene.things)
         count = min(most, FEWEST_THINGS + int((most + 1 - FEWEST_THINGS) * self.rng.random() ** power))
         chosen = sorted(self.rng.sample(range(most), count))
