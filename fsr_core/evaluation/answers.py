@@ -19,7 +19,7 @@ from fsr_core.evaluation.question_sets import EncodedSet
 
 __all__ = ["Outcome", "answer_questions", "cached_answers"]
 
-LONGEST_ANSWER = 5  # tokens; the longest right answer is two words and the end of the turn
+LONGEST_ANSWER = 5  # tokens; the longest right answer is three words and the end of the turn
 BATCH = 128
 
 

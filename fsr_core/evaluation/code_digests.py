@@ -22,6 +22,7 @@ _PATH = (
     "backbones/**/*.py",
     "pictures/*.py",
     "tiny/scenes.py",
+    "tiny/quilts.py",
     "tiny/hard_sets.py",
     "tiny/questions.py",
     "evaluation/answers.py",

@@ -14,7 +14,7 @@ from fsr_core.tiny.scenes import Scene, Thing, draw, make_scene
 
 FOLDER = Path(__file__).parents[2] / "services/fsr/gateway/http/page/scenes"
 SEEDS = (1_100_051, 1_100_004, 1_100_019)
-_KINDS = ("colour", "where", "digit", "count", "left")
+_KINDS = ("colour", "where", "digit", "letter", "count", "relation")
 
 
 def entry(number: int, scene: Scene) -> dict[str, object]:
@@ -30,8 +30,8 @@ def entry(number: int, scene: Scene) -> dict[str, object]:
 
 
 def _thing(thing: Thing) -> str:
-    digit = "" if thing.digit is None else f" with the digit {thing.digit}"
-    return f"{thing.name}{digit} {thing.place}"
+    mark = "" if thing.mark is None else f" marked {thing.mark}"
+    return f"{thing.name}{mark} {thing.place}"
 
 
 def entries() -> list[dict[str, object]]:

@@ -218,7 +218,7 @@ def test_method_digest_of_a_method_in_a_bare_folder_changes_with_its_file(tmp_pa
     assert method_digest(kind) != before
 
 
-PATH = ["tiny/scenes.py", "tiny/hard_sets.py", "tiny/questions.py", "evaluation/answers.py"]
+PATH = ["tiny/scenes.py", "tiny/quilts.py", "tiny/hard_sets.py", "tiny/questions.py", "evaluation/answers.py"]
 PATH += ["evaluation/question_sets.py", "backbones/llava.py", "backbones/language/splice.py"]
 
 

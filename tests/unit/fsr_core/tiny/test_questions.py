@@ -9,14 +9,18 @@ from collections import Counter
 import pytest
 
 from fsr_core.tiny.questions import KINDS, NUMBERS, Question, frozen_questions, is_correct, random_question
-from fsr_core.tiny.scenes import SEEDS, Scene, make_scene
+from fsr_core.tiny.scenes import CELL, SEEDS, Scene, make_scene
 
 
 def solve(scene: Scene, text: str) -> list[str]:
     """Every answer that fits the scene, match from the question's words alone."""
     things = scene.things
+    if match := re.fullmatch(r"What colour is the shape marked (\w)\?", text):
+        return [t.colour for t in things if t.mark == match[1]]
     if match := re.fullmatch(r"What colour is the (\w+)\?", text):
         return [t.colour for t in things if t.shape == match[1]]
+    if match := re.fullmatch(r"What shape is marked (\w)\?", text):
+        return [t.shape for t in things if t.mark == match[1]]
     if match := re.fullmatch(r"What shape is (\w+)\?", text):
         return [t.shape for t in things if t.colour == match[1]]
     if match := re.fullmatch(r"Is there a (\w+ \w+)\?", text):
@@ -26,21 +30,21 @@ def solve(scene: Scene, text: str) -> list[str]:
     if match := re.fullmatch(r"How many (\w+)s are there\?", text):
         return [NUMBERS[sum(t.shape == match[1] for t in things)]]
     if match := re.fullmatch(r"Where is the (\w+) (\w+)\?", text):
-        rows, columns = ("top", "middle", "bottom"), ("left", "centre", "right")
+        rows, columns = ("top", "upper", "lower", "bottom"), ("far left", "left", "right", "far right")
         return [
-            f"{rows[int(t.centre[1] // 144)]} {columns[int(t.centre[0] // 144)]}"
+            f"{rows[int(t.centre[1] // CELL)]} {columns[int(t.centre[0] // CELL)]}"
             for t in things
             if (t.colour, t.shape) == match.groups()
         ]
-    if match := re.fullmatch(r"Which digit is on the (\w+) (\w+)\?", text):
-        return [NUMBERS[t.digit] for t in things if (t.colour, t.shape) == match.groups() and t.digit is not None]
-    match = re.fullmatch(r"What is (left|right) of the (\w+) (\w+)\?", text)
+    if match := re.fullmatch(r"Which (digit|letter) is on the (\w+) (\w+)\?", text):
+        marks = [t.mark for t in things if (t.colour, t.shape) == (match[2], match[3])]
+        return [mark for mark in marks if mark and mark.isdigit() == (match[1] == "digit")]
+    match = re.fullmatch(r"Is the (\w+) (\w+) (left of|right of|above|below) the (\w+) (\w+)\?", text)
     assert match, text
-    (named,) = (t for t in things if (t.colour, t.shape) == (match[2], match[3]))
-    sign = -1 if match[1] == "left" else 1
-    beside = [t for t in things if t.row == named.row and sign * (t.centre[0] - named.centre[0]) > 0]
-    nearest = min(beside, key=lambda t: abs(t.centre[0] - named.centre[0]))
-    return [f"{nearest.colour} {nearest.shape}"]
+    (first,) = (t for t in things if (t.colour, t.shape) == (match[1], match[2]))
+    (second,) = (t for t in things if (t.colour, t.shape) == (match[4], match[5]))
+    axis, sign = (0 if "of" in match[3] else 1), (1 if match[3] in ("left of", "above") else -1)
+    return ["yes" if sign * first.centre[axis] < sign * second.centre[axis] else "no"]
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -56,11 +60,12 @@ def test_answer_is_the_only_one_that_fits(kind: str) -> None:
     assert count > 30
 
 
-def test_answers_about_existence_are_balanced_and_counts_vary() -> None:
+def test_half_of_yes_and_no_questions_are_yes_and_counts_vary() -> None:
     rng = random.Random(1)
     scenes = [make_scene(seed) for seed in range(1500)]
-    yes = sum(random_question(scene, rng, ("existence",)).answer == "yes" for scene in scenes) / len(scenes)
-    assert 0.45 < yes < 0.55
+    for kind in ("existence", "relation"):
+        yes = sum(random_question(scene, rng, (kind,)).answer == "yes" for scene in scenes) / len(scenes)
+        assert 0.45 < yes < 0.55
     counts = Counter(random_question(scene, rng, ("count",)).answer for scene in scenes)
     assert set(counts) >= {"zero", "one", "two", "three", "four"}
     assert max(counts.values()) < 0.45 * len(scenes)
@@ -70,9 +75,10 @@ def test_things_are_those_that_the_question_names() -> None:
     rng = random.Random(2)
     for seed in range(100):
         scene = make_scene(seed)
-        question = random_question(scene, rng, ("where", "digit"))
-        if question.kind in ("where", "digit"):
-            assert [scene.things[i].name for i in question.things] == [" ".join(question.text[:-1].split()[-2:])]
+        question = random_question(scene, rng, ("where", "digit", "letter", "relation"))
+        names = re.findall(r"the (\w+ \w+)", question.text)
+        if names:
+            assert [scene.things[i].name for i in question.things] == names
 
 
 @pytest.mark.parametrize("split", ["validation", "test"])
@@ -94,3 +100,8 @@ def test_frozen_questions_refuse_more_than_the_split_has(monkeypatch: pytest.Mon
 )
 def test_is_correct_ignores_only_case_space_and_full_stop(answer: str, right: bool) -> None:
     assert is_correct(Question("colour", "What colour is the star?", "red", (0,)), answer) is right
+
+
+def test_is_correct_takes_a_letter_in_either_case() -> None:
+    question = Question("letter", "Which letter is on the red star?", "K", (0,))
+    assert is_correct(question, "K") and is_correct(question, "k.") and not is_correct(question, "L")

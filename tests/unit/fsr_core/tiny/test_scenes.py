@@ -13,7 +13,8 @@ import pytest
 from PIL import Image
 
 from fsr_core.tiny import __main__ as command
-from fsr_core.tiny.scenes import CANVAS, CELL, COLOURS, SEEDS, draw, make_scene, patch_owner, scene_png
+from fsr_core.tiny.quilts import TEXTURES, TINTS, Quilt
+from fsr_core.tiny.scenes import BOARD, CANVAS, CELL, COLOURS, MARKS, SEEDS, draw, make_scene, patch_owner, scene_png
 
 SOME_SEEDS = range(40)
 
@@ -39,8 +40,10 @@ def test_scene_png_is_the_drawn_picture() -> None:
 @pytest.mark.parametrize("seed", SOME_SEEDS)
 def test_things_lie_in_their_cells(seed: int) -> None:
     things = make_scene(seed).things
-    assert 3 <= len(things) <= 6
+    assert 9 <= len(things) <= 12
     assert len({(t.row, t.column) for t in things}) == len(things)
+    marks = [t.mark for t in things if t.mark is not None]
+    assert len(set(marks)) == len(marks) and set(marks) <= set(MARKS)
     for thing in things:
         x, y = thing.centre
         assert thing.column * CELL <= x - thing.radius < x + thing.radius <= (thing.column + 1) * CELL
@@ -54,9 +57,9 @@ def test_picture_has_each_things_colour_at_its_place(seed: int) -> None:
     assert pixels.shape == (CANVAS, CANVAS, 3)
     palette = np.array(list(COLOURS.values()))
     for thing in scene.things:
-        # These spots are inside every shape, and most of them are beside the digit.
-        x, y = thing.centre
-        spots = [pixels[int(y + dy), int(x + dx)] for dx in (-15, 15) for dy in (-6, 0, 6)]
+        # These spots are inside every shape, and most of them are beside the mark.
+        (x, y), away = thing.centre, 0.42 * thing.radius
+        spots = [pixels[int(y + dy), int(x + dx)] for dx in (-away, 0, away) for dy in (-6, 0, 6)]
         nearest = [list(COLOURS)[int(((palette - spot) ** 2).sum(1).argmin())] for spot in spots]
         assert nearest.count(thing.colour) >= 2
 
@@ -69,8 +72,20 @@ def test_patch_owner_gives_every_thing_patches_in_its_cell(seed: int) -> None:
     assert set(owner.flatten()) == {-1, *range(len(scene.things))}
     for index, thing in enumerate(scene.things):
         rows, columns = np.nonzero(owner == index)
-        assert set(rows // 4) == {thing.row}
-        assert set(columns // 4) == {thing.column}
+        assert set(rows * BOARD // 12) == {thing.row}
+        assert set(columns * BOARD // 12) == {thing.column}
+
+
+def test_quilt_has_many_pieces_that_differ() -> None:
+    for seed in SOME_SEEDS:
+        tint, texture = Quilt(seed).patches()
+        assert tint.shape == texture.shape == (12, 12)
+        assert set(tint.flatten()) <= set(range(len(TINTS))) and set(texture.flatten()) <= set(range(len(TEXTURES)))
+        assert len(set(zip(tint.flatten(), texture.flatten(), strict=True))) >= 6
+    picture = Quilt(3).picture()
+    assert picture.shape == (144, 144, 3) and (picture == Quilt(3).picture()).all()
+    cells = picture.reshape(12, 12, 12, 12, 3).mean((1, 3))
+    assert cells.std((0, 1)).min() > 20  # from 0 to 255; a plain noise has less than 10
 
 
 def test_command_imports_no_torch() -> None:
