@@ -11,7 +11,7 @@ __all__ = ["by_method", "markdown", "verdicts"]
 
 _TITLES = {
     "test": "Frozen test set",
-    "crowded": "Harder: nine things, more than the smallest budget has tokens",
+    "crowded": "Harder: fourteen things, more than in training",
     "distractors": "Harder: distractors that share colour or shape with the target",
     "tiny": "Harder: things about one patch across",
     "shifted": "Shifted: backgrounds and sizes that training never drew",

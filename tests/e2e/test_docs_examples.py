@@ -52,7 +52,7 @@ def with_addresses(code, system):
 @pytest.fixture
 def folder(tmp_path, pictures):
     """Has the files that the examples read, and a `curl` that fails where the gateway answers with an error."""
-    (tmp_path / "scene.png").write_bytes(pictures(1_100_051, 1)[0])
+    (tmp_path / "scene.png").write_bytes(pictures(1_130_582, 1)[0])
     (tmp_path / "other.png").write_bytes(pictures(801, 1)[0])
     (tmp_path / "bin").mkdir()
     shim = tmp_path / "bin/curl"

@@ -24,7 +24,7 @@ CLIENTS = {
 @pytest.fixture(scope="module")
 def scene(pictures, tmp_path_factory):
     file = tmp_path_factory.mktemp("examples") / "scene.png"
-    file.write_bytes(pictures(1_100_051, 1)[0])
+    file.write_bytes(pictures(1_130_582, 1)[0])
     return file
 
 

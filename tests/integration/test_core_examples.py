@@ -28,7 +28,7 @@ def given():
     return {
         "model": model,
         "processor": processor,
-        "image": draw(make_scene(1_100_051)),
+        "image": draw(make_scene(1_130_582)),
         "prompt": processor.apply_chat_template(chat, add_generation_prompt=True),
         "v": torch.randn(144, 8, generator=generator),
         "s": torch.rand(144, generator=generator),
