@@ -22,6 +22,7 @@ from transformers import LlavaForConditionalGeneration, PreTrainedTokenizerFast
 from fsr_core.tiny.questions import KINDS
 from fsr_core.tiny.quilts import TEXTURES, TINTS
 from fsr_core.tiny.scenes import BOARD, COLUMNS, ROWS, Scene
+from fsr_core.tiny.training.evidence import Asked, Evidence
 from fsr_core.tiny.training.optimiser import Optimiser, checkpoint_due, read_checkpoint, write_checkpoint
 from fsr_core.tiny.training.scene_pool import ScenePool
 from fsr_core.tiny.training.vision import CLASSES, PatchLabels, patch_labels, pixel_values
@@ -32,6 +33,7 @@ LEARNED = 0.6  # mean running accuracy of the kinds so far at which the next kin
 FEWEST_THINGS = 2  # of scenes in words, at first
 TURN = 15  # tokens of the longest question with its answer
 TURNS = 10  # questions about each scene in one sequence
+LOOK = 0.5  # weight of the loss of where the heads look
 WORDED = 48  # patches of a scene in words
 OUTLYING = 0.7  # standard deviations between the distances of things and background to the mean token
 
@@ -59,32 +61,33 @@ class Packer:
         pad = self.tokenizer.pad_token_id
         return prompt + reply + [pad] * padding, [-100] * (len(prompt) - 1) + reply + [-100] * (padding + 1)
 
-    def __call__(self, scenes: list[Scene], weights: dict[str, float]) -> tuple[Tensor, Tensor, list[list[str]]]:
+    def __call__(self, scenes: list[Scene], weights: dict[str, float]) -> tuple[Tensor, Tensor, list[list[Asked]]]:
         """Different questions about each scene; `weights` says how often each kind is asked.
 
-        Returns ids and targets, both [b, turns * TURN], and the kinds of each scene's turns. A scene that gives fewer
+        Returns ids and targets, both [b, turns * TURN], and each scene's questions. A scene that gives fewer
         questions is padded.
         """
         names, shares = list(weights), list(weights.values())
-        all_ids, all_targets, kinds = [], [], []
+        all_ids, all_targets, all_asked = [], [], []
         for scene in scenes:
-            kind_of: dict[str, str] = {}  # by the question's text
+            asked: dict[str, Asked] = {}  # by the question's text
             ids, targets = [], []
             for kind in self.rng.choices(names, shares, k=4 * self.turns):
                 question = KINDS[kind](scene, self.rng)
-                if question is None or question.text in kind_of:
+                if question is None or question.text in asked:
                     continue
-                kind_of[question.text] = kind
                 turn, target = self._turn(question.text, question.answer)
+                at = len(ids) + next(place for place, token in enumerate(target) if token >= 0)
+                asked[question.text] = Asked(kind, at, question.things)
                 ids += turn
                 targets += target
-                if len(kind_of) == self.turns:
+                if len(asked) == self.turns:
                     break
-            padding = (self.turns - len(kind_of)) * TURN
+            padding = (self.turns - len(asked)) * TURN
             all_ids.append(ids + [self.tokenizer.pad_token_id] * padding)
             all_targets.append(targets + [-100] * padding)
-            kinds.append(list(kind_of.values()))
-        return torch.tensor(all_ids), torch.tensor(all_targets), kinds
+            all_asked.append(list(asked.values()))
+        return torch.tensor(all_ids), torch.tensor(all_targets), all_asked
 
 
 def packed_mask(prefix: int, turns: int) -> tuple[Tensor, Tensor]:
@@ -150,6 +153,7 @@ class Trainer:
         self.rng = random.Random(seed)
         torch.manual_seed(seed)
         self.packer = Packer(tokenizer, self.rng, TURNS)
+        self.evidence = Evidence(llava.model.language_model)
         self.accuracy: dict[str, float] = {}  # running accuracy by kind
         self.active = FIRST_KINDS
         self.progress = 0.0  # 0..1, of the stage
@@ -175,7 +179,7 @@ class Trainer:
     def run(
         self,
         name: str,
-        visual: Callable[[list[int], list[Scene]], Tensor],
+        visual: Callable[[list[int], list[Scene]], tuple[Tensor, Tensor]],
         modules: list[torch.nn.Module],
         steps: int,
         batch: int,
@@ -185,7 +189,8 @@ class Trainer:
     ) -> None:
         """Trains `modules` for `steps` steps and writes `folder/<name>.pt`.
 
-        `visual(rows, scenes)` gives the visual tokens [b, n, D] of the pool's scenes `rows`, as they are shown;
+        `visual(rows, scenes)` gives the visual tokens [b, n, D] of the pool's scenes `rows`, as they are shown, and
+        the index of the thing that each token shows, -1 for none;
         `scene` gives a scene as it is shown. `rates` are the optimiser's two. `extra(rows, tokens)` is a further loss
         of these tokens.
         """
@@ -199,8 +204,8 @@ class Trainer:
             rows = sorted(self.rng.sample(range(len(self.pool.scenes)), batch))
             self.progress = step / steps
             scenes = [scene(self.pool.scenes[i]) for i in rows]
-            ids, targets, kinds = self.packer(scenes, self.weights())
-            visual_tokens = visual(rows, scenes)
+            ids, targets, asked = self.packer(scenes, self.weights())
+            visual_tokens, owner = visual(rows, scenes)
             prefix = table(self.packer.prefix).expand(batch, -1, -1)
             start = prefix.shape[1] + visual_tokens.shape[1]
             mask, positions = packed_mask(start, self.packer.turns)
@@ -212,11 +217,12 @@ class Trainer:
             ).last_hidden_state[:, start:]
             predicted = targets != -100
             logits = self.llava.lm_head(hidden[predicted]).float()
-            loss = F.cross_entropy(logits, targets[predicted])
+            seen = self.evidence(slice(prefix.shape[1], start), owner, asked)
+            loss = F.cross_entropy(logits, targets[predicted]) + LOOK * seen
             optimiser.step(loss if extra is None else loss + extra(rows, visual_tokens), step, steps)
             right = torch.ones_like(predicted)
             right[predicted] = logits.argmax(-1) == targets[predicted]
-            self._count(right.view(batch, -1, TURN).all(-1), kinds)
+            self._count(right.view(batch, -1, TURN).all(-1), asked)
             if step % 20 == 19:
                 shares = " ".join(f"{kind} {share:.2f}" for kind, share in self.accuracy.items())
                 bar.set_postfix_str(shares)
@@ -224,10 +230,10 @@ class Trainer:
                 more = {"running": self.accuracy, "active": self.active}
                 write_checkpoint(path, step + 1, self.llava, optimiser, self.rng, **more)
 
-    def _count(self, right: Tensor, kinds: list[list[str]]) -> None:
+    def _count(self, right: Tensor, asked: list[list[Asked]]) -> None:
         """Updates the running accuracies, which cover roughly the last three hundred questions of each kind."""
-        for row, turns in enumerate(kinds):
-            for turn, kind in enumerate(turns):
+        for row, questions in enumerate(asked):
+            for turn, (kind, _, _) in enumerate(questions):
                 self.accuracy[kind] = 0.997 * self.accuracy.get(kind, 0.0) + 0.003 * float(right[row, turn])
 
 
@@ -235,25 +241,24 @@ def train_layout(trainer: Trainer, steps: int) -> None:
     """Trains the language model alone, on some patches of each scene in words; those with a thing's centre always."""
     labels, layouts = patch_labels(trainer.pool.scenes), LayoutEmbedder(trainer.llava, trainer.packer)
 
-    def visual(rows: list[int], scenes: list[Scene]) -> Tensor:
+    def visual(rows: list[int], scenes: list[Scene]) -> tuple[Tensor, Tensor]:
         batch = labels.select(rows)
         hide(batch, [trainer.pool.scenes[i] for i in rows], scenes)
         order = torch.rand(batch.owner.shape) + 0.5 * (batch.owner >= 0) + batch.middle
         chosen = order.topk(WORDED).indices.sort(dim=1).values.unsqueeze(-1)
         embeds = layouts(batch)
-        return embeds.gather(1, chosen.expand(-1, -1, embeds.shape[-1]))
+        return embeds.gather(1, chosen.expand(-1, -1, embeds.shape[-1])), batch.owner.gather(1, chosen.squeeze(-1))
 
     trainer.run("layout", visual, [trainer.llava.model.language_model], steps, 24, (6e-3, 2e-3), trainer.fewer)
 
 
 def hide(labels: PatchLabels, whole: list[Scene], shown: list[Scene]) -> None:
-    """Makes the patches of things that are not shown background, in place."""
+    """Makes the patches of things that are not shown background, and numbers the others as they are shown, in place."""
     for row, (all_of_it, part) in enumerate(zip(whole, shown, strict=True)):
-        for i, thing in enumerate(all_of_it.things):
-            if thing not in part.things:
-                patches = labels.owner[row] == i
-                labels.middle[row, patches] = 0
-                labels.owner[row, patches] = -1
+        number = {thing: i for i, thing in enumerate(part.things)}
+        table = torch.tensor([*(number.get(thing, -1) for thing in all_of_it.things), -1])
+        labels.owner[row] = table[labels.owner[row]]
+        labels.middle[row, labels.owner[row] < 0] = 0
 
 
 @torch.no_grad()
@@ -327,9 +332,8 @@ def train_images(trainer: Trainer, steps: int) -> None:
     if not (trainer.folder / "images.pt").exists():
         align_projector(trainer, features, alignment)
 
-    def visual(rows: list[int], scenes: list[Scene]) -> Tensor:
-        tokens: Tensor = projector(features[rows].float())
-        return tokens
+    def visual(rows: list[int], scenes: list[Scene]) -> tuple[Tensor, Tensor]:
+        return projector(features[rows].float()), alignment.labels.owner[rows]
 
     modules = [projector, trainer.llava.model.language_model]
     trainer.run(
