@@ -17,10 +17,10 @@ HEADS = 2  # for the things that are named, and for the second of two that are c
 
 
 class Asked(NamedTuple):
-    """One question in a packed sequence. `at` is the place after the visual tokens where its answer is predicted."""
+    """One question in a packed sequence. `at` are the places after the visual tokens where its answer is predicted."""
 
     kind: str
-    at: int
+    at: tuple[int, ...]
     things: tuple[int, ...]
 
     def by_head(self) -> tuple[tuple[int, ...], ...]:
@@ -46,11 +46,12 @@ class Evidence:
         owner   index of the thing that each of them shows, -1 for none; [b, n]
         """
         wanted = [
-            (row, question.at, head, things)
+            (row, place, head, things)
             for row, questions in enumerate(asked)
             for question in questions
             for head, things in enumerate(question.by_head())
             if things
+            for place in question.at
         ]
         hidden, (cos, sin) = self.inputs["hidden_states"], self.inputs["position_embeddings"]
         width = self.attention.head_dim

@@ -77,8 +77,8 @@ class Packer:
                 if question is None or question.text in asked:
                     continue
                 turn, target = self._turn(question.text, question.answer)
-                at = len(ids) + next(place for place, token in enumerate(target) if token >= 0)
-                asked[question.text] = Asked(kind, at, question.things)
+                answered = [len(ids) + place for place, token in enumerate(target) if token >= 0]
+                asked[question.text] = Asked(kind, tuple(answered[:-1]), question.things)  # all but its end
                 ids += turn
                 targets += target
                 if len(asked) == self.turns:
