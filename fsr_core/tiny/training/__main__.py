@@ -21,7 +21,7 @@ from fsr_core.tiny.training.language import Trainer, train_images, train_layout
 from fsr_core.tiny.training.scene_pool import load_pool
 from fsr_core.tiny.training.vision import train_vision
 
-STEPS = {"vision": 3000, "layout": 4000, "images": 3000}  # of the shipped weights
+STEPS = {"vision": 3000, "layout": 1600, "images": 2000}  # of the shipped weights
 STAGES = (*STEPS, "export")
 
 
