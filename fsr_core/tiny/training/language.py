@@ -35,6 +35,8 @@ TURN = 15  # tokens of the longest question with its answer
 TURNS = 10  # questions about each scene in one sequence
 LOOK = 0.5  # weight of the loss of where the heads look
 WORDED = 48  # patches of a scene in words
+FEWEST_TOKENS = 24  # of a batch that shows some: twelve things' centres, and as many others
+NEAR = 20  # weight of the squared distance to the scene in words
 OUTLYING = 0.7  # standard deviations between the distances of things and background to the mean token
 
 
@@ -185,14 +187,13 @@ class Trainer:
         batch: int,
         rates: tuple[float, float],
         scene: Callable[[Scene], Scene] = lambda scene: scene,
-        extra: Callable[[list[int], Tensor], Tensor] | None = None,
+        extra: Callable[[list[int]], Tensor] | None = None,
     ) -> None:
         """Trains `modules` for `steps` steps and writes `folder/<name>.pt`.
 
         `visual(rows, scenes)` gives the visual tokens [b, n, D] of the pool's scenes `rows`, as they are shown, and
         the index of the thing that each token shows, -1 for none;
-        `scene` gives a scene as it is shown. `rates` are the optimiser's two. `extra(rows, tokens)` is a further loss
-        of these tokens.
+        `scene` gives a scene as it is shown. `rates` are the optimiser's two. `extra(rows)` is a further loss.
         """
         optimiser, path = Optimiser(modules, *rates), self.folder / f"{name}.pt"
         state = read_checkpoint(path, self.llava, optimiser, self.rng)
@@ -219,7 +220,7 @@ class Trainer:
             logits = self.llava.lm_head(hidden[predicted]).float()
             seen = self.evidence(slice(prefix.shape[1], start), owner, asked)
             loss = F.cross_entropy(logits, targets[predicted]) + LOOK * seen
-            optimiser.step(loss if extra is None else loss + extra(rows, visual_tokens), step, steps)
+            optimiser.step(loss if extra is None else loss + extra(rows), step, steps)
             right = torch.ones_like(predicted)
             right[predicted] = logits.argmax(-1) == targets[predicted]
             self._count(right.view(batch, -1, TURN).all(-1), asked)
@@ -290,7 +291,7 @@ class Alignment:
         with torch.no_grad():
             target = self.layouts(batch)
         weight = torch.where(batch.owner >= 0, 1.0, 0.25).unsqueeze(-1)
-        return (weight * (tokens - target) ** 2).mean() * 100 + outlying(tokens, batch.owner >= 0)
+        return (weight * (tokens - target) ** 2).mean() * NEAR + outlying(tokens, batch.owner >= 0)
 
 
 def outlying(tokens: Tensor, on_thing: Tensor) -> Tensor:
@@ -323,19 +324,24 @@ def align_projector(trainer: Trainer, features: Tensor, alignment: Alignment, st
 
 
 def train_images(trainer: Trainer, steps: int) -> None:
-    """Trains projector and language model together, on all 144 tokens of drawn scenes. The tower is frozen.
+    """Trains projector and language model together on drawn scenes. The tower is frozen.
 
-    The projector stays near the scene in words. Without that it would forget what the background is like.
+    Half of the batches show all 144 tokens, half some of them, those of things' centres always: so a count does not
+    depend on how many tokens show what is not asked. The projector stays near the scene in words. Without that it would
+    forget what the background is like.
     """
     features, alignment = tower_features(trainer.llava, trainer.pool), Alignment(trainer)
     projector = trainer.llava.model.multi_modal_projector
     if not (trainer.folder / "images.pt").exists():
         align_projector(trainer, features, alignment)
+    whole = torch.empty(0)
 
     def visual(rows: list[int], scenes: list[Scene]) -> tuple[Tensor, Tensor]:
-        return projector(features[rows].float()), alignment.labels.owner[rows]
+        nonlocal whole
+        whole, batch = projector(features[rows].float()), alignment.labels.select(rows)
+        count = whole.shape[1] if trainer.rng.random() < 0.5 else trainer.rng.randint(FEWEST_TOKENS, whole.shape[1])
+        chosen = (torch.rand(batch.owner.shape) + batch.middle).topk(count).indices.sort(dim=1).values
+        return whole.gather(1, chosen.unsqueeze(-1).expand(-1, -1, whole.shape[-1])), batch.owner.gather(1, chosen)
 
     modules = [projector, trainer.llava.model.language_model]
-    trainer.run(
-        "images", visual, modules, steps, 16, (2e-3, 5e-4), extra=lambda rows, tokens: 0.2 * alignment(rows, tokens)
-    )
+    trainer.run("images", visual, modules, steps, 16, (2e-3, 5e-4), extra=lambda rows: alignment(rows, whole))
