@@ -73,7 +73,8 @@ class Packer:
         all_ids, all_targets, all_asked = [], [], []
         for scene in scenes:
             asked: dict[str, Asked] = {}  # by the question's text
-            ids, targets = [], []
+            ids: list[int] = []
+            targets: list[int] = []
             for kind in self.rng.choices(names, shares, k=4 * self.turns):
                 question = KINDS[kind](scene, self.rng)
                 if question is None or question.text in asked:
