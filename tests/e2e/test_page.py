@@ -25,7 +25,7 @@ from helpers.page import (
 )
 from helpers.waiting import until
 
-SCENE = (FOLDER / "scenes/1100051.webp").read_bytes()
+SCENE = (FOLDER / "scenes/1186219.webp").read_bytes()
 QUESTION = "What colour is the star?"
 PHONE = {"width": 360, "height": 740}
 GROWTH = """() => {

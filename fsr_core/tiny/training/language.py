@@ -35,8 +35,9 @@ TURN = 15  # tokens of the longest question with its answer
 TURNS = 10  # questions about each scene in one sequence
 LOOK = 0.5  # weight of the loss of where the heads look
 WORDED = 48  # patches of a scene in words
-FEWEST_TOKENS = 24  # of a batch that shows some: twelve things' centres, and as many others
+FEWEST_TOKENS, MOST_TOKENS = 6, 72  # of a batch that shows some of a picture's tokens
 NEAR = 20  # weight of the squared distance to the scene in words
+APART = 8  # weight of how much further things lie from the mean token
 OUTLYING = 0.7  # standard deviations between the distances of things and background to the mean token
 
 
@@ -168,8 +169,11 @@ class Trainer:
         """
         power = 3 * min(1.0, max(0.0, 2 - 3 * self.progress))
         most = len(scene.things)
-        count = min(most, FEWEST_THINGS + int((most + 1 - FEWEST_THINGS) * self.rng.random() ** power))
-        chosen = sorted(self.rng.sample(range(most), count))
+        return self.some(scene, min(most, FEWEST_THINGS + int((most + 1 - FEWEST_THINGS) * self.rng.random() ** power)))
+
+    def some(self, scene: Scene, count: int) -> Scene:
+        """The scene with so many of its things."""
+        chosen = sorted(self.rng.sample(range(len(scene.things)), count))
         return Scene(scene.seed, tuple(scene.things[i] for i in chosen))
 
     def weights(self) -> dict[str, float]:
@@ -187,14 +191,14 @@ class Trainer:
         steps: int,
         batch: int,
         rates: tuple[float, float],
-        scene: Callable[[Scene], Scene] = lambda scene: scene,
+        shown: Callable[[list[Scene]], list[Scene]],
         extra: Callable[[list[int]], Tensor] | None = None,
     ) -> None:
         """Trains `modules` for `steps` steps and writes `folder/<name>.pt`.
 
         `visual(rows, scenes)` gives the visual tokens [b, n, D] of the pool's scenes `rows`, as they are shown, and
         the index of the thing that each token shows, -1 for none;
-        `scene` gives a scene as it is shown. `rates` are the optimiser's two. `extra(rows)` is a further loss.
+        `shown` gives scenes as they are shown. `rates` are the optimiser's two. `extra(rows)` is a further loss.
         """
         optimiser, path = Optimiser(modules, *rates), self.folder / f"{name}.pt"
         state = read_checkpoint(path, self.llava, optimiser, self.rng)
@@ -205,7 +209,7 @@ class Trainer:
         for step in bar:
             rows = sorted(self.rng.sample(range(len(self.pool.scenes)), batch))
             self.progress = step / steps
-            scenes = [scene(self.pool.scenes[i]) for i in rows]
+            scenes = shown([self.pool.scenes[i] for i in rows])
             ids, targets, asked = self.packer(scenes, self.weights())
             visual_tokens, owner = visual(rows, scenes)
             prefix = table(self.packer.prefix).expand(batch, -1, -1)
@@ -251,7 +255,10 @@ def train_layout(trainer: Trainer, steps: int) -> None:
         embeds = layouts(batch)
         return embeds.gather(1, chosen.expand(-1, -1, embeds.shape[-1])), batch.owner.gather(1, chosen.squeeze(-1))
 
-    trainer.run("layout", visual, [trainer.llava.model.language_model], steps, 24, (6e-3, 2e-3), trainer.fewer)
+    def shown(scenes: list[Scene]) -> list[Scene]:
+        return [trainer.fewer(scene) for scene in scenes]
+
+    trainer.run("layout", visual, [trainer.llava.model.language_model], steps, 24, (6e-3, 2e-3), shown)
 
 
 def hide(labels: PatchLabels, whole: list[Scene], shown: list[Scene]) -> None:
@@ -292,7 +299,7 @@ class Alignment:
         with torch.no_grad():
             target = self.layouts(batch)
         weight = torch.where(batch.owner >= 0, 1.0, 0.25).unsqueeze(-1)
-        return (weight * (tokens - target) ** 2).mean() * NEAR + outlying(tokens, batch.owner >= 0)
+        return (weight * (tokens - target) ** 2).mean() * NEAR + APART * outlying(tokens, batch.owner >= 0)
 
 
 def outlying(tokens: Tensor, on_thing: Tensor) -> Tensor:
@@ -324,25 +331,55 @@ def align_projector(trainer: Trainer, features: Tensor, alignment: Alignment, st
         optimiser.step()
 
 
+class ImageTokens:
+    """What the language model is shown of each batch of drawn scenes.
+
+    Half of the batches show all 144 tokens of each picture. The others show some: those of a few of its things, and
+    maybe of the background; the questions are then about these things. So the model learns to answer from what it is
+    shown, as after a compression, and counts do not depend on how many other tokens there are.
+    """
+
+    def __init__(self, trainer: Trainer, features: Tensor, alignment: Alignment) -> None:
+        self.trainer, self.features, self.alignment = trainer, features, alignment
+        self.projector = trainer.llava.model.multi_modal_projector
+        self.count = 0  # tokens of each picture of this batch; 0 for all
+        self.whole = torch.empty(0)
+
+    def shown(self, scenes: list[Scene]) -> list[Scene]:
+        """The scenes of a batch with the things that it shows."""
+        rng = self.trainer.rng
+        self.count = 0 if rng.random() < 0.5 else round(FEWEST_TOKENS * (MOST_TOKENS / FEWEST_TOKENS) ** rng.random())
+        if not self.count:
+            return scenes
+        return [self.trainer.some(scene, rng.randint(1, min(self.count, len(scene.things)))) for scene in scenes]
+
+    def tokens(self, rows: list[int], scenes: list[Scene]) -> tuple[Tensor, Tensor]:
+        """The tokens [b, n, D] of the pool's scenes `rows`, and the index of the thing that each shows, -1 for none."""
+        self.whole, batch = self.projector(self.features[rows].float()), self.alignment.labels.select(rows)
+        if not self.count:
+            return self.whole, batch.owner
+        every = batch.owner >= 0
+        hide(batch, [self.trainer.pool.scenes[i] for i in rows], scenes)
+        of_things = self.trainer.rng.choice((0.0, 0.5, 1.0))  # how much sooner than the background
+        order = torch.rand(batch.owner.shape) + of_things * (batch.owner >= 0) + 2 * batch.middle
+        order[every & (batch.owner < 0)] = -1  # things that are not shown
+        chosen = order.topk(self.count).indices.sort(dim=1).values
+        index = chosen.unsqueeze(-1).expand(-1, -1, self.whole.shape[-1])
+        return self.whole.gather(1, index), batch.owner.gather(1, chosen)
+
+
 def train_images(trainer: Trainer, steps: int) -> None:
     """Trains projector and language model together on drawn scenes. The tower is frozen.
 
-    Half of the batches show all 144 tokens, half some of them, those of things' centres always: so a count does not
-    depend on how many tokens show what is not asked. The projector stays near the scene in words. Without that it would
-    forget what the background is like.
+    The projector stays near the scene in words. Without that it would forget what the background is like.
     """
     features, alignment = tower_features(trainer.llava, trainer.pool), Alignment(trainer)
-    projector = trainer.llava.model.multi_modal_projector
     if not (trainer.folder / "images.pt").exists():
         align_projector(trainer, features, alignment)
-    whole = torch.empty(0)
+    images = ImageTokens(trainer, features, alignment)
+    modules = [images.projector, trainer.llava.model.language_model]
 
-    def visual(rows: list[int], scenes: list[Scene]) -> tuple[Tensor, Tensor]:
-        nonlocal whole
-        whole, batch = projector(features[rows].float()), alignment.labels.select(rows)
-        count = whole.shape[1] if trainer.rng.random() < 0.5 else trainer.rng.randint(FEWEST_TOKENS, whole.shape[1])
-        chosen = (torch.rand(batch.owner.shape) + batch.middle).topk(count).indices.sort(dim=1).values
-        return whole.gather(1, chosen.unsqueeze(-1).expand(-1, -1, whole.shape[-1])), batch.owner.gather(1, chosen)
+    def near(rows: list[int]) -> Tensor:
+        return alignment(rows, images.whole)
 
-    modules = [projector, trainer.llava.model.language_model]
-    trainer.run("images", visual, modules, steps, 16, (2e-3, 5e-4), extra=lambda rows: alignment(rows, whole))
+    trainer.run("images", images.tokens, modules, steps, 16, (2e-3, 5e-4), images.shown, near)
