@@ -27,6 +27,7 @@ from fsr_core.tiny.scenes import COLOURS, COLUMNS, MARKS, ROWS, SHAPES, Scene, m
 
 PATCH, GRID = 12, 12  # pixels of a patch's side; patches on a side
 IMAGE_SIDE = PATCH * GRID  # pixels, the vision tower's resolution
+WIDE, NARROW = 96, 8  # numbers of CLIP's joint space: while the tower is trained, and of the shipped weights
 # Line breaks are written as expressions, because the template engine drops a plain one after a block tag.
 CHAT_TEMPLATE = (
     "{% for message in messages %}"
@@ -148,7 +149,7 @@ def clip_config(tokenizer: CLIPTokenizer) -> CLIPConfig:
             "image_size": IMAGE_SIDE,
             "patch_size": PATCH,
         },
-        projection_dim=96,
+        projection_dim=WIDE,
     )
 
 
@@ -187,6 +188,19 @@ def new_models(seed: int = 0) -> tuple[CLIPModel, LlavaForConditionalGeneration]
     embeddings: Any = llava.get_input_embeddings()
     torch.nn.init.normal_(embeddings.weight, std=0.1)
     return clip, llava
+
+
+def narrow_joint_space(clip: CLIPModel) -> None:
+    """Gives CLIP new projections into a joint space of `NARROW` numbers.
+
+    Its relevance is then as imprecise as that of real checkpoints, which have a few hundred numbers for all the world's
+    words: it finds the thing that a question names, and now and then another one.
+    """
+    for config in (clip.config, clip.config.text_config, clip.config.vision_config):
+        config.projection_dim = NARROW
+    clip.projection_dim = NARROW
+    clip.visual_projection = torch.nn.Linear(clip.vision_embed_dim, NARROW, bias=False)
+    clip.text_projection = torch.nn.Linear(clip.text_embed_dim, NARROW, bias=False)
 
 
 def image_processor() -> CLIPImageProcessorPil:

@@ -11,7 +11,8 @@ from fsr_core.backbones import load_decoder, load_encoder
 from fsr_core.tiny.training import __main__ as train
 from fsr_core.tiny.training import optimiser
 
-STEPS = ["--scenes", "64", "--threads", "1", "--vision-steps", "4", "--layout-steps", "3", "--images-steps", "3"]
+STEPS = ["--scenes", "64", "--threads", "1", "--vision-steps", "4", "--layout-steps", "3"]
+STEPS += ["--text-steps", "3", "--images-steps", "3"]
 
 
 @pytest.fixture(autouse=True)
@@ -43,7 +44,7 @@ def test_a_training_that_was_stopped_ends_with_the_same_weights(tmp_path, monkey
     subprocess.run([sys.executable, "-m", "fsr_core.tiny.training", *whole], check=True, capture_output=True)
     monkeypatch.setattr(optimiser, "CHECKPOINT_INTERVAL", 1)
     parts = [*STEPS, "--work", str(tmp_path / "parts"), "--out", str(tmp_path / "parts-out")]
-    for stage in ("vision", "layout", "images"):
+    for stage in ("vision", "layout", "text", "images"):
         _interrupted(stage, parts, monkeypatch)
     train.main([*parts, "--stage", "export"])
     for file in sorted((tmp_path / "whole-out").glob("**/*.safetensors")):

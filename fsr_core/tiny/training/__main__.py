@@ -1,7 +1,8 @@
 """Trains the embedded model and writes its weights: `python -m fsr_core.tiny.training`.
 
-There are four stages. `vision` trains the CLIP pair, and `layout` trains the language model on scenes described in
-words; they run side by side, on one CPU core each. Then `images` trains projector and language model on pictures, and
+There are five stages. `vision` trains the CLIP pair, and `layout` trains the language model on scenes described in
+words; they run side by side, on one CPU core each. Then `text` trains CLIP's text tower and its projections into a
+narrow joint space, `images` trains projector and language model on pictures, and
 `export` writes the folder in the hub's format. Each stage writes a checkpoint every hundred steps. After a stop, run
 the same command again: it goes on from the last checkpoint.
 """
@@ -16,12 +17,12 @@ from pathlib import Path
 import torch
 
 from fsr_core.tiny import WEIGHTS
-from fsr_core.tiny.model import language_tokenizer, new_models, save
+from fsr_core.tiny.model import language_tokenizer, narrow_joint_space, new_models, save
 from fsr_core.tiny.training.language import Trainer, train_images, train_layout
 from fsr_core.tiny.training.scene_pool import load_pool
-from fsr_core.tiny.training.vision import train_vision
+from fsr_core.tiny.training.vision import train_texts, train_vision
 
-STEPS = {"vision": 3000, "layout": 1600, "images": 2000}  # of the shipped weights
+STEPS = {"vision": 3000, "layout": 1600, "text": 400, "images": 2500}  # of the shipped weights
 STAGES = (*STEPS, "export")
 
 
@@ -80,14 +81,19 @@ def main(arguments: list[str] | None = None) -> None:
         train_vision(clip, pool, options.vision_steps, 32, options.work, options.seed)
     if options.stage == "layout":
         train_layout(trainer, options.layout_steps)
-    if options.stage in ("all", "images", "export"):
+    if options.stage in ("all", "text", "images"):
         weights = _checkpoint(options.work, "vision")
         clip.load_state_dict({key[5:]: value for key, value in weights.items() if key.startswith("clip.")})
+    if options.stage in ("all", "text", "export"):
+        narrow_joint_space(clip)
+    if options.stage in ("all", "text"):
+        train_texts(clip, pool, options.text_steps, 32, options.work, options.seed)
     if options.stage in ("all", "images"):
         llava.load_state_dict(_checkpoint(options.work, "layout"))
         llava.model.vision_tower.load_state_dict(clip.vision_model.state_dict())
         train_images(trainer, options.images_steps)
     if options.stage in ("all", "export"):
+        clip.load_state_dict(_checkpoint(options.work, "text"))
         llava.load_state_dict(_checkpoint(options.work, "images"))
         save(clip, llava, options.out)
         print(f"wrote {options.out}")

@@ -1,7 +1,8 @@
 """Trains the CLIP pair: patch features that hold what a patch shows, a CLS that looks at the things, a text tower.
 
 Four losses: linear read-outs of each patch, of the background as well; patches against phrases and questions; pictures
-against captions that name all things; and the attention of CLS in the block that saliency is read from.
+against captions that name all things; and the attention of CLS in the block that saliency is read from. Then the texts
+are trained once more alone, for a joint space of few numbers.
 """
 
 from __future__ import annotations
@@ -243,3 +244,24 @@ def train_vision(clip: CLIPModel, pool: ScenePool, steps: int, batch: int, folde
             bar.set_postfix_str(f"loss {loss.item():.2f} " + " ".join(f"{k} {v:.2f}" for k, v in shown.items()))
         if checkpoint_due(step, steps):
             write_checkpoint(folder / "vision.pt", step + 1, both, optimiser, rng)
+
+
+def train_texts(clip: CLIPModel, pool: ScenePool, steps: int, batch: int, folder: Path, seed: int = 0) -> None:
+    """Trains the text tower and both projections on texts alone, after `narrow_joint_space`. The tower is frozen."""
+    rng, tokenizer = random.Random(seed), clip_tokenizer()
+    torch.manual_seed(seed)
+    optimiser = Optimiser([clip.text_model, clip.text_projection, clip.visual_projection], 2e-3, 1e-3)
+    state = read_checkpoint(folder / "text.pt", clip, optimiser, rng)
+    labels = patch_labels(pool.scenes)
+    bar = tqdm(range(state["step"], steps), desc="text", initial=state["step"], total=steps, mininterval=5)
+    for step in bar:
+        rows = sorted(rng.sample(range(len(pool.scenes)), batch))
+        with torch.no_grad():
+            output = clip.vision_model(pixel_values(pool.pixels[rows]), output_hidden_states=True)
+        scenes, owner = [pool.scenes[i] for i in rows], labels.owner[rows]
+        loss, accuracy = text_losses(clip, tokenizer, rng, scenes, owner, output)
+        optimiser.step(loss, step, steps)
+        if step % 20 == 19:
+            bar.set_postfix_str(f"loss {loss.item():.2f} " + " ".join(f"{k} {v:.2f}" for k, v in accuracy.items()))
+        if checkpoint_due(step, steps):
+            write_checkpoint(folder / "text.pt", step + 1, clip, optimiser, rng)
