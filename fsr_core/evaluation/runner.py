@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fsr_core.backbones import load_decoder, load_encoder
+from fsr_core.backbones import fingerprint, load_decoder, load_encoder, resolve
 from fsr_core.backbones.base import LanguageDecoder, VisualEncoder
 from fsr_core.budget import Budget
 from fsr_core.evaluation.answers import Outcome, answer_questions, cached_answers
@@ -18,7 +18,7 @@ from fsr_core.evaluation.question_sets import EncodedSet, encode_set, questions,
 from fsr_core.evaluation.statistics import RESAMPLES, Resampler
 from fsr_core.evaluation.timing import ROUNDS, selection_times
 
-__all__ = ["Plan", "Runner"]
+__all__ = ["Plan", "Runner", "checkpoint_digest"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,13 +71,23 @@ class Plan:
         return list({config.key: config for config in configs}.values())
 
 
+def checkpoint_digest(model: str) -> str:
+    """By which stored answers belong to a checkpoint: its fingerprint, and that of the CLIP beside it, if it has one.
+
+    The services' fingerprint leaves CLIP out, because a decoder may hold the language model alone.
+    """
+    folder = resolve(model)
+    parts = (folder, folder / "clip") if (folder / "clip").is_dir() else (folder,)
+    return "-".join(fingerprint(part)[:12] for part in parts)
+
+
 class Runner:
     """Loads a model's two halves once and runs plans. Answers that the same code gave before are read back."""
 
     def __init__(self, model: str, folder: Path) -> None:
         self.encoder: VisualEncoder = load_encoder(model)
         self.decoder: LanguageDecoder = load_decoder(model)
-        self.folder = folder / "cache" / f"{self.encoder.fingerprint[:12]}-{path_digest()}"
+        self.folder = folder / "cache" / f"{checkpoint_digest(model)}-{path_digest()}"
 
     def run(self, plan: Plan, progress: Callable[[int], object]) -> dict[str, Any]:
         """Figures by set, and of all held-out sets together. `progress` is called with numbers of answered questions

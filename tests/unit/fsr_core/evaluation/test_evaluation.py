@@ -1,6 +1,7 @@
 """Statistics, plans and digests of the evaluation, and its answers against the checkpoint's own `generate`."""
 
 import importlib
+import shutil
 from math import sqrt
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from fsr_core.evaluation.answers import Outcome, answer_questions, cached_answer
 from fsr_core.evaluation.code_digests import method_digest, path_digest
 from fsr_core.evaluation.method_configs import ABLATIONS, FULL, VARIANTS, MethodConfig, runs
 from fsr_core.evaluation.question_sets import SET_NAMES, encode_set, questions, set_size
-from fsr_core.evaluation.runner import Plan
+from fsr_core.evaluation.runner import Plan, checkpoint_digest
 from fsr_core.evaluation.statistics import Estimate, Resampler, verdict
 from fsr_core.tiny import WEIGHTS
 from fsr_core.tiny.hard_sets import draw
@@ -140,6 +141,17 @@ def test_answers_are_stored_and_read_back(tmp_path):
     assert len(calls) == 1
     cached_answers(tmp_path, MethodConfig("fsr", Budget(tokens=9)), run)
     assert len(calls) == 2
+
+
+@pytest.mark.parametrize("part", ["", "clip"])
+def test_checkpoint_digest_changes_with_the_weights_of_each_part(tmp_path, part):
+    shutil.copytree(WEIGHTS, tmp_path / "copy")
+    before = checkpoint_digest(str(tmp_path / "copy"))
+    file = tmp_path / "copy" / part / "model.safetensors"
+    data = bytearray(file.read_bytes())
+    data[8 + int.from_bytes(data[:8], "little")] ^= 1  # the first number, behind the header
+    file.write_bytes(data)
+    assert checkpoint_digest(str(tmp_path / "copy")) != before == checkpoint_digest("fsr-tiny")
 
 
 @pytest.mark.parametrize("name", SET_NAMES)
