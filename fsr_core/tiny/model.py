@@ -27,7 +27,7 @@ from fsr_core.tiny.scenes import COLOURS, COLUMNS, MARKS, ROWS, SHAPES, Scene, m
 
 PATCH, GRID = 12, 12  # pixels of a patch's side; patches on a side
 IMAGE_SIDE = PATCH * GRID  # pixels, the vision tower's resolution
-WIDE, NARROW = 96, 8  # numbers of CLIP's joint space: while the tower is trained, and of the shipped weights
+WIDE, NARROW = 96, 4  # numbers of CLIP's joint space: while the tower is trained, and of the shipped weights
 # Line breaks are written as expressions, because the template engine drops a plain one after a block tag.
 CHAT_TEMPLATE = (
     "{% for message in messages %}"

@@ -284,7 +284,7 @@ def tower_features(llava: LlavaForConditionalGeneration, pool: ScenePool) -> Ten
 class Alignment:
     """How far the projector's output is from the scene in words, which the language model can read already.
 
-    And how much further things are from the mean token than the background is. Nine tenths of a scene's patches are
+    And how well the distance to the mean token tells things from background. Nine tenths of a scene's patches are
     background, so the mean token would be background, and the distance to it would tell the things. In photographs it
     does not: what nobody asks about is as varied.
     """
@@ -305,8 +305,8 @@ class Alignment:
 def outlying(tokens: Tensor, on_thing: Tensor) -> Tensor:
     """How much the AUC by which the distance to the mean token tells things from background lies beyond `OUTLYING`.
 
-    The distance is one minus the cosine to the mean of a picture's unit tokens. Sigmoids of the differences of all pairs
-    stand in for the AUC's steps. Tokens [b, 144, D], bool [b, 144].
+    The distance is one minus the cosine to the mean of a picture's unit tokens. Sigmoids of the differences of all
+    pairs stand in for the AUC's steps. Tokens [b, 144, D], bool [b, 144].
     """
     unit = F.normalize(tokens, dim=-1)
     away = 1 - (unit * F.normalize(unit.mean(1, keepdim=True), dim=-1)).sum(-1)
