@@ -34,7 +34,7 @@ class SetFigures:
 
     def full(self) -> dict[str, Any]:
         """Accuracy with all tokens, overall and by kind of question."""
-        return self._accuracy(self._right(MethodConfig(FULL, None)))
+        return self._accuracy(self.full_right())
 
     def rows(self, compared: Sequence[Run], budgets: Sequence[int]) -> list[dict[str, Any]]:
         """Accuracy of each method at each budget, its difference from the reference, and its agreement with all."""
@@ -87,6 +87,10 @@ class SetFigures:
             "clamped_by_kind": self._by_kind(focus_wanted > budget),
         }
 
+    def full_right(self) -> np.ndarray:
+        """1.0 for each right answer with all tokens, else 0.0: [questions]."""
+        return self._right(MethodConfig(FULL, None))
+
     def right(self, run: Run, budget: int) -> np.ndarray:
         """1.0 for each right answer, else 0.0: [questions], of several seeds [seeds, questions]."""
         rights = [self._right(config) for config in run.configs(Budget(tokens=budget))]
@@ -127,7 +131,8 @@ def pooled(
             rows.append(row | {"accuracy": asdict(resampler.estimate(right(run, k)))})
     references = [name for name in (REFERENCE, OURS) if name in labels]
     figures = {name: differences(rows, right, compared, name, resampler) for name in references}
-    return {"questions": questions, "against": figures}
+    full = resampler.estimate(np.concatenate([one.full_right() for one in sets]))
+    return {"questions": questions, "full": {"accuracy": asdict(full)}, "rows": rows, "against": figures}
 
 
 def differences(

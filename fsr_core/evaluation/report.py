@@ -7,7 +7,7 @@ from typing import Any
 
 from fsr_core.evaluation.method_configs import REFERENCE
 
-__all__ = ["by_method", "markdown", "verdicts"]
+__all__ = ["by_method", "markdown"]
 
 _TITLES = {
     "test": "Frozen test set",
@@ -81,21 +81,12 @@ def _together(comparisons: int) -> str:
 
 
 def _kinds(set_results: dict[str, Any]) -> str:
-    kinds = list(set_results["full"]["kinds"])
+    kinds, smaller = list(set_results["full"]["kinds"]), sorted(_budgets(set_results))[:2]
     rows = [["all tokens", "all", *(_percent(set_results["full"]["kinds"][kind]) for kind in kinds)]]
     for by_budget in by_method(set_results).values():
-        for k, row in by_budget.items():
-            rows.append([row["method"], str(k), *(_percent(row["kinds"][kind]) for kind in kinds)])
+        for k in reversed(smaller):
+            rows.append([_name(by_budget[k]), str(k), *(_percent(by_budget[k]["kinds"][kind]) for kind in kinds)])
     return _table(["method", "tokens", *kinds], rows)
-
-
-def _agreement(set_results: dict[str, Any]) -> str:
-    budgets = _budgets(set_results)
-    rows = [
-        [method, *(_percent(by_budget[k]["agreement"]["mean"]) for k in budgets)]
-        for method, by_budget in by_method(set_results).items()
-    ]
-    return _table(["method", *(f"{k} tokens" for k in budgets)], rows)
 
 
 def _focus(set_results: dict[str, Any]) -> str:
@@ -148,55 +139,42 @@ def _times(set_results: dict[str, Any]) -> str:
     return "\n\n".join(tables)
 
 
-def verdicts(set_results: dict[str, Any]) -> str:
-    """For each method a line that says at which budgets FSR wins, ties and loses."""
-    lines = []
-    for method, by_budget in by_method(set_results).items():
-        if method == REFERENCE:
-            continue
-        parts = []
-        for mine, theirs in (("wins", "loses"), ("ties", "ties"), ("loses", "wins")):
-            at = [k for k, row in by_budget.items() if row["verdict"] == theirs]
-            if at:
-                points = ", ".join(f"{-100 * by_budget[k]['difference']['mean']:+.1f}" for k in at)
-                parts.append(f"{mine} at {', '.join(map(str, at))} ({points} points)")
-        lines.append(f"- against `{method}` FSR {'; '.join(parts)}")
-    return "\n".join(lines)
-
-
 _SECTIONS = (
-    ("rows", "Accuracy, percent right (95 % bootstrap interval, each by itself)", _accuracy),
-    ("rows", "Against FSR on the same questions, points (paired)", _differences),
-    ("rows", "Where FSR wins, ties and loses", verdicts),
-    ("rows", "Accuracy by kind of question, percent", _kinds),
-    ("rows", "Agreement with the uncompressed answer, percent", _agreement),
     ("focus", "Tokens that Focus asks for (K_F before its clamp), and percent where that exceeds the budget", _focus),
     ("ablations", "Ablations of FSR: accuracy, and points against the default", _ablations),
     ("auto", "Automatic budgets", _auto),
     ("milliseconds", "Selection, milliseconds a picture on this machine (times FSR's)", _times),
 )
+_ACCURACY = "percent right (95 % bootstrap interval, each by itself)"
 
 
 def _pooled(pooled: dict[str, Any]) -> list[str]:
     parts = [f"## All held-out sets together ({pooled['questions']} questions)"]
+    parts.append(f"### Accuracy on all, {_ACCURACY}\n\n{_accuracy(pooled)}")
     for reference, rows in pooled["against"].items():
-        whose = "FSR" if reference == REFERENCE else f"`{reference}`, our method,"
-        parts.append(f"### Against {whose} points (paired)\n\n{_differences({'rows': rows}, reference)}")
+        whose = "FSR" if reference == REFERENCE else f"`{reference}`, our method"
+        parts.append(f"### Against {whose}: points on the same questions\n\n{_differences({'rows': rows}, reference)}")
     return parts
 
 
 def markdown(results: dict[str, Any]) -> str:
-    """Every table of every set. **+** and **-** mark differences whose interval does not contain zero."""
+    """The tables that decide: all held-out sets together, then each set. results.json holds every figure.
+
+    **+** and **-** mark differences whose interval does not contain zero.
+    """
     about = results["about"]
     parts = [
         f"Model `{about['model']}` (fingerprint `{about['fingerprint'][:12]}`), commit `{about['commit']}`,"
         f" PyTorch {about['torch']}. Command: `{about['command']}`."
     ]
+    parts += _pooled(results["pooled"]) if "pooled" in results else []
     for name, set_results in results["sets"].items():
         parts.append(f"## {_TITLES[name]} ({set_results['questions']} questions)")
-        for key, title, write in _SECTIONS:
-            if key in set_results:
-                parts.append(f"### {title}\n\n{write(set_results)}")
-    if "pooled" in results:
-        parts += _pooled(results["pooled"])
+        parts.append(f"Accuracy, {_ACCURACY}:\n\n{_accuracy(set_results)}")
+        if "pooled" not in results:
+            parts.append(f"Against FSR, points on the same questions: {_differences(set_results)}")
+    name, first = next(iter(results["sets"].items()))
+    parts.append(f"## More about the set `{name}`")
+    parts.append(f"### Accuracy by kind of question, percent\n\n{_kinds(first)}")
+    parts += [f"### {title}\n\n{write(first)}" for key, title, write in _SECTIONS if key in first]
     return "\n\n".join(parts) + "\n"
