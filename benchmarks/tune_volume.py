@@ -1,7 +1,7 @@
 """Looks for a method of ours that beats every other: `Volume`, tuned on one half of the validation split.
 
     python -m benchmarks.tune_volume
-    python -m benchmarks.tune_volume --model /models/mine --budgets 16,8 --all-budgets 48,32,16,8
+    python -m benchmarks.tune_volume --model /models/mine --budgets 8,4 --all-budgets 32,16,8,4
 
 Begins with relevance alone and changes one option at a time, in the order of `steps`. A change stays if the mean over
 --budgets grows by more than its standard error. Then the result is compared with every method on the other half, at
@@ -23,7 +23,7 @@ import numpy as np
 import torch
 
 from benchmarks.validation import HALF, Validation
-from benchmarks.variants import FACTORS, Volume, register_variants
+from benchmarks.volume import FACTORS, Volume, register_variants
 from fsr_core import methods
 from fsr_core.evaluation.method_configs import Run, runs
 from fsr_core.evaluation.statistics import Resampler, verdict
@@ -34,7 +34,7 @@ Step = Callable[[Options], list[Options]]  # from the options so far to what is 
 
 
 def steps() -> list[Step]:
-    """What is tried, in turn: up to two factors, their powers, and the other options."""
+    """What is tried, in turn: two factors, their powers and the other options; then a third factor, and these again."""
 
     def another(now: Options) -> list[Options]:
         return [{**now, name: value} for name in FACTORS if name not in now for value in (0.5, 0.25)]
@@ -42,14 +42,18 @@ def steps() -> list[Step]:
     def second(now: Options) -> list[Options]:
         return another(now) if any(name in now for name in FACTORS) else []
 
-    def power(name: str) -> Step:
-        return lambda now: [{**now, name: value} for value in (0.125, 1.0)] if name in now else []
+    def around(name: str, times: float, most: float = 100.0) -> Step:
+        def tried(now: Options) -> list[Options]:
+            value = now.get(name, getattr(Volume, name))
+            return [{**now, name: min(most, value * change)} for change in (1 / times, times)] if value else []
 
-    def value(name: str, *values: float | bool) -> Step:
-        return lambda now: [{**now, name: value} for value in values]
+        return tried
 
-    others = [value("floor", 0.1, 0.35, 0.5), value("alpha", 1.0, 2.0), value("centre", True)]
-    return [another, second, *map(power, FACTORS), *others]
+    def centred(now: Options) -> list[Options]:
+        return [{**now, "centre": not now.get("centre", Volume.centre)}]
+
+    options = [*(around(name, 2) for name in FACTORS), around("floor", 2, 1.0), around("alpha", 1.5), centred]
+    return [another, second, *options, second, *options]
 
 
 def tune(right: Right, budgets: Sequence[int]) -> tuple[Options, list[dict[str, Any]]]:
@@ -129,15 +133,15 @@ def _numbers(text: str) -> list[int]:
     except ValueError:
         numbers = []
     if not numbers or min(numbers) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a list of whole numbers from 1 on; write 16,8")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a list of whole numbers from 1 on; write 8,4")
     return numbers
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="fsr-tiny", help="fsr-tiny, or the folder of another checkpoint")
-    parser.add_argument("--budgets", type=_numbers, default=[16, 8], help="kept tokens by which options are chosen")
-    parser.add_argument("--all-budgets", type=_numbers, default=[48, 32, 16, 8], help="kept tokens of the comparison")
+    parser.add_argument("--budgets", type=_numbers, default=[8, 4], help="kept tokens by which options are chosen")
+    parser.add_argument("--all-budgets", type=_numbers, default=[32, 16, 8, 4], help="kept tokens of the comparison")
     parser.add_argument("--methods", default=",".join(methods()), help="what it is compared with, comma-separated")
     parser.add_argument("--limit", type=int, default=HALF, help="questions per half")
     parser.add_argument("--seeds", type=int, default=3, help="seeds of random selection")

@@ -23,7 +23,7 @@ ENTRY_POINTS = "fsr_core.methods"  # group by which an installed package announc
 # name -> module and class; the module is imported when the method is created.
 _METHODS = {
     "fsr": "fsr_core.fsr:FSR",
-    "fsr_guided": "fsr_core.guided:GuidedFSR",
+    "fsr_volume": "fsr_core.volume:VolumeFSR",
     "random": "fsr_core.baselines.random:Random",
     "uniform": "fsr_core.baselines.uniform:Uniform",
     "cls_topk": "fsr_core.baselines.cls_topk:ClsTopK",

@@ -24,7 +24,7 @@ from fsr_core.evaluation.method_configs import FULL, REFERENCE
 from fsr_core.evaluation.question_sets import SET_NAMES, set_size
 from fsr_core.evaluation.runner import Plan, Runner
 
-BUDGETS = [48, 32, 16, 8]
+BUDGETS = [32, 16, 8, 4]
 QUICK = {"test": 96, "crowded": 24, "distractors": 24, "tiny": 24, "shifted": 24}
 
 
@@ -36,7 +36,7 @@ def _whole_numbers(text: str) -> list[int]:
     try:
         return [int(part) for part in _names(text)]
     except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a list of whole numbers; write 48,32,16,8") from None
+        raise argparse.ArgumentTypeError(f"{text!r} is not a list of whole numbers; write 32,16,8,4") from None
 
 
 class _Parser(argparse.ArgumentParser):

@@ -15,7 +15,7 @@ __all__ = ["ABLATIONS", "AUTO_BUDGETS", "FULL", "OURS", "REFERENCE", "MethodConf
 
 FULL = "full"  # the name of the configuration that keeps every token
 REFERENCE = DEFAULT_METHOD  # the method that all others are compared with
-OURS = "fsr_guided"  # this project's own method, which all others are compared with over all sets together
+OURS = "fsr_volume"  # this project's own method, which all others are compared with over all sets together
 
 # Method -> label -> options of a further run that is reported beside the method's defaults.
 VARIANTS: Mapping[str, Mapping[str, Mapping[str, Any]]] = {

@@ -34,7 +34,7 @@ from fsr_core.tokens import VisualTokens
 
 __all__ = ["Property", "Row", "background_auc", "oracle_scores", "peak_share", "things_touched"]
 
-BUDGETS = (8, 16, 32, 48)
+BUDGETS = (4, 8, 16, 32)
 SMALL = BUDGETS[:2]
 SEEDS = 3  # of random selection
 STRONGEST = 16  # patches

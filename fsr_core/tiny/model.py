@@ -196,7 +196,8 @@ def narrow_joint_space(clip: CLIPModel) -> None:
     Its relevance is then as imprecise as that of real checkpoints, which have a few hundred numbers for all the world's
     words: it finds the thing that a question names, and now and then another one.
     """
-    for config in (clip.config, clip.config.text_config, clip.config.vision_config):
+    configs: list[Any] = [clip.config, clip.config.text_config, clip.config.vision_config]
+    for config in configs:
         config.projection_dim = NARROW
     clip.projection_dim = NARROW
     clip.visual_projection = torch.nn.Linear(clip.vision_embed_dim, NARROW, bias=False)

@@ -192,7 +192,7 @@ def test_methods_and_options_change_the_choice(client):
         ({"budget": 0}, InvalidRequestError, r"^budget: "),
         ({"budget": -4}, InvalidRequestError, r"^budget: "),
         ({"budget": float("nan")}, InvalidRequestError, r"^budget: "),
-        ({"method": "magic"}, InvalidRequestError, r"^method: 'magic' is unknown; .*fsr, fsr_guided, random"),
+        ({"method": "magic"}, InvalidRequestError, r"^method: 'magic' is unknown; .*fsr, fsr_volume, random"),
         ({"options": {"gamma": 1}}, InvalidRequestError, r"^options: fsr has no option 'gamma'"),
         ({"options": {"rho": 7}}, InvalidRequestError, "rho"),
         ({"model": "other"}, NotFoundError, "fsr-tiny"),

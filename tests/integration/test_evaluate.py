@@ -41,7 +41,7 @@ def test_quick_writes_every_result_and_stores_answers(tmp_path: Path, chosen: tu
     labels = [run.label for run in runs(chosen, 1)]
     for figures in results["sets"].values():
         assert [(row["method"], row["budget"]) for row in figures["rows"]] == [
-            (label, k) for label in labels for k in (48, 32, 16, 8)
+            (label, k) for label in labels for k in (32, 16, 8, 4)
         ]
         for row in figures["rows"]:
             assert row["accuracy"]["low"] <= row["accuracy"]["mean"] <= row["accuracy"]["high"]

@@ -63,7 +63,7 @@ def test_variables_of_a_page_exist(page):
 @pytest.mark.parametrize("page", TODAY)
 def test_metrics_of_a_page_exist(page):
     known = {metric.name for metric in catalogue()} | set(re.findall(r"`([\w:]+)`", recorded()))
-    others = {"fsr_core", "fsr_gateway", "fsr_guided"}
+    others = {"fsr_core", "fsr_gateway", "fsr_volume"}
     named = {name for span in code_spans(page) for name in re.findall(r"(?:^|[( ])((?:ray_)?fsr_\w+)", span)} - others
     assert {name for name in named if re.sub("_(bucket|sum|count)$", "", name) not in known} - known == set()
 

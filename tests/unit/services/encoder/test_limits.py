@@ -110,7 +110,7 @@ def test_comparisons_when_a_method_needs_too_many_then_refused_before_it_runs(be
     """The largest pictures of Qwen-VL have 16,384 tokens; the default refuses the slow methods at large budgets."""
     n, most = 16_384, 2**29
     fast = {name for name in methods() if create(name).comparisons(n, Budget(keep_ratio=0.9)) <= most}
-    slow = {"anchorprune", "cdpruner", "cenprune", "fsr_guided", "scope", "spare", "vispruner"}
+    slow = {"anchorprune", "cdpruner", "cenprune", "fsr_volume", "scope", "spare", "vispruner"}
     assert fast == set(methods()) - slow
     assert create("fsr").comparisons(n, Budget(auto=True)) <= most
     assert all(create(name).comparisons(2880, Budget(tokens=640)) <= most for name in methods())
