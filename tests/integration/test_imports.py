@@ -18,7 +18,7 @@ FORBIDDEN = {
     "fsr.decoder.server": ("ray", "fsr.gateway", "fsr.encoder", "fsr.client", "fsr.cli"),
     "fsr.encoder.app": ("fsr.gateway", "fsr.decoder", "fsr.client", "fsr.cli"),
     "fsr_core.fsr": ("fsr", "fsr_core.baselines", "fsr_core.backbones"),
-    "fsr_core.guided": ("fsr", "fsr_core.baselines", "fsr_core.backbones"),
+    "fsr_core.volume": ("fsr", "fsr_core.baselines", "fsr_core.backbones"),
     "fsr_core.backbones": ("ray", "grpc", "fsr", "fsr_core.baselines"),
     "fsr_core.tiny.scenes": ("torch", "transformers"),
     "fsr_core.overlay": ("torch", "transformers"),
@@ -43,7 +43,7 @@ IN_TURN = (
     ("fsr.client", "fsr.cli.main"),
     ("fsr.decoder.__main__",),
     ("fsr_core.tiny.scenes", "fsr_core.overlay", "fsr_core.planning.plan"),
-    ("fsr_core.fsr", "fsr_core.guided", "fsr_core.backbones", "fsr.decoder.server"),
+    ("fsr_core.fsr", "fsr_core.volume", "fsr_core.backbones", "fsr.decoder.server"),
     ("fsr.encoder.app",),
 )
 
