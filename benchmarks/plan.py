@@ -2,8 +2,9 @@
 
 It starts the whole system with the embedded model, without the encoder's cache, and measures the work of a request at
 each tier: of one alone, and of 16 that come together, since work that comes together costs less. From these service
-times it predicts closed loops of several numbers of clients, in which all tiers and the clients share the cores of this
-machine. Each is then measured with the generator of `fsr load`. Progress goes to standard error as lines of JSON.
+times it predicts closed loops of several numbers of clients, in which all tiers and the clients share as many cores of
+this machine as the 16 clients kept busy. Each is then measured with the generator of `fsr load`. Progress goes to
+standard error as lines of JSON.
 
     python -m benchmarks.plan
     python -m benchmarks.plan --budgets 16,144 --clients 2,8,32 --out runs/plan
@@ -133,7 +134,7 @@ def calibrate(
             for length in (SHORT, answer)
         }
         alone, together = (CpuSeconds.of(runs[n, SHORT], runs[n, answer], answer) for n in (1, TOGETHER))
-        lone = runs[1, answer]
+        lone, crowd = runs[1, answer], runs[TOGETHER, answer]
         prompts_in_a_pass = max(1, int(PREFILL_TOKENS // lone.summary.prompt_tokens))
         times = service_times(alone, together, towers[budget], min(prompts_in_a_pass, TOGETHER))
         deployment = Deployment(
@@ -141,7 +142,8 @@ def calibrate(
             picture_cores=2,  # Serve's ingress and the replica
             answers_at_a_time=MAX_RUNNING,
             prompts_in_a_pass=prompts_in_a_pass,
-            shared_cores=len(os.sched_getaffinity(0)),
+            # Processes also wait for each other, so a crowd keeps less than all cores busy.
+            shared_cores=min(crowd.busy, len(os.sched_getaffinity(0))),
             background=lone.others,
         )
         # What passes at the caller beyond all of this: hops, wake-ups, and waits of Serve.

@@ -39,12 +39,13 @@ class Costs:
     """Of a run: mean CPU seconds of a request by part of the system, and what `fsr load` says of it.
 
     `batch` is the mean number of answers in a decoder's step. `others` are the cores that everything else on the
-    machine kept busy, Ray's own processes included.
+    machine kept busy, Ray's own processes included, and `busy` those that all of it kept busy.
     """
 
     cpu: dict[str, float]
     batch: float
     others: float
+    busy: float
     summary: Summary
 
 
@@ -86,6 +87,7 @@ def costs(
         batch=(tokens_after - tokens) / max(1.0, steps_after - steps),
         cpu={part: seconds / len(outcomes) for part, seconds in spent.items()},
         others=max(0.0, machine - sum(spent.values())) / wall,
+        busy=machine / wall,
         summary=summarise(outcomes, plan),
     )
 
