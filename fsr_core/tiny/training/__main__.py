@@ -18,7 +18,8 @@ import torch
 
 from fsr_core.tiny import WEIGHTS
 from fsr_core.tiny.model import language_tokenizer, narrow_joint_space, new_models, save
-from fsr_core.tiny.training.language import Trainer, train_images, train_layout
+from fsr_core.tiny.training.images import train_images
+from fsr_core.tiny.training.language import Trainer, train_layout
 from fsr_core.tiny.training.scene_pool import load_pool
 from fsr_core.tiny.training.vision import train_texts, train_vision
 
