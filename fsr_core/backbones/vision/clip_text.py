@@ -13,6 +13,7 @@ from transformers import AutoTokenizer, CLIPConfig, CLIPTextModel
 
 from fsr_core.backbones.checkpoints.checkpoint import Checkpoint
 from fsr_core.backbones.checkpoints.weights import Placement, materialise, read_tensors
+from fsr_core.backbones.vision.token_ids import token_ids
 
 __all__ = ["ClipText", "known_clip"]
 
@@ -73,6 +74,7 @@ class ClipText:
             self.tokenizer: Any = AutoTokenizer.from_pretrained(checkpoint.folder)
         except Exception as error:  # the library and its Rust parser raise many kinds for damaged files
             raise ValueError(f"clip: the tokenizer of {model} cannot be read ({error})") from error
+        self._ids = token_ids(self.tokenizer)
         self.chunk_length = config.max_position_embeddings - 2  # without BOS and EOS
         self.device = place.device
 
@@ -90,9 +92,9 @@ class ClipText:
     def chunks(self, text: str) -> int:
         return len(self._pieces(text))
 
-    def _pieces(self, text: str) -> list[list[int]]:
+    def _pieces(self, text: str) -> list[tuple[int, ...]]:
         """The token ids of each chunk of a text. Raises ValueError."""
-        ids = self.tokenizer(text, add_special_tokens=False, truncation=False)["input_ids"]
+        ids = self._ids(text)
         if not ids:
             raise ValueError("instruction: is blank; ask a question")
         return [ids[start : start + self.chunk_length] for start in range(0, len(ids), self.chunk_length)]

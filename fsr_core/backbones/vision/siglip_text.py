@@ -13,6 +13,7 @@ from transformers.models.siglip.modeling_siglip import SiglipMultiheadAttentionP
 
 from fsr_core.backbones.checkpoints.checkpoint import Checkpoint
 from fsr_core.backbones.checkpoints.weights import Placement, materialise, read_tensors
+from fsr_core.backbones.vision.token_ids import token_ids
 
 __all__ = ["SiglipText"]
 
@@ -57,6 +58,7 @@ class SiglipText:
             self.tokenizer: Any = AutoTokenizer.from_pretrained(checkpoint.folder)
         except Exception as error:  # the library and its Rust parser raise many kinds for damaged files
             raise ValueError(f"clip: the tokenizer of {model} cannot be read ({error})") from error
+        self._ids = token_ids(self.tokenizer)
         self.length: int = text.max_position_embeddings
         self.device = place.device
 
@@ -75,10 +77,10 @@ class SiglipText:
     def chunks(self, text: str) -> int:
         return len(self._pieces(text))
 
-    def _pieces(self, text: str) -> list[list[int]]:
+    def _pieces(self, text: str) -> list[tuple[int, ...]]:
         """The token ids of each chunk of a text. Raises ValueError."""
         # SigLIP was trained on lower-cased text without punctuation; its tokenizer class makes it so.
-        ids = self.tokenizer(text, add_special_tokens=False, truncation=False)["input_ids"]
+        ids = self._ids(text)
         if not ids:
             raise ValueError("instruction: has no words; ask a question")
         size = self.length - 1  # without EOS

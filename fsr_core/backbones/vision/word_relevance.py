@@ -12,6 +12,7 @@ from transformers import AutoTokenizer
 
 from fsr_core.backbones.checkpoints.weights import Placement, part_of, read_tensors
 from fsr_core.backbones.features import ImageFeatures
+from fsr_core.backbones.vision.token_ids import token_ids
 from fsr_core.tokens import VisualTokens
 
 __all__ = ["Relevance", "WordRelevance", "refuse_clip", "word_tokens"]
@@ -27,6 +28,7 @@ class WordRelevance:
 
     def __init__(self, tokenizer: Any, table: Tensor) -> None:
         self.tokenizer, self.table = tokenizer, table
+        self._ids = token_ids(tokenizer)
 
     @classmethod
     def load(cls, folder: Path, place: Placement) -> WordRelevance:
@@ -43,12 +45,11 @@ class WordRelevance:
         return cls(processor.tokenizer, model.get_input_embeddings().weight)
 
     def chunks(self, text: str) -> int:
-        ids = self.tokenizer(text, add_special_tokens=False)["input_ids"]
-        return -(-len(ids) // _CHUNK)
+        return -(-len(self._ids(text)) // _CHUNK)
 
     def embed(self, texts: Sequence[str]) -> list[Tensor]:
         """One [1, D] fp32 tensor per text, of unit length."""
-        ids = [tensor(self.tokenizer(text, add_special_tokens=False)["input_ids"]) for text in texts]
+        ids = [tensor(self._ids(text)) for text in texts]
         rows = [self.table[tokens.to(self.table.device)].float() for tokens in ids]
         return [F.normalize(row.mean(0, keepdim=True), dim=-1) for row in rows]
 
