@@ -69,7 +69,7 @@ class Encoder:
             decode_threads=options.decode_threads,
             max_batch_size=options.max_batch_size,
             jpeg_side=jpeg_side(self._model, options.scaled_jpeg),
-            on_batch=self._metrics.count_batch,
+            on_batch=self._metrics.note_batch,
         )
         self._addresses = ReplicaAddresses(APPLICATION) if ingress_of(options) == "direct" else None
         self._batches = Batches(self._pipeline.run_batch, options.max_batch_size, options.batch_wait_seconds)
@@ -120,7 +120,7 @@ class Encoder:
             # Not bound to the logger's context: the task that runs the batches would keep it.
             log_fields |= {"request_id": request.request_id, **span.log_fields}
             response = await self._pipeline.answer(request, self._batches.run, span)
-            self._metrics.count_response(request.method.name or DEFAULT_METHOD, response, self._pipeline.cache_bytes)
+            self._metrics.note_response(request.method.name or DEFAULT_METHOD, response, self._pipeline.cache_bytes)
             code = "OK"
             log_fields |= {
                 "images": len(response.images),
@@ -139,6 +139,7 @@ class Encoder:
             code = status_of(exception).name if isinstance(exception, ServiceError) else code
             return encoder_pb2.EncodeResponse()
         finally:
+            asyncio.get_running_loop().call_soon(self._metrics.flush)  # once Serve has the response
             log_end("Encode", code, began, **log_fields)
             span.set({f"fsr.{name}": value for name, value in log_fields.items() if name not in ("reason", "trace_id")})
             span.end(code, log_fields.get("reason", ""))
@@ -168,7 +169,8 @@ def build(settings: EncoderSettings) -> serve.Application:
         max_ongoing_requests=settings.max_ongoing_requests,
         max_queued_requests=settings.max_queued_requests,
         health_check_period_s=_HEALTH_CHECK_SECONDS,
-        logging_config={"encoding": "JSON", "enable_access_log": False},  # our own log has a line for each request
+        # Our own log has a line for each request. With Serve's INFO it makes one too, which it then drops.
+        logging_config={"encoding": "JSON", "log_level": "WARNING", "enable_access_log": False},
         ray_actor_options={"num_cpus": settings.num_cpus, "num_gpus": settings.num_gpus},
         autoscaling_config={
             "min_replicas": settings.min_replicas,

@@ -5,8 +5,10 @@ Ray adds the labels `application`, `deployment` and `replica`. Our own labels ne
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from ray.serve import metrics
@@ -72,11 +74,20 @@ class _Label(str):
 
 
 class EncoderMetrics:
-    """Made once a replica, inside its process, so that Ray's labels are right. No method raises an error."""
+    """Made once a replica, inside its process, so that Ray's labels are right. No method raises an error.
+
+    Batches and responses are only noted, in any thread, so that no answer waits for metrics. `flush` counts them.
+    """
 
     def __init__(self, model: str) -> None:
         self._model = model
         self._all = {name: declared.make(name) for name, declared in METRICS.items()}
+        self._noted: deque[Callable[[], None]] = deque()
+
+    def flush(self) -> None:
+        """Counts what has been noted until now."""
+        while self._noted:
+            self._noted.popleft()()
 
     def _add(self, name: str, value: float, **labels: str) -> None:
         metric = self._all[f"fsr_encoder_{name}"]
@@ -89,18 +100,24 @@ class EncoderMetrics:
             elif value > 0:  # Ray refuses to increase a counter by 0
                 metric.inc(value, tags=tags)
 
-    def count_batch(self, size: int, encode_seconds: float, compress_seconds: float) -> None:
-        """Counts one batch that went through the towers and the compressors."""
+    def note_batch(self, size: int, encode_seconds: float, compress_seconds: float) -> None:
+        """Notes one batch that went through the towers and the compressors."""
+        self._noted.append(partial(self._count_batch, size, encode_seconds, compress_seconds))
+
+    def _count_batch(self, size: int, encode_seconds: float, compress_seconds: float) -> None:
         self._add("batch_size", size)
         self._add("stage_seconds", encode_seconds, stage="encode")
         self._add("stage_seconds", compress_seconds, stage="compress")
 
     def count_shared_hit(self) -> None:
-        """Counts an image whose features another replica had; `count_response` counts it among the cached ones."""
+        """Counts an image whose features another replica had; its response counts it among the cached ones."""
         self._add("shared_cache_hits", 1)
 
-    def count_response(self, method: str, response: encoder_pb2.EncodeResponse, cache_bytes: int) -> None:
-        """Counts the images of one response; `cache_bytes` are the bytes in the cache after it."""
+    def note_response(self, method: str, response: encoder_pb2.EncodeResponse, cache_bytes: int) -> None:
+        """Notes the images of one response; `cache_bytes` are the bytes in the cache after it."""
+        self._noted.append(partial(self._count_response, method, response, cache_bytes))
+
+    def _count_response(self, method: str, response: encoder_pb2.EncodeResponse, cache_bytes: int) -> None:
         by = {"method": method}
         for counts in map(count_tokens, response.images):
             self._add("images", 1, **by)

@@ -10,9 +10,11 @@ from dataclasses import replace
 from functools import partial
 from math import ceil, inf
 
+from cachetools import LRUCache
+
 from fsr.common.errors import InvalidRequest
 from fsr.encoder.cache import FeatureCache, cache_key
-from fsr.encoder.images.decode import check_pixels, decode_image
+from fsr.encoder.images.decode import Sizes, check_pixels, decode_image
 from fsr.encoder.images.decode_threads import DecodeThreads, DecodeTime
 from fsr.encoder.requests.image_job import ImageJob
 from fsr.encoder.requests.limits import RequestLimits
@@ -22,6 +24,10 @@ from fsr.v1 import encoder_pb2, types_pb2
 from fsr_core.backbones import ImageFeatures, PreparedImage, VisualEncoder
 
 __all__ = ["Preparation"]
+
+_KNOWN_FILES = 2**15  # whose headers are not read again
+# A request up to these is checked on the event loop, in some tenths of a millisecond, if its images are known.
+_BRIEF_BYTES, _BRIEF_CHARACTERS = 2**18, 1024
 
 
 class Preparation:
@@ -44,6 +50,7 @@ class Preparation:
         self._model, self._cache, self._shared, self._limits = model, cache, shared, limits
         self._jpeg_side = jpeg_side
         self._threads, self._max_batch_size = DecodeThreads(decode_threads), max_batch_size
+        self._sizes: LRUCache[str, Sizes] = LRUCache(_KNOWN_FILES, getsizeof=len)  # by cache key
 
     async def jobs(self, request: encoder_pb2.EncodeRequest) -> list[ImageJob]:
         """A job for each image of a request.
@@ -56,7 +63,8 @@ class Preparation:
         if not request.images:
             raise InvalidRequest("images: is empty; send at least one JPEG, PNG or WebP file")
         multi_image = self._is_multi_image(request.images)
-        pixels, keys = await asyncio.to_thread(self._check, request, multi_image)
+        keys, sizes = await self._checked(request, multi_image)
+        pixels = [sum(width * height for width, height in files) for files in sizes]
         features = [self._cache.get(key) for key in keys]
         if self._shared is not None and any(cached is None for cached in features):
             features = await self._with_shared(self._shared, features, keys)
@@ -94,18 +102,34 @@ class Preparation:
         """Whether the model prepares the pictures of this request as several of one conversation."""
         return self._model.coarse_when_multi_image and sum(not image.frames for image in images) > 1
 
-    def _check(self, request: encoder_pb2.EncodeRequest, multi_image: bool) -> tuple[list[int], list[str]]:
-        """Checks the instruction, the headers of all files and the length of videos; the pixels and the cache key of
-        each image.
+    async def _checked(self, request: encoder_pb2.EncodeRequest, multi_image: bool) -> tuple[list[str], list[Sizes]]:
+        """Of each image its cache key, and the sizes of its files, once all is checked that no pixel is needed for.
+
+        In a thread, unless that takes longer than the check: for a short question about small files, all of which
+        have been checked before.
+        """
+        keys_of = partial(_keys, request, multi_image)
+        brief = request.ByteSize() <= _BRIEF_BYTES
+        keys = keys_of() if brief else await asyncio.to_thread(keys_of)
+        known = [self._sizes.get(key) for key in keys]
+        check = partial(self._check, request, known)
+        brief = brief and None not in known and len(request.instruction) <= _BRIEF_CHARACTERS
+        sizes = check() if brief else await asyncio.to_thread(check)
+        self._sizes.update(zip(keys, sizes, strict=True))
+        return keys, sizes
+
+    def _check(self, request: encoder_pb2.EncodeRequest, known: Sequence[Sizes | None]) -> list[Sizes]:
+        """Checks the instruction, the headers of all files that are not `known` and the length of videos; the sizes of
+        each image's files.
 
         Small frames may be scaled up, so their pixels do not tell what a video costs.
         """
-        self._limits.check_instruction(self._model, request.instruction)
-        sizes = check_pixels(request.images, self._limits.max_image_pixels, self._limits.max_request_pixels)
+        limits = self._limits
+        limits.check_instruction(self._model, request.instruction)
+        sizes = check_pixels(request.images, limits.max_image_pixels, limits.max_request_pixels, known)
         shown = zip(request.images, sizes, strict=True)
-        self._limits.check_tokens(sum(self._video_tokens(i, *video) for i, video in enumerate(shown)))
-        pixels = [sum(width * height for width, height in files) for files in sizes]
-        return pixels, [cache_key(image, multi_image, request.cache_salt) for image in request.images]
+        limits.check_tokens(sum(self._video_tokens(i, *video) for i, video in enumerate(shown)))
+        return sizes
 
     def _video_tokens(self, number: int, image: types_pb2.Image, sizes: Sequence[tuple[int, int]]) -> int:
         """Visual tokens of a video; 0 for a picture. Raises InvalidRequest, naming the field."""
@@ -138,6 +162,10 @@ class Preparation:
             return model.preprocess_video(frames, image.frames_per_second or 2.0)
         except ValueError as error:
             raise InvalidRequest(f"{field}: {error}") from error
+
+
+def _keys(request: encoder_pb2.EncodeRequest, multi_image: bool) -> list[str]:
+    return [cache_key(image, multi_image, request.cache_salt) for image in request.images]
 
 
 def _token_counts(features: ImageFeatures) -> list[int]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Sequence
+from itertools import zip_longest
 
 from PIL import Image
 
@@ -12,15 +13,24 @@ from fsr.encoder.images.picture_cost import check_cost
 from fsr.v1 import types_pb2
 from fsr_core.pictures import PictureFile
 
-__all__ = ["check_pixels", "decode_image"]
+__all__ = ["Sizes", "check_pixels", "decode_image"]
+
+Sizes = list[tuple[int, int]]
 
 # Preprocessing scales the shorter side up to the tower's edge, so a longer picture would become enormous.
 # Qwen-VL has the same limit.
 _MAX_ASPECT_RATIO = 200
 
 
-def check_pixels(images: Sequence[types_pb2.Image], max_pixels: int, max_total: int) -> list[list[tuple[int, int]]]:
+def check_pixels(
+    images: Sequence[types_pb2.Image],
+    max_pixels: int,
+    max_total: int,
+    known: Sequence[Sizes | None] = (),
+) -> list[Sizes]:
     """Checks the headers of all pictures and frames of a request. Decodes nothing.
+
+    `known` is what an earlier check returned, for each image that has passed one; its headers are not read again.
 
     Returns, for each image, width and height of the picture or of each of its frames.
 
@@ -28,9 +38,12 @@ def check_pixels(images: Sequence[types_pb2.Image], max_pixels: int, max_total: 
     frames, or if all pixels together exceed `max_total`.
     """
     sizes = []
-    for i, image in enumerate(images):
+    for i, (image, passed) in enumerate(zip_longest(images, known)):
         if image.data and image.frames:
             raise InvalidRequest(f"images[{i}]: has both data and frames; send a picture or a video")
+        if passed is not None:
+            sizes.append(passed)
+            continue
         files = [(f"images[{i}].frames[{j}]", frame) for j, frame in enumerate(image.frames)]
         files = files or [(f"images[{i}].data", image.data)]
         sizes.append([_open(file, field, max_pixels).size for field, file in files])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 
 from google.protobuf.json_format import MessageToDict
 
@@ -45,9 +46,7 @@ def plan_of(request: encoder_pb2.EncodeRequest) -> RequestPlan:
     if request.budget.spread not in _SPREADS:
         raise InvalidRequest(f"budget.spread: {request.budget.spread} is unknown; use even or free")
     try:
-        check_options(request.method.options, "method.options")
-        options = MessageToDict(request.method.options)
-        compressor, budget = create(request.method.name or DEFAULT_METHOD, **options), _budget_of(request.budget)
+        compressor, budget = _compressor_of(request.method), _budget_of(request.budget)
     except (ValueError, TypeError) as error:
         raise InvalidRequest(str(error)) from error
     return RequestPlan(
@@ -57,6 +56,18 @@ def plan_of(request: encoder_pb2.EncodeRequest) -> RequestPlan:
         spread=_SPREADS[request.budget.spread],
         instruction=request.instruction,
     )
+
+
+def _compressor_of(method: types_pb2.Method) -> Compressor:
+    """Raises ValueError and TypeError."""
+    name = method.name or DEFAULT_METHOD
+    if not method.options.fields:
+        return _with_defaults(name)
+    check_options(method.options, "method.options")
+    return create(name, **MessageToDict(method.options))
+
+
+_with_defaults = cache(create)  # compressors have no state
 
 
 def _bounds_of(request: encoder_pb2.EncodeRequest) -> ShareBounds:

@@ -89,3 +89,15 @@ def test_check_pixels_when_too_many_then_refused_before_decoding(images, reason,
     with pytest.raises(InvalidRequest, match=reason):
         check_pixels(messages, 60, 100)
     check_pixels([types_pb2.Image(frames=[encoded("PNG")] * 2)], 60, 100)
+
+
+def test_check_pixels_when_a_picture_has_passed_then_its_header_is_not_read_again():
+    """All other rules hold: how many pixels a request may have, and that an image is a picture or a video."""
+    read = [types_pb2.Image(data=encoded("PNG")), types_pb2.Image(data=encoded("PNG", (4, 5)))]
+    unreadable = [types_pb2.Image(data=b"no header"), read[1]]
+    known = check_pixels(read, 60, 100)
+    assert check_pixels(unreadable, 60, 100, [known[0], None]) == known == [[(8, 6)], [(4, 5)]]
+    with pytest.raises(InvalidRequest, match="68 pixels together exceed 67"):
+        check_pixels(unreadable, 60, 67, known)
+    with pytest.raises(InvalidRequest, match=r"images\[0\]: has both data and frames"):
+        check_pixels([types_pb2.Image(data=b"a", frames=[b"b"])], 60, 100, known[:1])

@@ -8,6 +8,7 @@ from fsr.common.errors import InvalidRequest
 from fsr.v1 import types_pb2
 from fsr_core import Budget, create, methods
 from fsr_core.backbones import load_encoder
+from fsr_core.pictures import PictureFile
 from helpers import checkpoints
 from helpers.benches import SIZES
 from helpers.encoder_requests import FRAMES, answer, image_of, pipeline_of, request_of, video_of
@@ -141,3 +142,19 @@ def test_job_when_it_costs_more_then_it_takes_more_of_a_batch(tiny):
         for limit in (100 * tokens, 2 * tokens, tokens)
     ]
     assert sizes == [1, 8, 16]
+
+
+def test_request_when_its_picture_is_known_is_checked_like_the_first(tiny, monkeypatch):
+    """It is not read again, and not by another tenant: only whoever has sent it finds that it is known."""
+    pipeline, picture = pipeline_of(tiny, cache_bytes=2**20, max_request_pixels=10_000), image_of((80, 80))
+    first = answer(pipeline, request_of(picture, cache_salt="a"))
+    opened = []
+    monkeypatch.setattr("fsr.encoder.images.decode.PictureFile", lambda *args: opened.append(1) or PictureFile(*args))
+    again = answer(pipeline, request_of(picture, cache_salt="a"))
+    assert again.images == first.images and (again.cache_hits, opened) == (1, [])
+    with pytest.raises(InvalidRequest, match="12800 pixels together exceed 10000"):
+        answer(pipeline, request_of(picture, picture, cache_salt="a"))
+    with pytest.raises(InvalidRequest, match="instruction: takes more than 16 parts"):
+        answer(pipeline, request_of(picture, cache_salt="a", instruction="a" * 60_000))
+    assert not opened
+    assert answer(pipeline, request_of(picture, cache_salt="b")).cache_hits == 0 and opened

@@ -22,8 +22,9 @@ RESPONSE = encoder_pb2.EncodeResponse(
 def test_metrics_when_a_name_is_of_any_script_count_it(name):
     with capture_logs() as lines:
         counted = EncoderMetrics(name)
-        counted.count_batch(1, 0.5, 0.25)
-        counted.count_response(name, RESPONSE, 9)
+        counted.note_batch(1, 0.5, 0.25)
+        counted.note_response(name, RESPONSE, 9)
+        counted.flush()
     assert lines == []
 
 
@@ -35,7 +36,8 @@ def test_metrics_when_ray_refuses_one_are_logged_and_raise_nothing(monkeypatch):
     for kind in (metrics.Counter, metrics.Gauge, metrics.Histogram):
         monkeypatch.setattr(kind, {"Counter": "inc", "Gauge": "set"}.get(kind.__name__, "observe"), refuse)
     with capture_logs() as lines:
-        counted.count_batch(1, 0.5, 0.25)
-        counted.count_response("fsr", RESPONSE, 9)
+        counted.note_batch(1, 0.5, 0.25)
+        counted.note_response("fsr", RESPONSE, 9)
+        counted.flush()
     assert {line["what"] for line in lines} <= {name.removeprefix("fsr_encoder_") for name in METRICS}
     assert {(line["event"], line["reason"]) for line in lines} == {("not counted", "ValueError('no')")}
