@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import gc
 import os
 import signal
 import socket
@@ -145,6 +146,8 @@ class ServiceProcess:
         is raised in the end. `facts` go into the log line "serving".
         """
         await self._server.start()
+        gc.collect()
+        gc.freeze()  # what is there by now stays: a search of it for garbage would hold up all calls
         log.info("serving", **facts)
         task = asyncio.create_task(background)
         task.add_done_callback(lambda done: None if done.cancelled() or not done.exception() else stop.set())

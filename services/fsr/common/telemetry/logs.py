@@ -6,6 +6,7 @@ it fail because a metric cannot be counted: that is logged.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import sys
 import time
@@ -106,10 +107,18 @@ def adopt_logger(name: str, event: str, level: int = logging.WARNING) -> None:
 def log_end(rpc: str, code: str, began: float, **fields: object) -> None:
     """Logs the one line of a request that has ended; `began` by `time.monotonic`.
 
-    Never give it a question, picture or answer.
+    Never give it a question, picture or answer. On an event loop the line is written after what is ready now, so that
+    the end of the answer does not wait for it.
     """
     seconds = round(time.monotonic() - began, 4)
-    log.info("answered" if code == "OK" else "failed", rpc=rpc, code=code, seconds=seconds, **fields)
+    event = "answered" if code == "OK" else "failed"
+    line = partial(log.info, event, rpc=rpc, code=code, seconds=seconds, **fields)
+    try:
+        loop = asyncio.get_running_loop()
+    except RuntimeError:
+        line()
+    else:
+        loop.call_soon(line)
 
 
 @contextmanager

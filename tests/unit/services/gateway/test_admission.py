@@ -31,14 +31,13 @@ async def test_request_when_it_fails_is_one_log_line_and_its_caller_gets_the_id(
         peer=lambda: "ipv4:127.0.0.1:1",
     )
     admission = Admission(ApiKeys([], None), Metrics(), GatewaySettings())
-    with (
-        structlog.testing.capture_logs([structlog.contextvars.merge_contextvars]) as lines,
-        pytest.raises(type(error)),
-    ):
-        async with admission.request("Generate", GrpcCall(context)) as request_context:
-            request_context.record.decoders.append("d:1")
-            request_context.record.completion_tokens = 3
-            raise error
+    with structlog.testing.capture_logs([structlog.contextvars.merge_contextvars]) as lines:
+        with pytest.raises(type(error)):
+            async with admission.request("Generate", GrpcCall(context)) as request_context:
+                request_context.record.decoders.append("d:1")
+                request_context.record.completion_tokens = 3
+                raise error
+        await asyncio.sleep(0)  # the line comes after what is ready now
     (line,) = lines
     assert (line["event"], line["rpc"], line["code"]) == ("failed", "Generate", code)
     assert trailing == {"fsr-request-id": line["request_id"]} and line["decoders"] == ["d:1"]
