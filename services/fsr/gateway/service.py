@@ -35,8 +35,11 @@ class GatewayServicer(gateway_pb2_grpc.GatewayServiceServicer):
         self, request: pb.CompressRequest, context: grpc.aio.ServicerContext
     ) -> AsyncGenerator[pb.CompressResponse, None]:
         """Yields one message, and has its slot until the caller has taken it: it may be large (see `SlowReaders`)."""
-        async with self._admission.request("Compress", GrpcCall(context)) as request_context:
-            yield await self._pipeline.compress(request, request_context)
+        call = GrpcCall(context)
+        async with self._admission.request("Compress", call) as request_context:
+            response = await self._pipeline.compress(request, request_context)
+            call.report(request_context.record)  # now, because it travels with the message
+            yield response
 
     @stream_errors
     async def Generate(

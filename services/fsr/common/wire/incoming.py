@@ -69,7 +69,10 @@ class IncomingMessages(grpc.aio.ServerInterceptor):
         else:
             rpc = handler_call_details.method.rpartition("/")[2]
             receive = partial(self._receive, rpc, self._seconds, parse)
-        # For a unary method too: gRPC would send an empty response before the status of one that fails.
+        if handler.unary_unary is not None:
+            return grpc.stream_unary_rpc_method_handler(
+                _returning(handler.unary_unary, receive), response_serializer=handler.response_serializer
+            )
         return grpc.stream_stream_rpc_method_handler(
             _streaming(handler, receive), response_serializer=handler.response_serializer
         )
@@ -124,6 +127,21 @@ async def _only(receive: _Receive, context: grpc.aio.ServicerContext) -> Any:
     return request
 
 
+def _returning(method: Callable[..., Awaitable[Any]], receive: _Receive) -> Callable[..., Awaitable[Any]]:
+    async def answer(context: grpc.aio.ServicerContext) -> Any:
+        request = await _only(receive, context)
+        return None if request is None else await method(request, context)
+
+    async def returning(_: object, context: grpc.aio.ServicerContext) -> Any:
+        response = await answer(context)
+        if response is None:  # the context has a status, before which gRPC would send an empty response
+            trailing = tuple(context.trailing_metadata() or ())
+            await context.abort(context.code() or grpc.StatusCode.INTERNAL, context.details(), trailing)
+        return response
+
+    return returning
+
+
 def _streaming(handler: Any, receive: _Receive) -> Callable[..., Any]:
     async def messages(context: grpc.aio.ServicerContext) -> AsyncGenerator[Any, None]:
         while (message := await receive(context)) is not None:
@@ -140,11 +158,6 @@ def _streaming(handler: Any, receive: _Receive) -> Callable[..., Any]:
         else:
             request = await _only(receive, context)
             if request is None:
-                return
-            if not handler.response_streaming:
-                response = await handler.unary_unary(request, context)
-                if response is not None:
-                    yield response
                 return
             responses = handler.unary_stream(request, context)
         async with aclosing(responses):

@@ -30,13 +30,14 @@ _HANDLER = "_handle_exceptions"  # name of the coroutine of grpc.aio that runs a
 class SlowReaders(grpc.aio.ServerInterceptor):
     """Cuts a call of `service` whose caller takes no message for `seconds`, and calls `on_cut`.
 
-    It sends unary answers too, as streams of one message, which callers cannot tell from each other. A unary method
-    that yields its message instead of returning it runs on until the message is taken.
+    A unary method that yields its message instead of returning it runs on until the message is taken. What it sets in
+    its context after that does not reach the caller: gRPC sends the status with the message.
     """
 
     def __init__(self, service: str, seconds: float, on_cut: Callable[[], object]) -> None:
         """Sets the task factory of the running event loop: it sees which task starts a handler's."""
         self._prefix, self._seconds, self._on_cut = f"/{service}/", seconds, on_cut
+        self._ending: set[asyncio.Task[None]] = set()
         self._waits_for: weakref.WeakKeyDictionary[asyncio.Task[Any], weakref.ref[asyncio.Task[Any]]] = (
             weakref.WeakKeyDictionary()
         )
@@ -50,29 +51,47 @@ class SlowReaders(grpc.aio.ServerInterceptor):
         handler: Any = await continuation(handler_call_details)
         if handler is None or not handler_call_details.method.startswith(self._prefix):
             return handler
-        return grpc.unary_stream_rpc_method_handler(
-            partial(self._answer, handler.unary_stream or handler.unary_unary),
-            handler.request_deserializer,
-            handler.response_serializer,
-        )
+        if handler.unary_unary is not None:
+            make, answer = grpc.unary_unary_rpc_method_handler, partial(self._one, handler.unary_unary)
+        else:
+            make, answer = grpc.unary_stream_rpc_method_handler, partial(self._stream, handler.unary_stream)
+        return make(answer, handler.request_deserializer, handler.response_serializer)
 
-    async def _answer(self, method: Callable[..., Any], request: Any, context: grpc.aio.ServicerContext) -> None:
-        async with aclosing(_messages(method, request, context)) as messages:
+    async def _stream(self, method: Callable[..., Any], request: Any, context: grpc.aio.ServicerContext) -> None:
+        async with aclosing(method(request, context)) as messages:
             async for message in messages:
                 try:
                     async with asyncio.timeout(self._seconds):
                         await context.write(message)
                 except TimeoutError:
-                    self._on_cut()
-                    log.warning("slow reader cut", seconds=self._seconds)
-                    self._end_call()
+                    self._cut(asyncio.current_task())
                     raise asyncio.CancelledError from None  # any other error would become a status
 
-    def _end_call(self) -> None:
-        handler = asyncio.current_task()
+    async def _one(self, method: Callable[..., Any], request: Any, context: grpc.aio.ServicerContext) -> Any:
+        """The message, which gRPC sends once this has returned it, with the status; None if the context has one."""
+        handler, messages = asyncio.current_task(), _messages(method, request, context)
+        message = await anext(messages, None)
+        if message is not None and handler is not None:
+            late = asyncio.get_running_loop().call_later(self._seconds, self._cut, handler)
+            handler.add_done_callback(partial(self._taken, messages, late))
+        return message
+
+    def _taken(
+        self, messages: AsyncGenerator[Any, None], late: asyncio.TimerHandle, handler: asyncio.Task[Any]
+    ) -> None:
+        late.cancel()
+        ending = asyncio.get_running_loop().create_task(_ended(messages, was_taken=not handler.cancelled()))
+        self._ending.add(ending)
+        ending.add_done_callback(self._ending.discard)
+
+    def _cut(self, handler: asyncio.Task[Any] | None) -> None:
+        """Ends the call of a handler."""
+        self._on_cut()
+        log.warning("slow reader cut", seconds=self._seconds)
         waiting = self._waits_for.get(handler) if handler else None
-        if waiting is not None and (task := waiting()) is not None:
-            task.cancel()
+        for task in (handler, waiting() if waiting else None):
+            if task is not None and task is not asyncio.current_task():
+                task.cancel()
 
     def _new_task(
         self,
@@ -86,10 +105,17 @@ class SlowReaders(grpc.aio.ServerInterceptor):
         return task
 
 
+async def _ended(messages: AsyncGenerator[Any, None], was_taken: bool) -> None:
+    """Lets a method that has yielded its message run to its end, or closes it."""
+    async with aclosing(messages):
+        if was_taken:
+            await anext(messages, None)
+
+
 async def _messages(
     method: Callable[..., Any], request: Any, context: grpc.aio.ServicerContext
 ) -> AsyncGenerator[Any, None]:
-    """What a unary or a streaming method answers."""
+    """What a unary method returns or yields."""
     if not inspect.isasyncgenfunction(method):
         response = await method(request, context)
         if response is not None:  # else the context has a status

@@ -54,12 +54,12 @@ class Server:
         self.address, self.decoder, self.counted = address, decoder, counted
 
     async def error(self, path, data, **options):
-        """Code and details of a call with these bytes that must fail."""
+        """Code and details of a call with these bytes that must fail, and bring no message."""
         async with grpc.aio.insecure_channel(self.address, **options) as channel:
             call = channel.unary_stream(path)(data, timeout=60)
             with pytest.raises(grpc.aio.AioRpcError) as caught:
                 async for _ in call:
-                    pass
+                    pytest.fail("a message came before the status")
         return caught.value.code(), caught.value.details()
 
 
