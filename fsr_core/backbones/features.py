@@ -68,10 +68,16 @@ class Normalisation:
 
     def __call__(self, pixels: Tensor) -> Tensor:
         """Bytes of views ``[T, 3, H, W]``, or of patches ``[P, 3 * n]`` with channels first, in fp32."""
-        place = pixels.view(len(pixels), 3, -1).int() + _FIRST_OF_CHANNEL.to(pixels.device)
-        return _table(self, pixels.device).index_select(0, place.flatten()).view(pixels.shape)
+        views, table, first = pixels.view(len(pixels), 3, -1), _table(self, pixels.device), _FIRST_OF_CHANNEL
+        normalised = torch.empty(views.shape, device=pixels.device)
+        # On a CPU in parts that stay in its caches.
+        size = max(1, _CPU_PART // views[0].numel()) if pixels.device.type == "cpu" else len(views)
+        for part, out in zip(views.split(size), normalised.split(size), strict=True):
+            torch.index_select(table, 0, (part.int() + first.to(pixels.device)).flatten(), out=out.view(-1))
+        return normalised.view(pixels.shape)
 
 
+_CPU_PART = 2**17  # bytes
 _FIRST_OF_CHANNEL = torch.tensor([[0], [256], [512]], dtype=torch.int32)
 
 

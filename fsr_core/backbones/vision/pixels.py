@@ -76,6 +76,29 @@ class _FromPicture(PilBackend):
         return np.moveaxis(np.asarray(image.image.resize((width, height), filtered, reducing_gap=reducing_gap)), -1, 0)
 
 
+class _BytePatches:
+    """Cuts a picture of bytes into patches of bytes. The library makes floats of them first, four times as large."""
+
+    def patchify(
+        self, image: Any, patch_size: int, merge_size: int, temporal_patch_size: int
+    ) -> tuple[np.ndarray, int, int]:
+        pixels = np.asarray(image)
+        if pixels.dtype != np.uint8:
+            whole: tuple[np.ndarray, int, int] = super().patchify(  # type: ignore[misc]
+                image, patch_size=patch_size, merge_size=merge_size, temporal_patch_size=temporal_patch_size
+            )
+            return whole
+        channels, height, width = pixels.shape
+        rows, columns = height // patch_size, width // patch_size
+        # [channel, row of blocks, row in it, y, column of blocks, column in it, x]
+        blocks = pixels.reshape(
+            channels, rows // merge_size, merge_size, patch_size, columns // merge_size, merge_size, patch_size
+        )
+        patches = blocks.transpose(1, 4, 2, 5, 0, 3, 6).reshape(rows * columns, channels, 1, patch_size**2)
+        frames = np.broadcast_to(patches, (rows * columns, channels, temporal_patch_size, patch_size**2))
+        return frames.reshape(rows * columns, -1), rows, columns
+
+
 # Processors of the library that scale a picture before they do anything else with its pixels.
 _SCALE_FIRST = (
     CLIPImageProcessorPil,
@@ -95,7 +118,8 @@ def from_pictures(kind: Any) -> Any:
     """A Pillow processor class of the library, such that it scales pictures as they are; it gives the same pixels."""
     if kind not in _SCALE_FIRST:
         return kind
-    return type(kind.__name__, (kind, _FromPicture), {"__module__": kind.__module__})
+    cuts = (_BytePatches,) if kind is Qwen2VLImageProcessorPil else ()
+    return type(kind.__name__, (*cuts, kind, _FromPicture), {"__module__": kind.__module__})
 
 
 def prepare(processor: Any, images: Any, **options: Any) -> tuple[Any, Normalisation | None]:
