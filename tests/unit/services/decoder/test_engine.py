@@ -188,6 +188,22 @@ async def test_chunks_of_a_long_prompt_cost_alike(model, engine):
     assert max(costs[1:-1]) < 1.1 * costs[0] and min(costs[1:-1]) > 0.9 * costs[0]
 
 
+async def test_a_pass_is_filled_with_the_beginning_of_the_next_prompt(model, engine):
+    """Prompts of 37 tokens and passes of some 24: no pass of a few tokens between two prompts, and none for each of
+    them alone."""
+    passes, prompts = [], [prompt(model, 30, 3, seed) for seed in range(4)]
+    expected = [recomputed(model, one, 1) for one in prompts]
+    hook = model.model.register_forward_pre_hook(
+        lambda module, args, inputs: passes.append(inputs["inputs_embeds"].shape[1]), with_kwargs=True
+    )
+    try:
+        assert await asyncio.gather(*(answer(engine, one, 1) for one in prompts)) == expected
+    finally:
+        hook.remove()
+    assert sum(passes) == sum(len(one.token_ids) for one in prompts)
+    assert min(passes[:-1]) > 16
+
+
 async def test_a_long_prompt_does_not_stall_a_running_answer(model, engine, monkeypatch):
     """In each pass of its chunks the running answer gets a token, and after each it has as much time as that took."""
     passes, short, long = [], prompt(model, 9, 5, 0), prompt(model, 30, 166, 1)
@@ -262,7 +278,7 @@ class LargestTensor(TorchFunctionMode):
 
 def test_a_decode_step_copies_no_keys_and_values(model):
     """Keys of one layer are larger than anything that the step makes."""
-    runner = BatchRunner(model, 1 << 20, prefill_tokens=512, prefix_block=4)
+    runner = BatchRunner(model, 1 << 20, prefill_tokens=1024, prefix_block=4)
     sequences = [runner.start(generation(prompt(model, 30, 160, seed), 5)) for seed in range(3)]
     runner.step(sequences)
     with LargestTensor() as largest:

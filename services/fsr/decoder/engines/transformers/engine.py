@@ -58,7 +58,7 @@ class TransformersEngine(Engine):
         self._running: dict[_Request, RunningSequence] = {}
         self._changed = threading.Condition()
         self._closed, self._failures = False, 0
-        self._others_until = 0.0  # by time.monotonic(); before that no prompt of several passes has its next one
+        self._others_until = 0.0  # by time.monotonic(); before that no prompt of many passes has its next one
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
         self._thread.start()
 
@@ -147,7 +147,7 @@ class TransformersEngine(Engine):
     def _next_to_prefill(self) -> list[_Request]:
         """Requests to prefill together, in order of arrival.
 
-        After a pass of a prompt that takes several, running answers and short prompts have as much time.
+        After a pass of a prompt that takes more than one more, running answers and short prompts have as much time.
         """
         waiting = [
             request for request, sequence in self._running.items() if not (sequence.prefilled or request.finished)
@@ -180,7 +180,7 @@ class TransformersEngine(Engine):
             return [(request, NotReady(_FAILED)) for request in failed]
         if answering:
             self._metrics.batch_size.observe(len(answering))
-        if any(not self._running[request].prefilled for request in prefill):
+        if any(not self._runner.ends_in_one_pass(self._running[request]) for request in prefill):
             now = time.monotonic()
             self._others_until = now + (now - began)
         outputs: _Outputs = []

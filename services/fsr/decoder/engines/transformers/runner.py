@@ -78,14 +78,20 @@ class BatchRunner:
         self._slots.release(sequence.lease)
 
     def fit_in_one_prefill(self, sequences: Sequence[RunningSequence]) -> int:
-        """How many of the sequences, the first ones, one pass may prefill; at least 1."""
-        left = furthest = 0
-        for count, sequence in enumerate(sequences):
-            left += sequence.left_to_prefill
+        """How many of the sequences, the first ones, one pass may prefill, the last one in part; at least 1."""
+        return len(self._chunks(sequences))
+
+    def _chunks(self, sequences: Sequence[RunningSequence]) -> list[int]:
+        """How many tokens of each of the sequences, the first ones, one pass prefills."""
+        chunks: list[int] = []
+        furthest = 0
+        for sequence in sequences:
             furthest = max(furthest, sequence.filled)
-            if count and left > self._most_tokens(furthest):
-                return count
-        return len(sequences)
+            room = self._most_tokens(furthest) - sum(chunks)
+            if room <= 0:
+                break
+            chunks.append(min(sequence.left_to_prefill, room))
+        return chunks
 
     def ends_in_one_pass(self, sequence: RunningSequence) -> bool:
         """Whether the next pass can be its last one."""
@@ -103,8 +109,12 @@ class BatchRunner:
 
     @torch.inference_mode()
     def step(self, sequences: Sequence[RunningSequence]) -> list[Token | None]:
-        """One pass: the next token of each sequence; None while tokens to prefill remain."""
-        counts = [min(one.left_to_prefill, self._most_tokens(one.filled)) or 1 for one in sequences]
+        """One pass: the next token of each sequence; None while tokens to prefill remain.
+
+        Those to prefill are as many as `fit_in_one_prefill`.
+        """
+        chunks = iter(self._chunks([one for one in sequences if not one.prefilled]))
+        counts = [1 if one.prefilled else next(chunks) for one in sequences]
         inputs = forward_inputs(sequences, counts, self._model)
         self._cache.new_slots = inputs.new_slots
         with attending(inputs.rows):
