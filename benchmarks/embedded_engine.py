@@ -5,7 +5,7 @@
     python -m benchmarks.embedded_engine runs/llava-135m --before /tmp/before --vllm-python .venv-vllm/bin/python
 
 Each of `--rows` callers asks `--rounds` questions, one after another, each about new visual tokens. The engines get
-the same cores. vLLM computes in a process of its own, so its CPU time is not shown.
+the same cores; by itself vLLM would leave one free. It computes in a process of its own, so its CPU time is not shown.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ def main() -> None:
     parser.add_argument("--answer", type=int, default=64, help="tokens of an answer")
     parser.add_argument("--rounds", type=int, default=1, help="questions of each caller")
     parser.add_argument("--repeats", type=int, default=1, help="how often the engines take turns")
-    parser.add_argument("--threads", type=int, default=os.cpu_count(), help="of torch; vLLM takes all cores")
+    parser.add_argument("--threads", type=int, default=os.cpu_count(), help="of torch, and cores of vLLM")
     parser.add_argument("--before", type=Path, help="an older checkout")
     parser.add_argument("--vllm-python", type=Path, help="Python of vLLM's environment")
     parser.add_argument("--engine", choices=["transformers", "vllm"], help=argparse.SUPPRESS)
@@ -98,7 +98,7 @@ def main() -> None:
             for name, (python, engine, source) in engines.items():
                 path = os.pathsep.join(str(source / part) for part in ("services", "protos", "."))
                 command = [python, __file__, str(options.folder), *shape, f"--rows={rows}", f"--engine={engine}"]
-                environment = os.environ | {"PYTHONPATH": path}
+                environment = os.environ | {"PYTHONPATH": path, "VLLM_CPU_OMP_THREADS_BIND": f"0-{options.threads - 1}"}
                 done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, check=True, text=True)
                 run = json.loads(done.stdout.splitlines()[-1])
                 cpu = f"{1000 * run['cpu_per_token']:.0f}" if engine == "transformers" else ""
