@@ -191,14 +191,21 @@ async def test_chunks_of_a_long_prompt_cost_alike(model, engine):
 async def test_a_pass_is_filled_with_the_beginning_of_the_next_prompt(model, engine):
     """Prompts of 37 tokens and passes of some 24: no pass of a few tokens between two prompts, and none for each of
     them alone."""
-    passes, prompts = [], [prompt(model, 30, 3, seed) for seed in range(4)]
+    passes, prompts, arrived = [], [prompt(model, 30, 3, seed) for seed in range(4)], threading.Event()
     expected = [recomputed(model, one, 1) for one in prompts]
-    hook = model.model.register_forward_pre_hook(
-        lambda module, args, inputs: passes.append(inputs["inputs_embeds"].shape[1]), with_kwargs=True
-    )
+
+    def note(module, args, inputs):
+        arrived.wait()  # the first prompt goes on once the others are there
+        passes.append(inputs["inputs_embeds"].shape[1])
+
+    hook = model.model.register_forward_pre_hook(note, with_kwargs=True)
     try:
-        assert await asyncio.gather(*(answer(engine, one, 1) for one in prompts)) == expected
+        asked = [asyncio.create_task(answer(engine, one, 1)) for one in prompts]
+        await asyncio.sleep(0)
+        arrived.set()
+        assert await asyncio.gather(*asked) == expected
     finally:
+        arrived.set()
         hook.remove()
     assert sum(passes) == sum(len(one.token_ids) for one in prompts)
     assert min(passes[:-1]) > 16

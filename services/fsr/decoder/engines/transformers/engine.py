@@ -58,7 +58,7 @@ class TransformersEngine(Engine):
         self._running: dict[_Request, RunningSequence] = {}
         self._changed = threading.Condition()
         self._closed, self._failures = False, 0
-        self._others_until = 0.0  # by time.monotonic(); before that no prompt of many passes has its next one
+        self._others_until = 0.0  # by time.monotonic(); before that no long prompt has its next pass
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
         self._thread.start()
 
@@ -147,15 +147,15 @@ class TransformersEngine(Engine):
     def _next_to_prefill(self) -> list[_Request]:
         """Requests to prefill together, in order of arrival.
 
-        After a pass of a prompt that takes more than one more, running answers and short prompts have as much time.
+        After a pass of a long prompt, running answers and other prompts have as much time.
         """
         waiting = [
             request for request, sequence in self._running.items() if not (sequence.prefilled or request.finished)
         ]
         if time.monotonic() < self._others_until:
-            short = [request for request in waiting if self._runner.ends_in_one_pass(self._running[request])]
-            if short or self._answering():
-                waiting = short
+            others = [request for request in waiting if not self._runner.is_long(self._running[request])]
+            if others or self._answering():
+                waiting = others
         return waiting[: self._runner.fit_in_one_prefill([self._running[request] for request in waiting])]
 
     def _answering(self) -> list[_Request]:
@@ -180,7 +180,8 @@ class TransformersEngine(Engine):
             return [(request, NotReady(_FAILED)) for request in failed]
         if answering:
             self._metrics.batch_size.observe(len(answering))
-        if any(not self._runner.ends_in_one_pass(self._running[request]) for request in prefill):
+        sequences = [self._running[request] for request in prefill]
+        if any(self._runner.is_long(one) and not one.prefilled for one in sequences):
             now = time.monotonic()
             self._others_until = now + (now - began)
         outputs: _Outputs = []

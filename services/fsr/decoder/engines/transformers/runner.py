@@ -93,9 +93,9 @@ class BatchRunner:
             chunks.append(min(sequence.left_to_prefill, room))
         return chunks
 
-    def ends_in_one_pass(self, sequence: RunningSequence) -> bool:
-        """Whether the next pass can be its last one."""
-        return sequence.left_to_prefill <= self._most_tokens(sequence.filled)
+    def is_long(self, sequence: RunningSequence) -> bool:
+        """Whether its prompt takes more than two passes."""
+        return sequence.to_prefill - sequence.lease.cached > 2 * self._prefill_tokens
 
     def _most_tokens(self, filled: int) -> int:
         """How many tokens after the first `filled` ones cost as much as `prefill_tokens` at the beginning; at least 1.
