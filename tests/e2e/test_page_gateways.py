@@ -27,7 +27,10 @@ def other_gateway(system, spawn, free_ports):
     return start
 
 
-BROKEN = "net::ERR_(CONNECTION_REFUSED|CONNECTION_RESET|INCOMPLETE_CHUNKED_ENCODING)|the server responded with a status"
+BROKEN = (
+    "net::ERR_(CONNECTION_REFUSED|CONNECTION_RESET|EMPTY_RESPONSE|INCOMPLETE_CHUNKED_ENCODING)|"
+    "the server responded with a status"
+)
 
 
 def test_answer_when_the_gateway_dies_and_comes_back_goes_on(opened, other_gateway):
