@@ -46,7 +46,7 @@ def opened(
     yield page
     local = (f"http://{address}/", "data:", f"blob:http://{address}/")
     assert [url for url in requests if not url.startswith(local)] == []
-    unexpected = [text for text in problems if not re.match(f"Failed to load resource: {failures}", text)]
+    unexpected = [text for text in problems if not re.match(f"Failed to load resource: (?:{failures})", text)]
     assert not unexpected, unexpected
     context.close()
 
