@@ -308,7 +308,7 @@ def test_gateway_that_is_full_or_shuts_down_says_when_to_try_again(system, spawn
     service = spawn("gateway", *flags, "--http-port", str(port))
     service.wait_until_serving()
     api = Http(f"127.0.0.1:{port}")
-    body = ask(QUESTION, *pictures(3, 1), max_tokens=600, ignore_eos=True)
+    body = ask(QUESTION, *pictures(3, 1), max_tokens=900, ignore_eos=True)
     stream = api.connection_of(body | {"stream": True})
     received = stream.recv(4096)
     assert received.startswith(b"HTTP/1.1 200 OK")

@@ -3,7 +3,6 @@
 import signal
 import socket
 import threading
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 
 import grpc
@@ -17,44 +16,62 @@ from helpers.waiting import until
 
 pytestmark = TINY
 PER_TOKEN = 4 * 2 * 160 * 4  # layers, keys and values, width, fp32
+LENGTH = 900  # tokens of an answer that others meet: as many as the model has places for, so that it lasts
 
 
-def outcome(replica, request, timeout=300):
+def begun(replica, request, count):
+    """Calls of this request, all begun at the same moment and none read yet."""
+    return [replica.stub.Decode(request, timeout=300) for _ in range(count)]
+
+
+def end(stream):
     """Ids, or the error."""
     try:
-        return ids(replica.decode(request, timeout=timeout))
+        return ids(stream)
     except grpc.RpcError as error:
         return error
 
 
-def in_background(pool, replica, *requests):
-    """Outcomes of these requests, sent at once."""
-    return [pool.submit(outcome, replica, request) for request in requests]
+def outcome(replica, request, timeout=300):
+    """Ids, or the error, of a call that is alone."""
+    return end(replica.stub.Decode(request, timeout=timeout))
 
 
 def test_admission_by_kv_memory(start, asks):
     """Two fit, two wait, the rest is refused at once with a hint; who waited is answered like any other."""
-    ask, length = asks["one"], 450  # tokens: more than are generated while the others come
-    need = -(-(len(ask.prompt.token_ids) + length) // 32) * 32 * PER_TOKEN
+    ask = asks["one"]
+    need = -(-(len(ask.prompt.token_ids) + LENGTH) // 32) * 32 * PER_TOKEN
     # One block to spare: vLLM keeps it for itself.
     with start(
         "--kv-memory", str(2 * need + 32 * PER_TOKEN), "--max-waiting", "2", "--max-wait-seconds", "600"
     ) as replica:
-        request = ask.with_(max_tokens=length, ignore_eos=True)
-        with ThreadPoolExecutor(4) as pool:
-            running = in_background(pool, replica, request, request)
-            replica.settles(running_requests=2)
-            waiting = in_background(pool, replica, request, request)
-            assert replica.settles(running_requests=2, waiting_requests=2)["waiting_requests"] == 2
-            refused = [outcome(replica, request) for _ in range(2)]
-            answered = [one.result() for one in (*running, *waiting)]
-        assert answered == [ask.generate(length)] * 4
+        request = ask.with_(max_tokens=LENGTH, ignore_eos=True)
+        streams = begun(replica, request, 6)
+        full = {"running_requests": 2, "waiting_requests": 2}
+        assert replica.settles(**full) == full
+        outcomes = [end(stream) for stream in streams]
+        answered = [one for one in outcomes if isinstance(one, list)]
+        refused = [one for one in outcomes if not isinstance(one, list)]
+        assert answered == [ask.generate(LENGTH)] * 4 and len(refused) == 2
         for error in refused:
             assert error.code() == grpc.StatusCode.RESOURCE_EXHAUSTED and "wait already" in error.details()
             assert int(dict(error.trailing_metadata())["retry-after-ms"]) > 0
         assert replica.metric('fsr_decoder_refused_total{reason="waiting"}') == 2
 
-        error = outcome(replica, ask.with_(max_tokens=1_000))
+        # Who gives up while waiting leaves the line.
+        streams = begun(replica, request, 2)
+        for stream in streams:
+            next(stream)
+        assert outcome(replica, request, timeout=0.1).code() == grpc.StatusCode.DEADLINE_EXCEEDED
+        assert replica.settles(waiting_requests=0) == {"waiting_requests": 0}
+        for stream in streams:
+            stream.cancel()
+        assert replica.settles(kv_reserved_bytes=0) == {"kv_reserved_bytes": 0}
+
+
+def test_what_never_fits_into_the_kv_memory_is_refused(start, asks):
+    with start("--kv-memory", str(512 * PER_TOKEN)) as replica:
+        error = outcome(replica, asks["one"].with_(max_tokens=1_000))
         assert error.code() == grpc.StatusCode.INVALID_ARGUMENT
         capacity = int(replica.metric("fsr_decoder_kv_capacity_bytes"))
         assert f"has {capacity} in all" in error.details() and "--kv-memory" in error.details()
@@ -69,20 +86,10 @@ def test_admission_by_kv_memory(start, asks):
             error = outcome(replica, large)
             assert error.code() == grpc.StatusCode.INVALID_ARGUMENT and "KV memory" in error.details()
 
-        # Who gives up while waiting leaves the line.
-        streams = [replica.stub.Decode(request) for _ in range(2)]
-        for stream in streams:
-            next(stream)
-        assert outcome(replica, request, timeout=0.1).code() == grpc.StatusCode.DEADLINE_EXCEEDED
-        assert replica.settles(waiting_requests=0) == {"waiting_requests": 0}
-        for stream in streams:
-            stream.cancel()
-        assert replica.settles(kv_reserved_bytes=0) == {"kv_reserved_bytes": 0}
-
 
 def test_waiting_is_bounded_in_time(start, asks):
     with start("--max-running", "1", "--max-wait-seconds", "0.2") as replica:
-        stream = replica.stub.Decode(asks["one"].with_(max_tokens=900, ignore_eos=True))
+        stream = replica.stub.Decode(asks["one"].with_(max_tokens=LENGTH, ignore_eos=True))
         next(stream)
         error = outcome(replica, asks["one"].with_(max_tokens=2))
         assert error.code() == grpc.StatusCode.RESOURCE_EXHAUSTED and "0.2 s" in error.details()
@@ -92,7 +99,7 @@ def test_waiting_is_bounded_in_time(start, asks):
 
 def test_draining_ends_what_runs_and_takes_nothing_new(start, asks):
     with start("--drain-seconds", "300") as replica:
-        stream = replica.stub.Decode(asks["few"].with_(max_tokens=500, ignore_eos=True))
+        stream = replica.stub.Decode(asks["few"].with_(max_tokens=LENGTH, ignore_eos=True))
         first = next(stream)
         replica.process.send_signal(signal.SIGTERM)
         late = []
@@ -102,7 +109,7 @@ def test_draining_ends_what_runs_and_takes_nothing_new(start, asks):
         with pytest.raises(grpc.RpcError) as caught:
             replica.stub.DescribeDecoder(pb.DescribeDecoderRequest())
         assert caught.value.code() == grpc.StatusCode.UNAVAILABLE
-        assert ids([first, *stream]) == asks["few"].generate(500)
+        assert ids([first, *stream]) == asks["few"].generate(LENGTH)
         assert replica.process.wait(180) == 0
 
 
@@ -120,7 +127,7 @@ def test_a_dead_engine_is_not_healthy(start, asks):
 
         reading = threading.Thread(target=read, daemon=True)
         reading.start()
-        stream = replica.stub.Decode(asks["one"].with_(max_tokens=900, ignore_eos=True))
+        stream = replica.stub.Decode(asks["one"].with_(max_tokens=LENGTH, ignore_eos=True))
         next(stream)
         for child in psutil.Process(replica.process.pid).children(recursive=True):
             child.kill()

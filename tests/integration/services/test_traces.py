@@ -182,7 +182,7 @@ def test_failover_is_an_event_and_both_decoders_are_in_the_trace(receiver, servi
         return next((one for one in services["decoders"] if one.metric("fsr_decoder_running_requests")), None)
 
     request = gateway_pb2.GenerateRequest(
-        messages=[HELLO], sampling=types_pb2.Sampling(max_tokens=600, ignore_eos=True)
+        messages=[HELLO], sampling=types_pb2.Sampling(max_tokens=900, ignore_eos=True)
     )
     with grpc.insecure_channel(gateway.address) as channel:
         metadata = (("traceparent", parent_of(trace_id)),)
