@@ -3,7 +3,8 @@
 "FSR" and "Gram first" select the same tokens; every row of the table checks this. Nearly all of them are scan tokens,
 which is the expensive case: focus tokens cost only a sort. CDPruner (arXiv 2506.10967) and DivPrune (2503.02175) are
 written like their authors' code, N x N first. That code runs on embeddings as wide as the language model, whatever the
-width of FSR's keys. Medians over repeats in one run; the first repeats are dropped.
+width of FSR's keys. All of them run in PyTorch's inference mode, as they do in the encoder. Medians over repeats in one
+run; the first repeats are dropped.
 
 Each shape runs with one sample and with 32, because FSR computes a batch together, and the peers take its samples one
 by one: part of what FSR gains in a batch is the gain of batching. 32 samples of more than 1 GiB are left out.
@@ -96,6 +97,7 @@ def milliseconds(work: Callable[[], object], repeats: int) -> float:
     return 1000 * median(seconds[WARM_UP:])
 
 
+@torch.inference_mode()
 def measure(n: int, budget: int, width: int, batch: int, peer_width: int, repeats: int) -> dict[str, float]:
     """One row of the table; times are milliseconds per batch."""
     inputs = samples(n, width, batch)

@@ -74,7 +74,7 @@ class FSR(Compressor):
         return [results[i] for i in range(len(samples))]
 
     def _compress_equal(self, samples: list[VisualTokens], limits: list[Limits]) -> list[CompressedTokens]:
-        device, n = samples[0].features.device, len(samples[0])
+        n = len(samples[0])
         relevance = None
         if samples[0].relevance is not None:
             relevance = _stacked([_given(s.relevance).double() for s in samples])
@@ -94,8 +94,8 @@ class FSR(Compressor):
             scanned = scan(Keys(keys, self.centre_keys), focus, counts, limits)
             sizes = [f + s for f, s in zip(counts, scanned.counts, strict=True)]
             kept = in_focus.scatter(1, scanned.picks, True)
-            scan_counts = torch.tensor(scanned.counts, device=device)
-            merged_into = absorbed(kept, scanned.anchor, scanned.similarity, scan_counts, self.kappa)
+            quotas = [min(int(self.kappa * s), n - size) for s, size in zip(scanned.counts, sizes, strict=True)]
+            merged_into = absorbed(kept, scanned.anchor, scanned.similarity, quotas)
         return _results(features, kept, in_focus, merged_into, phi, sizes, counts, wanted)
 
 
@@ -140,7 +140,7 @@ def _results(
     place = kept.flatten().nonzero().squeeze(1)
     rows = features.flatten(0, 1).index_select(0, place)
     anchors, values = merge(features, merged_into, phi)
-    rows[torch.searchsorted(place, anchors)] = values
+    rows.index_copy_(0, torch.searchsorted(place, anchors), values)
     stage = torch.where(focus.flatten().index_select(0, place), FOCUS, SCAN)
     index = place % kept.shape[1] if len(kept) > 1 else place
     split = (part.split_with_sizes(sizes) for part in (rows, index, stage))

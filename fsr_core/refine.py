@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from math import inf
 
 import torch
@@ -12,18 +13,20 @@ from fsr_core.segments import segment_sum
 __all__ = ["absorbed", "merge"]
 
 
-def absorbed(kept: Tensor, anchor: Tensor, similarity: Tensor, scan_counts: Tensor, kappa: float) -> Tensor:
+def absorbed(kept: Tensor, anchor: Tensor, similarity: Tensor, quotas: Sequence[int]) -> Tensor:
     """The index of the anchor that absorbs each token: int64 [B, N], -1 if none does.
 
-    The floor(kappa * |S|) dropped tokens that are most similar to their anchor are absorbed, ties by index. kept bool
-    [B, N]; anchor, similarity [B, N] as in `Scan`; scan_counts int64 [B], |S|.
+    As many dropped tokens of each sample as `quotas` says are absorbed, those most similar to their anchor, ties by
+    index. kept bool [B, N]; anchor, similarity [B, N] as in `Scan`; a quota is at most the number of dropped tokens.
     """
     score = similarity.masked_fill(kept, -inf)  # kept tokens come last
     order = torch.argsort(score, dim=1, descending=True, stable=True)
-    position = torch.arange(kept.shape[1], device=kept.device)
-    quota = (scan_counts.double() * kappa).floor_().unsqueeze(1)
-    taken = torch.empty_like(kept).scatter_(1, order, position < quota)
-    return torch.where(taken.logical_and_(~kept), anchor, -1)
+    first = order[:, : max(quotas)]
+    into = anchor.gather(1, first)
+    if min(quotas) < max(quotas):
+        place = torch.arange(max(quotas), device=kept.device)
+        into = torch.where(place < torch.tensor(quotas, device=kept.device).unsqueeze(1), into, -1)
+    return torch.full_like(order, -1).scatter_(1, first, into)
 
 
 def merge(features: Tensor, merged_into: Tensor, phi: Tensor) -> tuple[Tensor, Tensor]:
@@ -43,9 +46,10 @@ def merge(features: Tensor, merged_into: Tensor, phi: Tensor) -> tuple[Tensor, T
         table.index_select(0, at) for table, at in ((rows, anchors), (weight, anchors), (weight, source))
     )
     weights = own + segment_sum(absorbed, slot, len(anchors))
+    weighted = weights > 0
+    own, total = torch.where(weighted, own, 1.0), torch.where(weighted, weights, 1.0)
     # Each token's share of its anchor: phi itself may be too small for single precision.
-    total = torch.where(weights > 0, weights, 1.0)
     shares = (absorbed / total.index_select(0, slot)).float()
     merged = segment_sum(rows.index_select(0, source).float().mul_(shares), slot, len(anchors))
     merged += before.float() * (own / total).float()
-    return anchors, torch.where(weights > 0, merged.to(features.dtype), before)
+    return anchors, merged.to(features.dtype)
