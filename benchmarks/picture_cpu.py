@@ -79,10 +79,16 @@ def scalings(work: Callable[[], object]) -> list[Callable[[], object]]:
 
 
 def prepared(processor: Any, picture: Image.Image) -> PreparedImage:
-    out, normalisation = prepare(processor, picture)
-    pixels = out["pixel_values"]
-    pixels = pixels[0] if pixels.dim() > 2 else pixels
-    return PreparedImage(inputs={"pixel_values": pixels}, tiles=(), size=picture.size, normalisation=normalisation)
+    """As the encoders of these families do it."""
+    patches = isinstance(processor, transformers.Qwen2VLImageProcessorPil)
+    out, normalisation = prepare(processor, picture, **({"temporal_patch_size": 1} if patches else {}))
+    return PreparedImage(
+        inputs={"pixel_values": out["pixel_values"] if patches else out["pixel_values"][0]},
+        tiles=(),
+        size=picture.size,
+        normalisation=normalisation,
+        equal_frames=processor.temporal_patch_size if patches else 1,
+    )
 
 
 def main() -> None:

@@ -66,30 +66,34 @@ class Normalisation:
             *(tuple(v[c] if isinstance(v, Sequence) else float(v) for c in channels) for v in (mean, std)),
         )
 
-    def __call__(self, pixels: Tensor) -> Tensor:
-        """Bytes of views ``[T, 3, H, W]``, or of patches ``[P, 3 * n]`` with channels first, in fp32."""
-        views, table, first = pixels.view(len(pixels), 3, -1), _table(self, pixels.device), _FIRST_OF_CHANNEL
-        normalised = torch.empty(views.shape, device=pixels.device)
+    def __call__(self, pixels: Tensor, frames: int = 1) -> Tensor:
+        """Bytes of views ``[T, 3, H, W]``, or of patches ``[P, 3 * n]`` with channels first, in fp32. Patches that show
+        so many equal frames are ``[P, 3 * frames * n]``."""
+        views, table, first = pixels.view(len(pixels), 3, 1, -1), *_table(self, pixels.device)
+        normalised = torch.empty(len(views), 3, frames, views.shape[3], device=pixels.device)
         # On a CPU in parts that stay in its caches.
         size = max(1, _CPU_PART // views[0].numel()) if pixels.device.type == "cpu" else len(views)
         for part, out in zip(views.split(size), normalised.split(size), strict=True):
-            torch.index_select(table, 0, (part.int() + first.to(pixels.device)).flatten(), out=out.view(-1))
-        return normalised.view(pixels.shape)
+            out.copy_(table.index_select(0, part.int().add_(first).flatten()).view(part.shape))
+        return normalised.view(len(pixels), -1) if frames > 1 else normalised.view(pixels.shape)
 
 
 _CPU_PART = 2**17  # bytes
-_FIRST_OF_CHANNEL = torch.tensor([[0], [256], [512]], dtype=torch.int32)
 
 
 @cache
-def _table(way: Normalisation, device: torch.device) -> Tensor:
-    """What the 256 bytes become in each channel: ``[3 * 256]`` fp32. It is computed on the CPU, as in the library."""
+def _table(way: Normalisation, device: torch.device) -> tuple[Tensor, Tensor]:
+    """What the 256 bytes become in each channel, ``[3 * 256]`` fp32, and where a channel begins, int32 ``[3, 1, 1]``.
+
+    It is computed on the CPU, as in the library.
+    """
     byte = torch.arange(256)
     values = (byte.float() if way.factor is None else (byte.double() * way.factor).float()).repeat(3, 1)
     if way.mean:
         mean, std = (torch.tensor(part, dtype=torch.float32).unsqueeze(1) for part in (way.mean, way.std))
         values = (values - mean) / std
-    return values.flatten().to(device)
+    first = torch.arange(0, 3 * 256, 256, dtype=torch.int32).view(3, 1, 1)
+    return values.flatten().to(device), first.to(device)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,6 +103,7 @@ class PreparedImage:
     Attributes:
         inputs: the processor's tensors by name, without batch axis (for LLaVA ``pixel_values`` ``[C, H, W]``).
         normalisation: what the tower's device does with ``pixel_values`` first, which are bytes; None: nothing.
+        equal_frames: patches show so many equal frames, of which ``pixel_values`` has one.
         tiles: the image's views, if they are known before it is encoded.
         size: width and height of the source picture in pixels.
         file_size: those of its file, if that was decoded at a smaller size; regions are in pixels of the smaller one.
@@ -113,6 +118,7 @@ class PreparedImage:
     video: bool = False
     frame_seconds: tuple[float, ...] = ()
     normalisation: Normalisation | None = None
+    equal_frames: int = 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

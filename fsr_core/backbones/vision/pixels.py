@@ -61,19 +61,24 @@ class _FromPicture(PilBackend):
     def resize(
         self, image: Any, size: Any, resample: Any = None, reducing_gap: int | None = None, **options: Any
     ) -> np.ndarray:
-        if not isinstance(image, _Picture):
-            return super().resize(image, size, resample, reducing_gap=reducing_gap, **options)
-        if size.shortest_edge and not size.longest_edge:
-            shaped: Any = image  # the library reads its shape alone
-            height, width = get_resize_output_image_size(
-                shaped, size=size.shortest_edge, default_to_square=False, input_data_format="channels_first"
-            )
-        elif size.height and size.width:
-            height, width = size.height, size.width
-        else:
+        scaled = _scaled_size(image, size)
+        if scaled == image.shape[1:] and image.dtype == np.uint8:  # such as a tile; Pillow would copy it
+            return np.asarray(image)
+        if scaled is None or not isinstance(image, _Picture):
             return super().resize(np.asarray(image), size, resample, reducing_gap=reducing_gap, **options)
+        height, width = scaled
         filtered = Image.Resampling.BILINEAR if resample is None else resample
         return np.moveaxis(np.asarray(image.image.resize((width, height), filtered, reducing_gap=reducing_gap)), -1, 0)
+
+
+def _scaled_size(image: Any, size: Any) -> tuple[int, int] | None:
+    """Height and width that an image ``[3, H, W]`` is scaled to; None if the library's rule is another one."""
+    if size.shortest_edge and not size.longest_edge:
+        height, width = get_resize_output_image_size(
+            image, size=size.shortest_edge, default_to_square=False, input_data_format="channels_first"
+        )
+        return height, width
+    return (size.height, size.width) if size.height and size.width else None
 
 
 class _BytePatches:
@@ -138,8 +143,21 @@ def tower_pixels(images: Sequence[PreparedImage], device: torch.device) -> Tenso
     """The pixels of all images, one after the other, on the tower's device and normalised."""
     pixels = [image.inputs["pixel_values"] for image in images]
     pixels = [views.unsqueeze(0) if views.dim() == 3 else views for views in pixels]
-    ways = [image.normalisation for image in images]
+    ways = [(image.normalisation, image.equal_frames) for image in images]
     if all(way == ways[0] for way in ways):  # as usual; then it is one copy to the device
-        pixels, ways = [torch.cat(pixels)], ways[:1]
+        pixels, ways = [_joined(pixels)], ways[:1]
     moved = [part.to(device) for part in pixels]
-    return torch.cat([part if way is None else way(part) for part, way in zip(moved, ways, strict=True)])
+    return _joined([_floats(part, *way) for part, way in zip(moved, ways, strict=True)])
+
+
+def _joined(parts: Sequence[Tensor]) -> Tensor:
+    """One after the other; one alone is not copied."""
+    return parts[0] if len(parts) == 1 else torch.cat(list(parts))
+
+
+def _floats(pixels: Tensor, way: Normalisation | None, frames: int) -> Tensor:
+    if way is not None:
+        return way(pixels, frames)
+    if frames == 1:
+        return pixels
+    return pixels.view(len(pixels), 3, 1, -1).expand(-1, -1, frames, -1).reshape(len(pixels), -1)

@@ -43,12 +43,14 @@ class QwenPixels:
         """See `VisualEncoder.preprocess`."""
         picture = to_rgb(image)
         _check_shape(picture.size)
-        out, normalisation = prepare(self.processor, picture)
+        # A picture is a pair of equal frames. One is enough until it is on the tower's device.
+        out, normalisation = prepare(self.processor, picture, temporal_patch_size=1)
         return PreparedImage(
             inputs={"pixel_values": out["pixel_values"], "grid": out["image_grid_thw"][0]},
             tiles=self._tiles(out["image_grid_thw"][0], image.size),
             size=image.size,
             normalisation=normalisation,
+            equal_frames=int(self.config.temporal_patch_size),
         )
 
     def video(self, frames: Sequence[Image.Image], fps: float, scaled_size: VideoSize) -> PreparedImage:

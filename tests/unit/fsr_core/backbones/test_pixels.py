@@ -49,11 +49,47 @@ def test_pixels_equal_the_library(name, size):
     assert torch.equal(tower_pixels([ours, ours], torch.device("cpu")), torch.cat([theirs.float()] * 2))
 
 
+@pytest.mark.parametrize("normalise", [True, False])
+def test_equal_frames_of_patches_are_made_where_the_tower_is(normalise):
+    """As the library gives them, which puts each of them into memory twice."""
+    kind, one = transformers.Qwen2VLImageProcessorPil, picture((60, 90))
+    options = {"do_rescale": normalise, "do_normalize": normalise}
+    theirs = kind(**options)(images=one, return_tensors="pt")["pixel_values"]
+    out, way = prepare(from_pictures(kind)(**options), one, temporal_patch_size=1)
+    bytes_, cpu = out["pixel_values"], torch.device("cpu")
+    assert 2 * bytes_.numel() == theirs.numel()
+    for pixels, normalisation in ((bytes_, way), (way(bytes_), None)):
+        ours = PreparedImage(
+            inputs={"pixel_values": pixels}, tiles=(), size=one.size, normalisation=normalisation, equal_frames=2
+        )
+        assert torch.equal(tower_pixels([ours, ours], cpu), torch.cat([theirs.float()] * 2))
+
+
 def test_picture_is_scaled_without_an_array_of_all_its_pixels(monkeypatch):
     seen, asarray = [], np.asarray
     monkeypatch.setattr(np, "asarray", lambda value, *a, **k: seen.append(getattr(value, "size", 0)) or asarray(value))
     prepare(from_pictures(transformers.CLIPImageProcessorPil)(), picture((640, 480)))
     assert seen and (640, 480) not in seen
+
+
+def test_tiles_are_not_scaled_to_the_size_that_they_have(monkeypatch):
+    scaled, resize = [], Image.Image.resize
+    monkeypatch.setattr(
+        Image.Image, "resize", lambda image, *a, **k: scaled.append(image.size) or resize(image, *a, **k)
+    )
+    kind, options = PROCESSORS["LLaVA-NeXT"]
+    out, _ = prepare(from_pictures(getattr(transformers, kind))(**options), picture((640, 480)))
+    assert out["pixel_values"].shape[1] == 5 and scaled == [(640, 480)] * 2
+
+
+def test_patches_of_a_picture_and_of_a_video_share_a_batch():
+    way, pixels = Normalisation(1 / 255, (0.5,) * 3, (0.25,) * 3), torch.arange(48, dtype=torch.uint8).view(2, 24)
+    picture, video = (
+        PreparedImage(inputs={"pixel_values": part}, tiles=(), size=(2, 2), normalisation=way, equal_frames=frames)
+        for part, frames in ((pixels[:, :12], 2), (pixels, 1))
+    )
+    together = tower_pixels([picture, video], torch.device("cpu"))
+    assert torch.equal(together, torch.cat([tower_pixels([one], torch.device("cpu")) for one in (picture, video)]))
 
 
 def test_images_of_different_normalisation_share_a_batch():
