@@ -94,6 +94,7 @@ class FSR(Compressor):
             scanned = scan(Keys(keys, self.centre_keys), focus, counts, limits)
             sizes = [f + s for f, s in zip(counts, scanned.counts, strict=True)]
             kept = in_focus.scatter(1, scanned.picks, True)
+            # As many dropped tokens are merged as eq. 8 says, if there are so many.
             quotas = [min(int(self.kappa * s), n - size) for s, size in zip(scanned.counts, sizes, strict=True)]
             merged_into = absorbed(kept, scanned.anchor, scanned.similarity, quotas)
         return _results(features, kept, in_focus, merged_into, phi, sizes, counts, wanted)

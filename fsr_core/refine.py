@@ -46,10 +46,9 @@ def merge(features: Tensor, merged_into: Tensor, phi: Tensor) -> tuple[Tensor, T
         table.index_select(0, at) for table, at in ((rows, anchors), (weight, anchors), (weight, source))
     )
     weights = own + segment_sum(absorbed, slot, len(anchors))
-    weighted = weights > 0
-    own, total = torch.where(weighted, own, 1.0), torch.where(weighted, weights, 1.0)
     # Each token's share of its anchor: phi itself may be too small for single precision.
+    total = torch.where(weights > 0, weights, 1.0)
     shares = (absorbed / total.index_select(0, slot)).float()
     merged = segment_sum(rows.index_select(0, source).float().mul_(shares), slot, len(anchors))
     merged += before.float() * (own / total).float()
-    return anchors, merged.to(features.dtype)
+    return anchors, torch.where(weights > 0, merged.to(features.dtype), before)

@@ -291,6 +291,17 @@ def test_auto_budget_computes_few_extra_rows(monkeypatch):
     assert len(kept) <= sum(rows) <= len(kept) + 2 * picks.CHUNK < 200
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+def test_anchor_of_weight_zero_stays_as_it_was_in_every_bit(dtype):
+    features = torch.randn(30, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(0)).to(dtype)
+    features[:, 0] = -0.0
+    saliency = torch.zeros(30)
+    saliency[4] = 1.0
+    kept = SCANNING.compress(VisualTokens(features, saliency), 8)
+    assert (kept.merged_into >= 0).sum() == 7
+    assert torch.equal(kept.features.view(torch.uint8), features[kept.index].view(torch.uint8))
+
+
 def test_features_with_gradients_are_accepted():
     s = sample(4, 40, 8)
     tracked = VisualTokens(s.features.clone().requires_grad_(), s.saliency, s.relevance)
