@@ -64,8 +64,8 @@ def keys_file(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def slots(form):
-    """Of the gateway; as many requests may wait."""
-    return form.of(8, 64)
+    """Of the gateway; as many requests may wait. More than the hostile key may take (see `helpers.hostile.keys`)."""
+    return form.of(12, 64)
 
 
 @pytest.fixture(scope="session")
