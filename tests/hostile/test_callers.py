@@ -44,14 +44,13 @@ def test_readers_who_never_read_are_cut(gateway, slots, attackers, beside, pictu
 
 @pytest.mark.cluster
 def test_readers_who_never_read_by_http_are_cut(gateway, attackers, beside, picture):
-    """All of their connections end. What the system's own buffers take, megabytes of events, is generated before: eight
-    long answers that are admitted, so their time is reported, not asserted."""
+    """All of their connections end. What the system's own buffers take, megabytes of events, is generated before."""
     body = chat_body(picture, stream=True, logprobs=True, top_logprobs=20, **LONG)
 
     def attack():
         assert attackers(unread_http, gateway.http, 8, body, HOSTILE, 90) == 8
 
-    beside(attack, once=True, timed=False)
+    beside(attack, once=True)
     until(lambda: gateway.metric("fsr_requests_in_flight") == 0, 30)
 
 
