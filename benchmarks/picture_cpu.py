@@ -91,16 +91,24 @@ def prepared(processor: Any, picture: Image.Image) -> PreparedImage:
     )
 
 
+def _size(text: str) -> tuple[int, int]:
+    width, _, height = text.partition("x")
+    if not (width.isdecimal() and height.isdecimal() and int(width) and int(height)):
+        raise argparse.ArgumentTypeError(f"{text!r} is not WIDTHxHEIGHT; write 1280x960")
+    return int(width), int(height)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=30)
-    parser.add_argument("--size", default="1280x960", help="width x height of the JPEG file")
+    parser.add_argument("--rounds", type=int, default=30, help="that count, at least 1")
+    parser.add_argument("--size", type=_size, default=(1280, 960), metavar="WIDTHxHEIGHT", help="of the JPEG file")
     options = parser.parse_args()
+    if options.rounds < 1:
+        parser.error("--rounds: give at least 1")
     torch.set_num_threads(1)
-    width, height = (int(part) for part in options.size.split("x"))
-    data = jpeg((width, height))
+    data = jpeg(options.size)
     picture = read_picture(data)
-    print(f"JPEG of {options.size}, {len(data) // 1000} kB\n")
+    print("JPEG of {}x{}, {} kB\n".format(*options.size, len(data) // 1000))
     print(
         "| processor | decode, ms | library, ms | ours, ms | of it scale | of it normalise |"
         " before, ms | now, ms | before / now |"
